@@ -1,0 +1,69 @@
+"""Registers the commands, and turns a user's mistake into one message and an exit code."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from roadwork import __version__
+from roadwork.errors import ConfigError, RoadworkError
+
+FAILED, WRONG_USAGE = 1, 2
+
+app = typer.Typer(
+    name="roadwork",
+    help="Trains street-image detectors that hold up somewhere else on the map.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"roadwork {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _start(
+    version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Print the version."),
+    verbose: bool = typer.Option(False, "--verbose", help="Show what libraries log, too."),
+) -> None:
+    del version
+    set_up_logging(verbose)
+
+
+def set_up_logging(verbose: bool) -> None:
+    """Shows roadwork's own messages on standard error; other libraries' only when asked."""
+    handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False, markup=False)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s", force=True)
+    logging.getLogger("roadwork").setLevel(logging.INFO)
+    if not verbose:
+        for noisy in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(noisy).setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module=r"lightning\..*")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs a command and exits: 0 done, 1 failed, 2 wrong usage."""
+    from roadwork.cli import demo_data, evaluate, preflight, split, train  # noqa: F401, PLC0415 -- registers them
+
+    try:
+        app(args=arguments)
+    except RoadworkError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]Error:[/] {_escaped(error)}", highlight=False)
+        sys.exit(WRONG_USAGE if isinstance(error, ConfigError) else FAILED)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("Interrupted.")
+        sys.exit(130)
+
+
+def _escaped(error: Exception) -> str:
+    return str(error).replace("[", r"\[")

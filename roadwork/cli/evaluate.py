@@ -1,0 +1,23 @@
+"""`roadwork evaluate`: the figures on val_test."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from roadwork.cli.app import app
+from roadwork.cli.options import RunArgument
+from roadwork.evaluation.evaluate import TEST_SPLIT, evaluate_run
+from roadwork.evaluation.results import format_results
+from roadwork.runs import find_run_folder
+
+
+@app.command()
+def evaluate(run: RunArgument) -> None:
+    """Open val_test on a run's best checkpoint: MCC and more, each with a 95 % interval.
+
+    Each opening is counted in the run's manifest.json. Example: roadwork evaluate outputs/demo/latest
+    """
+    folder = find_run_folder(run)
+    result = evaluate_run(folder)[TEST_SPLIT]
+    Console().print(format_results(TEST_SPLIT, result))
+    print(f"{TEST_SPLIT} was opened {result['openings']} time(s) for this run. Written: {run}/results.json and predictions.parquet")

@@ -1,0 +1,93 @@
+"""Homographies of a batch, and the one sampling that applies them.
+
+A matrix (3, 3) maps a point of the output to the point of the input that is shown there (as
+``torch.nn.functional.affine_grid`` does), in coordinates from -1 to 1 across the image. Images are square, so that
+rotations are rigid. Matrices are multiplied first and sampled once: each further sampling would blur.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def _identity(count: int) -> Tensor:
+    return torch.eye(3).repeat(count, 1, 1)
+
+
+def shear_x(tangents: Tensor) -> Tensor:
+    """Matrices (N, 3, 3) that shift each row by ``tangents`` (N,) times its height above the centre."""
+    matrices = _identity(len(tangents))
+    matrices[:, 0, 1] = tangents
+    return matrices
+
+
+def shear_y(tangents: Tensor) -> Tensor:
+    """Matrices (N, 3, 3) that shift each column by ``tangents`` (N,) times its distance from the centre."""
+    return shear_x(tangents).transpose(1, 2)
+
+
+def translate_x(shares: Tensor) -> Tensor:
+    """Matrices (N, 3, 3) that move the content left by ``shares`` (N,) of the width."""
+    matrices = _identity(len(shares))
+    matrices[:, 0, 2] = 2 * shares
+    return matrices
+
+
+def translate_y(shares: Tensor) -> Tensor:
+    """Matrices (N, 3, 3) that move the content up by ``shares`` (N,) of the height."""
+    matrices = _identity(len(shares))
+    matrices[:, 1, 2] = 2 * shares
+    return matrices
+
+
+def rotate(angles_deg: Tensor) -> Tensor:
+    """Matrices (N, 3, 3) that turn the content counter-clockwise by ``angles_deg`` (N,) about the centre."""
+    radians = torch.deg2rad(angles_deg)
+    cosines, sines = radians.cos(), radians.sin()
+    matrices = _identity(len(angles_deg))
+    matrices[:, 0, 0], matrices[:, 0, 1] = cosines, -sines
+    matrices[:, 1, 0], matrices[:, 1, 1] = sines, cosines
+    return matrices
+
+
+def zoom(factors: Tensor) -> Tensor:
+    """Matrices (N, 3, 3) that enlarge the content by ``factors`` (N,) about the centre."""
+    matrices = _identity(len(factors))
+    matrices[:, 0, 0] = matrices[:, 1, 1] = 1 / factors
+    return matrices
+
+
+def mirror(is_mirrored: Tensor) -> Tensor:
+    """Matrices (N, 3, 3) that swap left and right where ``is_mirrored`` (N,) is True."""
+    matrices = _identity(len(is_mirrored))
+    matrices[:, 0, 0] = 1 - 2 * is_mirrored.float()
+    return matrices
+
+
+def perspective(tilts_x: Tensor, tilts_y: Tensor) -> Tensor:
+    """Matrices (N, 3, 3) of a camera turned about its vertical and horizontal axis.
+
+    Args:
+        tilts_x: (N,) relative change of scale from the centre to the right edge.
+        tilts_y: (N,) the same, to the lower edge. ``|tilts_x| + |tilts_y|`` must be below 1 (the horizon).
+    """
+    matrices = _identity(len(tilts_x))
+    matrices[:, 2, 0], matrices[:, 2, 1] = tilts_x, tilts_y
+    return matrices
+
+
+def warp(images: Tensor, matrices: Tensor, padding: Literal["zeros", "border", "reflection"]) -> Tensor:
+    """Images (B, C, S, S) sampled bilinearly through ``matrices`` (B, 3, 3), in one pass."""
+    size = images.shape[-1]
+    centres = (torch.arange(size, device=images.device) + 0.5) * (2 / size) - 1
+    rows, columns = torch.meshgrid(centres, centres, indexing="ij")
+    points = torch.stack([columns, rows, torch.ones_like(rows)], dim=-1).view(-1, 3)
+    projected = points @ matrices.to(images.device).transpose(1, 2)
+    grid = projected[..., :2] / projected[..., 2:]
+    return F.grid_sample(
+        images, grid.view(-1, size, size, 2), mode="bilinear", padding_mode=padding, align_corners=False
+    )

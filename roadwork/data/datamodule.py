@@ -1,0 +1,211 @@
+"""Wires dataset, splits, sampler and augmentation into a LightningDataModule."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, DistributedSampler, Sampler
+
+from roadwork.config import compose_config, to_settings
+from roadwork.data.augmentation import build_train_augmentation
+from roadwork.data.dataset import ImageStore, RoadworkDataset, UnreadableLedger, collate
+from roadwork.data.images import ImageSource
+from roadwork.data.samplers.brackets import parse_brackets
+from roadwork.data.samplers.clusters import cluster_deployment
+from roadwork.data.samplers.gps_weighted_sampler import GPSWeightedSampler
+from roadwork.data.source import deployment_points, find_splits, read_dataset
+from roadwork.data.splits import Splits
+from roadwork.data.splits_check import SplitReport, check_splits
+from roadwork.data.table import SampleTable
+from roadwork.data.utils.geo import nearest_km
+from roadwork.errors import DataError
+from roadwork.models.processor import ImageStatistics, image_statistics
+from roadwork.settings import SPLIT_NAMES
+
+logger = logging.getLogger(__name__)
+
+# Images go to RAM by themselves where they take at most this share of the free memory.
+RAM_SHARE = 0.25
+MAX_WORKERS = 16
+
+
+class NATIXDataModule(L.LightningDataModule):
+    """The four splits of a dataset, sampled towards the deployment and augmented on the device.
+
+    Batches are dicts: `image` (B, 3, S, S) float, normalised; `label` (B,) int64, or soft (B, 2) where the augmentation mixes;
+    `index` (B,) rows of `table`.
+
+    Users override two seams: `_get_train_transforms` and `_get_test_gps_coords`.
+    """
+
+    table: SampleTable
+    source: ImageSource
+    splits: Splits
+    split_report: SplitReport
+    split_names: np.ndarray
+    ledger: UnreadableLedger
+    statistics: ImageStatistics
+
+    def __init__(self, cfg: DictConfig) -> None:
+        super().__init__()
+        self.cfg = compose_config(cfg)
+        self.settings = to_settings(self.cfg)
+        self.datasets: dict[str, RoadworkDataset] = {}
+        self.train_sampler: Sampler[int] | None = None
+        self.train_augmentation: nn.Module | None = None
+        self.target_source = ""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads the table, checks splits and images, and builds the datasets; once, whatever the stage."""
+        if self.datasets:
+            return
+        data = self.settings.data
+        self.train_augmentation = self._get_train_transforms(self.cfg)
+        self.statistics = image_statistics(self.settings.model)
+        self.table, self.source = read_dataset(data)
+        self._say_what_was_read()
+        self.splits = find_splits(self.settings, self.table)
+        self.split_report = check_splits(self.splits, self.table)
+        for warning in self.split_report.warnings:
+            logger.warning(warning)
+        self.split_names = self.splits.names_by_row(self.table)
+        self._build_datasets()
+
+    def _say_what_was_read(self) -> None:
+        for note in self.table.notes:
+            logger.info(note)
+        sampling = self.settings.data.gps_sampling
+        coverage = self.table.gps_coverage
+        if sampling.enabled and coverage < sampling.min_coverage:
+            logger.warning(
+                "Only %.1f %% of the rows have GPS (data.gps_sampling.min_coverage is %.0f %%): the other rows are drawn with weight %g "
+                "wherever they lie, so the sampler steers only a part of training.",
+                100 * coverage, 100 * sampling.min_coverage, sampling.missing_weight,
+            )  # fmt: skip
+
+    def _build_datasets(self) -> None:
+        data = self.settings.data
+        self.ledger = UnreadableLedger(self.table, data.max_unreadable)
+        store = ImageStore(self.source, data.img_size)
+        rows = np.flatnonzero(self.split_names != "")
+        self.ledger.add(store.find_unreadable(rows))
+        readable = self._readable(rows)
+        if self._fits_ram(len(self.table)):
+            self.ledger.add(store.load_into_ram(readable, len(self.table)))
+            readable = self._readable(rows)
+        for name in SPLIT_NAMES:
+            self.datasets[name] = RoadworkDataset(self.table, readable[self.split_names[readable] == name], store)
+
+    def _readable(self, rows: np.ndarray) -> np.ndarray:
+        return rows[~np.isin(rows, list(self.ledger.reasons))]
+
+    def _fits_ram(self, n_rows: int) -> bool:
+        data = self.settings.data
+        needed = n_rows * 3 * data.img_size**2
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return data.cache == "ram" or (data.cache == "auto" and needed <= RAM_SHARE * free)
+
+    def _get_train_transforms(self, cfg: DictConfig) -> nn.Module:
+        """The augmentation of training batches: (images, labels) to (images, labels), on the device."""
+        data = to_settings(cfg).data
+        return build_train_augmentation(data.augmentation.train, data.img_size)
+
+    def _get_test_gps_coords(self) -> np.ndarray:
+        """(M, 2) latitude and longitude in degrees of the deployment."""
+        points, self.target_source = deployment_points(self.settings.data, self.table, self.split_names)
+        logger.info("GPS sampling aims at %s points of %s.", f"{len(points):,}", self.target_source)
+        return points
+
+    def _build_train_sampler(self) -> Sampler[int]:
+        trainer = self.trainer
+        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        dataset = self.datasets["train"]
+        sampling = self.settings.data.gps_sampling
+        if not sampling.enabled:
+            return DistributedSampler(dataset, num_replicas=world_size, rank=rank, shuffle=True, seed=sampling.random_seed)
+        sampler = GPSWeightedSampler(
+            dataset,
+            self._get_test_gps_coords(),
+            n_clusters=sampling.n_clusters,
+            weight_brackets=sampling.weight_brackets,
+            random_seed=sampling.random_seed,
+            missing_weight=sampling.missing_weight,
+            draw=sampling.draw,
+            rank=rank,
+            world_size=world_size,
+        )
+        logger.info("%s", sampler.summary())
+        return sampler
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        self.train_sampler = self._build_train_sampler()
+        return self._loader("train", self.train_sampler)
+
+    def val_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """The batches of `val_select`, the split that selects the checkpoint."""
+        return self.dataloader_for("val_select")
+
+    def dataloader_for(self, split: str) -> DataLoader[dict[str, Any]]:
+        """Each row of a split once, in order, shared among the ranks without repeats."""
+        trainer = self.trainer
+        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        return self._loader(split, range(rank, len(self.datasets[split]), world_size))
+
+    def _loader(self, split: str, sampler: Sampler[int] | range) -> DataLoader[dict[str, Any]]:
+        dataset = self.datasets[split]
+        settings = self.settings.data.dataloader
+        workers = settings.num_workers
+        if workers < 0:
+            workers = 0 if dataset.store.loaded is not None else min(MAX_WORKERS, os.cpu_count() or 1)
+        return DataLoader(
+            dataset,  # type: ignore[arg-type]  # its items become dicts in collate
+            batch_size=settings.batch_size,
+            sampler=sampler,
+            collate_fn=collate,
+            num_workers=workers,
+            prefetch_factor=settings.prefetch_factor if workers else None,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        del dataloader_idx
+        self.ledger.add(batch.pop("unreadable"))
+        if len(batch["index"]) == 0:
+            raise DataError("No image of a whole batch could be read; they are listed above. Mend or remove them.")
+        return batch
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        del dataloader_idx
+        images, labels = batch["image"].float().div_(255), batch["label"]
+        if self.trainer is not None and self.trainer.training:
+            images, labels = self.augment(images, labels)
+        return batch | {"image": self.normalise(images), "label": labels}
+
+    def distances_to_deployment_km(self) -> np.ndarray:
+        """(N,) kilometres from each row of the table to the nearest deployment centre, NaN without GPS."""
+        sampling = self.settings.data.gps_sampling
+        first_edge_km = parse_brackets(sampling.weight_brackets).edges_km[1]
+        points = self._get_test_gps_coords()
+        clusters = cluster_deployment(points, sampling.n_clusters, float(first_edge_km), sampling.random_seed)
+        return nearest_km(self.table.gps, clusters.centers_deg)[0]
+
+    @torch.no_grad()
+    def augment(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Applies the training augmentation to images in [0, 1]."""
+        if self.train_augmentation is None:
+            raise DataError("The data module has no augmentation yet: call setup() first.")
+        augmented: tuple[Tensor, Tensor] = self.train_augmentation.to(images.device)(images, labels)
+        return augmented
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images in [0, 1] as the backbone was trained to see them: its own mean and standard deviation."""
+        mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (self.statistics.mean, self.statistics.std))
+        return (images - mean) / std

@@ -1,0 +1,148 @@
+"""What the drawing functions draw with: a canvas in metres, and a pen in an upright plane facing the camera."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw
+
+from roadwork.data.demo.camera import Camera
+from roadwork.data.demo.light import RGB, Light
+
+Point = tuple[float, float]
+
+
+class Canvas:
+    """A picture seen through a camera in some light.
+
+    With ``stencil`` every shape has that one value: so the visible area of some objects is measured, in grey.
+    """
+
+    def __init__(self, image: Image.Image, camera: Camera, light: Light) -> None:
+        self.image = image
+        self.camera = camera
+        self.light = light
+        self.stencil: int | None = None
+        self.glows: list[tuple[float, float, float, RGB]] = []
+        self._draw = ImageDraw.Draw(image)
+        self._veil = ImageDraw.Draw(image, "RGBA") if image.mode == "RGB" else None
+
+    def fill(self, points: Sequence[Point], colour: RGB) -> None:
+        """A polygon in pixels, in a colour as seen."""
+        self._draw.polygon(points, fill=colour if self.stencil is None else self.stencil)
+
+    def ellipse(self, box: tuple[float, float, float, float], colour: RGB) -> None:
+        """An ellipse in pixels, in a colour as seen."""
+        if box[2] - box[0] >= 1 and box[3] - box[1] >= 1:
+            self._draw.ellipse(box, fill=colour if self.stencil is None else self.stencil)
+
+    def line(self, points: Sequence[Point], width: int, colour: RGB) -> None:
+        """A line in pixels, in a colour as seen."""
+        self._draw.line(points, fill=colour if self.stencil is None else self.stencil, width=max(1, width))
+
+    def solid(self, points: Sequence[tuple[float, float, float]], colour: RGB, shade: float = 1.0) -> None:
+        """A polygon through points of the world, in the light of its first point."""
+        project = self.camera.project
+        distance = max(0.0, points[0][2] - self.camera.z)
+        self.fill([project(*point) for point in points], self.light.tone(colour, distance, shade))
+
+    def ground(self, x0: float, x1: float, z0: float, z1: float, colour: RGB) -> None:
+        """A rectangle on the road."""
+        self.solid(((x0, 0.0, z0), (x1, 0.0, z0), (x1, 0.0, z1), (x0, 0.0, z1)), colour)
+
+    def shadow(self, x: float, z: float, half_width: float, half_length: float, strength: int) -> None:
+        """A soft dark ellipse on the road, where something stands."""
+        if self._veil is None or not self.camera.sees(z - half_length):
+            return
+        for grow in (1.25, 1.0):
+            left, _ = self.camera.project(x - half_width * grow, 0.0, z)
+            right, _ = self.camera.project(x + half_width * grow, 0.0, z)
+            _, near = self.camera.project(x, 0.0, z - half_length * grow)
+            _, far = self.camera.project(x, 0.0, z + half_length * grow)
+            if near - far >= 1 and abs(right - left) >= 1:
+                self._veil.ellipse((min(left, right), far, max(left, right), near), fill=(8, 10, 16, strength))
+
+    def veil(self, points: Sequence[Point], colour: RGB, strength: int) -> None:
+        """A see-through polygon in pixels."""
+        if self._veil is not None:
+            self._veil.polygon(points, fill=(*colour, strength))
+
+
+class Pen:
+    """Draws in metres around a foot point, in the upright plane that faces the camera there."""
+
+    def __init__(self, canvas: Canvas, x: float, z: float) -> None:
+        camera = canvas.camera
+        self.canvas = canvas
+        self.x, self.z = x, z
+        self.light = canvas.light
+        self.distance = z - camera.z
+        self.scale = camera.scale(z)
+        self._u, self._v = camera.project(x, 0.0, z)
+        self._du = self.scale * camera.side
+
+    def at(self, dx: float, dz: float) -> Pen:
+        """A pen moved to the right and away from the camera."""
+        return Pen(self.canvas, self.x + dx, self.z + dz)
+
+    def polygon(self, points: Sequence[Point], colour: RGB, shade: float = 1.0) -> None:
+        u, v, du, scale = self._u, self._v, self._du, self.scale
+        tone = self.light.tone(colour, self.distance, shade)
+        self.canvas.fill([(u + x * du, v - y * scale) for x, y in points], tone)
+
+    def rect(self, x0: float, y0: float, x1: float, y1: float, colour: RGB, shade: float = 1.0) -> None:
+        self.polygon(((x0, y0), (x1, y0), (x1, y1), (x0, y1)), colour, shade)
+
+    def oval(self, x: float, y: float, rx: float, ry: float, colour: RGB, shade: float = 1.0) -> None:
+        u, v = self._u + x * self._du, self._v - y * self.scale
+        box = (u - rx * self.scale, v - ry * self.scale, u + rx * self.scale, v + ry * self.scale)
+        self.canvas.ellipse(box, self.light.tone(colour, self.distance, shade))
+
+    def line(self, points: Sequence[Point], width: float, colour: RGB) -> None:
+        u, v, du, scale = self._u, self._v, self._du, self.scale
+        tone = self.light.tone(colour, self.distance)
+        self.canvas.line([(u + x * du, v - y * scale) for x, y in points], round(width * scale), tone)
+
+    def glow(self, x: float, y: float, radius: float, colour: RGB) -> None:
+        """Remember a lamp, whose halo is added to the finished picture."""
+        if self.canvas.stencil is None and self.distance > 1:
+            point = (self._u + x * self._du, self._v - y * self.scale)
+            self.canvas.glows.append((*point, radius * self.scale, colour))
+
+    def stripes(self, x0: float, y0: float, x1: float, y1: float, colours: tuple[RGB, RGB], pitch: float) -> None:
+        """A board with diagonal stripes, ``pitch`` metres from one to the next."""
+        self.rect(x0, y0, x1, y1, colours[0])
+        slant = y1 - y0
+        left = x0 - slant
+        while left < x1:
+            right = left + pitch / 2
+            board = ((left, y0), (right, y0), (right + slant, y1), (left + slant, y1))
+            clipped = _clip(_clip(board, x0, 1), x1, -1)
+            if len(clipped) > 2:
+                self.polygon(clipped, colours[1])
+            left += pitch
+
+    def box(self, x0: float, x1: float, y0: float, y1: float, length: float, colour: RGB) -> None:
+        """A box from this plane ``length`` metres away: its front, and the side and top that the camera sees."""
+        camera, canvas = self.canvas.camera, self.canvas
+        far = self.z + length
+        for x, facing in ((x0, -1), (x1, 1)):
+            if (camera.x - (self.x + x)) * facing > 0:
+                wx = self.x + x
+                canvas.solid(((wx, y0, self.z), (wx, y0, far), (wx, y1, far), (wx, y1, self.z)), colour, 0.72)
+        if y1 < camera.y:
+            a, b = self.x + x0, self.x + x1
+            canvas.solid(((a, y1, self.z), (b, y1, self.z), (b, y1, far), (a, y1, far)), colour, 1.15)
+        self.rect(x0, y0, x1, y1, colour)
+
+
+def _clip(points: Sequence[Point], limit: float, sign: int) -> list[Point]:
+    """The part of a convex polygon with sign * x >= sign * limit (Sutherland and Hodgman)."""
+    kept: list[Point] = []
+    for (xa, ya), (xb, yb) in zip(points, (*points[1:], *points[:1]), strict=True):
+        a_in, b_in = sign * (xa - limit) >= 0, sign * (xb - limit) >= 0
+        if a_in:
+            kept.append((xa, ya))
+        if a_in != b_in:
+            kept.append((limit, ya + (yb - ya) * (limit - xa) / (xb - xa)))
+    return kept

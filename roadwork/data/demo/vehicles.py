@@ -1,0 +1,155 @@
+"""Cars, vans, trucks and buses, seen from behind or from the front."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from roadwork.data.demo.canvas import Pen
+from roadwork.data.demo.light import RGB, mix
+
+GLASS: RGB = (42, 50, 60)
+TYRE: RGB = (24, 24, 26)
+TAIL: RGB = (196, 24, 26)
+LAMP: RGB = (240, 238, 220)
+PAINTS: tuple[RGB, ...] = (
+    (232, 232, 230), (36, 38, 42), (120, 124, 130), (176, 180, 184), (38, 66, 122), (150, 28, 34), (70, 84, 72),
+    (204, 186, 150), (226, 108, 30), (230, 178, 40), (58, 110, 140), (210, 58, 34),
+)  # fmt: skip
+FREIGHT: tuple[RGB, ...] = ((236, 116, 28), (238, 238, 236), (240, 240, 240), (52, 92, 150), (214, 160, 40), (60, 112, 72))
+
+
+@dataclass(frozen=True)
+class Car:
+    """A saloon, estate or taxi of 4.3 m.
+
+    Attributes:
+        paint: colour of the body.
+        is_oncoming: shows its front.
+        is_lit: lamps are on.
+    """
+
+    paint: RGB
+    is_oncoming: bool
+    is_lit: bool
+
+    length = 4.3
+    half_width = 0.88
+
+    def __call__(self, pen: Pen) -> None:
+        w = self.half_width
+        _flank(pen, w, self.paint)
+        far = pen.at(0, 1.0)
+        pen.rect(-w + 0.05, 0.0, -w + 0.27, 0.35, TYRE)
+        pen.rect(w - 0.27, 0.0, w - 0.05, 0.35, TYRE)
+        far.polygon(((-0.74, 0.9), (0.74, 0.9), (0.6, 1.44), (-0.6, 1.44)), self.paint, 1.1)
+        far.polygon(((-0.64, 0.95), (0.64, 0.95), (0.52, 1.36), (-0.52, 1.36)), mix(GLASS, pen.light.haze, 0.25))
+        a, b = (pen.x - w, pen.x + w)
+        deck = ((a, 0.92, pen.z), (b, 0.92, pen.z), (b - 0.15, 0.95, pen.z + 1.0), (a + 0.15, 0.95, pen.z + 1.0))
+        pen.canvas.solid(deck, self.paint, 1.18)
+        pen.polygon(((-w, 0.3), (w, 0.3), (w, 0.8), (w - 0.1, 0.95), (-w + 0.1, 0.95), (-w, 0.8)), self.paint)
+        pen.rect(-w, 0.24, w, 0.42, mix(self.paint, TYRE, 0.7))
+        self._lamps(pen)
+
+    def _lamps(self, pen: Pen) -> None:
+        w, colour = self.half_width, LAMP if self.is_oncoming else TAIL
+        if self.is_oncoming:
+            pen.rect(-0.45, 0.5, 0.45, 0.68, (30, 30, 32))
+        pen.rect(-0.26, 0.44 if self.is_oncoming else 0.6, 0.26, 0.56 if self.is_oncoming else 0.72, (228, 226, 214))
+        for side in (-1, 1):
+            x = side * (w - 0.2)
+            pen.rect(x - 0.17, 0.64, x + 0.17, 0.82, colour, 1.6 if self.is_lit else 1.0)
+            if self.is_lit:
+                pen.glow(x, 0.72, 0.75 if self.is_oncoming else 0.45, (255, 236, 190) if self.is_oncoming else (255, 40, 30))
+
+
+def _flank(pen: Pen, w: float, paint: RGB) -> None:
+    """The long side that the camera sees: body, windows and wheels."""
+    side = 1 if pen.canvas.camera.x > pen.x else -1
+    x, z, solid = pen.x + side * w, pen.z, pen.canvas.solid
+    body = ((0.0, 0.3), (0.0, 0.9), (0.9, 1.0), (1.2, 1.42), (2.7, 1.42), (3.4, 0.95), (4.3, 0.8), (4.3, 0.3))
+    solid([(x, y, z + dz) for dz, y in body], paint, 0.74)
+    solid([(x, y, z + dz) for dz, y in ((1.05, 1.0), (1.3, 1.36), (2.65, 1.36), (3.2, 0.98))], GLASS, 0.9)
+    for axle in (0.8, 3.45):
+        solid([(x, 0.33 + 0.33 * s, z + axle + 0.33 * c) for c, s in _ROUND], TYRE)
+        solid([(x, 0.33 + 0.18 * s, z + axle + 0.18 * c) for c, s in _ROUND], (150, 150, 154))
+
+
+_ROUND = [(math.cos(i * math.pi / 5), math.sin(i * math.pi / 5)) for i in range(10)]
+
+
+@dataclass(frozen=True)
+class Truck:
+    """A box truck, a van or a bus: a box on wheels.
+
+    Attributes:
+        paint: colour of the box.
+        cab: colour of the cab.
+        kind: ``truck``, ``van`` or ``bus``.
+        is_oncoming: shows its front.
+        is_lit: lamps are on.
+    """
+
+    paint: RGB
+    cab: RGB
+    kind: str
+    is_oncoming: bool
+    is_lit: bool
+
+    @property
+    def length(self) -> float:
+        return {"truck": 7.5, "van": 5.2, "bus": 11.0}[self.kind]
+
+    @property
+    def half_width(self) -> float:
+        return {"truck": 1.2, "van": 0.98, "bus": 1.25}[self.kind]
+
+    def __call__(self, pen: Pen) -> None:
+        w, top, low = self.half_width, {"truck": 3.4, "van": 2.25, "bus": 3.0}[self.kind], 0.45
+        for x in (-w + 0.08, w - 0.42):
+            pen.rect(x, 0.0, x + 0.34, 0.9, TYRE)
+        pen.box(-w, w, low, top, self.length, self.paint)
+        self._side(pen, w, top)
+        if self.is_oncoming or self.kind == "bus":
+            self._windscreen(pen, w, top)
+        else:
+            self._doors(pen, w, top)
+        pen.rect(-w, low - 0.1, w, low + 0.12, (44, 44, 48))
+        for side in (-1, 1):
+            x = side * (w - 0.2)
+            pen.rect(x - 0.14, low + 0.02, x + 0.14, low + 0.22, LAMP if self.is_oncoming else TAIL, 1.5 if self.is_lit else 1)
+            if self.is_lit:
+                pen.glow(x, low + 0.12, 0.7, (255, 236, 190) if self.is_oncoming else (255, 40, 30))
+
+    def _side(self, pen: Pen, w: float, top: float) -> None:
+        side = 1 if pen.canvas.camera.x > pen.x else -1
+        x, z, solid = pen.x + side * w, pen.z, pen.canvas.solid
+        if abs(pen.canvas.camera.x - pen.x) < w:
+            return
+        for axle in (1.2, self.length - 1.1):
+            solid([(x, 0.45 + 0.45 * s, z + axle + 0.45 * c) for c, s in _ROUND], TYRE)
+            solid([(x, 0.45 + 0.22 * s, z + axle + 0.22 * c) for c, s in _ROUND], (140, 140, 142))
+        if self.kind == "bus":
+            solid(((x, 1.3, z + 0.5), (x, top - 0.5, z + 0.5), (x, top - 0.5, z + 10.5), (x, 1.3, z + 10.5)), GLASS)
+        elif self.kind == "truck":
+            band = mix(self.paint, (255, 255, 255), 0.5)
+            solid(((x, 1.6, z + 1), (x, 2.4, z + 1), (x, 2.4, z + 5), (x, 1.6, z + 5)), band, 0.72)
+
+    def _windscreen(self, pen: Pen, w: float, top: float) -> None:
+        if self.kind == "truck":
+            pen.rect(-w, 0.4, w, 2.5, self.cab)
+            top = 2.5
+        elif self.kind == "van":
+            pen.rect(-w, 0.4, w, 2.1, self.cab)
+        pen.rect(-w + 0.12, top - 1.15, w - 0.12, top - 0.3, mix(GLASS, pen.light.haze, 0.25))
+        pen.rect(-0.5, 0.62, 0.5, 0.8, (34, 34, 36))
+
+    def _doors(self, pen: Pen, w: float, top: float) -> None:
+        seam = mix(self.paint, (30, 30, 30), 0.35)
+        pen.rect(-0.02, 0.55, 0.02, top - 0.1, seam)
+        pen.rect(-w + 0.06, top - 0.12, w - 0.06, top - 0.04, seam)
+        for x in (-0.22, 0.16):
+            pen.rect(x, 0.6, x + 0.06, top - 0.15, mix(self.paint, (230, 230, 230), 0.5))
+        if self.kind == "van":
+            for x in (-w + 0.12, 0.12):
+                pen.rect(x, 1.4, x + w - 0.24, top - 0.25, GLASS)

@@ -1,0 +1,1 @@
+"""Which training rows are drawn, and how often."""

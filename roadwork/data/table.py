@@ -1,0 +1,80 @@
+"""One row an image: the metadata that every part of roadwork reads, and never a pixel."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from roadwork.errors import DataError
+
+
+@dataclass(frozen=True)
+class SampleTable:
+    """Metadata of N images, row-aligned.
+
+    Attributes:
+        ids: (N,) unique strings; what ``splits.json`` and ``predictions.parquet`` name a row by.
+        filenames: (N,) strings, as the source gives them; for people to find the picture.
+        labels: (N,) int64, 0 for None and 1 for Roadwork.
+        gps: (N, 2) float64 latitude and longitude in degrees, NaN where missing.
+        sequence_ids: (N,) strings, empty where unknown.
+        slices: (N, ...) the dataset's further columns, carried into predictions and reports.
+        notes: what reading the source found worth saying, one sentence each.
+    """
+
+    ids: np.ndarray
+    filenames: np.ndarray
+    labels: np.ndarray
+    gps: np.ndarray
+    sequence_ids: np.ndarray
+    slices: pd.DataFrame
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(getattr(self, name)) for name in ("ids", "filenames", "labels", "gps", "sequence_ids", "slices")}
+        if len(set(lengths.values())) != 1:
+            raise DataError(f"The columns of a table differ in length: {lengths}.")
+        if self.gps.shape != (len(self.ids), 2):
+            raise DataError(f"gps has shape {self.gps.shape}; it must be (N, 2): latitude, longitude.")
+        duplicated = pd.Series(self.ids)[pd.Series(self.ids).duplicated()].unique()
+        if len(duplicated):
+            raise DataError(
+                f"{len(duplicated)} ids occur more than once, first {duplicated[0]!r}; each row needs an id of its own. "
+                "Remove the repeated rows, or map another column with data.columns.id=NAME."
+            )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def has_gps(self) -> np.ndarray:
+        """(N,) bool, True where a row has a position."""
+        return ~np.isnan(self.gps).any(axis=1)
+
+    @property
+    def gps_coverage(self) -> float:
+        """Share of rows with a position, 0 to 1."""
+        return float(self.has_gps.mean()) if len(self) else 0.0
+
+    def take(self, rows: np.ndarray) -> SampleTable:
+        """The table of these rows (integer positions or a boolean mask), in their order."""
+        return replace(
+            self,
+            ids=self.ids[rows],
+            filenames=self.filenames[rows],
+            labels=self.labels[rows],
+            gps=self.gps[rows],
+            sequence_ids=self.sequence_ids[rows],
+            slices=self.slices.iloc[rows if rows.dtype != bool else np.flatnonzero(rows)].reset_index(drop=True),
+        )
+
+    def fingerprint(self) -> str:
+        """SHA-256 over ids, labels, positions and sequences, whatever the order of the rows."""
+        order = np.argsort(self.ids)
+        digest = hashlib.sha256()
+        for values in (self.ids, self.labels, np.round(self.gps, 7), self.sequence_ids):
+            digest.update("\x1f".join(map(str, values[order].tolist())).encode())
+        return f"sha256:{digest.hexdigest()}"

@@ -1,0 +1,1 @@
+"""Positions: reading them from text, columns and EXIF, and distances between them."""

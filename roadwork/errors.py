@@ -1,0 +1,25 @@
+"""The errors a user can cause. Each message says what came, what is allowed, and what to do."""
+
+
+class RoadworkError(Exception):
+    """Base of every error that the command line prints without a stack trace."""
+
+
+class ConfigError(RoadworkError, ValueError):
+    """A configuration key or value that cannot be used."""
+
+
+class DataError(RoadworkError, ValueError):
+    """A dataset, labels file, image or coordinate that cannot be used."""
+
+
+class SplitError(RoadworkError, ValueError):
+    """A splits file that does not fit its data, or data that cannot be split as asked."""
+
+
+class WiringError(RoadworkError, RuntimeError):
+    """A part that was asked for and was seen not to work."""
+
+
+class MissingExtraError(RoadworkError, ImportError):
+    """An optional package is needed; the message names the exact install command."""

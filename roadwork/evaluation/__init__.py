@@ -1,0 +1,1 @@
+"""Figures from a predictions table, never from a model."""

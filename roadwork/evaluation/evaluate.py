@@ -1,0 +1,112 @@
+"""From a run's folder to predictions and results: the best checkpoint over splits that it never trained on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from roadwork.data.datamodule import NATIXDataModule
+from roadwork.data.groups import sequence_groups
+from roadwork.errors import DataError
+from roadwork.evaluation.predictions import build_predictions, write_predictions
+from roadwork.evaluation.results import evaluate_predictions
+from roadwork.models.build import build_model
+from roadwork.progress import track
+from roadwork.runs import read_manifest, write_json, write_manifest
+from roadwork.settings import Settings
+from roadwork.training.lora.apply import apply_adapter
+from roadwork.training.trainers.base_trainer import STEPS_BEFORE_FIT
+
+logger = logging.getLogger(__name__)
+
+VALIDATION_SPLITS = ("val_select", "val_calib")
+TEST_SPLIT = "val_test"
+
+
+def evaluate_run(folder: Path) -> dict[str, Any]:
+    """Opens `val_test` on the best checkpoint; writes `predictions.parquet` and `results.json`, and counts the opening.
+
+    Args:
+        folder: a run's folder.
+
+    Returns:
+        What `results.json` holds.
+    """
+    cfg = cast("DictConfig", OmegaConf.load(folder / "config.yaml"))
+    datamodule = build_run_datamodule(cfg, folder)
+    settings = datamodule.settings
+    manifest = read_manifest(folder)
+    opened = int(manifest.get("val_test_openings", 0)) + 1
+    write_manifest(folder, val_test_openings=opened)
+    frame = predict_splits(datamodule, load_best_model(folder, settings), (*VALIDATION_SPLITS, TEST_SPLIT))
+    write_predictions(frame, folder / "predictions.parquet")
+    result = evaluate_predictions(
+        frame[frame["split"] == TEST_SPLIT],
+        target_mcc=settings.evaluation.target_mcc,
+        draws=settings.evaluation.bootstrap_draws,
+        seed=settings.evaluation.seed,
+        brackets=[(low, high) for low, high, _ in settings.data.gps_sampling.weight_brackets],
+    )
+    results = {TEST_SPLIT: result | {"openings": opened, "unreadable": len(datamodule.ledger.reasons)}}
+    write_json(folder / "results.json", results)
+    write_manifest(folder)
+    return results
+
+
+def build_run_datamodule(cfg: DictConfig, folder: Path) -> NATIXDataModule:
+    """The data module of a run: its own configuration and its own splits, checked against the data as it is today."""
+    own_splits = {"data": {"splits_file": str(folder / "splits.json")}}
+    datamodule = NATIXDataModule(cast("DictConfig", OmegaConf.merge(cfg, own_splits)))
+    datamodule.setup("evaluate")
+    return datamodule
+
+
+def load_best_model(folder: Path, settings: Settings) -> nn.Module:
+    """The network of a run with the weights that did best on `val_select`, in evaluation mode.
+
+    Raises:
+        DataError: the run has no best checkpoint.
+    """
+    path = folder / "checkpoints" / "best.ckpt"
+    if not path.is_file():
+        raise DataError(f"{path} is not there: the run ended before its first validation. Train again, or name another run.")
+    training = settings.training
+    model = apply_adapter(
+        build_model(settings.model, settings.data.img_size), training.adapter, rank=training.adapter_rank, total_steps=STEPS_BEFORE_FIT
+    )
+    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
+    return model.eval()
+
+
+def predict_splits(datamodule: NATIXDataModule, model: nn.Module, splits: Sequence[str]) -> pd.DataFrame:
+    """The predictions table of these splits' readable rows."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = model.to(device)
+    rows: list[np.ndarray] = []
+    logits: list[np.ndarray] = []
+    for split in splits:
+        loader = datamodule.dataloader_for(split)
+        for batch in track(loader, len(loader), f"Predicting {split}"):
+            readable = datamodule.on_before_batch_transfer(batch, 0)
+            moved = readable | {"image": readable["image"].to(device)}
+            images = datamodule.on_after_batch_transfer(moved, 0)["image"]
+            with torch.inference_mode():
+                logits.append(model(pixel_values=images).logits.double().cpu().numpy())
+            rows.append(readable["index"].numpy())
+    chosen = np.concatenate(rows)
+    return build_predictions(
+        datamodule.table.take(chosen),
+        datamodule.split_names[chosen],
+        sequence_groups(datamodule.table)[chosen],
+        np.concatenate(logits),
+        datamodule.distances_to_deployment_km()[chosen],
+    )

@@ -1,0 +1,164 @@
+"""A network for image classification with two classes, from weights or from a configuration alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from roadwork.errors import ConfigError
+from roadwork.models.architecture import read_config
+from roadwork.models.head import find_head
+from roadwork.models.hub import load_local_first
+from roadwork.settings import ModelSettings
+
+logger = logging.getLogger(__name__)
+
+
+def build_model(model: ModelSettings, img_size: int) -> PreTrainedModel:
+    """A float32 network that maps (B, 3, img_size, img_size) to `.logits` (B, 2): None, Roadwork.
+
+    Random weights are drawn from torch's global generator; seed it before. Where pretrained weights were made for
+    another image size, their position embeddings are interpolated (bicubic, by the model's own method).
+
+    Args:
+        model: which one, and with which weights.
+        img_size: height and width of the images in pixels.
+
+    Raises:
+        ConfigError: the model cannot be found, a field of its configuration is unknown or does not fit the weights,
+            or img_size is not a multiple of its patch size.
+    """
+    config = read_config(model)
+    _check_patches(config, img_size)
+    if model.pretrained:
+        return _resize(_load(model.name, config), img_size)
+    if hasattr(_vision(config), "image_size"):
+        _vision(config).image_size = img_size
+    return _from_config(config)
+
+
+def _vision(config: PreTrainedConfig) -> PreTrainedConfig:
+    # Models of image and text (SigLIP, CLIP) keep the image's fields in a part of their own.
+    return getattr(config, "vision_config", config)
+
+
+def _check_patches(config: PreTrainedConfig, img_size: int) -> None:
+    patch = getattr(_vision(config), "patch_size", None)
+    if not isinstance(patch, int) or img_size % patch == 0:
+        return
+    lower = max(img_size // patch, 1) * patch
+    raise ConfigError(
+        f"data.img_size is {img_size}, not a multiple of this {config.model_type}'s patch size, {patch}; "
+        f"the nearest sizes are {lower} and {(img_size // patch + 1) * patch}."
+    )
+
+
+def _from_config(config: PreTrainedConfig) -> PreTrainedModel:
+    try:
+        return AutoModelForImageClassification.from_config(config, dtype=torch.float32)
+    except ValueError as error:
+        raise _unusable(config, error) from None
+
+
+def _load(name: str, config: PreTrainedConfig) -> PreTrainedModel:
+    def load(local_files_only: bool) -> tuple[PreTrainedModel, dict[str, Any]]:
+        loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForImageClassification.from_pretrained(
+            name,
+            config=config,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            use_safetensors=True,
+            local_files_only=local_files_only,
+            output_loading_info=True,
+        )
+        return loaded
+
+    with _without_transformers_report():
+        try:
+            network, report = load_local_first(name, load)
+        except ConfigError:
+            raise
+        except ValueError as error:
+            raise _unusable(config, error) from None
+    _check_loaded(name, network, report)
+    return network
+
+
+def _check_loaded(name: str, network: PreTrainedModel, report: dict[str, Any]) -> None:
+    """Says which weights are new; refuses where more than the head is, for that would train from scratch unseen."""
+    head = f"{find_head(network)}."
+    misfits = sorted(key for key, *_ in report["mismatched_keys"] if not key.startswith(head))
+    if misfits:
+        raise ConfigError(
+            f"{len(misfits)} weights of {name} do not fit the configuration, first {misfits[0]}; remove the fields of "
+            "model.config that change shapes, or set model.pretrained=false."
+        )
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith(head))
+    backbone = [key for key, _ in network.named_parameters() if not key.startswith(head)]
+    if len(missing) >= len(backbone):
+        raise ConfigError(f"{name} holds no weight of a {network.config.model_type}; check the folder or the name.")
+    if missing:
+        logger.warning("%s lacks %d weights, which start at random: %s.", name, len(missing), ", ".join(missing))
+    fresh = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])} - set(missing))
+    logger.info("Newly initialised head of %s: %s.", name, ", ".join(fresh) or "none, it was loaded")
+
+
+@contextmanager
+def _without_transformers_report() -> Iterator[None]:
+    """Silences the table and the progress bar of a load; `_check_loaded` says what matters of it."""
+    verbosity, has_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if has_bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _resize(network: PreTrainedModel, img_size: int) -> PreTrainedModel:
+    """The same weights in a network made for another image size."""
+    part = _vision(network.config)
+    if getattr(part, "image_size", img_size) == img_size:
+        return network
+    weights = network.state_dict()
+    for name, module in network.named_modules():
+        if hasattr(module, "interpolate_pos_encoding"):
+            key = next((key for key in _position_keys(name) if key in weights), None)
+            if key is not None:
+                weights[key] = _interpolate(module.interpolate_pos_encoding, weights[key], img_size)
+    original, part.image_size = part.image_size, img_size
+    resized = _from_config(network.config)
+    try:
+        resized.load_state_dict(weights)
+    except RuntimeError:
+        raise ConfigError(
+            f"data.img_size is {img_size}, but a {network.config.model_type}'s weights for {original} pixels cannot be "
+            f"resized; set data.img_size={original}."
+        ) from None
+    logger.info("Position embeddings were interpolated from %s to %d pixels.", original, img_size)
+    return resized
+
+
+def _position_keys(module_name: str) -> tuple[str, str]:
+    return f"{module_name}.position_embeddings", f"{module_name}.position_embedding.weight"
+
+
+@torch.no_grad()
+def _interpolate(method: Any, positions: torch.Tensor, img_size: int) -> torch.Tensor:
+    # The method reads only the shape of its first argument; without tokens it never takes the size for its own.
+    no_tokens = positions.new_empty(1, 0, positions.shape[-1])
+    interpolated: torch.Tensor = method(no_tokens, img_size, img_size)
+    return interpolated.reshape(-1, positions.shape[-1]) if positions.dim() == 2 else interpolated
+
+
+def _unusable(config: PreTrainedConfig, error: ValueError) -> ConfigError:
+    reason = str(error).strip().splitlines()[0]
+    return ConfigError(f"transformers cannot build an image classifier from this {config.model_type}: {reason}")

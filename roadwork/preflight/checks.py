@@ -1,0 +1,189 @@
+"""What can be known before a run: one line a check, and what to do about each failure."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+
+from roadwork.config import to_settings
+from roadwork.data.augmentation import build_train_augmentation
+from roadwork.data.dataset import ImageStore, UnreadableImage, UnreadableLedger
+from roadwork.data.images import ImageSource
+from roadwork.data.samplers.brackets import parse_brackets
+from roadwork.data.samplers.clusters import COVERAGE_TARGET, cluster_deployment
+from roadwork.data.source import deployment_points, find_splits, read_dataset
+from roadwork.data.splits import Splits
+from roadwork.data.splits_check import check_splits
+from roadwork.data.table import SampleTable
+from roadwork.errors import RoadworkError
+from roadwork.models.build import build_model
+from roadwork.settings import SPLIT_NAMES, Settings
+
+OK, WARNING, BLOCKER = "ok", "warning", "blocker"
+_DECODED = 32
+_GIB = 1024**3
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check: its status (`ok`, `warning` or `blocker`), what was found, and what to do."""
+
+    name: str
+    status: str
+    found: str
+    fix: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+
+class Preflight:
+    """Runs the checks of a configuration one after the other; a check whose ground is missing is left out."""
+
+    def __init__(self, cfg: DictConfig) -> None:
+        self.settings: Settings = to_settings(cfg)
+        self.table: SampleTable | None = None
+        self.source: ImageSource | None = None
+        self.splits: Splits | None = None
+        self.seconds_per_image = 0.0
+
+    def run(self) -> Iterator[Check]:
+        """Yields each check as it is done."""
+        yield from self._guarded("environment", self._environment)
+        yield from self._guarded("dataset", self._dataset)
+        if self.table is not None:
+            yield from self._guarded("images", self._images)
+            yield from self._guarded("GPS", self._gps)
+            yield from self._guarded("splits", self._splits)
+        if self.splits is not None and self.settings.data.gps_sampling.enabled:
+            yield from self._guarded("GPS sampling", self._sampling)
+        yield from self._guarded("augmentation", self._augmentation)
+        yield from self._guarded("callbacks", self._callbacks)
+        yield from self._guarded("model, disk, time", self._cost)
+
+    def _guarded(self, name: str, check: Callable[[], Check | tuple[Check, ...]]) -> Iterator[Check]:
+        try:
+            found = check()
+        except RoadworkError as error:
+            yield Check(name, BLOCKER, str(error))
+            return
+        yield from found if isinstance(found, tuple) else (found,)
+
+    def _environment(self) -> tuple[Check, ...]:
+        python = Check("Python", OK if sys.version_info >= (3, 11) else BLOCKER, platform.python_version(), "install Python 3.11 or newer")
+        if torch.cuda.is_available():
+            free, total = torch.cuda.mem_get_info()
+            device = f"{torch.cuda.get_device_name()}, {free / _GIB:.1f} of {total / _GIB:.1f} GiB free"
+        else:
+            device = f"CPU with {torch.get_num_threads()} threads"
+        return python, Check("torch", OK, f"{torch.__version__} on {device}")
+
+    def _dataset(self) -> Check:
+        data = self.settings.data
+        self.table, self.source = read_dataset(data)
+        positives = int(self.table.labels.sum())
+        return Check(
+            f"dataset mode {data.mode}",
+            OK,
+            f"{' '.join(self.table.notes[:1])} {positives:,} Roadwork, {len(self.table) - positives:,} None.",
+        )
+
+    def _images(self) -> Check:
+        table, source = self._read()
+        ledger = UnreadableLedger(table, self.settings.data.max_unreadable)
+        store = ImageStore(source, self.settings.data.img_size)
+        ledger.add(store.find_unreadable(np.arange(len(table))))
+        sample = np.unique(np.linspace(0, len(table) - 1, _DECODED).astype(int))
+        started = time.monotonic()
+        decoded = [store.get(int(row)) for row in sample]
+        self.seconds_per_image = (time.monotonic() - started) / len(sample)
+        ledger.add([image for image in decoded if isinstance(image, UnreadableImage)])
+        found = f"{len(table) - len(ledger.reasons):,} of {len(table):,} have a sound header and end; {len(sample)} decoded whole, {1 / self.seconds_per_image:.0f} images/s a core"
+        return Check("images decode", WARNING if ledger.reasons else OK, found, "mend or remove the unreadable ones")
+
+    def _gps(self) -> Check:
+        table, _ = self._read()
+        minimum = self.settings.data.gps_sampling.min_coverage
+        notes = " ".join(table.notes[1:])
+        found = f"{table.gps_coverage:.1%} of {len(table):,} rows have a position. {notes}".strip()
+        fix = (
+            f"coverage is under {minimum:.0%}: the rows without GPS are drawn with weight "
+            f"{self.settings.data.gps_sampling.missing_weight:g} wherever they lie, so weighting steers only a part of training"
+        )
+        return Check("GPS", OK if table.gps_coverage >= minimum else WARNING, found, fix)
+
+    def _splits(self) -> Check:
+        table, _ = self._read()
+        splits = find_splits(self.settings, table)
+        report = check_splits(splits, table)
+        self.splits = splits
+        ratios = "/".join(f"{self.settings.data.splits[name]:.2f}" for name in SPLIT_NAMES)
+        found = f"{splits.source}, configured {ratios}: {report}"
+        return Check("splits", WARNING if report.warnings else OK, found, " ".join(report.warnings))
+
+    def _sampling(self) -> Check:
+        table, _ = self._read()
+        sampling = self.settings.data.gps_sampling
+        names = self.splits.names_by_row(table) if self.splits else np.array([])
+        points, where = deployment_points(self.settings.data, table, names)
+        brackets = parse_brackets(sampling.weight_brackets)
+        edge = float(brackets.edges_km[1])
+        clusters = cluster_deployment(points, sampling.n_clusters, edge, sampling.random_seed)
+        found = f"{len(points):,} deployment points of {where}; {len(clusters.sizes)} clusters put {clusters.covered_share:.0%} of them within {edge:g} km of a centre"
+        needed = f"data.gps_sampling.n_clusters={clusters.needed or 'auto'}"
+        return Check("clusters against brackets", OK if clusters.covered_share >= COVERAGE_TARGET else WARNING, found, f"set {needed}")
+
+    def _augmentation(self) -> Check:
+        data = self.settings.data
+        module = build_train_augmentation(data.augmentation.train, data.img_size)
+        return Check("augmentation", OK, f"{data.augmentation.train.mode}: {type(module).__name__}")
+
+    def _callbacks(self) -> Check:
+        training = self.settings.training
+        ema = f"EMA with decay {training.ema_decay}" if training.use_ema else "no EMA (training.use_ema is false)"
+        return Check("callbacks", OK, f"MCC, {ema}; adapter {training.adapter}. The dry run shows that they fire.")
+
+    def _cost(self) -> tuple[Check, ...]:
+        model = build_model(self.settings.model, self.settings.data.img_size)
+        parameters = sum(p.numel() for p in model.parameters())
+        # best and last checkpoint: weights and average, and last also AdamW's two moments
+        needed = 4 * parameters * (2 + 4) / _GIB
+        output = Path(self.settings.output_dir)
+        existing = next(p for p in (output, *output.absolute().parents) if p.exists())
+        free = shutil.disk_usage(existing).free / _GIB
+        disk = Check("disk", OK if free > 2 * needed else BLOCKER, f"{free:.1f} GiB free, checkpoints take about {needed:.2f}", "free some space, or set output_dir to another disk")
+        checks = (Check("model", OK, f"{model.config.model_type} with {parameters / 1e6:.1f} M parameters"), disk)
+        if self.table is None:
+            return checks
+        return (*checks, Check("time", OK, self._estimate(model, len(self.table))))
+
+    def _estimate(self, model: torch.nn.Module, n_rows: int) -> str:
+        """Measures one training step on a random batch, after a warm-up."""
+        data, training = self.settings.data, self.settings.training
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        size = min(data.dataloader.batch_size, 8)
+        images = torch.rand(size, 3, data.img_size, data.img_size, device=device)
+        model = model.to(device).train()
+        for _ in range(2):
+            started = time.monotonic()
+            model(pixel_values=images).logits.sum().backward()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+        per_image = (time.monotonic() - started) / size
+        n_train = n_rows * data.splits["train"]
+        minutes = training.epochs * n_train * per_image / 60
+        return f"about {minutes:.0f} min of training steps for {training.epochs} epochs of {n_train:,.0f} images ({1 / per_image:.0f} images/s), reading not counted"
+
+    def _read(self) -> tuple[SampleTable, ImageSource]:
+        if self.table is None or self.source is None:
+            raise RoadworkError("The dataset could not be read.")
+        return self.table, self.source

@@ -1,0 +1,79 @@
+"""Two real batches through training and validation, and a table of which wires were seen to work."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from omegaconf import DictConfig
+
+from roadwork.data.datamodule import NATIXDataModule
+from roadwork.models.build import build_model
+from roadwork.preflight.probe import CallCounter, WiringProbe, find_checkpoint, next_epoch_rows
+from roadwork.preflight.wiring import Observations, WireRow, judge
+from roadwork.training.trainers.base_trainer import MONITOR, BaseTrainer, build_lightning_trainer
+
+BATCHES = 2
+
+
+def prepare(cfg: DictConfig) -> tuple[NATIXDataModule, BaseTrainer]:
+    """The data module and the trainer of a configuration, seeded, as training makes them."""
+    datamodule = NATIXDataModule(cfg)
+    L.seed_everything(datamodule.settings.training.seed, workers=True, verbose=False)
+    model = build_model(datamodule.settings.model, datamodule.settings.data.img_size)
+    return datamodule, BaseTrainer(cfg, model)
+
+
+def run_dry(datamodule: NATIXDataModule, trainer: BaseTrainer) -> list[WireRow]:
+    """Trains on two optimizer steps of real batches and validates on two; nothing is left behind.
+
+    Returns:
+        The wiring table. The model's weights have moved.
+    """
+    datamodule.setup("fit")
+    training = trainer.settings.training
+    n_train = min(BATCHES * training.accumulate, math.ceil(len(datamodule.datasets["train"]) / datamodule.settings.data.dataloader.batch_size))
+    n_validation = min(BATCHES, math.ceil(len(datamodule.datasets["val_select"]) / datamodule.settings.data.dataloader.batch_size))
+    probe = WiringProbe(trainer.module.model)
+    calls = {callback: CallCounter(callback, _hooks(callback)) for callback in trainer.callbacks}
+    with TemporaryDirectory(prefix="roadwork-dry-run-") as name:
+        folder = Path(name)
+        lightning_trainer = build_lightning_trainer(
+            training,
+            [*trainer.callbacks, probe, ModelCheckpoint(folder, monitor=MONITOR, mode="max")],
+            folder,
+            max_epochs=1,
+            limit_train_batches=n_train,
+            limit_val_batches=n_validation,
+            num_sanity_val_steps=0,
+            logger=False,
+            enable_progress_bar=False,
+        )
+        lightning_trainer.fit(trainer.module, datamodule=datamodule)
+        path = find_checkpoint(folder)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True) if path else None
+    loader = lightning_trainer.train_dataloader
+    return judge(
+        Observations(
+            trainer,
+            datamodule,
+            probe,
+            calls,
+            {key: float(value) for key, value in lightning_trainer.callback_metrics.items()},
+            loader,
+            next_epoch_rows(loader, epoch=1),
+            checkpoint,
+            n_train,
+            n_validation,
+        )
+    )
+
+
+def _hooks(callback: Callback) -> tuple[str, ...]:
+    """The hooks that a callback of ours implements, of those whose number of calls is known here."""
+    known = ("on_train_batch_end", "on_validation_batch_end", "on_validation_start", "on_validation_end")
+    return tuple(name for name in known if getattr(type(callback), name) is not getattr(Callback, name))

@@ -1,0 +1,133 @@
+"""Records what really happens in a few training and validation batches; judges nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+
+Weights = dict[str, Tensor]
+
+
+@dataclass
+class StageRecord:
+    """The batches of one stage as the network saw them."""
+
+    rows: list[Tensor] = field(default_factory=list)
+    images: list[Tensor] = field(default_factory=list)
+    labels: list[Tensor] = field(default_factory=list)
+    logits: list[Tensor] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+
+    def add(self, batch: dict[str, Any], outputs: Any, seen: Tensor) -> None:
+        self.rows.append(batch["index"].cpu())
+        self.images.append(seen)
+        self.labels.append(batch["label"].cpu())
+        self.logits.append(outputs["logits"].detach().float().cpu())
+        self.losses.append(float(outputs["loss"]))
+
+
+class WiringProbe(Callback):
+    """Watches the network itself: a forward hook sees its images, and its weights are copied at each stage.
+
+    Attributes:
+        train, validation: the batches that the network saw.
+        weights_after_step: the weights before training, then after each optimizer step.
+        weights_in_validation, weights_after_validation: what the network held then.
+        gradients: parameter name to whether a gradient came, was finite, and was ever other than zero.
+        learning_rates: of each optimizer step.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.train = StageRecord()
+        self.validation = StageRecord()
+        self.weights_after_step: list[Weights] = [copy_weights(model)]
+        self.weights_in_validation: Weights = {}
+        self.weights_after_validation: Weights = {}
+        self.gradients: dict[str, GradientSeen] = {}
+        self.learning_rates: list[float] = []
+        self.sampler: object = None
+        self._seen = torch.empty(0)
+        self._steps = 0
+        # always_call: the record must not depend on how the model is called
+        self._hook = model.register_forward_pre_hook(self._see_images, with_kwargs=True)
+
+    def _see_images(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        del module
+        self._seen = (kwargs["pixel_values"] if "pixel_values" in kwargs else args[0]).detach().float().cpu()
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer) -> None:
+        self.learning_rates.append(optimizer.param_groups[0]["lr"])
+        for name, parameter in self.model.named_parameters():
+            self.gradients.setdefault(name, GradientSeen()).add(parameter.grad)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.train.add(batch, outputs, self._seen)
+        self.sampler = trainer.train_dataloader.sampler if trainer.train_dataloader is not None else None
+        if trainer.global_step > self._steps:
+            self._steps = trainer.global_step
+            self.weights_after_step.append(copy_weights(self.model))
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self.validation.add(batch, outputs, self._seen)
+        self.weights_in_validation = copy_weights(self.model)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.weights_after_validation = copy_weights(self.model)
+        self._hook.remove()
+
+
+@dataclass
+class GradientSeen:
+    """What was seen of one parameter's gradient over the steps."""
+
+    came: bool = False
+    finite: bool = True
+    nonzero: bool = False
+
+    def add(self, gradient: Tensor | None) -> None:
+        if gradient is not None:
+            self.came = True
+            self.finite &= bool(torch.isfinite(gradient).all())
+            self.nonzero |= bool((gradient != 0).any())
+
+
+class CallCounter:
+    """Counts the calls of an object's methods, which go on as before."""
+
+    def __init__(self, target: object, names: tuple[str, ...]) -> None:
+        self.calls: Counter[str] = Counter({name: 0 for name in names})
+        for name in names:
+            setattr(target, name, self._counted(name, getattr(target, name)))
+
+    def _counted(self, name: str, method: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.calls[name] += 1
+            return method(*args, **kwargs)
+
+        return call
+
+
+def copy_weights(model: nn.Module) -> Weights:
+    return {name: parameter.detach().cpu().clone() for name, parameter in model.named_parameters()}
+
+
+def next_epoch_rows(loader: Any, epoch: int) -> np.ndarray:
+    """The dataset rows that a loader's own sampler would draw in an epoch, in order."""
+    if hasattr(loader.sampler, "set_epoch"):
+        loader.sampler.set_epoch(epoch)
+    return np.fromiter((row for batch in loader.batch_sampler for row in batch), dtype=np.int64)
+
+
+def find_checkpoint(folder: Path) -> Path | None:
+    return next(iter(sorted(folder.rglob("*.ckpt"))), None)

@@ -1,0 +1,109 @@
+"""A run's folder: `outputs/<experiment>/<UTC time>/`, written atomically, with a manifest of what is in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from roadwork import __version__
+from roadwork.errors import DataError
+
+_VERSIONS_RECORDED = ("torch", "lightning", "transformers", "peft", "kornia", "numpy", "scikit-learn", "pillow")
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`; moved onto it, synced, when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes `value` atomically as indented JSON; NaN is refused, since JSON has none."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def create_run_folder(output_dir: Path, experiment: str) -> Path:
+    """Makes `<output_dir>/<experiment>/<UTC time>/` and points the link `latest` beside it to it."""
+    parent = output_dir / experiment
+    parent.mkdir(parents=True, exist_ok=True)
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    for suffix in ("", *(f"-{n}" for n in range(2, 1000))):
+        folder = parent / f"{stamp}{suffix}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        break
+    link = parent / f".latest.{os.getpid()}.tmp"
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder.name)
+    link.replace(parent / "latest")
+    (folder / "checkpoints").mkdir()
+    return folder
+
+
+def find_run_folder(run: Path) -> Path:
+    """The folder of a run that a user named, its link resolved.
+
+    Raises:
+        DataError: there is no such folder, or it is not a run's.
+    """
+    if not run.is_dir():
+        raise DataError(f"There is no run folder {run}. `roadwork train` makes outputs/<experiment>/<time>/.")
+    if not (run / "config.yaml").is_file():
+        inside = sorted(p.name for p in run.iterdir())[:5]
+        raise DataError(f"{run} is not a run's folder: it has no config.yaml (it holds {inside}). Name outputs/<experiment>/latest.")
+    return run.resolve()
+
+
+def _git_revision() -> str | None:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        done = subprocess.run(  # noqa: S603 -- a fixed command
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=False
+        )
+    except OSError:
+        return None
+    return done.stdout.strip() or None
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def write_manifest(folder: Path, **facts: object) -> None:
+    """Writes `manifest.json`: what was there before, the facts given, and the SHA-256 of each file."""
+    manifest = read_manifest(folder)
+    manifest.setdefault("created", datetime.now(UTC).isoformat(timespec="seconds"))
+    manifest["roadwork"] = __version__
+    manifest["python"] = platform.python_version()
+    manifest["versions"] = {name: version(name) for name in _VERSIONS_RECORDED}
+    manifest["git_revision"] = _git_revision()
+    manifest |= facts
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json" and "tensorboard" not in p.parts)
+    manifest["sha256"] = {p.relative_to(folder).as_posix(): sha256_of(p) for p in files}
+    write_json(folder / "manifest.json", manifest)

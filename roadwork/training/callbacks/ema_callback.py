@@ -1,0 +1,241 @@
+"""An exponential moving average of a model's weights, in a Lightning Trainer or in a loop of one's own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from typing_extensions import override
+
+from roadwork.errors import ConfigError, WiringError
+
+logger = logging.getLogger(__name__)
+
+
+class EMACallback(Callback):
+    """Averages the weights: ``shadow = decay * shadow + (1 - decay) * weights`` at each :meth:`update`.
+
+    In a Lightning Trainer it updates after each optimizer step, and validation, test and prediction see the average.
+    A checkpoint's ``state_dict`` holds the average too, and ``raw_state_dict`` beside it the weights as trained, with
+    which ``fit(ckpt_path=...)`` goes on exactly. (Lightning calls no callback for ``save_weights_only`` checkpoints:
+    they hold the raw weights.) A loop of one's own calls :meth:`update`, :meth:`apply_shadow` and :meth:`restore`.
+
+    Args:
+        model: Complete, with its adapters. Frozen parameters do not change, so they have no average.
+        decay: Weight of the past, in [0, 1).
+        warmup: Use ``min(decay, (1 + t) / (10 + t))`` after ``t`` updates, as TensorFlow's ExponentialMovingAverage:
+            the random initial weights are soon forgotten.
+
+    Attributes:
+        shadow: The average of each trainable parameter by its name in ``model``, in its dtype (float32 for halves).
+        shadow_buffers: Likewise of each floating-point buffer that is saved (BatchNorm's statistics).
+        n_updates: The updates so far.
+
+    Raises:
+        ConfigError: For a decay outside [0, 1).
+        WiringError: For a model without a trainable parameter.
+    """
+
+    def __init__(self, model: nn.Module, decay: float = 0.999, warmup: bool = False) -> None:
+        if not 0 <= decay < 1:
+            raise ConfigError(f"training.ema_decay is {decay}; it must be at least 0 and below 1.")
+        self.model = model
+        self.decay = decay
+        self.warmup = warmup
+        self.n_updates = 0
+        saved = model.state_dict().keys()
+        self.shadow = {name: _average_of(p) for name, p in model.named_parameters() if p.requires_grad}
+        self.shadow_buffers = {
+            name: _average_of(b) for name, b in model.named_buffers() if name in saved and b.is_floating_point()
+        }
+        if not self.shadow:
+            raise WiringError(
+                "No parameter of the model requires a gradient: there is nothing to average. Unfreeze some."
+            )
+        self._raw: dict[str, Tensor] | None = None
+        self._steps_seen = 0
+
+    def update(self) -> None:
+        """Moves the average towards the present weights.
+
+        Raises:
+            WiringError: While the average is applied, or where the model has lost a parameter.
+        """
+        if self._raw is not None:
+            raise WiringError("update() while the average is applied would average itself; call restore() first.")
+        t = self.n_updates
+        decay = min(self.decay, (1 + t) / (10 + t)) if self.warmup else self.decay
+        with self._aligned() as (averages, weights):
+            present = [weights[name].to(average.dtype) for name, average in averages.items()]
+            average_all = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]  # torch gives it no types
+            average_all(list(averages.values()), present, t)
+            for name, average in averages.items():
+                # AdaLoRA prunes a rank by a zero here; the average of its past would revive it.
+                if "lora_E" in name:
+                    average.masked_fill_(weights[name] == 0, 0)
+        self.n_updates += 1
+
+    def apply_shadow(self) -> None:
+        """Puts the average into the model, and keeps the raw weights for :meth:`restore`.
+
+        Raises:
+            WiringError: Where it is applied already.
+        """
+        if self._raw is not None:
+            raise WiringError("The average is applied already; call restore() before apply_shadow().")
+        with self._aligned() as (averages, weights):
+            self._raw = {name: weight.detach().clone() for name, weight in weights.items()}
+            for name, average in averages.items():
+                weights[name].copy_(average)
+
+    def restore(self) -> None:
+        """Puts the raw weights back, bit for bit.
+
+        Raises:
+            WiringError: Without an :meth:`apply_shadow` before.
+        """
+        if self._raw is None:
+            raise WiringError("The raw weights are in place; restore() needs an apply_shadow() before.")
+        with self._aligned() as (_, weights):
+            for name, raw in self._raw.items():
+                weights[name].copy_(raw)
+        self._raw = None
+
+    @override
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        averaged = {id(weight) for weight in self._weights().values()}
+        missed = [name for name, p in pl_module.named_parameters() if p.requires_grad and id(p) not in averaged]
+        if missed:
+            raise WiringError(
+                f"EMACallback does not average {len(missed)} trainable parameters, first {missed[0]}. "
+                "Build it on the model that is trained, after adapters are added and layers unfrozen."
+            )
+        if self.n_updates == 0:
+            # Weights may have been loaded since the callback was built.
+            with self._aligned() as (averages, weights):
+                for name, average in averages.items():
+                    average.copy_(weights[name])
+
+    @override
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._steps_seen = trainer.global_step
+
+    @override
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
+    ) -> None:
+        # While gradients accumulate, a batch ends without a step.
+        if trainer.global_step > self._steps_seen:
+            self._steps_seen = trainer.global_step
+            self.update()
+
+    @override
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._begin_evaluation()
+
+    @override
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._end_evaluation()
+
+    @override
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._begin_evaluation()
+
+    @override
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._end_evaluation()
+
+    @override
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._begin_evaluation()
+
+    @override
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._end_evaluation()
+
+    @override
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._end_evaluation()
+
+    @override
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self.n_updates == 0:
+            return
+        # Whichever of the two is in the model now, the averages go under state_dict.
+        averages, raw = self.shadow | self.shadow_buffers, self._raw or self._weights()
+        names = self._names_by_key(pl_module)
+        checkpoint["raw_state_dict"] = {key: raw[name].detach() for key, name in names.items()}
+        checkpoint["state_dict"].update({key: averages[name] for key, name in names.items()})
+
+    @override
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        if "raw_state_dict" not in checkpoint:
+            logger.info("The checkpoint has no averaged weights; the average starts anew from the weights it has.")
+            self.n_updates = 0
+            return
+        with self._aligned() as (averages, _):
+            for key, name in self._names_by_key(pl_module).items():
+                averages[name].copy_(checkpoint["state_dict"][key])
+        # Only training goes on from the raw weights; elsewhere the average stays in the model for good.
+        if trainer.state.fn is TrainerFn.FITTING:
+            pl_module.load_state_dict(checkpoint["raw_state_dict"], strict=False)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"n_updates": self.n_updates}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.n_updates = state_dict["n_updates"]
+
+    def _begin_evaluation(self) -> None:
+        # Before the first update the average is what the model had when the callback was built, perhaps long ago.
+        if self.n_updates > 0:
+            self.apply_shadow()
+
+    def _end_evaluation(self) -> None:
+        if self._raw is not None:
+            self.restore()
+
+    def _weights(self) -> dict[str, Tensor]:
+        """The model's present tensors that have an average. Looked up anew: ``model.to`` replaces buffers."""
+        tensors: dict[str, Tensor] = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
+        lost = [name for name in self.shadow | self.shadow_buffers if name not in tensors]
+        if lost:
+            raise WiringError(
+                f"The model has lost {len(lost)} of the averaged tensors, first {lost[0]}. "
+                "Build EMACallback after adapters are added."
+            )
+        return {name: tensors[name] for name in self.shadow | self.shadow_buffers}
+
+    @contextmanager
+    def _aligned(self) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+        """Averages and weights by name, on the same devices, to be written to.
+
+        Lightning evaluates in inference mode; a tensor made there could not be updated in training.
+        """
+        with torch.inference_mode(mode=False), torch.no_grad():
+            weights = self._weights()
+            self.shadow = {name: average.to(weights[name].device) for name, average in self.shadow.items()}
+            self.shadow_buffers = {name: b.to(weights[name].device) for name, b in self.shadow_buffers.items()}
+            yield self.shadow | self.shadow_buffers, weights
+
+    def _names_by_key(self, pl_module: L.LightningModule) -> dict[str, str]:
+        """Key in the LightningModule's state_dict -> averaged tensor's name in ``model``; a tied one has several."""
+        names = {id(weight): name for name, weight in self._weights().items()}
+        state = pl_module.state_dict(keep_vars=True)
+        return {key: names[id(tensor)] for key, tensor in state.items() if id(tensor) in names}
+
+
+def _average_of(tensor: Tensor) -> Tensor:
+    """A copy to average in: steps of 1 - decay would be lost in half precision."""
+    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32), copy=True)

@@ -1,0 +1,190 @@
+"""Matthews correlation over an epoch, in a Lightning Trainer or in a loop of one's own."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch import Tensor
+from typing_extensions import override
+
+from roadwork.errors import DataError, WiringError
+from roadwork.evaluation.confusion import confusion_from, mcc_from_confusion
+
+
+class MCCCallback(Callback):
+    """Matthews correlation of the decisions (argmax of the logits) over an epoch.
+
+    In a Lightning Trainer it works by Lightning's hooks: it reads ``logits`` and ``labels`` from what
+    ``training_step`` and ``validation_step`` return, sums the counts over all ranks, and logs ``train/mcc``
+    (``train/mcc_mixed`` where labels were soft: CutMix and MixUp make it a figure of its own) and ``val_select/mcc``.
+    A loop of one's own calls :meth:`on_batch_end` and :meth:`on_epoch_end`, which count apart, and this process alone.
+
+    Attributes:
+        best_mcc: The best so far, of ``val_select`` during ``fit`` without the sanity check, or of ``on_epoch_end``;
+            -1.0 before the first.
+    """
+
+    def __init__(self) -> None:
+        self.best_mcc = -1.0
+        self._own_loop = _EpochCounts()
+        self._train = _EpochCounts()
+        self._val_select = _EpochCounts()
+
+    def on_batch_end(self, outputs: Tensor | Mapping[str, Any], labels: Tensor) -> None:
+        """Counts a batch.
+
+        Args:
+            outputs: (B, 2) logits, or a mapping or Hugging Face output that has them under ``logits``.
+            labels: (B,) integers, or soft labels (B, 2) of which the larger share counts.
+
+        Raises:
+            DataError: For any other shape or type.
+        """
+        self._own_loop.add(outputs, labels)
+
+    def on_epoch_end(self, epoch: int) -> dict[str, float]:
+        """The epoch's ``{"mcc": ..., "best_mcc": ...}``; the next epoch starts from nothing.
+
+        Returns:
+            ``{}``, and warns, where no batch came in.
+
+        Raises:
+            DataError: Where a label was neither 0 nor 1.
+        """
+        counts, self._own_loop = self._own_loop, _EpochCounts()
+        mcc = counts.mcc()
+        if mcc is None:
+            _warn_nothing_counted(f"epoch {epoch}")
+            return {}
+        self.best_mcc = max(self.best_mcc, mcc)
+        return {"mcc": mcc, "best_mcc": self.best_mcc}
+
+    @override
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._train = _EpochCounts()
+
+    @override
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
+    ) -> None:
+        self._train.add_step("training_step", outputs)
+
+    @override
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        name = "train/mcc_mixed" if self._train.has_soft_labels else "train/mcc"
+        _log_mcc(name, self._train, trainer, pl_module)
+
+    @override
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._val_select = _EpochCounts()
+
+    @override
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._val_select.add_step("validation_step", outputs)
+
+    @override
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # A few batches under the initial weights: a lucky figure would stand as the best of the run.
+        if trainer.sanity_checking:
+            return
+        mcc = _log_mcc("val_select/mcc", self._val_select, trainer, pl_module)
+        if mcc is not None and trainer.state.fn is TrainerFn.FITTING:
+            self.best_mcc = max(self.best_mcc, mcc)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_mcc": self.best_mcc}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_mcc = state_dict["best_mcc"]
+
+
+class _EpochCounts:
+    """2x2 counts of one epoch, kept on the batches' device so that no batch waits for the host."""
+
+    def __init__(self) -> None:
+        self.has_soft_labels = False
+        # The 2x2 counts, flat, and behind them the number of rows: one tensor is one reduction over the ranks.
+        self._counts = torch.zeros(5, dtype=torch.int64)
+
+    def add(self, outputs: Any, labels: Any) -> None:
+        logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs
+        _check_shapes(logits, labels)
+        self.has_soft_labels |= labels.ndim == 2
+        decided = labels.argmax(dim=1) if labels.ndim == 2 else labels
+        confusion = confusion_from(logits.argmax(dim=1), decided.to(logits.device))
+        rows = torch.full((1,), len(logits), device=logits.device)
+        self._counts = self._counts.to(logits.device) + torch.cat([confusion.flatten(), rows])
+
+    def add_step(self, step: str, outputs: STEP_OUTPUT) -> None:
+        """Counts what a Lightning step returned; ``None`` is Lightning's way to skip a batch."""
+        if outputs is None:
+            return
+        if not isinstance(outputs, Mapping) or not {"logits", "labels"} <= outputs.keys():
+            came = sorted(outputs) if isinstance(outputs, Mapping) else _described(outputs)
+            raise WiringError(
+                f"{step} returned {came}; MCC reads logits and labels from it. "
+                'Return {"loss": loss, "logits": logits.detach(), "labels": labels}.'
+            )
+        self.add(outputs, outputs["labels"])
+
+    def sum_over_ranks(self, trainer: L.Trainer, device: torch.device) -> None:
+        self._counts = trainer.strategy.reduce(self._counts.to(device), reduce_op="sum")
+
+    def mcc(self) -> float | None:
+        """None where no row was counted."""
+        *confusion, rows = self._counts.tolist()
+        if sum(confusion) != rows:
+            raise DataError(
+                f"{rows - sum(confusion)} of {rows} labels are neither 0 nor 1; MCC needs 0 (None) and 1 (Roadwork)."
+            )
+        return mcc_from_confusion(self._counts[:4]) if rows else None
+
+
+def _check_shapes(logits: Any, labels: Any) -> None:
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] != 2:
+        raise DataError(
+            f"outputs are {_described(logits)}; MCC needs logits (B, 2), or a mapping with them as 'logits'."
+        )
+    is_hard = isinstance(labels, Tensor) and labels.shape == logits.shape[:1] and not labels.is_floating_point()
+    is_soft = isinstance(labels, Tensor) and labels.shape == logits.shape and labels.is_floating_point()
+    if not (is_hard or is_soft):
+        raise DataError(
+            f"labels are {_described(labels)} for {len(logits)} rows of logits; "
+            "allowed: integers (B,), or soft labels (B, 2) of floats."
+        )
+
+
+def _described(value: Any) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
+def _warn_nothing_counted(where: str) -> None:
+    warnings.warn(f"No batch was counted for {where}, so it has no MCC.", RuntimeWarning, stacklevel=3)
+
+
+def _log_mcc(name: str, counts: _EpochCounts, trainer: L.Trainer, pl_module: L.LightningModule) -> float | None:
+    counts.sum_over_ranks(trainer, pl_module.device)
+    mcc = counts.mcc()
+    if mcc is None:
+        _warn_nothing_counted(name)
+    else:
+        # Equal on all ranks already; sync_dist tells Lightning so, which else warns.
+        pl_module.log(name, mcc, prog_bar=True, sync_dist=True)
+    return mcc

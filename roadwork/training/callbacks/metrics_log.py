@@ -1,0 +1,34 @@
+"""`metrics.jsonl`: one line an epoch."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+
+class MetricsLog(Callback):
+    """Appends each epoch's logged figures, the learning rate and the seconds since the start to a JSONL file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.started = 0.0
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.started = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        line = {
+            "epoch": trainer.current_epoch,
+            "step": trainer.global_step,
+            "seconds": round(time.monotonic() - self.started, 2),
+        }
+        line |= {"lr": trainer.optimizers[0].param_groups[0]["lr"]}
+        line |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")

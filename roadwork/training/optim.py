@@ -1,0 +1,82 @@
+"""The optimizer and the learning rate over a run."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from roadwork.errors import ConfigError, WiringError
+
+# Embeddings of positions and tokens, under timm's and transformers' names; biases and norms are told by their shape.
+_NOT_DECAYED = (
+    "position_embedding",
+    "pos_embed",
+    "relative_position_bias",
+    "cls_token",
+    "mask_token",
+    "register_token",
+    "distillation_token",
+)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """The trainable parameters in up to two groups: with weight decay, and without.
+
+    Without are all that have one dimension at most longer than 1 (biases, norms, layer scale, IA3's vectors), and the
+    embeddings of positions and tokens: decay would pull a scale or a place towards zero.
+
+    Raises:
+        WiringError: Where no parameter is trainable.
+    """
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_vector = parameter.numel() == max(parameter.shape, default=1)
+            is_plain = is_vector or any(part in name for part in _NOT_DECAYED)
+            (plain if is_plain else decayed).append(parameter)
+    if not decayed and not plain:
+        raise WiringError(
+            "No parameter of the model requires a gradient, so nothing would be trained. Unfreeze its head."
+        )
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def build_optimizer(model: nn.Module, lr: float, weight_decay: float) -> AdamW:
+    """AdamW over the trainable parameters, grouped by :func:`parameter_groups`."""
+    return AdamW(parameter_groups(model, weight_decay), lr=lr)
+
+
+def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup_share: float) -> LambdaLR:
+    """A learning rate that rises linearly to the optimizer's own, then falls by half a cosine.
+
+    The cosine is that of SGDR (Loshchilov and Hutter, 2017), without restarts. Each step of the run does something:
+    the first has a rate above 0, and 0 is reached only behind the last.
+
+    Args:
+        optimizer: Step the schedule after each of its steps.
+        total_steps: Optimizer steps of the whole run.
+        warmup_share: Share of them over which the rate rises, 0 to 1.
+
+    Raises:
+        ConfigError: For a number of steps below 1, or a share outside [0, 1].
+    """
+    if total_steps < 1:
+        raise ConfigError(f"The run has {total_steps} optimizer steps; it needs at least 1.")
+    if not 0 <= warmup_share <= 1:
+        raise ConfigError(f"training.warmup is {warmup_share}; it must be between 0.0 and 1.0.")
+    warmup_steps = round(total_steps * warmup_share)
+
+    def factor(steps_done: int) -> float:
+        step = steps_done + 1
+        if step <= warmup_steps:
+            return step / warmup_steps
+        progress = (step - warmup_steps) / (total_steps + 1 - warmup_steps)
+        return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+    return LambdaLR(optimizer, factor)

@@ -1,0 +1,139 @@
+"""Builds Lightning's Trainer with every callback registered, and writes a run's folder."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from roadwork.config import compose_config, to_settings
+from roadwork.data.datamodule import NATIXDataModule
+from roadwork.runs import create_run_folder, write_manifest
+from roadwork.settings import TrainingSettings
+from roadwork.training.callbacks.adalora_callback import AdaLoraCallback
+from roadwork.training.callbacks.ema_callback import EMACallback
+from roadwork.training.callbacks.mcc_callback import MCCCallback
+from roadwork.training.callbacks.metrics_log import MetricsLog
+from roadwork.training.lora.apply import adapter_summary, apply_adapter
+from roadwork.training.module import RoadworkClassifier
+
+logger = logging.getLogger(__name__)
+
+MONITOR = "val_select/mcc"
+# AdaLoRA's schedule needs a length before the data is known; `fit` sets the run's own.
+STEPS_BEFORE_FIT = 1000
+
+
+class BaseTrainer:
+    """Trains a model on a data module and leaves a run's folder behind.
+
+    Attributes:
+        callbacks: those of the training itself: MCC always; EMA where `training.use_ema`; AdaLoRA's where it is the adapter.
+        mcc_callback: the MCC callback.
+        ema_callback: the EMA callback; where averaging is off there is no such attribute.
+        module: the LightningModule around the model, adapter included.
+        trainer: Lightning's Trainer, once `fit` has built it.
+        run_folder: `outputs/<experiment>/<UTC time>/`, once `fit` has made it.
+    """
+
+    trainer: L.Trainer
+    run_folder: Path
+
+    def __init__(self, cfg: DictConfig, model: nn.Module) -> None:
+        self.cfg = compose_config(cfg)
+        self.settings = to_settings(self.cfg)
+        training = self.settings.training
+        adapted = apply_adapter(model, training.adapter, rank=training.adapter_rank, total_steps=STEPS_BEFORE_FIT)
+        if training.adapter != "none":
+            logger.info("%s", adapter_summary(adapted))
+        self.module = RoadworkClassifier(adapted, training)
+        self.mcc_callback = MCCCallback()
+        self.callbacks: list[Callback] = [self.mcc_callback]
+        ema: EMACallback | None = None
+        if training.use_ema:
+            ema = self.ema_callback = EMACallback(adapted, decay=training.ema_decay, warmup=training.ema_warmup)
+            self.callbacks.append(ema)
+        if training.adapter == "adalora":
+            self.callbacks.append(AdaLoraCallback(ema))  # after EMA: it prunes the average too
+
+    def fit(self, datamodule: NATIXDataModule, resume_from: Path | None = None) -> Path:
+        """Trains, and writes the run's folder.
+
+        Args:
+            datamodule: gives `train` and `val_select`.
+            resume_from: a run's folder to continue; its own configuration must be this one.
+
+        Returns:
+            The run's folder.
+        """
+        L.seed_everything(self.settings.training.seed, workers=True, verbose=False)
+        datamodule.setup("fit")
+        self.run_folder = resume_from or create_run_folder(Path(self.settings.output_dir), self.settings.experiment)
+        OmegaConf.save(self.cfg, self.run_folder / "config.yaml", resolve=True)
+        datamodule.splits.write(self.run_folder / "splits.json")
+        self.trainer = build_lightning_trainer(
+            self.settings.training, [*self.callbacks, *self._run_callbacks()], self.run_folder,
+            logger=TensorBoardLogger(self.run_folder, name="", version="tensorboard"),
+        )  # fmt: skip
+        checkpoint = str(self.run_folder / "checkpoints" / "last.ckpt") if resume_from else None
+        self.trainer.fit(self.module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+        write_manifest(
+            self.run_folder,
+            seeds={"training": self.settings.training.seed, "splits": datamodule.splits.seed, "sampler": self.settings.data.gps_sampling.random_seed},
+            data_fingerprint=datamodule.table.fingerprint(),
+            best_val_select_mcc=self.mcc_callback.best_mcc,
+            epochs_trained=self.trainer.current_epoch,
+            interrupted=self.trainer.interrupted,
+        )
+        return self.run_folder
+
+    def _run_callbacks(self) -> list[Callback]:
+        folder = self.run_folder / "checkpoints"
+        callbacks: list[Callback] = [
+            MetricsLog(self.run_folder / "metrics.jsonl"),
+            LearningRateMonitor(logging_interval="step"),
+            ModelCheckpoint(folder, filename="best", monitor=MONITOR, mode="max", enable_version_counter=False),
+            ModelCheckpoint(folder, filename="last", save_top_k=1, every_n_epochs=1, enable_version_counter=False),
+            RichProgressBar(leave=False),
+        ]
+        if self.settings.training.patience:
+            callbacks.append(EarlyStopping(MONITOR, mode="max", patience=self.settings.training.patience))
+        return callbacks
+
+
+def build_lightning_trainer(training: TrainingSettings, callbacks: list[Callback], folder: Path, **limits: Any) -> L.Trainer:
+    """Lightning's Trainer under the training settings.
+
+    Args:
+        training: epochs, precision, clipping, accumulation, devices.
+        callbacks: all that are to be called.
+        folder: the root of what Lightning itself writes.
+        limits: further arguments of Lightning's Trainer: the logger, or the limits of a dry run.
+    """
+    arguments: dict[str, Any] = {
+        "max_epochs": training.epochs,
+        "gradient_clip_val": training.clip_norm or None,
+        "accumulate_grad_batches": training.accumulate,
+        "precision": _precision(training.precision),
+        "deterministic": training.deterministic,
+        "accelerator": training.accelerator,
+        "devices": training.devices,
+        "use_distributed_sampler": False,  # the sampler shares its order among the ranks itself
+        "num_sanity_val_steps": 2,
+        "enable_model_summary": False,
+        "log_every_n_steps": 10,
+    }
+    return L.Trainer(callbacks=callbacks, default_root_dir=folder, **(arguments | limits))
+
+
+def _precision(wanted: str) -> Any:
+    if wanted != "auto":
+        return wanted
+    return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"

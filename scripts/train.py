@@ -1,0 +1,8 @@
+"""`python3 scripts/train.py ...` is `roadwork train ...`."""
+
+import sys
+
+from roadwork.cli import main
+
+if __name__ == "__main__":
+    main(["train", *sys.argv[1:]])

@@ -1,0 +1,166 @@
+import time
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from roadwork.evaluation import intervals as iv
+from roadwork.evaluation.metrics import Ranking, accuracy, mcc
+
+
+def simulate(rng, *, groups, sizes, roadwork, failing, wrong_rows):
+    """(G, 4) counts by group: a group of one class fails with probability `failing`, and then `wrong_rows(size)` do."""
+    size = rng.choice(sizes, groups)
+    is_roadwork = rng.random(groups) < roadwork
+    wrong = np.where(rng.random(groups) < failing, wrong_rows(rng, size), 0)
+    zero = np.zeros_like(size)
+    of_none = np.stack([size - wrong, wrong, zero, zero], axis=1)
+    of_roadwork = np.stack([zero, zero, wrong, size - wrong], axis=1)
+    return np.where(is_roadwork[:, None], of_roadwork, of_none)
+
+
+WRONG_ROWS = {
+    "all": (lambda _rng, size: size, np.mean),
+    "some": (lambda rng, size: rng.integers(1, size + 1), lambda sizes: np.mean(np.add(sizes, 1)) / 2),
+    "one": (lambda _rng, size: np.ones_like(size), lambda _sizes: 1.0),
+}
+
+
+@pytest.mark.parametrize("wrong_rows", WRONG_ROWS)
+@pytest.mark.parametrize(
+    ("groups", "sizes", "roadwork", "failed_groups", "method"),
+    [
+        (120, [4], 0.5, 3, iv.CLOPPER_PEARSON),
+        (120, [1, 2, 4, 8, 20], 0.3, 4, iv.CLOPPER_PEARSON),
+        (120, [1, 3, 10], 0.5, 14, None),  # the data choose either
+        (400, [1, 3], 0.2, 40, iv.BOOTSTRAP),
+    ],
+)
+def test_intervals_cover_the_truth(*, wrong_rows, groups, sizes, roadwork, failed_groups, method):
+    draw_wrong, mean_wrong = WRONG_ROWS[wrong_rows]
+    failing = failed_groups / groups
+    error_rate = failing * mean_wrong(sizes) / np.mean(sizes)
+    truth = np.outer([1 - roadwork, roadwork], [1 - error_rate, error_rate])
+    truth = np.array([truth[0, 0], truth[0, 1], truth[1, 1], truth[1, 0]])
+    rng = np.random.default_rng(0)
+    repeats = 500
+    covered, methods = {"accuracy": 0, "mcc": 0}, []
+    for repeat in range(repeats):
+        counts = simulate(rng, groups=groups, sizes=sizes, roadwork=roadwork, failing=failing, wrong_rows=draw_wrong)
+        used, intervals = iv.count_intervals(counts, draws=300, seed=repeat)
+        methods.append(used)
+        for name, metric in (("accuracy", accuracy), ("mcc", mcc)):
+            low, high = intervals[name]
+            covered[name] += low - 1e-9 <= metric(truth) <= high + 1e-9
+    if method:
+        assert methods.count(method) > 0.95 * repeats
+    else:
+        assert min(methods.count(iv.BOOTSTRAP), methods.count(iv.CLOPPER_PEARSON)) > 0.05 * repeats
+    assert min(covered.values()) / repeats >= 0.93, covered
+
+
+def test_bootstrap_of_single_rows_agrees_with_scipy():
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 2, 400)
+    probabilities = np.where(rng.random(400) < 0.9, labels, 1 - labels).astype(float)
+    counts = iv.count_by_group(labels, probabilities, np.arange(400))
+    method, ours = iv.count_intervals(counts, draws=20_000, seed=0)
+    assert method == iv.BOOTSTRAP
+
+    def scipy_mcc(truth, decided, axis):
+        # The correlation of two 0/1 variables is their MCC.
+        truth, decided = truth - truth.mean(axis, keepdims=True), decided - decided.mean(axis, keepdims=True)
+        return (truth * decided).sum(axis) / np.sqrt((truth**2).sum(axis) * (decided**2).sum(axis))
+
+    options = {"paired": True, "vectorized": True, "n_resamples": 5000, "batch": 500, "method": "percentile", "rng": 0}
+    theirs = stats.bootstrap((labels, probabilities), scipy_mcc, **options).confidence_interval
+    assert ours["mcc"] == pytest.approx((theirs.low, theirs.high), abs=0.004)
+
+
+def test_drawing_kinds_of_groups_equals_drawing_groups():
+    rng = np.random.default_rng(2)
+    counts = rng.integers(0, 4, (30, 4))
+    drawn = iv.draw_counts(counts, draws=20_000, seed=0)
+    one_by_one = counts[rng.integers(30, size=(20_000, 30))].sum(axis=1)
+    np.testing.assert_allclose(drawn.mean(axis=0), one_by_one.mean(axis=0), rtol=0.01)
+    np.testing.assert_allclose(np.cov(drawn.T), np.cov(one_by_one.T), rtol=0.06, atol=2)
+
+
+def test_rows_that_fail_together_widen_the_interval():
+    rng = np.random.default_rng(3)
+    labels = np.repeat(rng.integers(0, 2, 200), 10)
+    wrong = np.repeat(rng.random(200) < 0.15, 10)
+    probabilities = np.where(wrong, 1 - labels, labels).astype(float)
+    widths = {}
+    for name, groups in (("sequence", np.repeat(np.arange(200), 10)), ("row", np.arange(2000))):
+        counts = iv.count_by_group(labels, probabilities, groups)
+        _, intervals = iv.count_intervals(counts, draws=2000, seed=0)
+        widths[name] = np.diff(intervals["mcc"])[0]
+    assert widths["sequence"] / widths["row"] == pytest.approx(np.sqrt(10), rel=0.15)
+
+
+@pytest.mark.parametrize("failed", [0, 1, 4])
+def test_groups_that_fail_as_one_get_the_exact_binomial_interval(failed):
+    counts = np.tile([5, 0, 0, 0], (60, 1))
+    counts[30:] = [0, 0, 0, 5]
+    counts[:failed] = [0, 5, 0, 0]
+    method, intervals = iv.count_intervals(counts, draws=10, seed=0)
+    exact = stats.binomtest(60 - failed, 60).proportion_ci(confidence_level=0.95, method="exact")
+    assert method == iv.CLOPPER_PEARSON
+    assert intervals["accuracy"] == pytest.approx((exact.low, exact.high))
+
+
+def test_no_error_is_no_proof():
+    counts = np.array([[4, 0, 0, 0], [0, 0, 0, 4]] * 25)
+    _, intervals = iv.count_intervals(counts, draws=10, seed=0)
+    assert all(low < 0.95 and high == pytest.approx(1.0) for low, high in intervals.values())
+
+
+def test_the_mcc_bound_is_the_worst_split_of_the_errors():
+    nones, roadworks, errors = 700, 300, 60
+    brute = [mcc(np.array([nones - fp, fp, errors - fp, roadworks - errors + fp])) for fp in range(errors + 1)]
+    share, rate = roadworks / 1000, errors / 1000
+    assert iv.metric_bound(mcc, rate, share, np.min) == pytest.approx(min(brute), abs=1e-4)
+    assert iv.metric_bound(mcc, rate, share, np.max) == pytest.approx(max(brute), abs=1e-4)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.2])
+def test_groups_to_show_is_where_the_bound_meets_the_target(share):
+    needed = int(np.ceil(iv.groups_to_show(0.97, share) / 10) * 10)
+    lows = []
+    for groups in (needed - 10, needed):
+        roadworks = int(groups * share)
+        counts = np.array([[1, 0, 0, 0]] * (groups - roadworks) + [[0, 0, 0, 1]] * roadworks)
+        lows.append(iv.count_intervals(counts, draws=1, seed=0)[1]["mcc"][0])
+    assert lows[0] < 0.97 <= lows[1]
+    assert iv.groups_to_show(1.0, share) == np.inf
+
+
+def test_ranking_intervals_agree_with_scipy():
+    rng = np.random.default_rng(4)
+    labels = rng.integers(0, 2, 250)
+    probabilities = np.clip(0.3 * labels + 0.7 * rng.random(250), 0, 1)
+
+    def scipy_scores(truth, scores):
+        return Ranking(truth, scores).score(np.ones(len(truth)))[0]
+
+    options = {"paired": True, "vectorized": False, "n_resamples": 3000, "method": "percentile", "rng": 0}
+    theirs = stats.bootstrap((labels, probabilities), scipy_scores, **options).confidence_interval
+    ours = iv.ranking_intervals(labels, probabilities, np.arange(250), draws=3000, seed=0)
+    assert ours["auroc"] == pytest.approx((theirs.low, theirs.high), abs=0.005)
+
+
+def test_the_seed_decides_the_draws():
+    counts = np.random.default_rng(5).integers(0, 5, (50, 4))
+    first, again, other = (iv.draw_counts(counts, draws=5, seed=seed).tolist() for seed in (0, 0, 1))
+    assert first == again != other
+
+
+def test_a_hundred_thousand_rows_take_under_two_seconds():
+    rng = np.random.default_rng(6)
+    labels = rng.integers(0, 2, 100_000)
+    probabilities = np.where(rng.random(100_000) < 0.95, labels, 1 - labels).astype(float)
+    counts = iv.count_by_group(labels, probabilities, rng.integers(0, 25_000, 100_000))
+    started = time.process_time()
+    iv.count_intervals(counts, draws=2000, seed=0)
+    assert time.process_time() - started < 2
