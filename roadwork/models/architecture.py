@@ -63,7 +63,7 @@ def _stored_config(name: str, model_type: str | None, fields: dict[str, Any]) ->
 def _typed_config(model_type: str, fields: dict[str, Any]) -> PreTrainedConfig:
     if model_type not in CONFIG_MAPPING:
         hint = _nearest(model_type, CONFIG_MAPPING)
-        raise ConfigError(f"model.config.model_type is {model_type!r}, which transformers does not know{hint}.")
+        raise ConfigError(f"model.config.model_type is {model_type!r}, which transformers does not know{hint}")
     _check_fields(AutoConfig.for_model(model_type), fields)
     try:
         return AutoConfig.for_model(model_type, **fields)
@@ -78,7 +78,7 @@ def _check_fields(config: PreTrainedConfig, fields: Mapping[str, Any]) -> None:
             raise ConfigError(f"model.config.{name} follows from the task and from data.img_size; remove it.")
         if name not in known:
             raise ConfigError(
-                f"model.config.{name} is not a field of a {config.model_type} configuration{_nearest(name, known)}."
+                f"model.config.{name} is not a field of a {config.model_type} configuration{_nearest(name, known)}"
             )
         part = getattr(config, name, None)
         if isinstance(part, PreTrainedConfig) and isinstance(value, Mapping):
@@ -99,7 +99,7 @@ def _set_fields(config: PreTrainedConfig, fields: Mapping[str, Any]) -> None:
 
 def _nearest(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f"; did you mean {close[0]!r}?" if close else "."
 
 
 def _flat(error: Exception) -> str:

@@ -69,7 +69,7 @@ def test_outputs_and_labels_come_in_several_forms(wrap, soft):
     labels = torch.tensor([0, 1, 1, 0])
     given_labels = logits_of(labels) * 0.6 + 0.2 if soft else labels
     callback.on_batch_end(wrap(logits_of(labels)), given_labels)
-    assert callback.on_epoch_end(0)["mcc"] == 1.0
+    assert callback.on_epoch_end(0)["mcc"] == pytest.approx(1.0)
 
 
 def test_an_empty_epoch_warns_and_returns_nothing():
@@ -152,7 +152,10 @@ def trainer_with(*callbacks, **settings):
     return L.Trainer(accelerator="cpu", max_epochs=2, callbacks=list(callbacks), **quiet | settings)
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
+    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning"),  # Lightning's own
+]
 
 
 @pytest.mark.parametrize("soft", [False, True])
@@ -206,8 +209,9 @@ def test_validate_outside_fit_leaves_the_best_alone():
 
 
 def test_a_step_without_logits_is_named():
-    with pytest.raises(WiringError, match="training_step returned"):
-        trainer_with(MCCCallback(), limit_val_batches=0).fit(Detector(returned=("loss",)), loader(20, 1))
+    trainer = trainer_with(MCCCallback(), num_sanity_val_steps=0)
+    with pytest.raises(WiringError, match=r"training_step returned \['loss'\]"):
+        trainer.fit(Detector(returned=("loss",)), loader(20, 1), loader(20, 2))
 
 
 TWO_PROCESSES = """
@@ -237,6 +241,26 @@ if __name__ == "__main__":
 """
 
 
+def test_counts_are_summed_over_ranks_and_not_the_figures(monkeypatch):
+    callback = MCCCallback()
+    trainer = trainer_with(callback)
+    labels, predictions = torch.tensor([0, 1, 1, 0]), torch.tensor([0, 1, 0, 1])
+    other_rank = MCCCallback()
+    other_rank.on_batch_end(logits_of(predictions), labels)
+
+    def reduce(tensor, reduce_op):
+        assert reduce_op == "sum"
+        return tensor + other_rank._own_loop._counts if tensor.shape == (5,) else tensor
+
+    monkeypatch.setattr(trainer.strategy, "reduce", reduce)
+    module = Detector()
+    result = trainer.validate(module, loader(30, 2), verbose=False)
+    (own_labels, own_predictions) = (torch.cat(rows) for rows in zip(*module.seen["val"], strict=True))
+    expected = matthews_corrcoef(torch.cat([own_labels, labels]), torch.cat([own_predictions, predictions]))
+    assert result[0]["val_select/mcc"] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.slow
 def test_two_processes_count_together(tmp_path):
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from kornia.augmentation import RandomErasing, RandomMotionBlur
 from torch import Tensor
@@ -49,12 +51,18 @@ class HeavyAugmentationKornia(BatchAugmentation):
     def augment(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, 3, S, S) augmented, and the labels as they came."""
         images = _move_camera(images)
-        images = _change_light(images)
-        images = random_weather(images, WEATHER_SHARE)
+        images = _change_some(images, COLOR_SHARE, _change_light)
+        images = _change_some(images, WEATHER_SHARE, random_weather)
         images = self.blur(images)
-        images = _add_noise(images)
-        images = _compress(images)
+        images = _change_some(images, NOISE_SHARE, _add_noise)
+        images = _change_some(images, JPEG_SHARE, _compress)
         return self.erasing(images).clamp(0, 1), labels
+
+
+def _change_some(images: Tensor, share: float, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """Images with ``change`` applied to each with the probability ``share``."""
+    rows = coin(len(images), share).nonzero().squeeze(1).to(images.device)
+    return images.index_copy(0, rows, change(images[rows])) if len(rows) else images
 
 
 def _move_camera(images: Tensor) -> Tensor:
@@ -73,30 +81,19 @@ def _move_camera(images: Tensor) -> Tensor:
 
 def _change_light(images: Tensor) -> Tensor:
     count = len(images)
-    is_changed = coin(count, COLOR_SHARE)
     return color_twist(
         images,
-        brightness=torch.where(is_changed, uniform(count, 0.65, 1.35), 1.0),
-        contrast=torch.where(is_changed, uniform(count, 0.7, 1.3), 1.0),
-        saturation=torch.where(is_changed, uniform(count, 0.6, 1.4), 1.0),
-        # Narrow: orange is what roadwork is told by.
-        hue_shifts_deg=torch.where(is_changed, uniform(count, -12, 12), 0.0),
+        brightness=uniform(count, 0.65, 1.35),
+        contrast=uniform(count, 0.7, 1.3),
+        saturation=uniform(count, 0.6, 1.4),
+        hue_shifts_deg=uniform(count, -12, 12),  # narrow: orange is what roadwork is told by
     )
 
 
 def _add_noise(images: Tensor) -> Tensor:
-    """Gaussian noise of a strength of its own on a share of the images."""
-    rows = _draw_rows(images, NOISE_SHARE)
-    sigmas = per_image(uniform(len(rows), 0.01, 0.05), images)
-    noise = torch.randn(len(rows), *images.shape[1:], device=images.device)
-    return images.index_copy(0, rows, (images[rows] + sigmas * noise).clamp(0, 1))
+    sigmas = per_image(uniform(len(images), 0.01, 0.05), images)
+    return (images + sigmas * torch.randn_like(images)).clamp(0, 1)
 
 
 def _compress(images: Tensor) -> Tensor:
-    """JPEG artefacts on a share of the images."""
-    rows = _draw_rows(images, JPEG_SHARE)
-    return images.index_copy(0, rows, compress(images[rows], uniform(len(rows), 25, 90)))
-
-
-def _draw_rows(images: Tensor, share: float) -> Tensor:
-    return coin(len(images), share).nonzero().squeeze(1).to(images.device)
+    return compress(images, uniform(len(images), 25, 90))

@@ -28,6 +28,7 @@ class LatestAugmentation2025(BatchAugmentation):
     def __init__(
         self,
         img_size: int,
+        *,
         mix_probability: float = 1.0,
         cutmix_share: float = 0.5,
         cutmix_alpha: float = 1.0,

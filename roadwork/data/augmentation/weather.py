@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from roadwork.data.augmentation import geometry
-from roadwork.data.augmentation.draws import coin, per_image, uniform
+from roadwork.data.augmentation.draws import per_image, uniform
 
 
 def _cover(images: Tensor, color: float, opacity: Tensor) -> Tensor:
@@ -78,10 +78,9 @@ def shadow(images: Tensor) -> Tensor:
 CONDITIONS = (rain, snow, fog, shadow)
 
 
-def random_weather(images: Tensor, probability: float) -> Tensor:
-    """Images (B, 3, S, S), each with one of the conditions with this probability."""
-    count = len(images)
-    choices = torch.where(coin(count, probability), torch.randint(len(CONDITIONS), (count,)), -1)
+def random_weather(images: Tensor) -> Tensor:
+    """Images (N, 3, S, S), each with one of the conditions."""
+    choices = torch.randint(len(CONDITIONS), (len(images),))
     result = images.clone()
     for index, condition in enumerate(CONDITIONS):
         rows = (choices == index).nonzero().squeeze(1).to(images.device)

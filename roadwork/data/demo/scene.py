@@ -1,0 +1,140 @@
+"""One scene: planned from its sequence's seed, then drawn picture by picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from roadwork.data.demo.buildings import Building, draw_building, plan_buildings
+from roadwork.data.demo.camera import Camera
+from roadwork.data.demo.canvas import Canvas
+from roadwork.data.demo.finish import finish
+from roadwork.data.demo.item import Item, draw_items, stencil_items
+from roadwork.data.demo.light import Light, draw_light
+from roadwork.data.demo.places import Sequence
+from roadwork.data.demo.street import LANE_M, Street, draw_ground, draw_reflections, draw_sky, plan_street
+from roadwork.data.demo.traffic import Surroundings
+from roadwork.data.demo.worksite import AHEAD, BESIDE, Worksite, closed_lane
+
+SUPERSAMPLING = 2
+# Share of the picture that roadwork covers at least: below 1.3 % a small network no longer finds it.
+VISIBLE_SHARE = 0.02
+ATTEMPTS = 12
+STENCIL_WIDTH = 160
+
+
+@dataclass(frozen=True)
+class Lens:
+    """How the camera is mounted: lengths as shares of the picture, except ``x`` and ``y`` in metres."""
+
+    focal: float
+    centre: float
+    horizon: float
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class Scene:
+    sequence: Sequence
+    seed: int
+    light: Light
+    lens: Lens
+    street: Street
+    buildings: list[Building]
+    items: list[Item]
+
+    def camera(self, frame: int, size: tuple[int, int]) -> Camera:
+        """The camera of one picture, on a canvas of this many pixels."""
+        width, height = size
+        lens, sequence = self.lens, self.sequence
+        return Camera(
+            width=width,
+            height=height,
+            focal=lens.focal * width,
+            centre=(0.5 + lens.centre) * width,
+            horizon=lens.horizon * height,
+            x=lens.x,
+            y=lens.y,
+            z=frame * sequence.step_m,
+            side=sequence.city.look.side,
+        )
+
+    def visible_share(self, frame: int) -> float:
+        """Share of one picture in which roadwork is seen, not hidden behind anything."""
+        if not any(item.is_roadwork for item in self.items):
+            return 0.0
+        size = (STENCIL_WIDTH, STENCIL_WIDTH * 3 // 4)
+        stencil = Image.new("L", size, 0)
+        stencil_items(Canvas(stencil, self.camera(frame, size), self.light), self.items, frame)
+        return stencil.histogram()[255] / (size[0] * size[1])
+
+    def pictures(self, size: tuple[int, int]) -> list[Image.Image]:
+        """All pictures of the sequence, in order of time."""
+        canvas_size = (size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING)
+        sky = draw_sky(
+            canvas_size, self.lens.horizon * canvas_size[1], self.light, np.random.default_rng((self.seed, 5, self.sequence.index))
+        )
+        return [self._picture(frame, sky) for frame in range(self.sequence.frames)]
+
+    def _picture(self, frame: int, sky: Image.Image) -> Image.Image:
+        canvas = Canvas(sky.copy(), self.camera(frame, sky.size), self.light)
+        draw_ground(canvas, self.street)
+        for building in self.buildings:
+            draw_building(canvas, building)
+        if self.light.is_wet:
+            draw_reflections(canvas, canvas.camera)
+        draw_items(canvas, self.items, frame)
+        glows = [(u / SUPERSAMPLING, v / SUPERSAMPLING, radius / SUPERSAMPLING, colour) for u, v, radius, colour in canvas.glows]
+        rng = np.random.default_rng((self.seed, 6, self.sequence.index, frame))
+        return finish(canvas.image.reduce(SUPERSAMPLING), glows, self.light, rng)
+
+
+def plan_scene(sequence: Sequence, seed: int) -> Scene:
+    """Everything in one scene; only the roadwork depends on the label, all else on the seed and the sequence's number."""
+    rng = np.random.default_rng((seed, 2, sequence.index))
+    look = sequence.city.look
+    light = draw_light(rng, sequence.condition, look.warmth)
+    street = plan_street(look, rng)
+    lens = Lens(
+        focal=rng.uniform(0.78, 0.9),
+        centre=rng.uniform(-0.05, 0.05),
+        horizon=rng.uniform(0.43, 0.5),
+        x=street.drive_x + rng.normal(0, 0.15),
+        y=rng.uniform(1.3, 1.6),
+    )
+    buildings = plan_buildings(look, street.half_width, rng)
+    side = 1 if rng.random() < 0.72 else -1
+    items = Surroundings(street, light, side, sequence.step_m, rng).draw()
+    scene = Scene(sequence, seed, light, lens, street, buildings, items)
+    return _with_roadwork(scene, side) if sequence.label else scene
+
+
+def _with_roadwork(scene: Scene, side: int) -> Scene:
+    """The scene with a worksite that is seen in every picture, drawn again and nearer until it is."""
+    for attempt in range(ATTEMPTS):
+        rng = np.random.default_rng((scene.seed, 4, scene.sequence.index, attempt))
+        works = _draw_works(scene, side, attempt, rng)
+        planned = Scene(
+            scene.sequence, scene.seed, scene.light, scene.lens, scene.street, scene.buildings, scene.items + works
+        )
+        if min(planned.visible_share(frame) for frame in (0, scene.sequence.frames - 1)) >= VISIBLE_SHARE:
+            break
+    return planned
+
+
+def _draw_works(scene: Scene, side: int, attempt: int, rng: np.random.Generator) -> list[Item]:
+    """A layout at the side that traffic keeps free; the last attempts close the camera's own lane."""
+    street, sequence = scene.street, scene.sequence
+    z = (sequence.frames - 1) * sequence.step_m + 3.6 + rng.uniform(0, 3.2) * 0.8**attempt
+    x, layouts, inner = street.drive_x, AHEAD, -1
+    if side < 0:
+        x, layouts, inner = street.drive_x - LANE_M - 0.2, BESIDE, 1
+    elif rng.random() < 0.4 and attempt < ATTEMPTS - 3:
+        x, layouts = street.lane_edge + rng.uniform(0.2, 1.2), BESIDE
+    site = Worksite(street.look, float(x), float(z), inner, rng)
+    layout = closed_lane if attempt >= ATTEMPTS - 3 else layouts[int(rng.integers(len(layouts)))]
+    layout(site)
+    return site.items

@@ -1,0 +1,178 @@
+"""AdaLoRA's two parts that peft leaves to the training loop: the pruning of ranks and the orthogonality term."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from peft import AdaLoraModel
+from torch import Tensor, nn
+from typing_extensions import override
+
+from roadwork.errors import WiringError
+from roadwork.training.callbacks.ema_callback import EMACallback
+
+logger = logging.getLogger(__name__)
+
+
+class AdaLoraCallback(Callback):
+    """Prunes ranks after each optimizer step, by the schedule of the model's `AdaLoraConfig`.
+
+    Without it no rank is ever pruned. Register it after the EMA callback: the average must follow the pruning.
+
+    Args:
+        total_steps: Optimizer steps of the whole run, as the configuration was made with.
+        ema_callback: Its average is pruned too; averaging would revive the ranks.
+
+    Attributes:
+        n_updates: The optimizer steps that were followed, those before a resume included.
+    """
+
+    def __init__(self, total_steps: int, ema_callback: EMACallback | None = None) -> None:
+        self.total_steps = total_steps
+        self.ema_callback = ema_callback
+        self.n_updates = 0
+        self._steps_seen = 0
+        self._restored: dict[str, Any] | None = None
+        self._tuner: AdaLoraModel | None = None
+
+    @override
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._tuner = find_adalora(pl_module)
+        self._steps_seen = trainer.global_step
+        config = _config(self._tuner)
+        if config.total_step != self.total_steps:
+            raise WiringError(
+                f"AdaLoRA's total_step is {config.total_step}, but its callback was built for {self.total_steps} "
+                "steps; give both the run's own number."
+            )
+        final = config.total_step - config.tfinal
+        if trainer.estimated_stepping_batches < final:
+            raise WiringError(
+                f"The run has {trainer.estimated_stepping_batches} optimizer steps, but AdaLoRA prunes until step "
+                f"{final}; make its configuration with the run's own total_step."
+            )
+        if self._restored is not None:
+            config.rank_pattern = self._restored["rank_pattern"]
+            for name, averages in self._restored["importance"].items():
+                setattr(self._tuner.rankallocator, name, _on(averages, pl_module.device))
+            self._restored = None
+
+    @override
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
+    ) -> None:
+        # While gradients accumulate, a batch ends without a step.
+        if self._tuner is None or trainer.global_step == self._steps_seen:
+            return
+        self._steps_seen = trainer.global_step
+        _make_gradients_usable(self._tuner)
+        # global_step is 1 after the first step, so the schedule's last pruning is reached however short its end.
+        self._tuner.update_and_allocate(trainer.global_step)
+        if self.ema_callback is not None:
+            prune_shadow(self.ema_callback.model, self.ema_callback.shadow)
+        self.n_updates += 1
+
+    @override
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        config = _config(find_adalora(pl_module))
+        if trainer.global_step < config.total_step - config.tfinal:
+            logger.warning(
+                "Training ended at step %d of %d, before AdaLoRA had pruned to its target rank.",
+                trainer.global_step,
+                config.total_step,
+            )
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        if self._tuner is None:
+            return {}
+        allocator = self._tuner.rankallocator
+        return {
+            "n_updates": self.n_updates,
+            "rank_pattern": _config(self._tuner).rank_pattern,
+            "importance": {name: dict(getattr(allocator, name)) for name in ("ipt", "exp_avg_ipt", "exp_avg_unc")},
+        }
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # The model is not at hand here: peft's part is put back when training starts.
+        self.n_updates = state_dict["n_updates"]
+        self._restored = state_dict
+
+
+def find_adalora(model: nn.Module) -> AdaLoraModel:
+    """The AdaLoRA model of peft inside this one.
+
+    Raises:
+        WiringError: there is none.
+    """
+    for module in model.modules():
+        if isinstance(module, AdaLoraModel):
+            return module
+    raise WiringError(f"{type(model).__name__} has no AdaLoRA adapter; apply one with training.adapter=adalora.")
+
+
+def adalora_orthogonal_loss(model: nn.Module) -> Tensor:
+    """The scalar to add to a loss that is computed outside the model, so that the ranks stay apart.
+
+    orth_reg_weight times the mean over all A and B of ||A A^T - I|| and ||B^T B - I|| (Frobenius): the formula of
+    `peft.AdaLoraModel.forward`, which adds it only where the model is given labels.
+
+    Raises:
+        WiringError: the model has no AdaLoRA adapter.
+    """
+    tuner = find_adalora(model)
+    grams = [
+        p @ p.T if "lora_A" in name else p.T @ p
+        for name, p in tuner.named_parameters()
+        if ("lora_A" in name or "lora_B" in name) and tuner.trainable_adapter_name in name
+    ]
+    distances = [torch.linalg.matrix_norm(gram - torch.eye(len(gram), out=torch.empty_like(gram))) for gram in grams]
+    loss: Tensor = torch.stack(distances).mean() * _config(tuner).orth_reg_weight
+    return loss
+
+
+@torch.no_grad()
+def prune_shadow(model: nn.Module, shadow: dict[str, Tensor]) -> None:
+    """Zeroes the averages of AdaLoRA's singular values where the values themselves are pruned.
+
+    Args:
+        model: the model that the average was made of.
+        shadow: the average of each trained parameter by its name in `model`; changed in place.
+
+    Raises:
+        WiringError: the model has singular values that are not averaged.
+    """
+    values = {name: p for name, p in model.named_parameters() if "lora_E" in name}
+    missed = [name for name in values if name not in shadow]
+    if missed or not values:
+        raise WiringError(
+            f"The average does not hold AdaLoRA's singular values ({missed[0] if missed else 'there are none'}); "
+            "build EMACallback on the model with its adapter."
+        )
+    for name, value in values.items():
+        shadow[name].masked_fill_((value == 0).to(shadow[name].device), 0)
+
+
+def _config(tuner: AdaLoraModel) -> Any:
+    return tuner.peft_config[tuner.trainable_adapter_name]
+
+
+@torch.no_grad()
+def _make_gradients_usable(tuner: AdaLoraModel) -> None:
+    """Zeroes missing and non-finite gradients (of a step that float16's scaler skipped).
+
+    One of them would spoil the allocator's averages for good.
+    """
+    for name, p in tuner.named_parameters():
+        if "lora_" in name and tuner.trainable_adapter_name in name:
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad.nan_to_num_(0, 0, 0)
+
+
+def _on(tensors: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {name: tensor.to(device) for name, tensor in tensors.items()}

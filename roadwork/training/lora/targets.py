@@ -1,0 +1,69 @@
+"""Which layers of a network an adapter changes, found from the names of its own modules."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from torch import nn
+
+from roadwork.errors import ConfigError
+from roadwork.models.head import find_head
+
+# Pooling heads (SigLIP's) go unused in classification: adapted, their parameters would never get a gradient.
+_OUTSIDE_HEADS = r"(?!(?:.*\.)?(?:classifier|head|score|pooler)(?:\.|$))(?:.*\.)?"
+# transformers 5 | transformers 4, Swin | SigLIP, CLIP | timm
+_KEYS_VALUES = r"k_proj|v_proj|key|value"
+_ATTENTION = rf"{_KEYS_VALUES}|q_proj|o_proj|query|attention\.output\.dense|self_attn\.out_proj|attn\.qkv|attn\.proj"
+# The layer back from the wide dimension: ViT, DINOv2 | DINOv3 | ConvNeXt | giant DINOv2 | transformers 4, Swin
+_FEEDFORWARD_OUT = r"fc2|down_proj|pwconv2|weights_out|(?<!attention\.)output\.dense"
+_FEEDFORWARD = rf"{_FEEDFORWARD_OUT}|fc1|up_proj|gate_proj|pwconv1|weights_in|intermediate\.dense"
+
+# Regular expressions for peft, which matches them against a module's whole name.
+ATTENTION_PATTERN = rf"{_OUTSIDE_HEADS}(?:{_ATTENTION})"
+FEEDFORWARD_PATTERN = rf"{_OUTSIDE_HEADS}(?:{_FEEDFORWARD})"
+LINEAR_PATTERN = rf"{_OUTSIDE_HEADS}(?:{_ATTENTION}|{_FEEDFORWARD})"
+FEEDFORWARD_OUT_PATTERN = rf"{_OUTSIDE_HEADS}(?:{_FEEDFORWARD_OUT})"
+IA3_PATTERN = rf"{_OUTSIDE_HEADS}(?:{_KEYS_VALUES}|attn\.qkv|{_FEEDFORWARD_OUT})"
+
+
+@dataclass(frozen=True)
+class AdapterTargets:
+    """Names of a network's modules.
+
+    Attributes:
+        attention: linear layers of queries, keys, values and of the attention's output.
+        feedforward: linear layers of the feed-forward blocks.
+        convolutions: ungrouped convolutions; filled only where a network has none of the linear layers (ResNet).
+        head: the part that makes logits; trained and saved in full.
+    """
+
+    attention: list[str]
+    feedforward: list[str]
+    convolutions: list[str]
+    head: str
+
+
+def resolve_targets(model: nn.Module) -> AdapterTargets:
+    """The layers of this network that adapters can change, under transformers 5, transformers 4 or timm names.
+
+    Raises:
+        ConfigError: it has no such layer, or no head.
+    """
+    head = find_head(model)
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    attention = [name for name in linear if re.fullmatch(ATTENTION_PATTERN, name)]
+    feedforward = [name for name in linear if re.fullmatch(FEEDFORWARD_PATTERN, name)]
+    convolutions: list[str] = []
+    if not attention and not feedforward:
+        convolutions = [
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Conv2d) and module.groups == 1 and not name.startswith(f"{head}.")
+        ]
+        if not convolutions:
+            raise ConfigError(
+                f"No layer of {type(model).__name__} has a name that adapters know; its linear layers are "
+                f"{', '.join(linear[:8]) or 'none'}. Use training.adapter=none."
+            )
+    return AdapterTargets(attention, feedforward, convolutions, head)

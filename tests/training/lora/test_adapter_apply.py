@@ -1,0 +1,158 @@
+"""Adapters in whole networks: what they train, that they learn, and that saving and merging change nothing."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from torch.nn.functional import cross_entropy
+
+from roadwork.errors import ConfigError
+from roadwork.models.build import build_model
+from roadwork.settings import ADAPTERS as SETTING
+from roadwork.settings import ModelSettings
+from roadwork.training.lora.apply import ADAPTERS, adapter_summary, apply_adapter, merge_adapter
+from roadwork.training.lora.targets import IA3_PATTERN, resolve_targets
+
+# peft's `from_pretrained`, too, asks transformers 5.23 for a name that it deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+
+TINY_VIT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 14}
+STAGES = {"hidden_sizes": [8, 8], "depths": [1, 1]}
+NETWORKS = {
+    "vit": TINY_VIT | {"intermediate_size": 32},
+    "dinov2": TINY_VIT,
+    "siglip": {"vision_config": TINY_VIT | {"intermediate_size": 32}},
+    "convnextv2": {**STAGES, "num_stages": 2},
+    "swinv2": {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 7},
+    "resnet": {**STAGES, "embedding_size": 8, "layer_type": "basic"},
+}
+ADAPTED = [
+    (network, adapter) for network in NETWORKS for adapter in ADAPTERS if (network, adapter) != ("resnet", "vera")
+]
+VIT_S14 = Path(__file__).parents[3] / "../shared/models/vit-s14"
+
+
+def build(name):
+    torch.manual_seed(0)
+    return build_model(ModelSettings(name=name, config=NETWORKS[name]), img_size=28)
+
+
+def adapted(name, adapter):
+    return apply_adapter(build(name), adapter, rank=4, total_steps=100)
+
+
+def toy_batch(size=28):
+    """Dark and bright images with a little noise: a line in colour space tells them apart."""
+    labels = torch.tensor([0, 1] * 4)
+    noise = torch.randn(8, 3, size, size, generator=torch.Generator().manual_seed(1))
+    return noise * 0.3 + (labels * 2.0 - 1).view(-1, 1, 1, 1), labels
+
+
+def train(model, steps, lr=0.02):
+    images, labels = toy_batch()
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=lr)
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = cross_entropy(model(pixel_values=images).logits, labels)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@torch.no_grad()
+def logits(model, size=28):
+    return model.eval()(pixel_values=toy_batch(size)[0]).logits
+
+
+def test_the_settings_and_the_registry_name_the_same_adapters():
+    assert set(SETTING) == {"none", *ADAPTERS}
+
+
+def test_none_leaves_the_network_alone():
+    model = build("vit")
+    assert apply_adapter(model, "none", rank=4, total_steps=1) is model
+    assert merge_adapter(model) is model
+    assert adapter_summary(model).trainable == adapter_summary(model).total
+    assert adapter_summary(model).targets == []
+
+
+@pytest.mark.parametrize(("name", "adapter"), ADAPTED)
+def test_only_adapter_and_head_learn_and_merging_keeps_the_logits(name, adapter):
+    model = adapted(name, adapter)
+    trained = [n for n, p in model.named_parameters() if p.requires_grad]
+    assert all(re.search(r"lora_[ABE]|vera_lambda|ia3_l|classifier\.modules_to_save", n) for n in trained)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    losses = train(model.train(), steps=8)
+    assert losses[-1] < losses[0] * 0.9
+    changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    # Every part learns: the head, and each adapted layer.
+    assert changed <= set(trained)
+    assert {n for n in changed if "classifier.modules_to_save" in n}
+    for target in adapter_summary(model).targets:
+        assert any(target in n for n in changed), target
+    expected = logits(model)
+    merged = merge_adapter(model)
+    assert not any(re.search("lora|vera|ia3", n) for n, _ in merged.named_modules())
+    assert (logits(merged) - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(("name", "adapter"), [pair for pair in ADAPTED if pair[0] in ("vit", "dinov2")])
+def test_a_saved_adapter_gives_the_same_logits(tmp_path, name, adapter):
+    model = adapted(name, adapter)
+    train(model, steps=3)
+    expected = logits(model)
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "adapter_model.safetensors").is_file()
+    # The same base, but with a head of its own: the saved one must replace it.
+    base = build(name)
+    torch.nn.init.ones_(base.classifier.weight)
+    assert torch.equal(logits(PeftModel.from_pretrained(base, tmp_path)), expected)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("adapter", ["lora", "adalora", "ia3"])
+def test_peft_adapts_the_resolved_layers(name, adapter):
+    targets = resolve_targets(build(name))
+    expected = targets.attention + targets.feedforward + targets.convolutions
+    if adapter == "ia3" and not targets.convolutions:
+        expected = [n for n in expected if re.fullmatch(IA3_PATTERN, n)]
+    summary = adapter_summary(adapted(name, adapter))
+    assert sorted(summary.targets) == sorted(expected)
+    assert 0 < summary.trainable < summary.total
+
+
+def test_rank_reaches_lora_and_adalora():
+    assert build_config("lora").r == 4
+    assert build_config("adalora").target_r == 4
+    assert build_config("adalora").total_step == 100
+    assert build_config("vera").r == 256
+
+
+def build_config(adapter):
+    return adapted("vit", adapter).peft_config["default"]
+
+
+def test_vera_on_a_resnet_says_what_is_possible():
+    with pytest.raises(ConfigError, match="training.adapter=lora, adalora, ia3 or none"):
+        adapted("resnet", "vera")
+
+
+def test_unknown_adapter():
+    with pytest.raises(ConfigError, match="'dora'; allowed: none, lora, adalora, vera, ia3"):
+        adapted("vit", "dora")
+
+
+def test_pretrained_backbone_learns_and_merges():
+    if not VIT_S14.is_dir():
+        pytest.skip("shared/models/vit-s14 is not beside this checkout")
+    torch.manual_seed(0)
+    model = build_model(ModelSettings(name=str(VIT_S14), pretrained=True), img_size=28)
+    model = apply_adapter(model, "lora", rank=4, total_steps=10)
+    losses = train(model, steps=4, lr=1e-3)
+    assert losses[-1] < losses[0]
+    expected = logits(model)
+    assert (logits(merge_adapter(model)) - expected).abs().max() < 1e-5

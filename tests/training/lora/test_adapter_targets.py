@@ -1,0 +1,78 @@
+"""Layers are found by the names of each architecture, whichever library's."""
+
+import pytest
+from torch import nn
+
+from roadwork.errors import ConfigError
+from roadwork.training.lora.targets import resolve_targets
+
+ATTENTION = {
+    "transformers 5": ["attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj"],
+    "transformers 4": [f"attention.attention.{n}" for n in ("query", "key", "value")] + ["attention.output.dense"],
+    "siglip": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"],
+    "swin": [f"attention.self.{n}" for n in ("query", "key", "value")] + ["attention.output.dense"],
+    "timm": ["attn.qkv", "attn.proj"],
+}
+FEEDFORWARD = {
+    "transformers 5": ["mlp.fc1", "mlp.fc2"],
+    "transformers 4": ["intermediate.dense", "output.dense"],
+    "dinov3": ["mlp.up_proj", "mlp.down_proj"],
+    "dinov3 gated": ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"],
+    "convnext": ["pwconv1", "pwconv2"],
+    "dinov2 giant": ["mlp.weights_in", "mlp.weights_out"],
+}
+
+
+def model_with(names, leaf=lambda: nn.Linear(2, 2)):
+    """A module whose submodules have these dotted names."""
+    root = nn.Module()
+    for name in names:
+        *parents, last = name.split(".")
+        at = root
+        for parent in parents:
+            if not hasattr(at, parent):
+                at.add_module(parent, nn.Module())
+            at = getattr(at, parent)
+        at.add_module(last, leaf())
+    return root
+
+
+@pytest.mark.parametrize("names", ATTENTION.values(), ids=ATTENTION)
+def test_attention_layers(names):
+    names = [f"backbone.layers.0.{n}" for n in names]
+    targets = resolve_targets(model_with([*names, "backbone.layers.0.position_mlp", "classifier"]))
+    assert sorted(targets.attention) == sorted(names)
+    assert targets.feedforward == []
+
+
+@pytest.mark.parametrize("names", FEEDFORWARD.values(), ids=FEEDFORWARD)
+def test_feedforward_layers(names):
+    names = [f"backbone.layers.0.{n}" for n in names]
+    targets = resolve_targets(model_with([*names, "backbone.layers.0.reduction", "classifier"]))
+    assert sorted(targets.feedforward) == sorted(names)
+    assert targets.attention == []
+
+
+@pytest.mark.parametrize("head", ["classifier", "head", "score", "fc"])
+def test_the_head_is_found_and_never_a_target(head):
+    targets = resolve_targets(model_with(["layer.fc1", f"{head}.dense", f"{head}.output.dense"]))
+    assert targets.head == head
+    assert targets.feedforward == ["layer.fc1"]
+
+
+def test_convolutions_serve_where_there_is_nothing_linear():
+    model = model_with(["stem", "stage.0", "classifier.conv"], leaf=lambda: nn.Conv2d(2, 2, 1))
+    model.add_module("depthwise", nn.Conv2d(2, 2, 3, groups=2))
+    assert resolve_targets(model).convolutions == ["stem", "stage.0"]
+    model.add_module("fc1", nn.Linear(2, 2))
+    assert resolve_targets(model).convolutions == []
+
+
+def test_nothing_to_adapt_names_the_layers_that_there_are():
+    with pytest.raises(ConfigError, match="linear layers are mixer, classifier"):
+        resolve_targets(model_with(["mixer", "classifier"]))
+
+
+def test_no_head_names_the_parts():
+    with pytest.raises(ConfigError, match="its parts are backbone; a head is named classifier"):
+        resolve_targets(model_with(["backbone.fc1"]))
