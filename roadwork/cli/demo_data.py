@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from roadwork.cli.app import app
-from roadwork.data.source import make_demo_data
 
 
 @app.command("demo-data")
@@ -24,6 +23,8 @@ def demo_data(
 
     It proves the machinery, not accuracy on streets. Example: roadwork demo-data data/demo --images 400
     """
+    from roadwork.data.source import make_demo_data
+
     match = re.fullmatch(r"(\d+)x(\d+)", size)
     if match is None:
         raise typer.BadParameter(f"{size!r} is no size; allowed: WIDTHxHEIGHT, such as 640x480.", param_hint="--size")

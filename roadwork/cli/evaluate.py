@@ -6,9 +6,6 @@ from rich.console import Console
 
 from roadwork.cli.app import app
 from roadwork.cli.options import RunArgument
-from roadwork.evaluation.evaluate import TEST_SPLIT, evaluate_run
-from roadwork.evaluation.results import format_results
-from roadwork.runs import find_run_folder
 
 
 @app.command()
@@ -17,6 +14,10 @@ def evaluate(run: RunArgument) -> None:
 
     Each opening is counted in the run's manifest.json. Example: roadwork evaluate outputs/demo/latest
     """
+    from roadwork.evaluation.evaluate import TEST_SPLIT, evaluate_run
+    from roadwork.evaluation.results import format_results
+    from roadwork.runs import find_run_folder
+
     folder = find_run_folder(run)
     result = evaluate_run(folder)[TEST_SPLIT]
     Console().print(format_results(TEST_SPLIT, result))

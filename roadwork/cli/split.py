@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from roadwork.cli.app import app
 from roadwork.cli.options import DEFAULT_CONFIG, ConfigOption, Overrides
-from roadwork.config import load_config, to_settings
-from roadwork.data.source import read_dataset, splits_path
-from roadwork.data.splits import make_splits
-from roadwork.data.splits_check import check_splits
 
 
 @app.command()
@@ -16,6 +12,11 @@ def split(overrides: Overrides = None, config: ConfigOption = DEFAULT_CONFIG) ->
 
     Example: roadwork split data.root=photos data.splitting.seed=7
     """
+    from roadwork.config import load_config, to_settings
+    from roadwork.data.source import read_dataset, splits_path
+    from roadwork.data.splits import make_splits
+    from roadwork.data.splits_check import check_splits
+
     settings = to_settings(load_config(config, overrides or []))
     table, _ = read_dataset(settings.data)
     splits = make_splits(table, settings.data.splits, settings.data.splitting.seed, settings.data.splitting.strategy)

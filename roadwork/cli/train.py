@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -11,35 +11,36 @@ from rich.table import Table
 
 from roadwork.cli.app import FAILED, app
 from roadwork.cli.options import DEFAULT_CONFIG, ConfigOption, Overrides
-from roadwork.config import load_config
-from roadwork.data.datamodule import NATIXDataModule
-from roadwork.preflight.dry_run import prepare, run_dry
-from roadwork.runs import find_run_folder
-from roadwork.training.trainers.base_trainer import BaseTrainer
+
+if TYPE_CHECKING:
+    from roadwork.preflight.wiring import WireRow
+    from roadwork.training.trainers.base_trainer import BaseTrainer
 
 
 @app.command()
 def train(
     overrides: Overrides = None,
     config: ConfigOption = DEFAULT_CONFIG,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Two batches through everything, then the wiring table.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Two steps through everything, then the wiring table.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the experiment's latest run.")] = False,
 ) -> None:
     """Train a detector.
 
     Example: roadwork train --config configs/config.yaml data.root=photos training.epochs=10
     """
-    cfg = load_config(config, overrides or [])
-    datamodule, trainer = prepare(cfg)
+    from roadwork.config import load_config
+    from roadwork.preflight.dry_run import prepare, run_dry
+    from roadwork.runs import find_run_folder
+
+    datamodule, trainer = prepare(load_config(config, overrides or []))
     if dry_run:
         _print_callbacks(trainer)
-        _print_wiring(datamodule, trainer)
+        _print_wiring(run_dry(datamodule, trainer))
         return
     latest = Path(trainer.settings.output_dir) / trainer.settings.experiment / "latest"
     folder = trainer.fit(datamodule, resume_from=find_run_folder(latest) if resume else None)
-    shown = latest if latest.resolve() == folder.resolve() else folder
     print(f"Best val_select MCC {trainer.mcc_callback.best_mcc:.4f} after {trainer.trainer.current_epoch} epochs. The run is in {folder}")
-    print(f"Next: roadwork evaluate {shown}")
+    print(f"Next: roadwork evaluate {latest if latest.resolve() == folder.resolve() else folder}")
 
 
 def _print_callbacks(trainer: BaseTrainer) -> None:
@@ -49,9 +50,8 @@ def _print_callbacks(trainer: BaseTrainer) -> None:
         print(f"✅ EMA callback initialized (decay={trainer.ema_callback.decay})")
 
 
-def _print_wiring(datamodule: NATIXDataModule, trainer: BaseTrainer) -> None:
+def _print_wiring(rows: list[WireRow]) -> None:
     """Prints the wiring table; ends the command with exit code 1 where a wire is dead."""
-    rows = run_dry(datamodule, trainer)
     table = Table("", "Wire", "Observed on real batches", title="Wiring", title_justify="left")
     for row in rows:
         table.add_row("✅" if row.works else "❌", row.wire, row.observed)

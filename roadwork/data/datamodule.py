@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, Sampler
 
 from roadwork.config import compose_config, to_settings
-from roadwork.data.augmentation import build_train_augmentation
+from roadwork.data.augmentation.build import build_train_augmentation
 from roadwork.data.dataset import ImageStore, RoadworkDataset, UnreadableLedger, collate
 from roadwork.data.images import ImageSource
 from roadwork.data.samplers.brackets import parse_brackets

@@ -101,9 +101,11 @@ def read_predictions(path: Path) -> pd.DataFrame:
     try:
         frame = pd.read_parquet(path, engine="pyarrow")
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist. `roadwork train` writes it at its end.") from None
+        raise DataError(f"{path} does not exist. `roadwork evaluate RUN` writes it.") from None
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read as parquet: {error}. Write it again with `roadwork train`.") from error
+        raise DataError(
+            f"{path} cannot be read as parquet: {error}. Write it again with `roadwork evaluate RUN`."
+        ) from error
     missing = [name for name in COLUMNS if name not in frame]
     if missing:
         raise DataError(f"{path} has no column {', '.join(missing)}; a predictions table has {', '.join(COLUMNS)}.")

@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig
 
 from roadwork.config import to_settings
-from roadwork.data.augmentation import build_train_augmentation
+from roadwork.data.augmentation.build import build_train_augmentation
 from roadwork.data.dataset import ImageStore, UnreadableImage, UnreadableLedger
 from roadwork.data.images import ImageSource
 from roadwork.data.samplers.brackets import parse_brackets

@@ -166,7 +166,9 @@ def _draw_windows(canvas: Canvas, building: Building, shade: float) -> None:
 def _draw_shop(canvas: Canvas, building: Building, colour: RGB, shade: float) -> None:
     """A ground floor of shop windows below a signboard, with or without an awning."""
     x, near, far = building.x, building.near, building.far
-    canvas.solid(((x, 0, near), (x, 0, far), (x, 3.3, far), (x, 3.3, near)), mix(building.wall, (40, 38, 38), 0.5), shade)
+    canvas.solid(
+        ((x, 0, near), (x, 0, far), (x, 3.3, far), (x, 3.3, near)), mix(building.wall, (40, 38, 38), 0.5), shade
+    )
     canvas.solid(((x, 2.7, near), (x, 2.7, far), (x, 3.3, far), (x, 3.3, near)), colour, shade)
     pane: RGB = (255, 222, 160) if canvas.light.is_lit else (70, 82, 92)
     tone = canvas.light.tone(pane, 0.0) if not canvas.light.is_lit else pane

@@ -12,7 +12,9 @@ from roadwork.data.demo.light import RGB, Light
 NOISE_SIZE = (900, 700)  # pictures cut their noise out of this; larger ones enlarge it
 
 
-def finish(image: Image.Image, glows: list[tuple[float, float, float, RGB]], light: Light, rng: np.random.Generator) -> Image.Image:
+def finish(
+    image: Image.Image, glows: list[tuple[float, float, float, RGB]], light: Light, rng: np.random.Generator
+) -> Image.Image:
     """The finished picture; ``glows`` hold column, row, radius (all in its pixels) and colour."""
     for u, v, radius, colour in glows:
         _add_glow(image, u, v, radius * 2.2, colour, light.is_lit)

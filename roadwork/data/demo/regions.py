@@ -133,7 +133,9 @@ CITIES = (
     City("berlin", "Berlin", "Germany", 52.5200, 13.4050, 0.18, is_deployment=False, look=_BERLIN),
     City("london", "London", "United Kingdom", 51.5074, -0.1278, 0.16, is_deployment=False, look=_LONDON),
     City("new-york", "New York", "United States", 40.7128, -74.0060, 0.18, is_deployment=False, look=_NEW_YORK),
-    City("los-angeles", "Los Angeles", "United States", 34.0522, -118.2437, 0.16, is_deployment=False, look=_LOS_ANGELES),
+    City(
+        "los-angeles", "Los Angeles", "United States", 34.0522, -118.2437, 0.16, is_deployment=False, look=_LOS_ANGELES
+    ),
     City("sao-paulo", "São Paulo", "Brazil", -23.5505, -46.6333, 0.16, is_deployment=False, look=_SAO_PAULO),
     City("amsterdam", "Amsterdam", "Netherlands", 52.3676, 4.9041, 0.05, is_deployment=True, look=_AMSTERDAM),
     City("tokyo", "Tokyo", "Japan", 35.6762, 139.6503, 0.06, is_deployment=True, look=_TOKYO),

@@ -75,7 +75,10 @@ class Scene:
         """All pictures of the sequence, in order of time."""
         canvas_size = (size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING)
         sky = draw_sky(
-            canvas_size, self.lens.horizon * canvas_size[1], self.light, np.random.default_rng((self.seed, 5, self.sequence.index))
+            canvas_size,
+            self.lens.horizon * canvas_size[1],
+            self.light,
+            np.random.default_rng((self.seed, 5, self.sequence.index)),
         )
         return [self._picture(frame, sky) for frame in range(self.sequence.frames)]
 
@@ -87,7 +90,10 @@ class Scene:
         if self.light.is_wet:
             draw_reflections(canvas, canvas.camera)
         draw_items(canvas, self.items, frame)
-        glows = [(u / SUPERSAMPLING, v / SUPERSAMPLING, radius / SUPERSAMPLING, colour) for u, v, radius, colour in canvas.glows]
+        glows = [
+            (u / SUPERSAMPLING, v / SUPERSAMPLING, radius / SUPERSAMPLING, colour)
+            for u, v, radius, colour in canvas.glows
+        ]
         rng = np.random.default_rng((self.seed, 6, self.sequence.index, frame))
         return finish(canvas.image.reduce(SUPERSAMPLING), glows, self.light, rng)
 

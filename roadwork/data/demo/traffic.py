@@ -77,14 +77,18 @@ class Surroundings:
             while z < 90:
                 thing = self._vehicle(is_oncoming=False)
                 speed = self.step_m + float(rng.uniform(-0.3, 1.0))
-                self._add(Item((lane + 0.5) * LANE_M + rng.normal(0, 0.15), z, thing, thing.half_width, thing.length, speed))
+                self._add(
+                    Item((lane + 0.5) * LANE_M + rng.normal(0, 0.15), z, thing, thing.half_width, thing.length, speed)
+                )
                 z += thing.length + float(rng.uniform(6, 40))
         for lane in range(lanes):
             z = float(rng.uniform(7, 40)) if self.side > 0 else float(rng.uniform(38, 60))
             while z < 110:
                 thing = self._vehicle(is_oncoming=True)
                 speed = -float(rng.uniform(2.0, 6.0))
-                self._add(Item(-(lane + 0.5) * LANE_M + rng.normal(0, 0.15), z, thing, thing.half_width, thing.length, speed))
+                self._add(
+                    Item(-(lane + 0.5) * LANE_M + rng.normal(0, 0.15), z, thing, thing.half_width, thing.length, speed)
+                )
                 z += thing.length + float(rng.uniform(8, 40))
 
     def _parked(self) -> None:
@@ -131,7 +135,14 @@ class Surroundings:
                 self._add(Item(kerb, z + 4.0 * i, Delineator(), 0.1, 0.2))
         elif kind == 2:
             ground, ink = ADVERTS[int(rng.integers(len(ADVERTS)))]
-            self._add(Item(side * (street.half_width - 0.8), z + 3, Advert(ground, ink, is_billboard=bool(rng.random() < 0.4)), 0.8))
+            self._add(
+                Item(
+                    side * (street.half_width - 0.8),
+                    z + 3,
+                    Advert(ground, ink, is_billboard=bool(rng.random() < 0.4)),
+                    0.8,
+                )
+            )
         elif kind == 3:
             sign = str(rng.choice(("warning", "limit", "parking")))
             self._add(Item(kerb, z, TrafficSign(sign, street.look.sign), 0.1, 0.2))
@@ -140,8 +151,10 @@ class Surroundings:
         else:
             orange: RGB = (238, 110, 26)
             is_oncoming = side < 0
-            thing = Truck(orange, orange, "truck", is_oncoming, self.light.is_lit) if rng.random() < 0.5 else Car(
-                orange, is_oncoming, self.light.is_lit
+            thing = (
+                Truck(orange, orange, "truck", is_oncoming, self.light.is_lit)
+                if rng.random() < 0.5
+                else Car(orange, is_oncoming, self.light.is_lit)
             )
             speed = -2.5 if is_oncoming else self.step_m + 0.4
             z = float(rng.uniform(12, 40)) if side < 0 < self.side else float(rng.uniform(28, 44))

@@ -16,7 +16,14 @@ PAINTS: tuple[RGB, ...] = (
     (232, 232, 230), (36, 38, 42), (120, 124, 130), (176, 180, 184), (38, 66, 122), (150, 28, 34), (70, 84, 72),
     (204, 186, 150), (226, 108, 30), (230, 178, 40), (58, 110, 140), (210, 58, 34),
 )  # fmt: skip
-FREIGHT: tuple[RGB, ...] = ((236, 116, 28), (238, 238, 236), (240, 240, 240), (52, 92, 150), (214, 160, 40), (60, 112, 72))
+FREIGHT: tuple[RGB, ...] = (
+    (236, 116, 28),
+    (238, 238, 236),
+    (240, 240, 240),
+    (52, 92, 150),
+    (214, 160, 40),
+    (60, 112, 72),
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,9 @@ class Car:
             x = side * (w - 0.2)
             pen.rect(x - 0.17, 0.64, x + 0.17, 0.82, colour, 1.6 if self.is_lit else 1.0)
             if self.is_lit:
-                pen.glow(x, 0.72, 0.75 if self.is_oncoming else 0.45, (255, 236, 190) if self.is_oncoming else (255, 40, 30))
+                pen.glow(
+                    x, 0.72, 0.75 if self.is_oncoming else 0.45, (255, 236, 190) if self.is_oncoming else (255, 40, 30)
+                )
 
 
 def _flank(pen: Pen, w: float, paint: RGB) -> None:
@@ -117,7 +126,14 @@ class Truck:
         pen.rect(-w, low - 0.1, w, low + 0.12, (44, 44, 48))
         for side in (-1, 1):
             x = side * (w - 0.2)
-            pen.rect(x - 0.14, low + 0.02, x + 0.14, low + 0.22, LAMP if self.is_oncoming else TAIL, 1.5 if self.is_lit else 1)
+            pen.rect(
+                x - 0.14,
+                low + 0.02,
+                x + 0.14,
+                low + 0.22,
+                LAMP if self.is_oncoming else TAIL,
+                1.5 if self.is_lit else 1,
+            )
             if self.is_lit:
                 pen.glow(x, low + 0.12, 0.7, (255, 236, 190) if self.is_oncoming else (255, 40, 30))
 

@@ -35,7 +35,9 @@ class Worksite:
         self.items: list[Item] = []
         self._cone_height = float(rng.uniform(0.75, 0.95))
 
-    def add(self, thing: Callable[[Pen], None], dx: float, dz: float, half_width: float = 0.3, length: float = 0.5) -> None:
+    def add(
+        self, thing: Callable[[Pen], None], dx: float, dz: float, half_width: float = 0.3, length: float = 0.5
+    ) -> None:
         self.items.append(Item(self.x + dx, self.z + dz, thing, half_width, length, is_roadwork=True))
 
     def channeliser(self) -> Callable[[Pen], None]:

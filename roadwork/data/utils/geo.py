@@ -8,7 +8,7 @@ _CHUNK_ROWS = 1 << 16
 
 def unit_vectors(points_deg: np.ndarray) -> np.ndarray:
     """(N, 3) float64 points on the unit sphere of (N, 2) latitude, longitude in degrees."""
-    points = np.deg2rad(np.asarray(points_deg, dtype=np.float64))
+    points: np.ndarray = np.deg2rad(np.asarray(points_deg, dtype=np.float64))
     latitude, longitude = points[:, 0], points[:, 1]
     cos_latitude = np.cos(latitude)
     return np.stack([cos_latitude * np.cos(longitude), cos_latitude * np.sin(longitude), np.sin(latitude)], axis=1)
@@ -17,7 +17,8 @@ def unit_vectors(points_deg: np.ndarray) -> np.ndarray:
 def degrees_of(vectors: np.ndarray) -> np.ndarray:
     """(N, 2) latitude, longitude in degrees of (N, 3) vectors of any positive length."""
     x, y, z = np.asarray(vectors, dtype=np.float64).T
-    return np.rad2deg(np.stack([np.arctan2(z, np.hypot(x, y)), np.arctan2(y, x)], axis=1))
+    degrees: np.ndarray = np.rad2deg(np.stack([np.arctan2(z, np.hypot(x, y)), np.arctan2(y, x)], axis=1))
+    return degrees
 
 
 def haversine_km(a_deg: np.ndarray, b_deg: np.ndarray) -> np.ndarray:

@@ -13,8 +13,9 @@ from peft import AdaLoraModel
 from torch import Tensor, nn
 from typing_extensions import override
 
-from roadwork.errors import WiringError
+from roadwork.errors import ConfigError, WiringError
 from roadwork.training.callbacks.ema_callback import EMACallback
+from roadwork.training.lora.adalora_config import stretch_schedule
 
 logger = logging.getLogger(__name__)
 
@@ -22,18 +23,17 @@ logger = logging.getLogger(__name__)
 class AdaLoraCallback(Callback):
     """Prunes ranks after each optimizer step, by the schedule of the model's `AdaLoraConfig`.
 
-    Without it no rank is ever pruned. Register it after the EMA callback: the average must follow the pruning.
+    Without it no rank is ever pruned. The schedule is stretched to the run's number of steps when training starts.
+    Register it after the EMA callback: the average must follow the pruning.
 
     Args:
-        total_steps: Optimizer steps of the whole run, as the configuration was made with.
         ema_callback: Its average is pruned too; averaging would revive the ranks.
 
     Attributes:
         n_updates: The optimizer steps that were followed, those before a resume included.
     """
 
-    def __init__(self, total_steps: int, ema_callback: EMACallback | None = None) -> None:
-        self.total_steps = total_steps
+    def __init__(self, ema_callback: EMACallback | None = None) -> None:
         self.ema_callback = ema_callback
         self.n_updates = 0
         self._steps_seen = 0
@@ -45,17 +45,10 @@ class AdaLoraCallback(Callback):
         self._tuner = find_adalora(pl_module)
         self._steps_seen = trainer.global_step
         config = _config(self._tuner)
-        if config.total_step != self.total_steps:
-            raise WiringError(
-                f"AdaLoRA's total_step is {config.total_step}, but its callback was built for {self.total_steps} "
-                "steps; give both the run's own number."
-            )
-        final = config.total_step - config.tfinal
-        if trainer.estimated_stepping_batches < final:
-            raise WiringError(
-                f"The run has {trainer.estimated_stepping_batches} optimizer steps, but AdaLoRA prunes until step "
-                f"{final}; make its configuration with the run's own total_step."
-            )
+        total_steps = trainer.estimated_stepping_batches
+        if total_steps == float("inf"):
+            raise ConfigError("AdaLoRA needs the number of training steps; limit them with max_epochs or max_steps.")
+        stretch_schedule(config, int(total_steps))
         if self._restored is not None:
             config.rank_pattern = self._restored["rank_pattern"]
             for name, averages in self._restored["importance"].items():

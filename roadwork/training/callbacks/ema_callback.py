@@ -78,10 +78,6 @@ class EMACallback(Callback):
             present = [weights[name].to(average.dtype) for name, average in averages.items()]
             average_all = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]  # torch gives it no types
             average_all(list(averages.values()), present, t)
-            for name, average in averages.items():
-                # AdaLoRA prunes a rank by a zero here; the average of its past would revive it.
-                if "lora_E" in name:
-                    average.masked_fill_(weights[name] == 0, 0)
         self.n_updates += 1
 
     def apply_shadow(self) -> None:

@@ -9,8 +9,8 @@ from peft import AdaLoraConfig
 from roadwork.errors import ConfigError
 from roadwork.training.lora.targets import LINEAR_PATTERN
 
-# Fewer leave no step between the first and the final pruning to tell the ranks apart.
-MIN_TOTAL_STEP = 5
+# One step to see which ranks matter, and one to prune after.
+MIN_TOTAL_STEP = 2
 
 
 def create_adalora_config(
@@ -38,7 +38,7 @@ def create_adalora_config(
         alpha: the added matrix is scaled by alpha / init_rank; null: twice init_rank.
         dropout: share of an adapted layer's inputs zeroed on the way to the added matrix.
         total_step: optimizer steps of the whole run. peft has no default for it; 1000 only lets a configuration be
-            made without arguments, so pass the run's own.
+            made without arguments. `AdaLoraCallback` stretches the schedule to the run's own number.
         tinit: steps before pruning starts; null: a tenth of total_step.
         tfinal: steps after pruning has ended; null: three tenths of total_step.
         delta_t: steps between prunings. In between, the optimizer revives pruned ranks, and an adapter saved then
@@ -50,13 +50,9 @@ def create_adalora_config(
     Raises:
         ConfigError: the run is too short, the phases do not fit into it, or there is nothing to prune.
     """
-    if total_step < MIN_TOTAL_STEP:
-        raise ConfigError(
-            f"AdaLoRA has {total_step} optimizer steps; it needs at least {MIN_TOTAL_STEP} to prune ranks. "
-            "Raise training.epochs, lower training.accumulate, or use training.adapter=lora."
-        )
+    _check_total_step(total_step)
     tinit = max(1, total_step // 10) if tinit is None else tinit
-    tfinal = max(1, 3 * total_step // 10) if tfinal is None else tfinal
+    tfinal = 3 * total_step // 10 if tfinal is None else tfinal
     if tinit < 1 or tfinal < 0 or tinit + tfinal >= total_step:
         raise ConfigError(
             f"AdaLoRA's tinit={tinit} must be at least 1, tfinal={tfinal} at least 0, "
@@ -78,3 +74,24 @@ def create_adalora_config(
         target_modules=target_modules if isinstance(target_modules, str) else list(target_modules),
         modules_to_save=[head],
     )
+
+
+def stretch_schedule(config: AdaLoraConfig, total_step: int) -> None:
+    """Gives the configuration's phases, in place, the same shares of a run of `total_step` optimizer steps.
+
+    Raises:
+        ConfigError: the run is too short.
+    """
+    _check_total_step(total_step)
+    scale = total_step / config.total_step
+    config.tinit = min(max(1, round(config.tinit * scale)), total_step - 1)
+    config.tfinal = min(round(config.tfinal * scale), total_step - 1 - config.tinit)
+    config.total_step = total_step
+
+
+def _check_total_step(total_step: int) -> None:
+    if total_step < MIN_TOTAL_STEP:
+        raise ConfigError(
+            f"AdaLoRA has {total_step} optimizer steps; it needs at least {MIN_TOTAL_STEP} to prune ranks. "
+            "Raise training.epochs, lower training.accumulate, or use training.adapter=lora."
+        )

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from torch import nn
 
 from roadwork.errors import ConfigError
-from roadwork.models.head import find_head
+from roadwork.models.head import HEAD_NAMES, find_head
 
 # Pooling heads (SigLIP's) go unused in classification: adapted, their parameters would never get a gradient.
-_OUTSIDE_HEADS = r"(?!(?:.*\.)?(?:classifier|head|score|pooler)(?:\.|$))(?:.*\.)?"
+_OUTSIDE_HEADS = rf"(?!(?:.*\.)?(?:{'|'.join(HEAD_NAMES)}|pooler)(?:\.|$))(?:.*\.)?"
 # transformers 5 | transformers 4, Swin | SigLIP, CLIP | timm
 _KEYS_VALUES = r"k_proj|v_proj|key|value"
 _ATTENTION = rf"{_KEYS_VALUES}|q_proj|o_proj|query|attention\.output\.dense|self_attn\.out_proj|attn\.qkv|attn\.proj"
@@ -35,7 +35,7 @@ class AdapterTargets:
         attention: linear layers of queries, keys, values and of the attention's output.
         feedforward: linear layers of the feed-forward blocks.
         convolutions: ungrouped convolutions; filled only where a network has none of the linear layers (ResNet).
-        head: the part that makes logits; trained and saved in full.
+        head: the layer that makes logits; trained and saved in full.
     """
 
     attention: list[str]
@@ -66,4 +66,10 @@ def resolve_targets(model: nn.Module) -> AdapterTargets:
                 f"No layer of {type(model).__name__} has a name that adapters know; its linear layers are "
                 f"{', '.join(linear[:8]) or 'none'}. Use training.adapter=none."
             )
-    return AdapterTargets(attention, feedforward, convolutions, head)
+    return AdapterTargets(attention, feedforward, convolutions, _head_layer(model, head))
+
+
+def _head_layer(model: nn.Module, head: str) -> str:
+    # peft 0.21 cannot merge IA3 beside a trained container, such as ResNet's head: Flatten, then Linear.
+    layers = {name.rpartition(".")[0] for name, _ in model.get_submodule(head).named_parameters(prefix=head)}
+    return layers.pop() if len(layers) == 1 else head

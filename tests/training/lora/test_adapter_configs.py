@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from roadwork.errors import ConfigError
 from roadwork.models.build import build_model
 from roadwork.settings import ModelSettings
-from roadwork.training.lora.adalora_config import create_adalora_config
+from roadwork.training.lora.adalora_config import create_adalora_config, stretch_schedule
 from roadwork.training.lora.ia3_config import create_ia3_config
 from roadwork.training.lora.lora_config import create_lora_config
 from roadwork.training.lora.targets import LINEAR_PATTERN
@@ -107,19 +107,35 @@ def test_the_pattern_takes_no_classifier_pooler_or_pooling_head():
         assert re.fullmatch(LINEAR_PATTERN, name)
 
 
-@pytest.mark.parametrize("total_step", [5, 6, 7, 10, 11, 100, 100_000])
+@pytest.mark.parametrize("total_step", [2, 3, 4, 5, 10, 11, 100, 100_000])
 def test_adalora_schedule_scales_with_the_run(total_step):
     config = create_adalora_config(total_step=total_step)
     assert config.total_step == total_step
     assert config.tinit >= 1
-    assert config.tfinal >= 1
+    assert config.tfinal == 3 * total_step // 10
+    assert config.tinit + config.tfinal < total_step
+
+
+@pytest.mark.parametrize(("total_step", "phases"), [(10, (1, 3)), (100, (10, 30)), (2, (1, 0)), (4000, (400, 1200))])
+def test_a_schedule_stretches_to_the_run(total_step, phases):
+    config = create_adalora_config(total_step=1000)
+    stretch_schedule(config, total_step)
+    assert (config.total_step, config.tinit, config.tfinal) == (total_step, *phases)
+
+
+@pytest.mark.parametrize("total_step", range(2, 12))
+def test_a_stretched_schedule_always_leaves_a_step_to_prune_in(total_step):
+    config = create_adalora_config(total_step=1000, tinit=500, tfinal=499)
+    stretch_schedule(config, total_step)
+    assert config.tinit >= 1
+    assert config.tfinal >= 0
     assert config.tinit + config.tfinal < total_step
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"total_step": 4}, "has 4 optimizer steps"),
+        ({"total_step": 1}, "has 1 optimizer steps"),
         ({"total_step": 10, "tinit": 6, "tfinal": 4}, "below total_step=10"),
         ({"total_step": 10, "tinit": 0, "tfinal": 9}, "tinit=0 must be at least 1"),
         ({"rank": 8, "init_rank": 8}, "below init_rank=8"),
@@ -132,5 +148,7 @@ def test_adalora_refuses_a_schedule_that_cannot_prune(arguments, message):
 
 def test_ia3_scales_inputs_of_the_second_feedforward_layer_only():
     model = get_peft_model(network("vit"), create_ia3_config())
-    is_feedforward = {n.rsplit(".", 1)[-1]: m.is_feedforward for n, m in model.named_modules() if hasattr(m, "base_layer")}
+    is_feedforward = {
+        n.rsplit(".", 1)[-1]: m.is_feedforward for n, m in model.named_modules() if hasattr(m, "base_layer")
+    }
     assert is_feedforward == {"k_proj": False, "v_proj": False, "fc2": True}

@@ -1,0 +1,57 @@
+"""Tiny data that the tests generate for themselves."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests themselves run in parallel
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a network
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from roadwork.config import load_config
+from roadwork.data.demo import generate_demo_data
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+TINY_MODEL = (
+    "model.config={embedding_size: 8, hidden_sizes: [8, 16], depths: [1, 1], layer_type: basic}",
+    "data.img_size=32",
+    "data.dataloader.batch_size=16",
+)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A demo dataset of 240 small scenes in the local format."""
+    root = tmp_path_factory.mktemp("demo") / "local"
+    generate_demo_data(root, images=240, size=(160, 120), seed=0, processes=1)
+    return root
+
+
+@pytest.fixture(scope="session")
+def demo_parquet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same scenes as parquet, in the Hugging Face mode's schema."""
+    root = tmp_path_factory.mktemp("demo") / "parquet"
+    generate_demo_data(root, images=240, size=(160, 120), seed=0, fmt="parquet", processes=1)
+    return root
+
+
+@pytest.fixture
+def tiny_config(demo_root: Path, tmp_path: Path):
+    """Makes a configuration of a tiny network on the demo scenes, with further overrides."""
+
+    def make(*overrides: str) -> DictConfig:
+        return load_config(
+            CHECKOUT / "configs" / "config.yaml",
+            [*TINY_MODEL, f"data.root={demo_root}", f"output_dir={tmp_path / 'outputs'}", "training.epochs=1", *overrides],
+        )
+
+    return make

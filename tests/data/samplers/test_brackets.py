@@ -1,0 +1,60 @@
+import math
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from roadwork.data.samplers.brackets import parse_brackets
+from roadwork.errors import ConfigError
+from roadwork.settings import GpsSamplingSettings
+
+DEFAULT = GpsSamplingSettings().weight_brackets
+
+
+def test_edges_belong_to_the_bracket_they_open():
+    brackets = parse_brackets(DEFAULT)
+    distances = np.array([0, 49.999, 50, np.nextafter(200, 0), 200, 500, 20_000, np.nan])
+    assert brackets.weights_of(distances, missing_weight=7).tolist() == [5, 5, 2.5, 2.5, 1, 0.3, 0.3, 7]
+    assert brackets.index_of(distances).tolist() == [0, 0, 1, 1, 2, 3, 3, 4]
+    assert brackets.names == ("0-50 km", "50-200 km", "200-500 km", "500+ km")
+
+
+@pytest.mark.parametrize("text", ["inf", ".inf"])
+def test_inf_as_yaml_reads_it(text):
+    settings = OmegaConf.create(f"brackets: [[0, 50, 5.0], [50, {text}, 0.3]]")
+    brackets = parse_brackets(settings.brackets)
+    assert brackets.edges_km.tolist() == [0, 50, math.inf]
+    assert brackets.weights.tolist() == [5, 0.3]
+
+
+def test_order_is_free_and_one_bracket_is_enough():
+    assert parse_brackets([[10, math.inf, 1], [0, 10, 2]]).weights.tolist() == [2, 1]
+    assert parse_brackets([[0, math.inf, 1]]).weights_of(np.array([0, 1e4]), 0).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("brackets", "message"),
+    [
+        ([], "is empty"),
+        ([[0, 50, 5], [60, "inf", 1]], r"gap between \[0, 50, 5\] and \[60, inf, 1\]"),
+        ([[0, 50, 5], [40, "inf", 1]], r"overlap: \[0, 50, 5\] and \[40, inf, 1\]"),
+        ([[0, "inf", 5], [50, "inf", 1]], "overlap"),
+        ([[0, 50, 5], [0, 50, 5], [50, "inf", 1]], "overlap"),
+        ([[10, "inf", 1]], r"begins with \[10, inf, 1\]"),
+        ([[0, 50, 1]], r"ends with \[0, 50, 1\]"),
+        ([[-5, 50, 1], [50, "inf", 1]], r"\[-5, 50, 1\].*ascend"),
+        ([[50, 0, 1]], "ascend"),
+        ([[0, "nan", 1]], "ascend"),
+        ([[0, "inf", -1]], r"\[0, 'inf', -1\]; its weight"),
+        ([[0, "inf", "nan"]], "its weight"),
+        ([[0, "inf", "inf"]], "its weight"),
+        ([[0, "inf", 0]], "all weights are 0"),
+        ([[0, 50], [50, "inf", 1]], r"\[0, 50\], which is not three numbers"),
+        ([[0, "far", 1]], "not three numbers"),
+        ([5, 3], "not three numbers"),
+    ],
+)
+def test_unusable_brackets_are_named(brackets, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        parse_brackets(brackets)
+    assert "data.gps_sampling.weight_brackets" in str(caught.value)

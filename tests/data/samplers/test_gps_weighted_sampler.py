@@ -1,0 +1,195 @@
+import math
+from itertools import islice
+
+import numpy as np
+import pytest
+from geopy.distance import great_circle
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader, Dataset
+
+from roadwork.data.samplers.gps_weighted_sampler import GPSWeightedSampler
+from roadwork.errors import ConfigError, DataError
+
+CITIES = np.array([[52.52, 13.40], [48.86, 2.35], [40.42, -3.70]])
+
+
+class Rows(Dataset):
+    """A dataset that fails the test when a row is fetched."""
+
+    def __init__(self, gps):
+        self.gps = gps
+
+    def __len__(self):
+        return len(self.gps)
+
+    def __getitem__(self, row):
+        raise AssertionError(f"row {row} was fetched")
+
+
+class Readable(Rows):
+    def __getitem__(self, row):
+        return row
+
+
+def europe(n_rows, seed=0):
+    rng = np.random.default_rng(seed)
+    gps = np.stack([rng.uniform(36, 56, n_rows), rng.uniform(-9, 20, n_rows)], axis=1)
+    gps[::10] = np.nan
+    return gps
+
+
+def sampler_of(n_rows=300, **kwargs):
+    return GPSWeightedSampler(Rows(europe(n_rows)), CITIES, n_clusters=3, **kwargs)
+
+
+def test_weights_agree_with_brute_force():
+    gps = europe(10_000)
+    sampler = GPSWeightedSampler(
+        data_source=Rows(gps), test_gps=CITIES, n_clusters=3, random_seed=42, missing_weight=0.7
+    )
+    for row in range(len(gps)):
+        if math.isnan(gps[row, 0]):
+            assert sampler.weights[row] == 0.7
+            assert math.isnan(sampler.distances_km[row])
+            continue
+        distance = min(great_circle(gps[row], city).km for city in CITIES)
+        expected = 5.0 if distance < 50 else 2.5 if distance < 200 else 1.0 if distance < 500 else 0.3
+        assert sampler.distances_km[row] == pytest.approx(distance, rel=1e-6)
+        assert sampler.weights[row] == expected
+    assert sampler.weights.dtype == sampler.distances_km.dtype == sampler.cluster_centers.dtype == np.float64
+    np.testing.assert_allclose(np.sort(sampler.cluster_centers, axis=0), np.sort(CITIES, axis=0), atol=1e-9)
+
+
+@pytest.mark.parametrize("draw", ["systematic", "iid"])
+def test_an_epoch_is_its_length_of_python_ints_drawn_by_weight(draw):
+    sampler = sampler_of(20_000, draw=draw)
+    rows = list(sampler)
+    assert len(rows) == len(sampler) == 20_000
+    assert {type(row) for row in rows} == {int}
+    summary = sampler.summary()
+    index = np.searchsorted([50, 200, 500], sampler.distances_km, side="right")
+    index[np.isnan(sampler.distances_km)] = 4
+    shares = np.bincount(index[rows], minlength=5) / len(rows)
+    np.testing.assert_allclose(shares, summary.draw_shares, atol=1e-3 if draw == "systematic" else 0.02)
+
+
+def test_epochs_move_on_by_themselves_after_each_full_pass():
+    sampler = sampler_of()
+    passes = [list(sampler) for _ in range(3)]
+    assert passes[0] != passes[1] != passes[2]
+    again = sampler_of()
+    for epoch in (2, 0, 1):
+        again.set_epoch(epoch)
+        assert again.epoch_order().tolist() == passes[epoch]
+        assert list(again) == passes[epoch]
+
+
+def test_a_consumer_that_stops_at_the_known_length_moves_on_too_and_a_broken_pass_is_repeated():
+    sampler = sampler_of()
+    first = list(islice(sampler, 100))
+    assert list(islice(sampler, len(sampler)))[:100] == first
+    assert list(sampler)[:100] != first
+
+
+def test_set_epoch_wins_over_moving_on():
+    sampler = sampler_of()
+    rows = iter(sampler)
+    next(rows)
+    sampler.set_epoch(7)
+    list(rows)
+    assert sampler.epoch == 7
+
+
+def test_asking_for_the_order_changes_nothing():
+    sampler = sampler_of()
+    np.testing.assert_array_equal(sampler.epoch_order(), sampler.epoch_order())
+    assert sampler.epoch_order().tolist() == list(sampler)
+
+
+def test_seeds_differ_and_zero_is_one_of_them():
+    orders = {seed: list(sampler_of(random_seed=seed)) for seed in (0, 42)}
+    assert orders[0] != orders[42]
+    assert orders[0] == list(sampler_of(random_seed=0))
+
+
+@settings(deadline=None, max_examples=30)
+@given(n_rows=st.integers(1, 60), world_size=st.integers(1, 7))
+def test_ranks_interleave_to_the_one_order(n_rows, world_size):
+    order = sampler_of(n_rows).epoch_order()
+    merged = np.full(n_rows, -1)
+    for rank in range(world_size):
+        sampler = sampler_of(n_rows, rank=rank, world_size=world_size)
+        rows = list(sampler)
+        assert len(rows) == len(sampler)
+        merged[rank::world_size] = rows
+    np.testing.assert_array_equal(merged, order)
+
+
+def test_chunks_of_a_long_order_join_without_a_seam():
+    sampler = sampler_of(150_000)
+    assert sampler.epoch_order().tolist() == list(sampler)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_in_a_data_loader(num_workers):
+    dataset = Readable(europe(100))
+    sampler = GPSWeightedSampler(dataset, CITIES, 3)
+    loader = DataLoader(dataset, batch_size=8, sampler=sampler, num_workers=num_workers, drop_last=True)
+    expected = sampler.epoch_order()[:96].reshape(12, 8).tolist()
+    assert [batch.tolist() for batch in loader] == expected
+    assert [batch.tolist() for batch in loader] != expected
+
+
+def test_weight_zero_leaves_rows_out_and_all_zero_is_an_error():
+    sampler = sampler_of(missing_weight=0)
+    assert not np.isnan(sampler.distances_km[sampler.epoch_order()]).any()
+    with pytest.raises(DataError, match="Every one of the 300 rows has weight 0"):
+        GPSWeightedSampler(Rows(np.full((300, 2), np.nan)), CITIES, 3, missing_weight=0)
+
+
+def test_without_any_gps_a_pass_is_a_permutation():
+    sampler = GPSWeightedSampler(Rows(np.full((50, 2), np.nan)), CITIES, 3)
+    assert sorted(sampler) == list(range(50))
+    assert "50 without GPS" in str(sampler.summary())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"draw": "random"}, ConfigError, "data.gps_sampling.draw is 'random'; allowed: systematic, iid"),
+        ({"missing_weight": -1}, ConfigError, "data.gps_sampling.missing_weight"),
+        ({"missing_weight": float("nan")}, ConfigError, "data.gps_sampling.missing_weight"),
+        ({"random_seed": -1}, ConfigError, "data.gps_sampling.random_seed"),
+        ({"weight_brackets": [[0, 50, 1]]}, ConfigError, "data.gps_sampling.weight_brackets"),
+        ({"rank": 2, "world_size": 2}, ConfigError, "rank is 2"),
+        ({"test_gps": np.empty((0, 2))}, DataError, "no point with GPS"),
+        ({"test_gps": np.full((4, 2), np.nan)}, DataError, "no point with GPS"),
+        ({"test_gps": np.array([52.5, 13.4])}, DataError, r"test_gps has shape \(2,\)"),
+        ({"test_gps": np.array([[139.7, 35.7]])}, DataError, "latitude comes first"),
+        ({"data_source": Rows(np.array([[139.7, 35.7]]))}, DataError, "data_source.gps holds positions beyond"),
+        ({"data_source": Rows(np.zeros((4, 3)))}, DataError, "shape"),
+    ],
+)
+def test_unusable_arguments_are_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        GPSWeightedSampler(**{"data_source": Rows(europe(20)), "test_gps": CITIES, **arguments})
+
+
+def test_summary_in_numbers_and_words():
+    # 10 rows at each of 0, about 111, 333 and 1,112 km from the one place, and 10 without GPS.
+    gps = np.array([[0.0, 10], [1, 10], [3, 10], [10, 10], [np.nan, np.nan]] * 10)
+    summary = GPSWeightedSampler(Rows(gps), np.array([[0.0, 10.0]]), 1).summary()
+    weights = np.array([5, 2.5, 1, 0.3, 1])
+    km = np.array([great_circle((0, 10), (lat, 10)).km for lat in (0, 1, 3, 10)])
+    np.testing.assert_allclose(summary.row_shares, 0.2)
+    np.testing.assert_allclose(summary.draw_shares, weights / weights.sum())
+    assert summary.effective_rows == pytest.approx(10 * weights.sum() ** 2 / (weights**2).sum())
+    assert summary.mean_distance_uniform_km == pytest.approx(km.mean())
+    assert summary.mean_distance_weighted_km == pytest.approx(np.average(km, weights=weights[:4]))
+    assert (summary.n_rows, summary.n_missing) == (50, 10)
+    text = str(summary)
+    assert "50 rows, 10 without GPS" in text
+    assert "weighted draws: 107 km" in text  # (2.5 x 111 + 1 x 334 + 0.3 x 1112) / 8.8
+    assert any(line.split() == ["50-200", "km", "2.5", "20.0%", "25.5%"] for line in text.splitlines())
+    assert any(line.split() == ["0.000,", "10.000", "1", "0.0"] for line in text.splitlines())

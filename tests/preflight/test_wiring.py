@@ -1,0 +1,238 @@
+"""Cuts each wire in turn, and sees the dry run say so."""
+
+import pytest
+import torch
+from omegaconf import DictConfig
+from torch.utils.data import DataLoader, SequentialSampler
+
+from roadwork.data.datamodule import NATIXDataModule
+from roadwork.data.samplers.gps_weighted_sampler import GPSWeightedSampler
+from roadwork.preflight.dry_run import prepare, run_dry
+from roadwork.preflight.wiring import WireRow
+from roadwork.training.callbacks.adalora_callback import AdaLoraCallback
+from roadwork.training.callbacks.ema_callback import EMACallback
+from roadwork.training.callbacks.mcc_callback import MCCCallback
+from roadwork.training.module import RoadworkClassifier
+from roadwork.training.trainers import base_trainer
+
+
+def dead_wires(cfg: DictConfig) -> set[str]:
+    return {row.wire for row in table(cfg) if not row.works}
+
+
+def table(cfg: DictConfig) -> list[WireRow]:
+    return run_dry(*prepare(cfg))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("data.augmentation.train.mode=heavy_kornia",),
+        ("training.use_ema=false",),
+        ("training.accumulate=2",),
+        ("data.gps_sampling.enabled=false",),
+        ("data.gps_sampling.draw=iid",),
+        ("training.ema_warmup=false",),
+        ("training.adapter=lora",),
+    ],
+    ids=lambda overrides: overrides[0] if overrides else "defaults",
+)
+def test_every_wire_of_a_sound_run_works(tiny_config, overrides):
+    rows = table(tiny_config(*overrides))
+    assert [f"{row.wire}: {row.observed}" for row in rows if not row.works] == []
+    assert len(rows) >= 11
+
+
+def test_a_dry_run_leaves_nothing_behind(tiny_config, demo_root, tmp_path):
+    before = sorted(demo_root.rglob("*"))
+    table(tiny_config())
+    assert sorted(demo_root.rglob("*")) == before
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_sampler_never_passed_to_the_loader(tiny_config, monkeypatch):
+    def loader_in_order(self, split, sampler):
+        return original(self, split, SequentialSampler(self.datasets[split]) if split == "train" else sampler)
+
+    original = NATIXDataModule._loader
+    monkeypatch.setattr(NATIXDataModule, "_loader", loader_in_order)
+    assert {"sampler", "sampler's next epoch"} <= dead_wires(tiny_config())
+
+
+def test_sampler_computes_weights_and_yields_rows_in_order(tiny_config, monkeypatch):
+    monkeypatch.setattr(GPSWeightedSampler, "__iter__", lambda self: iter(range(len(self))))
+    assert {"sampler", "sampler's next epoch"} <= dead_wires(tiny_config())
+
+
+def test_sampler_shuffles_but_ignores_its_weights(tiny_config, monkeypatch):
+    monkeypatch.setattr(GPSWeightedSampler, "__iter__", lambda self: iter(torch.randperm(len(self)).tolist()))
+    assert dead_wires(tiny_config()) == {"sampler's next epoch"}
+
+
+def test_training_reads_another_split(tiny_config, monkeypatch):
+    original = NATIXDataModule.setup
+
+    def setup(self, stage=None):
+        original(self, stage)
+        self.datasets["val_select"] = self.datasets["train"]
+
+    monkeypatch.setattr(NATIXDataModule, "setup", setup)
+    assert dead_wires(tiny_config()) == {"splits"}
+
+
+def test_augmentation_never_called(tiny_config, monkeypatch):
+    monkeypatch.setattr(NATIXDataModule, "augment", lambda self, images, labels: (images, labels))
+    dead = dead_wires(tiny_config())
+    assert dead == {"augmentation (latest_2025)", "labels of training"}
+
+
+def test_augmentation_also_in_validation(tiny_config, monkeypatch):
+    def transfer(self, batch, dataloader_idx):
+        images, labels = batch["image"].float() / 255, batch["label"]
+        images, mixed = self.augment(images, labels)
+        return batch | {"image": self.normalise(images), "label": mixed if self.trainer.training else labels}
+
+    monkeypatch.setattr(NATIXDataModule, "on_after_batch_transfer", transfer)
+    assert dead_wires(tiny_config()) == {"no augmentation in validation"}
+
+
+def test_soft_labels_that_do_not_sum_to_one(tiny_config, monkeypatch):
+    original = NATIXDataModule.augment
+
+    def augment(self, images, labels):
+        images, soft = original(self, images, labels)
+        return images, soft * 0.9
+
+    monkeypatch.setattr(NATIXDataModule, "augment", augment)
+    assert dead_wires(tiny_config()) == {"labels of training"}
+
+
+def test_hard_labels_come_out_of_mixed_images(tiny_config, monkeypatch):
+    original = NATIXDataModule.augment
+    monkeypatch.setattr(NATIXDataModule, "augment", lambda self, images, labels: (original(self, images, labels)[0], labels))
+    assert dead_wires(tiny_config()) == {"labels of training"}
+
+
+@pytest.mark.parametrize("name", ["mcc", "ema"])
+def test_callback_never_registered(tiny_config, name):
+    datamodule, trainer = prepare(tiny_config())
+    trainer.callbacks.remove(getattr(trainer, f"{name}_callback"))
+    dead = {row.wire for row in run_dry(datamodule, trainer) if not row.works}
+    assert ("MCC" if name == "mcc" else "EMA average") in dead
+
+
+def test_trainer_fires_no_callback(tiny_config, monkeypatch):
+    original = base_trainer.build_lightning_trainer
+
+    def without_ours(training, callbacks, folder, **limits):
+        kept = [c for c in callbacks if not isinstance(c, (MCCCallback, EMACallback))]
+        return original(training, kept, folder, **limits)
+
+    monkeypatch.setattr("roadwork.preflight.dry_run.build_lightning_trainer", without_ours)
+    dead = dead_wires(tiny_config())
+    assert {"MCCCallback called", "EMACallback called", "MCC", "EMA average", "EMA in validation"} <= dead
+
+
+def test_mcc_counts_other_predictions(tiny_config, monkeypatch):
+    original = MCCCallback.on_validation_batch_end
+
+    def flipped(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+        labels = outputs["labels"].clone()
+        labels[0] = 1 - labels[0]
+        original(self, trainer, pl_module, outputs | {"labels": labels}, batch, batch_idx, dataloader_idx)
+
+    monkeypatch.setattr(MCCCallback, "on_validation_batch_end", flipped)
+    assert dead_wires(tiny_config("training.use_ema=false")) == {"MCC"}
+
+
+def test_ema_updates_nothing(tiny_config, monkeypatch):
+    monkeypatch.setattr(EMACallback, "update", lambda self: None)
+    assert "EMA average" in dead_wires(tiny_config())
+
+
+def test_ema_with_another_decay(tiny_config):
+    datamodule, trainer = prepare(tiny_config("training.ema_warmup=false", "training.ema_decay=0.9"))
+    trainer.ema_callback.decay = 0.5
+    assert {row.wire for row in run_dry(datamodule, trainer) if not row.works} >= {"EMA average"}
+
+
+def test_ema_updates_twice_a_step(tiny_config, monkeypatch):
+    original = EMACallback.update
+
+    def twice(self):
+        original(self)
+        original(self)
+
+    monkeypatch.setattr(EMACallback, "update", twice)
+    assert "EMA average" in dead_wires(tiny_config())
+
+
+def test_ema_never_swapped_in(tiny_config, monkeypatch):
+    monkeypatch.setattr(EMACallback, "_begin_evaluation", lambda self: None)
+    assert "EMA in validation" in dead_wires(tiny_config())
+
+
+def test_ema_never_restored(tiny_config, monkeypatch):
+    monkeypatch.setattr(EMACallback, "_end_evaluation", lambda self: None)
+    assert "EMA in validation" in dead_wires(tiny_config())
+
+
+def test_checkpoint_of_the_raw_weights(tiny_config, monkeypatch):
+    monkeypatch.setattr(EMACallback, "on_save_checkpoint", lambda self, trainer, module, checkpoint: None)
+    assert dead_wires(tiny_config()) == {"checkpoint"}
+
+
+def test_optimizer_without_a_layer(tiny_config, monkeypatch):
+    from roadwork.training import optim
+
+    original = optim.parameter_groups
+
+    def without_the_first(model, weight_decay):
+        groups = original(model, weight_decay)
+        groups[0]["params"] = groups[0]["params"][1:]
+        return groups
+
+    monkeypatch.setattr(optim, "parameter_groups", without_the_first)
+    assert "optimizer" in dead_wires(tiny_config())
+
+
+def test_a_layer_cut_off_from_the_loss(tiny_config, monkeypatch):
+    datamodule, trainer = prepare(tiny_config("training.use_ema=false"))
+    trainer.module.model.register_parameter("lost", torch.nn.Parameter(torch.ones(3)))
+    dead = {row.wire for row in run_dry(datamodule, trainer) if not row.works}
+    assert "gradients" in dead
+
+
+def test_a_frozen_layer_that_moves(tiny_config, monkeypatch):
+    datamodule, trainer = prepare(tiny_config("training.adapter=lora", "training.use_ema=false"))
+    frozen = next(p for p in trainer.module.model.parameters() if not p.requires_grad)
+    original = RoadworkClassifier.training_step
+
+    def step(self, batch, batch_idx):
+        with torch.no_grad():
+            frozen.add_(0.1)
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(RoadworkClassifier, "training_step", step)
+    assert "optimizer" in {row.wire for row in run_dry(datamodule, trainer) if not row.works}
+
+
+def test_loss_that_is_not_finite(tiny_config):
+    assert "loss" in dead_wires(tiny_config("training.lr=1e30", "training.warmup=0", "training.clip_norm=0"))
+
+
+def test_learning_rate_zero(tiny_config, monkeypatch):
+    monkeypatch.setattr("roadwork.training.module.warmup_cosine", lambda optimizer, total, warmup: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.0))
+    assert {"loss", "optimizer"} <= dead_wires(tiny_config())
+
+
+def test_adalora_never_prunes(tiny_config, monkeypatch):
+    monkeypatch.setattr(AdaLoraCallback, "on_train_batch_end", lambda *args: None)
+    assert "AdaLoRA" in dead_wires(tiny_config("training.adapter=adalora"))
+
+
+def test_the_loader_is_a_plain_dataloader(tiny_config):
+    datamodule, _ = prepare(tiny_config())
+    datamodule.setup("fit")
+    assert isinstance(datamodule.train_dataloader(), DataLoader)
