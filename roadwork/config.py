@@ -129,13 +129,17 @@ def _load_group(group: str, name: str) -> DictConfig:
             # Users' older files nest everything under the group's name once more.
             return loaded[group] if set(loaded) == {group} else loaded
     known = sorted({p.stem for folder in config_folders() for p in (folder / group).glob("*.yaml")})
-    raise ConfigError(f"There is no configs/{group}/{name}.yaml. Allowed for {group}: {', '.join(known) or 'none found'}.")
+    raise ConfigError(
+        f"There is no configs/{group}/{name}.yaml. Allowed for {group}: {', '.join(known) or 'none found'}."
+    )
 
 
 def _check_keys(value: Any, schema: type, prefix: str = "") -> None:
     if not isinstance(value, dict):
         if value is not None:
-            raise ConfigError(f"{prefix.rstrip('.')} is {value!r}; it must hold keys: {[f.name for f in fields(schema)]}.")
+            raise ConfigError(
+                f"{prefix.rstrip('.')} is {value!r}; it must hold keys: {[f.name for f in fields(schema)]}."
+            )
         return
     hints = get_type_hints(schema)
     known = [f.name for f in fields(schema)]

@@ -75,7 +75,9 @@ def find_run_folder(run: Path) -> Path:
         raise DataError(f"There is no run folder {run}. `roadwork train` makes outputs/<experiment>/<time>/.")
     if not (run / "config.yaml").is_file():
         inside = sorted(p.name for p in run.iterdir())[:5]
-        raise DataError(f"{run} is not a run's folder: it has no config.yaml (it holds {inside}). Name outputs/<experiment>/latest.")
+        raise DataError(
+            f"{run} is not a run's folder: it has no config.yaml (it holds {inside}). Name outputs/<experiment>/latest."
+        )
     return run.resolve()
 
 
@@ -104,6 +106,8 @@ def write_manifest(folder: Path, **facts: object) -> None:
     manifest["versions"] = {name: version(name) for name in _VERSIONS_RECORDED}
     manifest["git_revision"] = _git_revision()
     manifest |= facts
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json" and "tensorboard" not in p.parts)
+    files = sorted(
+        p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json" and "tensorboard" not in p.parts
+    )
     manifest["sha256"] = {p.relative_to(folder).as_posix(): sha256_of(p) for p in files}
     write_json(folder / "manifest.json", manifest)

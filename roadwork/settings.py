@@ -76,7 +76,9 @@ class GpsSamplingSettings:
         _check_range("data.gps_sampling.min_coverage", self.min_coverage, 0.0, 1.0)
         is_count = isinstance(self.n_clusters, int) and not isinstance(self.n_clusters, bool) and self.n_clusters >= 1
         if self.n_clusters != "auto" and not is_count:
-            raise ConfigError(f"data.gps_sampling.n_clusters is {self.n_clusters!r}; allowed: auto, or a whole number >= 1.")
+            raise ConfigError(
+                f"data.gps_sampling.n_clusters is {self.n_clusters!r}; allowed: auto, or a whole number >= 1."
+            )
 
 
 @dataclass
@@ -151,11 +153,15 @@ class DataSettings:
         _check_range("data.max_unreadable", self.max_unreadable, 0.0, 1.0)
         _check_range("data.img_size", self.img_size, 32, 4096)
         if tuple(self.splits) != SPLIT_NAMES:
-            raise ConfigError(f"data.splits names {list(self.splits)}; it must name {', '.join(SPLIT_NAMES)} in this order.")
+            raise ConfigError(
+                f"data.splits names {list(self.splits)}; it must name {', '.join(SPLIT_NAMES)} in this order."
+            )
         if any(ratio <= 0 for ratio in self.splits.values()) or abs(sum(self.splits.values()) - 1) > 1e-6:
             raise ConfigError(f"data.splits is {dict(self.splits)}; the four ratios must be positive and sum to 1.")
         if sorted(set(self.class_names.values())) != [0, 1]:
-            raise ConfigError(f"data.class_names is {dict(self.class_names)}; it must map names to both 0 and 1, nothing else.")
+            raise ConfigError(
+                f"data.class_names is {dict(self.class_names)}; it must map names to both 0 and 1, nothing else."
+            )
 
 
 @dataclass

@@ -51,7 +51,13 @@ def tiny_config(demo_root: Path, tmp_path: Path):
     def make(*overrides: str) -> DictConfig:
         return load_config(
             CHECKOUT / "configs" / "config.yaml",
-            [*TINY_MODEL, f"data.root={demo_root}", f"output_dir={tmp_path / 'outputs'}", "training.epochs=1", *overrides],
+            [
+                *TINY_MODEL,
+                f"data.root={demo_root}",
+                f"output_dir={tmp_path / 'outputs'}",
+                "training.epochs=1",
+                *overrides,
+            ],
         )
 
     return make

@@ -44,11 +44,15 @@ def set_up_logging(verbose: bool) -> None:
     """Shows roadwork's own messages on standard error; other libraries' only when asked."""
     handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False, markup=False)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s", force=True)
-    logging.getLogger("roadwork").setLevel(logging.INFO)
+    logging.getLogger("roadwork").setLevel(logging.DEBUG if verbose else logging.INFO)
     if not verbose:
-        for noisy in ("lightning.pytorch", "lightning.fabric"):
-            logging.getLogger(noisy).setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module=r"lightning\..*")
+
+
+def quiet_lightning() -> None:
+    """Keeps Lightning's remarks off the screen; it sets its own level when it is imported, so after that."""
+    if not logging.getLogger("roadwork").isEnabledFor(logging.DEBUG):
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
 
 def main(arguments: list[str] | None = None) -> None:

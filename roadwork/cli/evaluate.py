@@ -21,4 +21,6 @@ def evaluate(run: RunArgument) -> None:
     folder = find_run_folder(run)
     result = evaluate_run(folder)[TEST_SPLIT]
     Console().print(format_results(TEST_SPLIT, result))
-    print(f"{TEST_SPLIT} was opened {result['openings']} time(s) for this run. Written: {run}/results.json and predictions.parquet")
+    print(
+        f"{TEST_SPLIT} was opened {result['openings']} time(s) for this run. Written: {run}/results.json and predictions.parquet"
+    )

@@ -9,7 +9,8 @@ import typer
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="A configuration file.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as training.epochs=5 or model=vit_base.")
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as training.epochs=5 or model=vit_base."),
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, such as outputs/demo/latest.")]
 DEFAULT_CONFIG = Path("configs/config.yaml")

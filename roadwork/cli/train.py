@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from roadwork.cli.app import FAILED, app
+from roadwork.cli.app import FAILED, app, quiet_lightning
 from roadwork.cli.options import DEFAULT_CONFIG, ConfigOption, Overrides
 
 if TYPE_CHECKING:
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 def train(
     overrides: Overrides = None,
     config: ConfigOption = DEFAULT_CONFIG,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Two steps through everything, then the wiring table.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Two steps through everything, then the wiring table.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the experiment's latest run.")] = False,
 ) -> None:
     """Train a detector.
@@ -32,6 +34,7 @@ def train(
     from roadwork.preflight.dry_run import prepare, run_dry
     from roadwork.runs import find_run_folder
 
+    quiet_lightning()
     datamodule, trainer = prepare(load_config(config, overrides or []))
     if dry_run:
         _print_callbacks(trainer)
@@ -39,7 +42,9 @@ def train(
         return
     latest = Path(trainer.settings.output_dir) / trainer.settings.experiment / "latest"
     folder = trainer.fit(datamodule, resume_from=find_run_folder(latest) if resume else None)
-    print(f"Best val_select MCC {trainer.mcc_callback.best_mcc:.4f} after {trainer.trainer.current_epoch} epochs. The run is in {folder}")
+    print(
+        f"Best val_select MCC {trainer.mcc_callback.best_mcc:.4f} after {trainer.trainer.current_epoch} epochs. The run is in {folder}"
+    )
     print(f"Next: roadwork evaluate {latest if latest.resolve() == folder.resolve() else folder}")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +23,8 @@ COLUMN_NAMES: dict[str, tuple[str, ...]] = {
     "gps": ("gps", "gps_coordinates"),
     "sequence_id": ("sequence_id", "sequence", "vid_id", "video_id"),
 }
+_NUMERIC_LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "False": 0, "True": 1}
+_SHOWN = 5
 
 
 def find_columns(names: Sequence[str], overrides: Mapping[str, str]) -> dict[str, str]:
@@ -29,43 +33,51 @@ def find_columns(names: Sequence[str], overrides: Mapping[str, str]) -> dict[str
     Raises:
         DataError: an override names an unknown field or a column that is not there.
     """
-    found: dict[str, str] = {}
     for field, column in overrides.items():
         if field not in COLUMN_NAMES:
             raise DataError(f"data.columns.{field} is not a field. Allowed: {', '.join(COLUMN_NAMES)}.")
         if column not in names:
-            raise DataError(f"data.columns.{field} names the column {column!r}; the dataset has {', '.join(names)}.")
-        found[field] = column
+            raise DataError(
+                f"data.columns.{field} names the column {column!r}; the dataset has {', '.join(names)}. "
+                "Name one of these, or leave the key out to have it found by name."
+            )
+    found = dict(overrides)
+    by_name = {name.lower(): name for name in reversed(names)}
+    by_last_part = {name.lower().rpartition(".")[2]: name for name in reversed(names)}
     for field, candidates in COLUMN_NAMES.items():
-        if field in found:
-            continue
-        by_name = {name.lower(): name for name in reversed(names)}
-        by_last_part = {name.lower().rpartition(".")[2]: name for name in reversed(names) if "." in name}
-        match = next((by_name[c] for c in candidates if c in by_name), None)
-        match = match or next((by_last_part[c] for c in candidates if c in by_last_part), None)
-        if match is not None and match not in found.values():
-            found[field] = match
-    return found
+        # File names can be the ids as well; no other column has two meanings.
+        taken = {column for other, column in found.items() if other != "id"}
+        matches = [known[c] for known in (by_name, by_last_part) for c in candidates if c in known]
+        free = [column for column in matches if column not in taken]
+        if field not in found and free:
+            found[field] = free[0]
+    return {field: found[field] for field in COLUMN_NAMES if field in found}
 
 
-def parse_labels(
-    values: Sequence[object], class_names: Mapping[str, int], row_names: Sequence[str]
-) -> np.ndarray:
+def label_of(value: Any, class_names: Mapping[str, int]) -> int | None:
+    """0 or 1 for a number, truth value or class name; None for anything else, a missing value among them."""
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return None  # before str(), which would make None the name of a class
+    text = str(value).strip()
+    return class_names.get(text, _NUMERIC_LABELS.get(text))
+
+
+def parse_labels(values: Sequence[object], class_names: Mapping[str, int], row_names: Sequence[str]) -> np.ndarray:
     """(N,) int64 labels from 0/1 numbers or class names.
 
     Raises:
         DataError: anything else, with the rows and their values.
     """
-    known: dict[str, int] = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "False": 0, "True": 1, **class_names}
-    series = pd.Series(list(values), dtype=object).map(lambda v: known.get(str(v).strip()))
-    bad = np.flatnonzero(series.isna().to_numpy())
-    if len(bad):
-        shown = ", ".join(f"{row_names[i]}: {values[i]!r}" for i in bad[:5])
+    labels = [label_of(value, class_names) for value in values]
+    bad = [row for row, label in enumerate(labels) if label is None]
+    if bad:
+        shown = "; ".join(f"{row_names[row]}: {values[row]!r}" for row in bad[:_SHOWN])
         raise DataError(
-            f"{len(bad)} rows have a label that is neither 0 or 1 nor a known class name ({shown}). "
-            f"Known names: {dict(class_names)}; change them with data.class_names, or mend or remove these rows."
+            f"{len(bad)} of {len(labels)} rows have a label that is missing or unknown, first: {shown}. "
+            f"Allowed: 0, 1, and the class names {dict(class_names)}. Set others with data.class_names, "
+            "or mend or remove these rows."
         )
-    return series.to_numpy(dtype=np.int64)
+    return np.array(labels, dtype=np.int64)
 
 
 def table_from_frame(
@@ -78,21 +90,25 @@ def table_from_frame(
         columns: field to column, from `find_columns`; `label` must be there.
         class_names: label names to 0 and 1.
         source: names the dataset in messages.
+
+    Raises:
+        DataError: no rows, no labels, or labels, ids or positions that cannot be used.
     """
     if len(frame) == 0:
         raise DataError(f"{source} has no rows. A dataset needs at least one image with a label.")
     if "label" not in columns:
         raise DataError(
-            f"{source} has no label column; it has {', '.join(map(str, frame.columns))}. Name yours with data.columns.label=NAME."
+            f"{source} has no label column; it has {', '.join(map(str, frame.columns))}. "
+            "Name yours with data.columns.label=NAME."
         )
     filenames = _strings(frame, columns.get("filename"))
     ids, id_note = _ids(frame, columns, filenames)
     row_names = [f"row {i} ({name or ids[i]})" for i, name in enumerate(filenames)]
-    gps = normalize_gps(
-        *(frame[columns[f]].tolist() if f in columns else None for f in ("latitude", "longitude", "gps")), row_names
+    latitude, longitude, text = (
+        frame[columns[field]].tolist() if field in columns else None for field in ("latitude", "longitude", "gps")
     )
+    gps = normalize_gps(latitude, longitude, text, row_names)
     used = set(columns.values())
-    slices = frame[[c for c in frame.columns if c not in used]].reset_index(drop=True)
     found = ", ".join(f"{field}={column}" for field, column in columns.items())
     return SampleTable(
         ids=ids,
@@ -100,7 +116,7 @@ def table_from_frame(
         labels=parse_labels(frame[columns["label"]].tolist(), class_names, row_names),
         gps=gps.coordinates,
         sequence_ids=_strings(frame, columns.get("sequence_id")),
-        slices=slices,
+        slices=frame[[c for c in frame.columns if c not in used]].reset_index(drop=True),
         notes=(f"{source}: {len(frame):,} rows; columns {found}; {id_note}.", *gps.notes),
     )
 
@@ -110,6 +126,8 @@ def _strings(frame: pd.DataFrame, column: str | None) -> np.ndarray:
     if column is None:
         return np.full(len(frame), "", dtype=object)
     values = frame[column]
+    if pd.api.types.is_float_dtype(values) and (values.dropna() % 1 == 0).all():
+        values = values.astype("Int64")  # whole numbers that became floats because one is missing: 12, not 12.0
     return np.where(values.isna(), "", values.astype(str)).astype(object)
 
 
@@ -118,8 +136,12 @@ def _ids(frame: pd.DataFrame, columns: Mapping[str, str], filenames: np.ndarray)
         ids = _strings(frame, columns["id"])
         missing = np.flatnonzero(ids == "")
         if len(missing):
-            raise DataError(f"The column {columns['id']} is empty in {len(missing)} rows, first row {missing[0]}. Each row needs an id.")
+            raise DataError(
+                f"The column {columns['id']} is empty in {len(missing)} rows, first row {missing[0]}. "
+                "Each row needs an id: fill it in, or map another column with data.columns.id=NAME."
+            )
         return ids, f"ids from {columns['id']}"
     if (filenames != "").all() and len(set(filenames)) == len(filenames):
         return filenames, "ids are the file names"
-    return np.array([f"{i:08d}" for i in range(len(frame))], dtype=object), "ids are row numbers, since file names are missing or repeated"
+    row_numbers = np.array([f"{i:08d}" for i in range(len(frame))], dtype=object)
+    return row_numbers, "ids are row numbers, since file names are missing or repeated"

@@ -129,7 +129,9 @@ class NATIXDataModule(L.LightningDataModule):
         dataset = self.datasets["train"]
         sampling = self.settings.data.gps_sampling
         if not sampling.enabled:
-            return DistributedSampler(dataset, num_replicas=world_size, rank=rank, shuffle=True, seed=sampling.random_seed)
+            return DistributedSampler(
+                dataset, num_replicas=world_size, rank=rank, shuffle=True, seed=sampling.random_seed
+            )
         sampler = GPSWeightedSampler(
             dataset,
             self._get_test_gps_coords(),
@@ -207,5 +209,7 @@ class NATIXDataModule(L.LightningDataModule):
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images in [0, 1] as the backbone was trained to see them: its own mean and standard deviation."""
-        mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (self.statistics.mean, self.statistics.std))
+        mean, std = (
+            images.new_tensor(values).view(1, 3, 1, 1) for values in (self.statistics.mean, self.statistics.std)
+        )
         return (images - mean) / std

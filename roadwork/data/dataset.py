@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import chain
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ from roadwork.progress import track
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+_LISTED = 20
+_CHUNK_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -48,19 +52,23 @@ class UnreadableLedger:
         """Notes unreadable images.
 
         Raises:
-            DataError: more of them than `max_share`; all are listed.
+            DataError: more of them than `max_share`; the first 20 are listed.
         """
         new = {image.row: image.reason for image in found if image.row not in self.reasons}
         if not new:
             return
         self.reasons |= new
         share = len(self.reasons) / len(self.table)
-        listed = "\n".join(f"  {self.table.filenames[r] or self.table.ids[r]}: {why}" for r, why in list(self.reasons.items())[:20])
-        more = f"\n  ... and {len(self.reasons) - 20} more" if len(self.reasons) > 20 else ""
-        message = f"{len(self.reasons)} of {len(self.table):,} images cannot be read ({share:.2%}):\n{listed}{more}"
+        lines = [f"  {self.table.filenames[row] or self.table.ids[row]}: {why}" for row, why in self.reasons.items()]
+        if len(lines) > _LISTED:
+            lines[_LISTED:] = [f"  ... and {len(lines) - _LISTED} more"]
+        message = "\n".join(
+            [f"{len(self.reasons)} of {len(self.table):,} images cannot be read ({share:.2%}):", *lines]
+        )
         if share > self.max_share:
             raise DataError(
-                f"{message}\nAllowed: {self.max_share:.2%} (data.max_unreadable). Mend or remove them, or raise the share to train without them."
+                f"{message}\nAllowed: {self.max_share:.2%} (data.max_unreadable). "
+                "Mend or remove them, or raise the share to go on without them."
             )
         logger.warning("%s\nThey are left out.", message)
 
@@ -72,10 +80,11 @@ class ImageStore:
         self.source = source
         self.size = size
         self.loaded: Tensor | None = None
+        self._is_loaded = np.zeros(0, dtype=bool)
 
     def get(self, row: int) -> Tensor | UnreadableImage:
         """(3, size, size) uint8 RGB of a row, or why there is none."""
-        if self.loaded is not None:
+        if self.loaded is not None and self._is_loaded[row]:
             return self.loaded[row]
         try:
             return torch.from_numpy(decode_image(self.source.read(row), self.size).copy()).permute(2, 0, 1)
@@ -83,24 +92,31 @@ class ImageStore:
             return UnreadableImage(row, str(error))
 
     def find_unreadable(self, rows: np.ndarray) -> list[UnreadableImage]:
-        """The images whose first and last bytes show that they are missing, cut off or no image."""
-        with ThreadPoolExecutor(16) as pool:
-            reasons = track(pool.map(lambda r: quick_check(self.source, r), rows.tolist()), len(rows), "Checking images")
-            return [UnreadableImage(int(row), why) for row, why in zip(rows, reasons, strict=True) if why]
+        """The images that are missing, empty, cut off or no image; no whole image is decoded for it."""
+        reasons = _in_threads(lambda row: quick_check(self.source, row), rows, 16, "Checking images")
+        return [UnreadableImage(row, why) for row, why in zip(rows.tolist(), reasons, strict=True) if why]
 
     def load_into_ram(self, rows: np.ndarray, n_rows: int) -> list[UnreadableImage]:
-        """Decodes these rows into RAM once; gives those that cannot be decoded, which must not be asked for."""
+        """Decodes these rows of a table of `n_rows` into RAM, once; gives those that cannot be decoded."""
         loaded = torch.zeros((n_rows, 3, self.size, self.size), dtype=torch.uint8)
+        is_loaded = np.zeros(n_rows, dtype=bool)
         unreadable = []
-        with ThreadPoolExecutor() as pool:
-            images = track(pool.map(self.get, rows.tolist()), len(rows), "Reading images into RAM")
-            for row, image in zip(rows.tolist(), images, strict=True):
-                if isinstance(image, UnreadableImage):
-                    unreadable.append(image)
-                else:
-                    loaded[row] = image
-        self.loaded = loaded
+        images = _in_threads(self.get, rows, None, "Reading images into RAM")
+        for row, image in zip(rows.tolist(), images, strict=True):
+            if isinstance(image, UnreadableImage):
+                unreadable.append(image)
+            else:
+                loaded[row] = image
+                is_loaded[row] = True
+        self.loaded, self._is_loaded = loaded, is_loaded
         return unreadable
+
+
+def _in_threads(function: Callable[[int], T], rows: np.ndarray, n_threads: int | None, description: str) -> Iterator[T]:
+    """`function` of each row, in order, with a progress bar; a chunk at a time, to keep memory and Ctrl-C quick."""
+    with ThreadPoolExecutor(n_threads) as pool:
+        chunks = (rows[start : start + _CHUNK_ROWS].tolist() for start in range(0, len(rows), _CHUNK_ROWS))
+        yield from track(chain.from_iterable(pool.map(function, chunk) for chunk in chunks), len(rows), description)
 
 
 class RoadworkDataset(Dataset[dict[str, Any] | UnreadableImage]):
@@ -127,7 +143,10 @@ class RoadworkDataset(Dataset[dict[str, Any] | UnreadableImage]):
 
 
 def collate(items: Sequence[dict[str, Any] | UnreadableImage]) -> dict[str, Any]:
-    """A batch of the readable items: `image` (B, 3, S, S) uint8, `label` and `index` (B,) int64; `unreadable` names the others."""
+    """A batch of the readable items: `image` (B, 3, S, S) uint8, `label` and `index` (B,) int64.
+
+    `unreadable` names the others.
+    """
     readable = [item for item in items if not isinstance(item, UnreadableImage)]
     unreadable = [item for item in items if isinstance(item, UnreadableImage)]
     images = torch.stack([item["image"] for item in readable]) if readable else torch.empty(0)

@@ -79,7 +79,7 @@ def _normalized(latitude: Any, longitude: Any, text: Any, row_word: str, file_na
     n_rows = len(next(column for column in (latitude, text) if column is not None))
     gps = normalize_gps(latitude, longitude, text, [f"{row_word} {number}" for number in range(1, n_rows + 1)])
     for note in gps.notes:
-        logger.info("%s: %s", file_name, note)
+        logger.debug("%s: %s", file_name, note)
     points: np.ndarray = gps.coordinates[~np.isnan(gps.coordinates[:, 0])]
     return points
 

@@ -2,19 +2,46 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import pandas as pd
-import pyarrow.compute as pc
 
 from roadwork.data.columns import find_columns, table_from_frame
-from roadwork.data.images import ArrowImages
+from roadwork.data.images import N_END_BYTES, FileImages, ImageEnds, UnreadableImageError
 from roadwork.data.table import SampleTable
 from roadwork.errors import DataError
+
+
+class ArrowImages:
+    """Images embedded in a dataset's image column, as structs of bytes and path."""
+
+    def __init__(self, dataset: datasets.Dataset, column: str) -> None:
+        # Rows through the dataset, not through its Arrow table, which ignores a shuffle or selection.
+        self.rows = dataset.select_columns([column]).with_format("arrow")
+
+    def read(self, row: int) -> bytes:
+        encoded, path = self._bytes_and_path(row)
+        return encoded.to_pybytes() if encoded else FileImages([path]).read(0)
+
+    def read_ends(self, row: int) -> ImageEnds:
+        encoded, path = self._bytes_and_path(row)
+        if not encoded:
+            return FileImages([path]).read_ends(0)
+        last = encoded[max(0, len(encoded) - N_END_BYTES) :]
+        return ImageEnds(encoded[:N_END_BYTES].to_pybytes(), last.to_pybytes(), len(encoded))
+
+    def _bytes_and_path(self, row: int) -> tuple[Any, Path]:
+        """A view of the encoded bytes (empty or None where they lie in a file), and that file."""
+        value = self.rows[row].column(0)[0]
+        encoded = value["bytes"].as_buffer() if value.is_valid else None
+        path = value["path"].as_py() if value.is_valid and "path" in value else None
+        if not encoded and not path:
+            raise UnreadableImageError("the image is null")
+        return encoded, Path(path or "")
 
 
 def read_huggingface(
@@ -23,7 +50,7 @@ def read_huggingface(
     """The table of a Hugging Face dataset, read without decoding an image, and its images.
 
     Args:
-        name: hub name, `save_to_disk` folder, parquet file, or folder with parquet files.
+        name: hub name, `save_to_disk` folder, parquet file, glob of such, or folder with parquet files.
         split: the dataset's split to read.
         columns: overrides of the columns found by name.
         class_names: names of string or ClassLabel labels.
@@ -32,37 +59,53 @@ def read_huggingface(
         DataError: the dataset cannot be loaded, or its columns cannot be used.
     """
     dataset = _load(name, split)
-    image_columns = [c for c, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
-    if len(image_columns) != 1:
-        raise DataError(f"{name} has {len(image_columns)} image columns ({image_columns}) among {list(dataset.features)}; one is needed.")
-    encoded = dataset.data.column(image_columns[0])
-    frame = dataset.remove_columns(image_columns).flatten().to_pandas()
-    frame["image.path"] = pc.struct_field(encoded, "path").to_pandas().to_numpy()
+    image = _image_column(dataset, name)
+    undecoded = dataset
+    if isinstance(dataset.features[image], datasets.Image):
+        undecoded = dataset.cast_column(image, datasets.Image(decode=False))
+    flat = undecoded.flatten()
+    frame = flat.remove_columns(f"{image}.bytes").to_pandas()
+    if f"{image}.path" in frame:
+        frame = frame.rename(columns={f"{image}.path": "image.path"})
     found = find_columns([str(c) for c in frame.columns], columns)
-    if "label" in found:
-        frame[found["label"]] = _named_labels(dataset, found["label"], frame[found["label"]], class_names)
-    table = table_from_frame(frame, found, class_names, source=f"{name} [{split}]")
-    return table, ArrowImages(encoded)
+    if isinstance(feature := flat.features.get(found.get("label", "")), datasets.ClassLabel):
+        frame[found["label"]] = _named_labels(feature, found["label"], frame[found["label"]], class_names)
+    return table_from_frame(frame, found, class_names, source=f"{name} [{split}]"), ArrowImages(dataset, image)
+
+
+def _image_column(dataset: datasets.Dataset, name: str) -> str:
+    """The one column of images: of the Image type, or structs of bytes and path as pandas writes them."""
+    images = [
+        column
+        for column, feature in dataset.features.items()
+        if isinstance(feature, datasets.Image) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})
+    ]
+    if "image" in images:
+        return "image"
+    if len(images) != 1:
+        raise DataError(
+            f"{name} has {len(images)} image columns {images or ''} among {', '.join(dataset.features)}. "
+            "Needed: one of the datasets.Image type, or of structs of bytes and path; of several, one named image."
+        )
+    return str(images[0])
 
 
 def _load(name: str, split: str) -> datasets.Dataset:
-    path = Path(name)
     try:
-        if path.is_dir() and (path / "state.json").is_file():
+        if (Path(name) / "state.json").is_file():
             return datasets.load_from_disk(name)
-        if path.is_dir() and (path / "dataset_dict.json").is_file():
+        if (Path(name) / "dataset_dict.json").is_file():
             return _one_split(datasets.load_from_disk(name), name, split)
-        if path.is_file() or path.is_dir():
-            files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
-            if not files:
-                raise DataError(f"data.hub.name is {name}: that folder has no parquet files and was not written by save_to_disk.")
-            return datasets.load_dataset("parquet", data_files=[str(f) for f in files], split="train")
+        if Path(name).exists() or "*" in name:
+            files = _parquet_files(name, split)
+            return datasets.load_dataset("parquet", data_files=files, split="train")
         return datasets.load_dataset(name, split=split)
     except DataError:
         raise
     except Exception as error:  # the hub, fsspec, pyarrow and datasets each raise their own
         raise DataError(
-            f"data.hub.name={name!r}, data.hub.split={split!r} cannot be loaded ({type(error).__name__}: {_first_line(error)}). "
+            f"data.hub.name={name!r}, data.hub.split={split!r} cannot be loaded "
+            f"({type(error).__name__}: {_first_line(error)}). "
             "Allowed: a hub dataset that this machine can reach, a save_to_disk folder, or parquet files."
         ) from error
 
@@ -73,18 +116,37 @@ def _one_split(loaded: Mapping[str, Any], name: str, split: str) -> datasets.Dat
     return loaded[split]
 
 
+def _parquet_files(name: str, split: str) -> list[str]:
+    """The files of a split: those with its name in theirs, as the hub writes them; for train, else all of them."""
+    path = Path(name)
+    if path.is_file():
+        return [name]
+    root = path if path.is_dir() else Path()
+    files = sorted(root.rglob("*.parquet") if path.is_dir() else root.glob(name))
+    words = {file: set(re.split(r"[^a-z0-9]+", str(file.relative_to(root)).lower())) for file in files}
+    chosen = [file for file in files if split.lower() in words[file]]
+    if chosen or (files and split == "train"):
+        return [str(file) for file in chosen or files]
+    has = f"its parquet files are {', '.join(f.name for f in files[:5])}" if files else "it has no parquet files"
+    raise DataError(
+        f"data.hub.name={name!r} has no split {split!r}: {has}, and it was not written by save_to_disk. "
+        "Allowed: parquet files with the split in their names, or data.hub.split=train for all of them."
+    )
+
+
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else "no message"
 
 
 def _named_labels(
-    dataset: datasets.Dataset, column: str, values: pd.Series, class_names: Mapping[str, int]
-) -> np.ndarray | pd.Series:
+    feature: datasets.ClassLabel, column: str, values: pd.Series, class_names: Mapping[str, int]
+) -> list[str | None]:
     """ClassLabel numbers follow the dataset's own order of names: go by the names, not the numbers."""
-    feature = dataset.features.get(column)
-    if not isinstance(feature, datasets.ClassLabel):
-        return values
     unknown = [name for name in feature.names if name not in class_names and name not in ("0", "1")]
     if unknown:
-        raise DataError(f"The label column {column} has the classes {feature.names}; say which is 0 and which is 1: data.class_names={{...}}.")
-    return values.map(lambda v: v if pd.isna(v) else feature.names[int(v)])
+        raise DataError(
+            f"The label column {column} has the classes {feature.names}; data.class_names knows {dict(class_names)}. "
+            f"Say which is 0 and which is 1, such as 'data.class_names={{{unknown[0]}: 0, ...}}'."
+        )
+    names = dict(enumerate(feature.names))  # -1, the library's mark of a missing label, is in it as little as null
+    return [None if pd.isna(value) else names.get(int(value)) for value in values]

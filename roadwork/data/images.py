@@ -6,35 +6,52 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
-import pyarrow as pa
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 200_000_000
-# Enough of a file for the header of a photo with EXIF and a thumbnail.
-_HEAD_BYTES = 256 * 1024
+# Pillow's own guard refuses below our limit, and so a 200-megapixel phone's photos.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+N_END_BYTES = 16
+# How each EXIF orientation is turned upright (as in PIL.ImageOps.exif_transpose).
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class UnreadableImageError(Exception):
     """One image cannot be read; the caller decides whether the run can go on without it."""
 
 
+class ImageEnds(NamedTuple):
+    """What shows cheaply whether an encoded image is whole: its first and last 16 bytes, and its size."""
+
+    first: bytes
+    last: bytes
+    n_bytes: int
+
+
 class ImageSource(Protocol):
-    """Where the encoded images of a table lie, by row."""
+    """Where the encoded images of a table lie, by row.
+
+    Both methods raise `UnreadableImageError` where the image is missing.
+    """
 
     def read(self, row: int) -> bytes:
-        """The whole encoded image.
-
-        Raises:
-            UnreadableImageError: it is missing.
-        """
+        """The whole encoded image."""
         ...
 
-    def head_and_tail(self, row: int) -> tuple[bytes, bytes]:
-        """The first bytes (up to 256 KiB) and the last 16."""
+    def read_ends(self, row: int) -> ImageEnds:
+        """Its first and last bytes, without reading the others."""
         ...
 
 
@@ -48,74 +65,75 @@ class FileImages:
         try:
             return self.paths[row].read_bytes()
         except OSError as error:
-            raise UnreadableImageError(error.strerror or str(error)) from error
+            raise UnreadableImageError(f"{self.paths[row]}: {error.strerror or error}") from error
 
-    def head_and_tail(self, row: int) -> tuple[bytes, bytes]:
+    def read_ends(self, row: int) -> ImageEnds:
         try:
             with self.paths[row].open("rb") as file:
-                head = file.read(_HEAD_BYTES)
-                file.seek(max(0, file.seek(0, os.SEEK_END) - 16))
-                return head, file.read()
+                first = file.read(N_END_BYTES)
+                n_bytes = file.seek(0, os.SEEK_END)
+                file.seek(max(0, n_bytes - N_END_BYTES))
+                return ImageEnds(first, file.read(), n_bytes)
         except OSError as error:
-            raise UnreadableImageError(error.strerror or str(error)) from error
-
-
-class ArrowImages:
-    """Images embedded in a Hugging Face dataset's image column, as structs of bytes and path."""
-
-    def __init__(self, column: pa.ChunkedArray) -> None:
-        self.column = column
-
-    def read(self, row: int) -> bytes:
-        value: dict[str, Any] | None = self.column[row].as_py()
-        if value and value.get("bytes"):
-            return bytes(value["bytes"])
-        if value and value.get("path"):
-            return FileImages([Path(value["path"])]).read(0)
-        raise UnreadableImageError("the image is null")
-
-    def head_and_tail(self, row: int) -> tuple[bytes, bytes]:
-        data = self.read(row)
-        return data[:_HEAD_BYTES], data[-16:]
+            raise UnreadableImageError(f"{self.paths[row]}: {error.strerror or error}") from error
 
 
 def decode_image(data: bytes, size: int) -> np.ndarray:
-    """(size, size, 3) uint8 RGB: EXIF orientation applied, the whole picture resized with antialiasing.
+    """(size, size, 3) uint8 RGB: the whole picture, resized with antialiasing and turned upright by its EXIF.
 
     Raises:
-        UnreadableImageError: not a JPEG, PNG or WebP, damaged, or above 200 million pixels.
+        UnreadableImageError: not a JPEG, PNG or WebP, damaged, or above 200 million pixels. A JPEG whose damaged bytes
+            still decode to some picture is not noticed: the format has no checksum.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_pixels(image)
             image.draft("RGB", (2 * size, 2 * size))  # JPEG decodes at 1/2, 1/4 or 1/8 where that leaves 2x
-            upright = ImageOps.exif_transpose(image)
-            return np.asarray(_to_rgb(upright).resize((size, size), Image.Resampling.BICUBIC))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            resized = _to_rgb(image).resize((size, size), Image.Resampling.BICUBIC)
+            turn = _UPRIGHT.get(_orientation(image))
+            return np.asarray(resized if turn is None else resized.transpose(turn))
+    except UnreadableImageError:
+        raise
+    except Exception as error:  # decoders raise nearly anything on damaged data: OS, syntax, value, struct, EOF errors
         raise UnreadableImageError(_reason(error)) from error
 
 
 def quick_check(source: ImageSource, row: int) -> str | None:
-    """Why an image cannot be read, from its first and last bytes; None where nothing is wrong with them."""
+    """Why an image cannot be read, found without decoding it where its ends are those of a whole file; else None.
+
+    Only a real decode says that an image is broken: photos of phones end with data of their own after the end marker.
+    """
     try:
-        head, tail = source.head_and_tail(row)
-        with Image.open(io.BytesIO(head), formats=FORMATS) as image:
-            _check_pixels(image)
-            if image.format == "JPEG" and b"\xff\xd9" not in tail:
-                return "the JPEG is cut off: it has no end marker"
+        if not _has_whole_ends(source.read_ends(row)):
+            decode_image(source.read(row), 16)
     except UnreadableImageError as error:
         return str(error)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return _reason(error)
     return None
 
 
+def _has_whole_ends(ends: ImageEnds) -> bool:
+    first, last, n_bytes = ends
+    if first.startswith(b"\xff\xd8\xff"):
+        return last.rstrip(b"\0").endswith(b"\xff\xd9")
+    if first.startswith(b"\x89PNG\r\n\x1a\n"):
+        return b"IEND" in last
+    is_webp = first[:4] == b"RIFF" and first[8:12] == b"WEBP"
+    return is_webp and n_bytes >= 8 + int.from_bytes(first[4:8], "little")
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # noqa: BLE001  (a damaged header raises nearly anything, and the picture is still good)
+        return 1
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "I;16", "I;16B", "F"):  # convert() would clip 16 bits to white
+        return Image.fromarray((np.asarray(image, dtype=np.float64) / 257).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    if image.mode in ("I", "I;16", "I;16B", "F"):  # convert() would clip 16 bits to white
-        return Image.fromarray((np.asarray(image, dtype=np.float64) / 257).clip(0, 255).astype(np.uint8)).convert("RGB")
     return image.convert("RGB")
 
 
@@ -125,5 +143,7 @@ def _check_pixels(image: Image.Image) -> None:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return f"it has more than the limit of {MAX_PIXELS:,} pixels"
     text = str(error)
-    return f"not a {', '.join(FORMATS)} image" if "cannot identify" in text else text
+    return f"it is not a {', '.join(FORMATS)} image, or damaged" if "cannot identify" in text else text

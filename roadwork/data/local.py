@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +22,9 @@ LABELS_FILES = ("labels.csv", "labels.json", "labels.jsonl", "labels.parquet")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
-def read_local(root: Path, columns: Mapping[str, str], class_names: Mapping[str, int]) -> tuple[SampleTable, FileImages]:
+def read_local(
+    root: Path, columns: Mapping[str, str], class_names: Mapping[str, int]
+) -> tuple[SampleTable, FileImages]:
     """The table of a folder, and its images.
 
     Args:
@@ -33,19 +37,26 @@ def read_local(root: Path, columns: Mapping[str, str], class_names: Mapping[str,
     """
     if not root.is_dir():
         raise DataError(
-            f"data.root is {root}, which is not a folder. Name your dataset's folder with data.root=DIR or ROADWORK_DATA, "
+            f"data.root is {root}, which is not a folder. "
+            "Name your dataset's folder with data.root=DIR or ROADWORK_DATA, "
             "or make a demo dataset with `roadwork demo-data DIR`."
         )
     present = [root / name for name in LABELS_FILES if (root / name).is_file()]
     if len(present) > 1:
-        raise DataError(f"{root} has {' and '.join(p.name for p in present)}; keep one labels file, so that it is clear which counts.")
+        raise DataError(
+            f"{root} has {' and '.join(p.name for p in present)}. "
+            "Keep one labels file, so that it is clear which counts."
+        )
     if present:
         frame, source = read_labels_file(present[0]), str(present[0])
     else:
         frame, source = _frame_of_class_folders(root, class_names), f"{root} (one folder a class)"
     found = find_columns([str(c) for c in frame.columns], columns)
     if "filename" not in found:
-        raise DataError(f"{source} has no filename column; it has {', '.join(map(str, frame.columns))}. Name yours with data.columns.filename=NAME.")
+        raise DataError(
+            f"{source} has no filename column; it has {', '.join(map(str, frame.columns))}. "
+            "Name yours with data.columns.filename=NAME."
+        )
     table = table_from_frame(frame, found, class_names, source=source)
     paths = _resolve(root, table.filenames)
     if not {"latitude", "longitude", "gps"} & set(found):
@@ -62,15 +73,38 @@ def read_labels_file(path: Path) -> pd.DataFrame:
     try:
         match path.suffix:
             case ".csv":
-                # utf-8-sig: spreadsheets write a byte order mark, which would hide the first column's name
-                return pd.read_csv(path, keep_default_na=False, na_values=[""], encoding="utf-8-sig")
-            case ".json" | ".jsonl":
-                return pd.read_json(path, lines=path.suffix == ".jsonl", convert_dates=False, dtype=False)
+                return _read_csv(path)
+            case ".json":
+                return _frame_of_objects(json.loads(path.read_text(encoding="utf-8-sig")))
+            case ".jsonl":
+                lines = path.read_text(encoding="utf-8-sig").splitlines()
+                return _frame_of_objects([json.loads(line) for line in lines if line.strip()])
             case ".parquet":
                 return pd.read_parquet(path)
-    except (ValueError, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as {path.suffix[1:]}: {error}") from error
+    except (ValueError, OSError) as error:
+        raise DataError(
+            f"{path} cannot be read as {path.suffix[1:]}: {error}. Needed: one row an image, with filename and label."
+        ) from error
     raise DataError(f"{path} is no labels file. Allowed: {', '.join(LABELS_FILES)}.")
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """Numbers become numbers, but for codes such as 007; only an empty field is missing."""
+    # utf-8-sig: spreadsheets write a byte order mark, which would hide the first column's name
+    with path.open(encoding="utf-8-sig") as file:
+        header = file.readline()
+    separator = next((s for s in (",", ";", "\t") if s in header), ",")
+    options: dict[str, Any] = {"sep": separator, "encoding": "utf-8-sig", "keep_default_na": False, "na_values": [""]}
+    text = pd.read_csv(path, dtype=str, **options)
+    codes = [column for column in text if text[column].astype(str).str.match(r"0\d").any()]
+    frame: pd.DataFrame = pd.read_csv(path, dtype=dict.fromkeys(codes, str), low_memory=False, **options)
+    return frame
+
+
+def _frame_of_objects(rows: Any) -> pd.DataFrame:
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"it holds no list of objects, but {str(rows)[:60]}")
+    return pd.DataFrame(rows)
 
 
 def _frame_of_class_folders(root: Path, class_names: Mapping[str, int]) -> pd.DataFrame:
@@ -79,31 +113,41 @@ def _frame_of_class_folders(root: Path, class_names: Mapping[str, int]) -> pd.Da
         (file.relative_to(root).as_posix(), folder.name)
         for folder in folders
         for file in sorted(folder.rglob("*"))
-        if file.suffix.lower() in IMAGE_SUFFIXES
+        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
     ]
     unknown = sorted({label for _, label in rows} - set(class_names))
     if not rows or unknown:
         what = f"the folders {', '.join(unknown)} are no class" if rows else "no class folder with images"
         raise DataError(
-            f"{root} has no labels file ({', '.join(LABELS_FILES)}), and {what}. Allowed: a labels file with filename and label, "
-            f"or folders named {' and '.join(class_names)} (other names: data.class_names)."
+            f"{root} has no labels file ({', '.join(LABELS_FILES)}), and {what}. Allowed: a labels file with filename "
+            f"and label, or folders named {' and '.join(class_names)} (other names: data.class_names) "
+            f"with {', '.join(IMAGE_SUFFIXES)} files."
         )
     return pd.DataFrame(rows, columns=["filename", "label"])
 
 
 def _resolve(root: Path, filenames: np.ndarray) -> list[Path]:
-    """Paths of the images, below the root or below its `images` folder; a missing one is found out by the image check."""
-    in_images = set(os.listdir(root / "images")) if (root / "images").is_dir() else set()
+    """Paths of the images, below the root or its `images` folder; a missing one is found out by the image check."""
+    has_images_folder = (root / "images").is_dir()
     resolved = []
-    for name in filenames:
-        path = root / name
-        if not path.resolve().is_relative_to(root.resolve()) and not Path(name).is_absolute():
+    for row, name in enumerate(filenames):
+        if not name:
+            raise DataError(f"Row {row} of {root}'s labels file has no file name. Fill it in, or remove the row.")
+        # By the name alone: a link that the user put into the folder may lead anywhere.
+        if not Path(name).is_absolute() and os.path.normpath(name).startswith(".."):
             raise DataError(f"The file name {name!r} leads out of {root}. Use names below it, or absolute paths.")
-        resolved.append(root / "images" / name if name in in_images and not path.exists() else path)
+        path = root / name
+        if has_images_folder and not path.exists() and (root / "images" / name).exists():
+            path = root / "images" / name
+        resolved.append(path)
     return resolved
 
 
 def _with_exif_gps(table: SampleTable, paths: list[Path]) -> SampleTable:
     gps = read_exif_gps_table(paths)
     with_gps = int((~np.isnan(gps).any(axis=1)).sum())
-    return replace(table, gps=gps, notes=(*table.notes, f"No GPS columns: {with_gps:,} of {len(table):,} photos have GPS in their EXIF."))
+    return replace(
+        table,
+        gps=gps,
+        notes=(*table.notes, f"No GPS columns: {with_gps:,} of {len(table):,} photos have GPS in their EXIF."),
+    )

@@ -13,7 +13,8 @@ from roadwork.data.deployment import load_deployment_points
 from roadwork.data.huggingface import read_huggingface
 from roadwork.data.images import ImageSource
 from roadwork.data.local import read_local
-from roadwork.data.splits import Splits, make_splits, read_splits
+from roadwork.data.splits import Splits, make_splits
+from roadwork.data.splits_file import read_splits
 from roadwork.data.table import SampleTable
 from roadwork.errors import ConfigError
 from roadwork.progress import new_progress
@@ -26,7 +27,7 @@ DEPLOYMENT_FILES = ("deployment.geojson", "deployment.csv", "deployment.parquet"
 
 
 def read_dataset(data: DataSettings) -> tuple[SampleTable, ImageSource]:
-    """The table and the images that `data.mode` names; makes the demo data where that is the shipped default's first use.
+    """The table and the images that `data.mode` names; makes the demo data on the shipped default's first use.
 
     Raises:
         DataError: the dataset cannot be used.
@@ -35,7 +36,10 @@ def read_dataset(data: DataSettings) -> tuple[SampleTable, ImageSource]:
         return read_huggingface(data.hub.name, data.hub.split, data.columns, data.class_names)
     root = Path(data.root)
     if root == DEMO_ROOT and not root.exists() and "ROADWORK_DATA" not in os.environ:
-        logger.info("data.root is the shipped default %s, which is not there yet: making the demo data (synthetic scenes).", root)
+        logger.info(
+            "data.root is the shipped default %s, which is not there yet: making the demo data (synthetic scenes).",
+            root,
+        )
         make_demo_data(root)
     return read_local(root, data.columns, data.class_names)
 
@@ -44,7 +48,9 @@ def make_demo_data(root: Path, **options: object) -> None:
     """Generates the demo dataset into `root` with a progress bar."""
     with new_progress() as progress:
         task = progress.add_task("Drawing demo scenes", total=None)
-        summary = generate_demo_data(root, on_progress=lambda done, total: progress.update(task, completed=done, total=total), **options)
+        summary = generate_demo_data(
+            root, on_progress=lambda done, total: progress.update(task, completed=done, total=total), **options
+        )
     logger.info("%s", summary)
 
 
@@ -65,13 +71,21 @@ def find_splits(settings: Settings, table: SampleTable) -> Splits:
     """
     data = settings.data
     if data.splits_file and not Path(data.splits_file).is_file():
-        raise ConfigError(f"data.splits_file is {data.splits_file}, which is not there. Run `roadwork split`, or leave it null.")
+        raise ConfigError(
+            f"data.splits_file is {data.splits_file}, which is not there. Run `roadwork split`, or leave it null."
+        )
     candidates = [splits_path(settings), Path(settings.output_dir) / "splits.json"]
     for path in candidates:
         if path.is_file():
-            splits = read_splits(path, table)
+            splits = read_splits(path, table, data.class_names)
             if splits.ratios and dict(splits.ratios) != dict(data.splits):
-                logger.warning("%s was made with the ratios %s, data.splits says %s: the file counts. Run `roadwork split` to change it.", path, dict(splits.ratios), dict(data.splits))
+                logger.warning(
+                    "%s was made with the ratios %s, data.splits says %s: the file counts. "
+                    "Run `roadwork split` to change it.",
+                    path,
+                    dict(splits.ratios),
+                    dict(data.splits),
+                )
             return splits
     return make_splits(table, data.splits, data.splitting.seed, data.splitting.strategy)
 
@@ -96,5 +110,8 @@ def deployment_points(data: DataSettings, table: SampleTable, split_names: np.nd
             )
         return points, f"the coordinates of {target}"
     if not Path(target).is_file():
-        raise ConfigError(f"data.gps_sampling.target is {target!r}. Allowed: auto, {', '.join(SPLIT_NAMES)}, or a csv, parquet or GeoJSON file.")
+        raise ConfigError(
+            f"data.gps_sampling.target is {target!r}. "
+            f"Allowed: auto, {', '.join(SPLIT_NAMES)}, or a csv, parquet or GeoJSON file that is there."
+        )
     return load_deployment_points(Path(target)), target

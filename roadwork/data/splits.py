@@ -1,13 +1,11 @@
-"""Four splits with one use each: made, written, read and checked."""
+"""Four splits with one use each: made from whole groups, and written."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -69,7 +67,8 @@ def make_splits(table: SampleTable, ratios: Mapping[str, float], seed: int, stra
     """Splits whole groups, stratified by label, whatever the order of the rows.
 
     Groups are visited from the largest to the smallest, ties in an order drawn from the seed and the group's name. Each
-    goes to the split that is furthest below its share of that label.
+    goes to the split that is furthest below its share. With 8 groups or more of each label, every split ends within
+    one largest group of its ratio.
 
     Raises:
         SplitError: a class is missing, or has too few groups for every split to get one.
@@ -77,107 +76,35 @@ def make_splits(table: SampleTable, ratios: Mapping[str, float], seed: int, stra
     groups = sequence_groups(table)
     names, inverse, sizes = np.unique(groups.astype(str), return_inverse=True, return_counts=True)
     positives = np.bincount(inverse, weights=table.labels, minlength=len(names))
-    stratum = (positives * 2 > sizes).astype(int)
-    shuffled = np.array([hashlib.sha256(f"{seed}|{name}".encode()).hexdigest() for name in names])
-    order = np.lexsort((shuffled, -sizes))
+    group_label = (positives * 2 > sizes).astype(int)
+    draws = np.array([hashlib.sha256(f"{seed}|{name}".encode()).hexdigest() for name in names])
+    order = np.lexsort((draws, -sizes))
     assigned = np.empty(len(names), dtype=int)
-    for label in (0, 1):
-        members = order[stratum[order] == label]
+    shares = np.array([ratios[name] for name in SPLIT_NAMES])
+    missing = np.zeros(len(SPLIT_NAMES))
+    for label in np.argsort([-(group_label == 0).sum(), -(group_label == 1).sum()], kind="stable"):
+        members = order[group_label[order] == label]
         if len(members) < len(SPLIT_NAMES):
             raise SplitError(
                 f"Label {label} has {len(members)} groups (video sequences, or single rows); each of the "
                 f"{len(SPLIT_NAMES)} splits needs at least one of each label. Add data, or check the labels."
             )
-        assigned[members] = _fill(sizes[members], np.array([ratios[s] for s in SPLIT_NAMES]))
+        # What the first label's whole groups left over is made up for by the second's.
+        missing += shares * sizes[members].sum()
+        assigned[members] = _fill(sizes[members], missing)
+        missing -= np.bincount(assigned[members], weights=sizes[members], minlength=len(SPLIT_NAMES))
     ids = {name: sorted(table.ids[assigned[inverse] == i].tolist()) for i, name in enumerate(SPLIT_NAMES)}
     return Splits(ids, [], strategy, seed, dict(ratios), table.fingerprint(), "the new splits")
 
 
-def _fill(sizes: np.ndarray, ratios: np.ndarray) -> np.ndarray:
-    """(G,) split index of each group: always the split that is furthest below its target."""
-    wanted = ratios * sizes.sum()
-    filled = np.zeros(len(ratios))
+def _fill(sizes: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """(G,) split index of each group: always the split that lacks most of its `wanted` rows, and none stays empty."""
+    missing = wanted.copy()
+    empty = set(range(len(wanted)))
     chosen = np.empty(len(sizes), dtype=int)
     for i, size in enumerate(sizes):
-        empty = np.flatnonzero(filled == 0)
-        few_left = len(sizes) - i <= len(empty)
-        candidates = empty if few_left else np.arange(len(ratios))
-        chosen[i] = candidates[np.argmax((wanted - filled)[candidates])]
-        filled[chosen[i]] += size
+        candidates = sorted(empty) if len(sizes) - i <= len(empty) else range(len(wanted))
+        chosen[i] = max(candidates, key=missing.__getitem__)
+        missing[chosen[i]] -= size
+        empty.discard(int(chosen[i]))
     return chosen
-
-
-def read_splits(path: Path, table: SampleTable) -> Splits:
-    """Reads our `splits.json`, or a user's own `{split: [...]}`.
-
-    A user's lists may hold ids, file names, row numbers, or objects with `filename` and `label`.
-
-    Raises:
-        SplitError: the file cannot be read, or names rows that the data lacks.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SplitError(f"{path} cannot be read as JSON: {error}. Mend it, or delete it and run `roadwork split`.") from error
-    if not isinstance(content, dict):
-        raise SplitError(f"{path} holds a {type(content).__name__}; a splits file maps {', '.join(SPLIT_NAMES)} to lists.")
-    if "splits" in content and content.get("version") != VERSION:
-        raise SplitError(f"{path} has version {content.get('version')!r}; this roadwork reads version {VERSION}. Run `roadwork split` again.")
-    lists = content.get("splits", content)
-    if set(lists) != set(SPLIT_NAMES) or not all(isinstance(rows, list) for rows in lists.values()):
-        raise SplitError(f"{path} names the splits {', '.join(lists)}; it must map exactly {', '.join(SPLIT_NAMES)} to lists.")
-    reader = _RowReader(path, table)
-    ids = {name: [reader.row_id(entry, name) for entry in lists[name]] for name in SPLIT_NAMES}
-    if "splits" not in content:
-        named = {row_id for rows in ids.values() for row_id in rows}
-        reader.raise_unknown()
-        return Splits(ids, [i for i in table.ids if i not in named], source=str(path))
-    set_aside = [reader.row_id(entry, "set_aside") for entry in content.get("set_aside", [])]
-    reader.raise_unknown()
-    return Splits(
-        ids, set_aside, content["strategy"], content["seed"], content["ratios"], content["fingerprint"], str(path)
-    )
-
-
-class _RowReader:
-    """Turns an entry of a splits file into a row's id, and gathers the entries that the data lacks."""
-
-    def __init__(self, path: Path, table: SampleTable) -> None:
-        self.path = path
-        self.table = table
-        self.rows_by_id = {str(row_id): row for row, row_id in enumerate(table.ids)}
-        self.rows_by_name: dict[str, list[int]] = {}
-        for row, name in enumerate(table.filenames):
-            self.rows_by_name.setdefault(str(name), []).append(row)
-            if (base := Path(str(name)).name) != name:
-                self.rows_by_name.setdefault(base, []).append(row)
-        self.unknown: list[str] = []
-
-    def row_id(self, entry: Any, split: str) -> str:
-        row = self._row(entry.get("filename") if isinstance(entry, dict) else entry)
-        if row is None:
-            self.unknown.append(f"{split}: {entry!r}")
-            return ""
-        if isinstance(entry, dict) and "label" in entry and entry["label"] != self.table.labels[row]:
-            raise SplitError(
-                f"{self.path}: {split} has {entry}, but the data's label of {self.table.filenames[row]} is {self.table.labels[row]}. "
-                "Labels are read from the data; mend one of the two."
-            )
-        return str(self.table.ids[row])
-
-    def _row(self, entry: Any) -> int | None:
-        if isinstance(entry, bool) or not isinstance(entry, (int, str)):
-            return None
-        if isinstance(entry, int):
-            return entry if 0 <= entry < len(self.table) else None
-        if entry in self.rows_by_id:
-            return self.rows_by_id[entry]
-        rows = self.rows_by_name.get(entry, [])
-        return rows[0] if len(rows) == 1 else None
-
-    def raise_unknown(self) -> None:
-        if self.unknown:
-            raise SplitError(
-                f"{self.path} names {len(self.unknown)} rows that are not in the data, or not once: {'; '.join(self.unknown[:5])}. "
-                f"Allowed: ids (such as {self.table.ids[0]!r}), file names, or row numbers below {len(self.table)}."
-            )

@@ -34,7 +34,9 @@ class SampleTable:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        lengths = {name: len(getattr(self, name)) for name in ("ids", "filenames", "labels", "gps", "sequence_ids", "slices")}
+        lengths = {
+            name: len(getattr(self, name)) for name in ("ids", "filenames", "labels", "gps", "sequence_ids", "slices")
+        }
         if len(set(lengths.values())) != 1:
             raise DataError(f"The columns of a table differ in length: {lengths}.")
         if self.gps.shape != (len(self.ids), 2):
@@ -42,7 +44,7 @@ class SampleTable:
         duplicated = pd.Series(self.ids)[pd.Series(self.ids).duplicated()].unique()
         if len(duplicated):
             raise DataError(
-                f"{len(duplicated)} ids occur more than once, first {duplicated[0]!r}; each row needs an id of its own. "
+                f"{len(duplicated)} ids occur more than once, first {duplicated[0]!r}. Each row needs its own. "
                 "Remove the repeated rows, or map another column with data.columns.id=NAME."
             )
 
@@ -52,7 +54,8 @@ class SampleTable:
     @property
     def has_gps(self) -> np.ndarray:
         """(N,) bool, True where a row has a position."""
-        return ~np.isnan(self.gps).any(axis=1)
+        known: np.ndarray = ~np.isnan(self.gps).any(axis=1)
+        return known
 
     @property
     def gps_coverage(self) -> float:

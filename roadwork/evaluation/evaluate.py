@@ -77,10 +77,15 @@ def load_best_model(folder: Path, settings: Settings) -> nn.Module:
     """
     path = folder / "checkpoints" / "best.ckpt"
     if not path.is_file():
-        raise DataError(f"{path} is not there: the run ended before its first validation. Train again, or name another run.")
+        raise DataError(
+            f"{path} is not there: the run ended before its first validation. Train again, or name another run."
+        )
     training = settings.training
     model = apply_adapter(
-        build_model(settings.model, settings.data.img_size), training.adapter, rank=training.adapter_rank, total_steps=STEPS_BEFORE_FIT
+        build_model(settings.model, settings.data.img_size),
+        training.adapter,
+        rank=training.adapter_rank,
+        total_steps=STEPS_BEFORE_FIT,
     )
     state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})

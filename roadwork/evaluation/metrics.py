@@ -48,7 +48,7 @@ def f1(counts: np.ndarray) -> np.ndarray:
 def mcc(counts: np.ndarray) -> np.ndarray:
     """Matthews correlation of labels and decisions; 0 where either is constant, as scikit-learn has it."""
     tn, fp, fn, tp = _unpack(counts)
-    spread = np.sqrt(tp + fp) * np.sqrt(tp + fn) * np.sqrt(tn + fp) * np.sqrt(tn + fn)
+    spread = np.sqrt(((tp + fp) * (tn + fn)) * ((tp + fn) * (tn + fp)))
     # A ratio a rounding error above 1 would end up in a report.
     bounded: np.ndarray = np.clip(np.nan_to_num(_divide(tp * tn - fp * fn, spread)), -1.0, 1.0)
     return bounded

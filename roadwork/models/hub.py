@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from huggingface_hub import HfApi
+from huggingface_hub.errors import HFValidationError
 
 from roadwork.errors import ConfigError
 
@@ -28,7 +29,7 @@ def load_local_first(name: str, load: Callable[[bool], Loaded]) -> Loaded:
     """
     try:
         return load(True)
-    except OSError as error:
+    except (OSError, HFValidationError) as error:
         if Path(name).is_dir():
             raise ConfigError(f"model.name={name!r} is a folder that cannot be loaded: {_first_line(error)}") from None
     _check_hub_has(name)

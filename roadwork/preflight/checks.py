@@ -79,7 +79,12 @@ class Preflight:
         yield from found if isinstance(found, tuple) else (found,)
 
     def _environment(self) -> tuple[Check, ...]:
-        python = Check("Python", OK if sys.version_info >= (3, 11) else BLOCKER, platform.python_version(), "install Python 3.11 or newer")
+        python = Check(
+            "Python",
+            OK if sys.version_info >= (3, 11) else BLOCKER,
+            platform.python_version(),
+            "install Python 3.11 or newer",
+        )
         if torch.cuda.is_available():
             free, total = torch.cuda.mem_get_info()
             device = f"{torch.cuda.get_device_name()}, {free / _GIB:.1f} of {total / _GIB:.1f} GiB free"
@@ -140,7 +145,12 @@ class Preflight:
         clusters = cluster_deployment(points, sampling.n_clusters, edge, sampling.random_seed)
         found = f"{len(points):,} deployment points of {where}; {len(clusters.sizes)} clusters put {clusters.covered_share:.0%} of them within {edge:g} km of a centre"
         needed = f"data.gps_sampling.n_clusters={clusters.needed or 'auto'}"
-        return Check("clusters against brackets", OK if clusters.covered_share >= COVERAGE_TARGET else WARNING, found, f"set {needed}")
+        return Check(
+            "clusters against brackets",
+            OK if clusters.covered_share >= COVERAGE_TARGET else WARNING,
+            found,
+            f"set {needed}",
+        )
 
     def _augmentation(self) -> Check:
         data = self.settings.data
@@ -160,7 +170,12 @@ class Preflight:
         output = Path(self.settings.output_dir)
         existing = next(p for p in (output, *output.absolute().parents) if p.exists())
         free = shutil.disk_usage(existing).free / _GIB
-        disk = Check("disk", OK if free > 2 * needed else BLOCKER, f"{free:.1f} GiB free, checkpoints take about {needed:.2f}", "free some space, or set output_dir to another disk")
+        disk = Check(
+            "disk",
+            OK if free > 2 * needed else BLOCKER,
+            f"{free:.1f} GiB free, checkpoints take about {needed:.2f}",
+            "free some space, or set output_dir to another disk",
+        )
         checks = (Check("model", OK, f"{model.config.model_type} with {parameters / 1e6:.1f} M parameters"), disk)
         if self.table is None:
             return checks

@@ -15,7 +15,7 @@ from roadwork.data.datamodule import NATIXDataModule
 from roadwork.models.build import build_model
 from roadwork.preflight.probe import CallCounter, WiringProbe, find_checkpoint, next_epoch_rows
 from roadwork.preflight.wiring import Observations, WireRow, judge
-from roadwork.training.trainers.base_trainer import MONITOR, BaseTrainer, build_lightning_trainer
+from roadwork.training.trainers.base_trainer import BaseTrainer, build_lightning_trainer
 
 BATCHES = 2
 
@@ -36,15 +36,20 @@ def run_dry(datamodule: NATIXDataModule, trainer: BaseTrainer) -> list[WireRow]:
     """
     datamodule.setup("fit")
     training = trainer.settings.training
-    n_train = min(BATCHES * training.accumulate, math.ceil(len(datamodule.datasets["train"]) / datamodule.settings.data.dataloader.batch_size))
-    n_validation = min(BATCHES, math.ceil(len(datamodule.datasets["val_select"]) / datamodule.settings.data.dataloader.batch_size))
+    n_train = min(
+        BATCHES * training.accumulate,
+        math.ceil(len(datamodule.datasets["train"]) / datamodule.settings.data.dataloader.batch_size),
+    )
+    n_validation = min(
+        BATCHES, math.ceil(len(datamodule.datasets["val_select"]) / datamodule.settings.data.dataloader.batch_size)
+    )
     probe = WiringProbe(trainer.module.model)
     calls = {callback: CallCounter(callback, _hooks(callback)) for callback in trainer.callbacks}
     with TemporaryDirectory(prefix="roadwork-dry-run-") as name:
         folder = Path(name)
         lightning_trainer = build_lightning_trainer(
             training,
-            [*trainer.callbacks, probe, ModelCheckpoint(folder, monitor=MONITOR, mode="max")],
+            [*trainer.callbacks, probe, ModelCheckpoint(folder)],
             folder,
             max_epochs=1,
             limit_train_batches=n_train,

@@ -64,12 +64,16 @@ class WiringProbe(Callback):
         del module
         self._seen = (kwargs["pixel_values"] if "pixel_values" in kwargs else args[0]).detach().float().cpu()
 
-    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer) -> None:
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
         self.learning_rates.append(optimizer.param_groups[0]["lr"])
         for name, parameter in self.model.named_parameters():
             self.gradients.setdefault(name, GradientSeen()).add(parameter.grad)
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         self.train.add(batch, outputs, self._seen)
         self.sampler = trainer.train_dataloader.sampler if trainer.train_dataloader is not None else None
         if trainer.global_step > self._steps:
@@ -77,7 +81,13 @@ class WiringProbe(Callback):
             self.weights_after_step.append(copy_weights(self.model))
 
     def on_validation_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         self.validation.add(batch, outputs, self._seen)
         self.weights_in_validation = copy_weights(self.model)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
-from sklearn.metrics import matthews_corrcoef
+from sklearn.metrics import confusion_matrix, matthews_corrcoef
 from torch import Tensor
 
 from roadwork.data.datamodule import NATIXDataModule
@@ -50,7 +50,13 @@ class Observations:
 
 def judge(seen: Observations) -> list[WireRow]:
     """Every row of the wiring table, in the order in which data flows."""
-    return [*_data_rows(seen), *_augmentation_rows(seen), *_training_rows(seen), *_callback_rows(seen), _checkpoint_row(seen)]
+    return [
+        *_data_rows(seen),
+        *_augmentation_rows(seen),
+        *_training_rows(seen),
+        *_callback_rows(seen),
+        _checkpoint_row(seen),
+    ]
 
 
 def _data_rows(seen: Observations) -> Iterator[WireRow]:
@@ -62,7 +68,9 @@ def _data_rows(seen: Observations) -> Iterator[WireRow]:
     strays = {split: int((names[rows] != split).sum()) for split, rows in shown.items()}
     yield WireRow(
         "splits",
-        "; ".join(f"{len(rows)} rows of {split} shown, {strays[split]} from elsewhere" for split, rows in shown.items()),
+        "; ".join(
+            f"{len(rows)} rows of {split} shown, {strays[split]} from elsewhere" for split, rows in shown.items()
+        ),
         not any(strays.values()),
         "dataloader_for and train_dataloader must read the dataset of their own split",
     )
@@ -93,7 +101,9 @@ def _sampler_share_row(seen: Observations) -> WireRow:
     wanted = np.bincount(inverse, weights=weights) / weights.sum()
     drawn = np.bincount(inverse, weights=counts) / max(1, counts.sum())
     allowed = CHANCE * np.sqrt(wanted * (1 - wanted) / max(1, len(dataset))) + 2 / max(1, len(dataset))
-    parts = ", ".join(f"weight {w:g}: {d:.1%} drawn, {s:.1%} asked" for w, d, s in zip(levels, drawn, wanted, strict=True))
+    parts = ", ".join(
+        f"weight {w:g}: {d:.1%} drawn, {s:.1%} asked" for w, d, s in zip(levels, drawn, wanted, strict=True)
+    )
     return WireRow(
         "sampler's next epoch",
         f"{counts.sum():,} draws of {len(dataset):,} rows; {parts}",
@@ -166,14 +176,16 @@ def _training_rows(seen: Observations) -> Iterator[WireRow]:
     yield WireRow(
         "gradients",
         f"{n_trainable:,} of {sum(p.numel() for p in parameters.values()):,} parameters trainable; "
-        f"{len(with_gradient)} of {len(trainable)} trainable tensors had a gradient" + (f", not {stuck[0]}" if stuck else ""),
+        f"{len(with_gradient)} of {len(trainable)} trainable tensors had a gradient"
+        + (f", not {stuck[0]}" if stuck else ""),
         bool(trainable) and not stuck,
         "every trainable parameter must be reached by the loss; freeze what is not meant to train",
     )
     yield WireRow(
         "optimizer",
         f"{len(probe.weights_after_step) - 1} steps moved {len(moved & trainable)} of {len(trainable)} trainable tensors"
-        f" and {len(drifted)} of {len(parameters) - len(trainable)} frozen ones" + (f", {drifted[0]}" if drifted else ""),
+        f" and {len(drifted)} of {len(parameters) - len(trainable)} frozen ones"
+        + (f", {drifted[0]}" if drifted else ""),
         trainable <= moved | set(stuck) and bool(moved) and not drifted,
         "configure_optimizers must give the optimizer every trainable parameter and no frozen one",
     )
@@ -181,7 +193,12 @@ def _training_rows(seen: Observations) -> Iterator[WireRow]:
 
 def _callback_rows(seen: Observations) -> Iterator[WireRow]:
     for callback, counter in seen.calls.items():
-        wanted = {"on_train_batch_end": seen.n_train, "on_validation_batch_end": seen.n_validation, "on_validation_start": 1, "on_validation_end": 1}
+        wanted = {
+            "on_train_batch_end": seen.n_train,
+            "on_validation_batch_end": seen.n_validation,
+            "on_validation_start": 1,
+            "on_validation_end": 1,
+        }
         yield WireRow(
             f"{type(callback).__name__} called",
             ", ".join(f"{name} {count} times" for name, count in counter.calls.items()),
@@ -189,20 +206,26 @@ def _callback_rows(seen: Observations) -> Iterator[WireRow]:
             f"register it in the Trainer; Lightning calls its hooks {wanted} times here",
         )
     yield _mcc_row(seen)
+    if seen.trainer.settings.training.adapter == "adalora":
+        yield _adalora_row(seen)
     if hasattr(seen.trainer, "ema_callback"):
         yield _ema_average_row(seen)
         yield _ema_swap_row(seen)
 
 
 def _mcc_row(seen: Observations) -> WireRow:
+    """Against scikit-learn; the counts too, since a network that says one class has an MCC of 0 whatever the labels are."""
     labels = torch.cat(seen.probe.validation.labels).numpy()
     decisions = torch.cat(seen.probe.validation.logits).argmax(dim=1).numpy()
     reference = float(matthews_corrcoef(labels, decisions))
+    counts = confusion_matrix(labels, decisions, labels=[0, 1])
     logged = seen.logged.get(MONITOR)
+    counted = seen.trainer.mcc_callback.confusion.numpy()
     return WireRow(
         "MCC",
-        f"{MONITOR} logged as {logged if logged is None else f'{logged:.6f}'}, scikit-learn on the same {len(labels)} rows {reference:.6f}",
-        logged is not None and abs(logged - reference) < 1e-6,  # logged as float32
+        f"{MONITOR} logged as {logged if logged is None else f'{logged:.6f}'} from the counts {counted.tolist()}; "
+        f"scikit-learn on the same {len(labels)} rows: {reference:.6f}, {counts.tolist()}",
+        logged is not None and abs(logged - reference) < 1e-6 and np.array_equal(counted, counts),  # logged as float32
         "MCCCallback must be registered, and validation_step return logits and labels",
     )
 
@@ -222,6 +245,19 @@ def _ema_average_row(seen: Observations) -> WireRow:
     )
 
 
+def _adalora_row(seen: Observations) -> WireRow:
+    """Ranks are pruned where singular values, which start at zero, are zero again after steps that moved them."""
+    history = [{n: v for n, v in weights.items() if "lora_E" in n} for weights in seen.probe.weights_after_step]
+    ranks = sum(v.numel() for v in history[-1].values())
+    alive = sum(int((v != 0).sum()) for v in history[-1].values())
+    return WireRow(
+        "AdaLoRA",
+        f"{alive} of {ranks} ranks are left after {len(history) - 1} steps",
+        0 < alive < ranks,
+        "AdaLoraCallback must allocate ranks after every optimizer step",
+    )
+
+
 def _replay_ema(seen: Observations) -> Weights:
     """The average by its formula, from the weights that the probe saw after each step."""
     training = seen.trainer.settings.training
@@ -238,9 +274,16 @@ def _replay_ema(seen: Observations) -> Weights:
 def _ema_swap_row(seen: Observations) -> WireRow:
     probe = seen.probe
     shadow = seen.trainer.ema_callback.shadow
-    used = {n: float((probe.weights_in_validation[n].double() - v.double().cpu()).abs().max()) for n, v in shadow.items() if n in probe.weights_in_validation}
+    used = {
+        n: float((probe.weights_in_validation[n].double() - v.double().cpu()).abs().max())
+        for n, v in shadow.items()
+        if n in probe.weights_in_validation
+    }
     worst = max(used.values(), default=float("inf"))
-    restored = all(torch.equal(v, probe.weights_after_validation.get(n, torch.empty(0))) for n, v in probe.weights_after_step[-1].items())
+    restored = all(
+        torch.equal(v, probe.weights_after_validation.get(n, torch.empty(0)))
+        for n, v in probe.weights_after_step[-1].items()
+    )
     return WireRow(
         "EMA in validation",
         f"validation ran on weights within {worst:.0e} of the average; after it the raw weights were {'bit-equal' if restored else 'NOT what they had been'}",
@@ -252,11 +295,15 @@ def _ema_swap_row(seen: Observations) -> WireRow:
 def _checkpoint_row(seen: Observations) -> WireRow:
     """The checkpoint must hold what validation judged: the average where there is one, else the weights."""
     judged = seen.probe.weights_in_validation
-    saved = {name.removeprefix("model."): value for name, value in (seen.checkpoint or {}).get("state_dict", {}).items()}
+    saved = {
+        name.removeprefix("model."): value for name, value in (seen.checkpoint or {}).get("state_dict", {}).items()
+    }
     equal = [name for name, value in judged.items() if name in saved and torch.equal(saved[name].cpu(), value)]
     return WireRow(
         "checkpoint",
-        "none was written" if seen.checkpoint is None else f"written and read back: {len(equal)} of {len(judged)} tensors equal those that validation judged",
+        "none was written"
+        if seen.checkpoint is None
+        else f"written and read back: {len(equal)} of {len(judged)} tensors equal those that validation judged",
         bool(judged) and len(equal) == len(judged),
         "ModelCheckpoint must save the weights that validation used",
     )

@@ -154,7 +154,8 @@ def trainer_with(*callbacks, **settings):
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
-    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning"),  # Lightning's own
+    # Lightning's own call, deprecated by torch.
+    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning"),
 ]
 
 
@@ -171,6 +172,8 @@ def test_a_trainer_logs_what_scikit_learn_computes(soft):
     first, second = module.mcc_of("val", slice(3)), module.mcc_of("val", slice(3, 6))
     assert float(metrics["val_select/mcc"]) == pytest.approx(second, abs=1e-6)
     assert len(module.seen["sanity"]) == 2
+    labels, predictions = (torch.cat(rows) for rows in zip(*module.seen["val"][3:6], strict=True))
+    assert callback.confusion.tolist() == confusion_matrix(labels, predictions, labels=[0, 1]).tolist()
     assert callback.best_mcc == pytest.approx(max(first, second), abs=1e-9)
 
 

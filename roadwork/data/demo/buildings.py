@@ -161,6 +161,9 @@ def _draw_windows(canvas: Canvas, building: Building, shade: float) -> None:
                     ((u0 - edge, v0 + rim), (u1 + edge, v1 + rim), (u1 + edge, w1 - rim), (u0 - edge, w0 - rim)), frame
                 )
             canvas.fill(((u0, v0), (u1, v1), (u1, w1), (u0, w0)), panes[building.glass[floor, column]])
+            if middle < 24:  # the bars between the panes
+                canvas.line(((u0, (v0 * 2 + w0 * 3) / 5), (u1, (v1 * 2 + w1 * 3) / 5)), round(0.06 * s0), frame)
+                canvas.line((((u0 + u1) / 2, (v0 + v1) / 2), ((u0 + u1) / 2, (w0 + w1) / 2)), round(0.05 * s0), frame)
 
 
 def _draw_shop(canvas: Canvas, building: Building, colour: RGB, shade: float) -> None:

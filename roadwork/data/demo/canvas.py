@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import pairwise
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from roadwork.data.demo.camera import Camera
@@ -23,7 +26,6 @@ class Canvas:
         self.camera = camera
         self.light = light
         self.stencil: int | None = None
-        self.glows: list[tuple[float, float, float, RGB]] = []
         self._draw = ImageDraw.Draw(image)
         self._veil = ImageDraw.Draw(image, "RGBA") if image.mode == "RGB" else None
 
@@ -50,22 +52,33 @@ class Canvas:
         """A rectangle on the road."""
         self.solid(((x0, 0.0, z0), (x1, 0.0, z0), (x1, 0.0, z1), (x0, 0.0, z1)), colour)
 
-    def shadow(self, x: float, z: float, half_width: float, half_length: float, strength: int) -> None:
-        """A soft dark ellipse on the road, where something stands."""
-        if self._veil is None or not self.camera.sees(z - half_length):
+    def shadow(self, x: float, z: float, half_width: float, length: float) -> None:
+        """A soft dark patch on the road under what stands there from z on."""
+        if self._veil is None:
             return
-        for grow in (1.25, 1.0):
-            left, _ = self.camera.project(x - half_width * grow, 0.0, z)
-            right, _ = self.camera.project(x + half_width * grow, 0.0, z)
-            _, near = self.camera.project(x, 0.0, z - half_length * grow)
-            _, far = self.camera.project(x, 0.0, z + half_length * grow)
+        project, strength = self.camera.project, 46
+        if length > 2.5:  # vehicles
+            for grow in (0.3, 0.12, 0.0):
+                a, b, near, far = x - half_width - grow, x + half_width + grow, z - grow * 1.5, z + length
+                corners = ((a, near), (b, near), (b, far), (a, far))
+                self._veil.polygon([project(cx, 0.0, cz) for cx, cz in corners], fill=(8, 10, 16, strength))
+            return
+        for grow in (1.4, 1.1):
+            left, _ = project(x - half_width * grow, 0.0, z)
+            right, _ = project(x + half_width * grow, 0.0, z)
+            _, near = project(x, 0.0, z - length * 0.6 * grow)
+            _, far = project(x, 0.0, z + length * grow)
             if near - far >= 1 and abs(right - left) >= 1:
                 self._veil.ellipse((min(left, right), far, max(left, right), near), fill=(8, 10, 16, strength))
 
-    def veil(self, points: Sequence[Point], colour: RGB, strength: int) -> None:
-        """A see-through polygon in pixels."""
-        if self._veil is not None:
-            self._veil.polygon(points, fill=(*colour, strength))
+    def halo(self, u: float, v: float, radius: float, colour: RGB) -> None:
+        """A disc of light in pixels that fades out towards its rim."""
+        image = self.image
+        size = min(round(radius * 2), image.height)
+        if size < 3 or not (-radius < u < image.width + radius and -radius < v < image.height + radius):
+            return
+        left, top = round(u - size / 2), round(v - size / 2)
+        image.paste(colour, (left, top, left + size, top + size), _halo_mask(size, 170 if self.light.is_lit else 60))
 
 
 class Pen:
@@ -90,10 +103,10 @@ class Pen:
         tone = self.light.tone(colour, self.distance, shade)
         self.canvas.fill([(u + x * du, v - y * scale) for x, y in points], tone)
 
-    def rect(self, x0: float, y0: float, x1: float, y1: float, colour: RGB, shade: float = 1.0) -> None:
+    def rect(self, x0: float, y0: float, x1: float, y1: float, colour: RGB, *, shade: float = 1.0) -> None:
         self.polygon(((x0, y0), (x1, y0), (x1, y1), (x0, y1)), colour, shade)
 
-    def oval(self, x: float, y: float, rx: float, ry: float, colour: RGB, shade: float = 1.0) -> None:
+    def oval(self, x: float, y: float, rx: float, ry: float, colour: RGB, *, shade: float = 1.0) -> None:
         u, v = self._u + x * self._du, self._v - y * self.scale
         box = (u - rx * self.scale, v - ry * self.scale, u + rx * self.scale, v + ry * self.scale)
         self.canvas.ellipse(box, self.light.tone(colour, self.distance, shade))
@@ -104,12 +117,11 @@ class Pen:
         self.canvas.line([(u + x * du, v - y * scale) for x, y in points], round(width * scale), tone)
 
     def glow(self, x: float, y: float, radius: float, colour: RGB) -> None:
-        """Remember a lamp, whose halo is added to the finished picture."""
-        if self.canvas.stencil is None and self.distance > 1:
-            point = (self._u + x * self._du, self._v - y * self.scale)
-            self.canvas.glows.append((*point, radius * self.scale, colour))
+        """The halo of a lamp that is on."""
+        if self.canvas.stencil is None:
+            self.canvas.halo(self._u + x * self._du, self._v - y * self.scale, radius * self.scale * 2.2, colour)
 
-    def stripes(self, x0: float, y0: float, x1: float, y1: float, colours: tuple[RGB, RGB], pitch: float) -> None:
+    def stripes(self, x0: float, y0: float, x1: float, y1: float, colours: tuple[RGB, RGB], *, pitch: float) -> None:
         """A board with diagonal stripes, ``pitch`` metres from one to the next."""
         self.rect(x0, y0, x1, y1, colours[0])
         slant = y1 - y0
@@ -122,7 +134,7 @@ class Pen:
                 self.polygon(clipped, colours[1])
             left += pitch
 
-    def box(self, x0: float, x1: float, y0: float, y1: float, length: float, colour: RGB) -> None:
+    def box(self, x0: float, x1: float, y0: float, y1: float, length: float, *, colour: RGB) -> None:
         """A box from this plane ``length`` metres away: its front, and the side and top that the camera sees."""
         camera, canvas = self.canvas.camera, self.canvas
         far = self.z + length
@@ -136,10 +148,20 @@ class Pen:
         self.rect(x0, y0, x1, y1, colour)
 
 
+@lru_cache(maxsize=512)
+def _halo_mask(size: int, strength: int) -> Image.Image:
+    """(size, size) grey disc, falling as the cube of the distance to its rim."""
+    axis = (np.arange(size) + 0.5) / size * 2 - 1
+    inside = np.clip(1 - np.hypot(axis[:, None], axis[None, :]), 0, 1)
+    return Image.fromarray((inside**3 * strength).astype(np.uint8))
+
+
 def _clip(points: Sequence[Point], limit: float, sign: int) -> list[Point]:
     """The part of a convex polygon with sign * x >= sign * limit (Sutherland and Hodgman)."""
+    if not points:
+        return []
     kept: list[Point] = []
-    for (xa, ya), (xb, yb) in zip(points, (*points[1:], *points[:1]), strict=True):
+    for (xa, ya), (xb, yb) in pairwise((*points, points[0])):
         a_in, b_in = sign * (xa - limit) >= 0, sign * (xb - limit) >= 0
         if a_in:
             kept.append((xa, ya))

@@ -1,4 +1,4 @@
-"""What the lens and the sensor add to a drawn picture: halos, rain, vignette and noise."""
+"""What the lens and the sensor add to a drawn picture: rain and noise."""
 
 from __future__ import annotations
 
@@ -7,37 +7,16 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
-from roadwork.data.demo.light import RGB, Light
+from roadwork.data.demo.light import Light
 
 NOISE_SIZE = (900, 700)  # pictures cut their noise out of this; larger ones enlarge it
 
 
-def finish(
-    image: Image.Image, glows: list[tuple[float, float, float, RGB]], light: Light, rng: np.random.Generator
-) -> Image.Image:
-    """The finished picture; ``glows`` hold column, row, radius (all in its pixels) and colour."""
-    for u, v, radius, colour in glows:
-        _add_glow(image, u, v, radius * 2.2, colour, light.is_lit)
+def finish(image: Image.Image, light: Light, rng: np.random.Generator) -> Image.Image:
+    """The finished picture, with rain where it rains, and noise."""
     if light.is_wet:
         _draw_rain(image, rng)
     return _add_noise(image, float(rng.uniform(0.6, 1.6)), rng)
-
-
-def _add_glow(image: Image.Image, u: float, v: float, radius: float, colour: RGB, is_lit: bool) -> None:
-    size = round(radius * 2)
-    if size < 3 or not (-radius < u < image.width + radius and -radius < v < image.height + radius):
-        return
-    size = min(size, image.height)
-    box = (round(u - size / 2), round(v - size / 2))
-    image.paste(colour, (*box, box[0] + size, box[1] + size), _halo(size, 170 if is_lit else 60))
-
-
-@lru_cache(maxsize=512)
-def _halo(size: int, strength: int) -> Image.Image:
-    """A disc that fades out as the cube of the distance to its rim."""
-    axis = (np.arange(size) + 0.5) / size * 2 - 1
-    inside = np.clip(1 - np.hypot(axis[:, None], axis[None, :]), 0, 1)
-    return Image.fromarray((inside**3 * strength).astype(np.uint8))
 
 
 def _draw_rain(image: Image.Image, rng: np.random.Generator) -> None:
@@ -52,8 +31,8 @@ def _draw_rain(image: Image.Image, rng: np.random.Generator) -> None:
 
 @lru_cache(maxsize=1)
 def _noise() -> Image.Image:
-    """Grey noise around 128 with a standard deviation of 4; the same in every process."""
-    values = np.random.default_rng(0).normal(128, 4.0, (NOISE_SIZE[1], NOISE_SIZE[0]))
+    """Grey noise around 128 with a standard deviation of 3; the same in every process."""
+    values = np.random.default_rng(0).normal(128, 3.0, (NOISE_SIZE[1], NOISE_SIZE[0]))
     return Image.fromarray(values.clip(0, 255).astype(np.uint8))
 
 

@@ -22,12 +22,12 @@ class Lamp:
     towards: int
 
     def __call__(self, pen: Pen) -> None:
-        pen.rect(-0.09, 0, 0.09, 1.0, STEEL, 0.8)
+        pen.rect(-0.09, 0, 0.09, 1.0, STEEL, shade=0.8)
         pen.rect(-0.06, 0, 0.06, 6.9, STEEL)
         pen.line(((0, 6.8), (self.towards * 0.7, 7.15), (self.towards * 1.7, 7.2)), 0.09, STEEL)
         pen.rect(self.towards * 1.7 - 0.35, 7.08, self.towards * 1.7 + 0.35, 7.24, (70, 72, 76))
         if pen.light.is_lit:
-            pen.rect(self.towards * 1.7 - 0.28, 7.02, self.towards * 1.7 + 0.28, 7.1, (255, 255, 230), 2.0)
+            pen.rect(self.towards * 1.7 - 0.28, 7.02, self.towards * 1.7 + 0.28, 7.1, (255, 255, 230), shade=2.0)
             pen.glow(self.towards * 1.7, 7.05, 1.1, (255, 214, 150))
 
 
@@ -39,7 +39,7 @@ class WirePole:
         wood: RGB = (104, 88, 74)
         pen.polygon(((-0.16, 0), (0.16, 0), (0.11, 9.5), (-0.11, 9.5)), wood)
         for y in (8.2, 9.0):
-            pen.rect(-1.1, y, 1.1, y + 0.13, wood, 0.85)
+            pen.rect(-1.1, y, 1.1, y + 0.13, wood, shade=0.85)
             for x in (-1.0, -0.5, 0.5, 1.0):
                 pen.rect(x - 0.04, y + 0.13, x + 0.04, y + 0.3, (200, 200, 200))
         pen.rect(0.16, 6.6, 0.6, 7.6, (126, 130, 134))
@@ -80,13 +80,15 @@ class Advert:
             pen.rect(x - 0.06, 0, x + 0.06, low, STEEL)
         pen.rect(-half - 0.08, low - 0.08, half + 0.08, high + 0.08, (60, 62, 66))
         glow = 1.5 if pen.light.is_lit else 1.0
-        pen.rect(-half, low, half, high, self.ground, glow)
+        pen.rect(-half, low, half, high, self.ground, shade=glow)
         tall = high - low
-        pen.oval(-half * 0.35, low + tall * 0.55, half * 0.35, tall * 0.26, self.print, glow)
+        pen.oval(-half * 0.35, low + tall * 0.55, half * 0.35, tall * 0.26, self.print, shade=glow)
         for i in range(3):
             y = low + tall * (0.28 + 0.17 * i)
-            pen.rect(half * 0.1, y, half * (0.85 - 0.18 * i), y + tall * 0.08, self.print, glow)
-        pen.rect(-half * 0.8, low + tall * 0.08, half * 0.8, low + tall * 0.16, mix(self.print, self.ground, 0.4), glow)
+            pen.rect(half * 0.1, y, half * (0.85 - 0.18 * i), y + tall * 0.08, self.print, shade=glow)
+        pen.rect(
+            -half * 0.8, low + tall * 0.08, half * 0.8, low + tall * 0.16, mix(self.print, self.ground, 0.4), shade=glow
+        )
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,6 @@ class Bin:
     colour: RGB
 
     def __call__(self, pen: Pen) -> None:
-        pen.box(-0.26, 0.26, 0.1, 1.05, 0.4, self.colour)
+        pen.box(-0.26, 0.26, 0.1, 1.05, 0.4, colour=self.colour)
         pen.rect(-0.18, 0.8, 0.18, 0.88, BLACK)
         pen.rect(-0.28, 1.0, 0.28, 1.1, mix(self.colour, BLACK, 0.3))

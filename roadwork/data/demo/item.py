@@ -40,7 +40,7 @@ def draw_items(canvas: Canvas, items: list[Item], frame: int) -> None:
     seen = [item for item in items if canvas.camera.sees(item.place(frame) - 0.3)]
     seen.sort(key=lambda item: -item.place(frame))
     for item in seen:
-        canvas.shadow(item.x, item.place(frame) + item.length / 2, item.half_width * 1.15, item.length * 0.6, 62)
+        canvas.shadow(item.x, item.place(frame), item.half_width, item.length)
     for item in seen:
         item.draw(Pen(canvas, item.x, item.place(frame)))
 

@@ -57,6 +57,7 @@ class Light:
         haze_per_m: how fast things fade into the haze.
         sunny_side: 1 or -1, the side of the street whose facades face the sun.
         contrast: factor between the sunny and the shaded side.
+        saturation: 0 is grey, 1 leaves colours as they are; cameras differ.
     """
 
     weather: str
@@ -67,6 +68,7 @@ class Light:
     haze_per_m: float
     sunny_side: int
     contrast: float
+    saturation: float
 
     @property
     def is_lit(self) -> bool:
@@ -79,13 +81,14 @@ class Light:
 
     def tone(self, colour: RGB, distance_m: float, shade: float = 1.0) -> RGB:
         """The colour as it is seen at this distance."""
+        grey = (colour[0] * 0.3 + colour[1] * 0.59 + colour[2] * 0.11) * (1.0 - self.saturation)
         clear = math.exp(-self.haze_per_m * distance_m)
-        gain, haze, fog = self.gain, self.haze, 1.0 - clear
+        gain, haze, vivid, fog = self.gain, self.haze, self.saturation, 1.0 - clear
         clear *= shade
         return (
-            min(255, int(colour[0] * gain[0] * clear + haze[0] * fog)),
-            min(255, int(colour[1] * gain[1] * clear + haze[1] * fog)),
-            min(255, int(colour[2] * gain[2] * clear + haze[2] * fog)),
+            min(255, int((colour[0] * vivid + grey) * gain[0] * clear + haze[0] * fog)),
+            min(255, int((colour[1] * vivid + grey) * gain[1] * clear + haze[1] * fog)),
+            min(255, int((colour[2] * vivid + grey) * gain[2] * clear + haze[2] * fog)),
         )
 
     def shade(self, side: float) -> float:
@@ -96,8 +99,8 @@ class Light:
 def draw_light(rng: np.random.Generator, condition: tuple[str, str], warmth: float) -> Light:
     """Light of one scene; the warmth of a region turns it from blue (below 1) to yellow (above 1)."""
     weather, _ = condition
-    exposure = rng.uniform(0.86, 1.12)
-    cast = rng.normal(0.0, 0.03, 3)
+    exposure = rng.uniform(0.74, 1.16)
+    cast = rng.normal(0.0, 0.05, 3)
     red, green, blue = (gain * exposure * (1 + shift) for gain, shift in zip(GAINS[condition], cast, strict=True))
     zenith, haze = SKIES[condition]
     tint: RGB = (int(rng.integers(120, 256)), int(rng.integers(120, 220)), int(rng.integers(120, 256)))
@@ -109,4 +112,5 @@ def draw_light(rng: np.random.Generator, condition: tuple[str, str], warmth: flo
         haze_per_m=HAZE_PER_M[weather] * rng.uniform(0.7, 1.4),
         sunny_side=int(rng.choice((-1, 1))),
         contrast=rng.uniform(0.66, 0.8) if weather == "clear" else rng.uniform(0.86, 0.95),
+        saturation=rng.uniform(0.6, 1.08),
     )

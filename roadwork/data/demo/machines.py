@@ -62,10 +62,10 @@ class Roller:
     def __call__(self, pen: Pen) -> None:
         pen.rect(-0.95, 0.0, 0.95, 0.95, (92, 92, 94))
         pen.rect(-0.95, 0.5, 0.95, 0.8, (142, 142, 144))
-        pen.rect(-1.05, 0.3, -0.95, 1.0, self.paint, 0.8)
-        pen.rect(0.95, 0.3, 1.05, 1.0, self.paint, 0.8)
+        pen.rect(-1.05, 0.3, -0.95, 1.0, self.paint, shade=0.8)
+        pen.rect(0.95, 0.3, 1.05, 1.0, self.paint, shade=0.8)
         pen.polygon(((-0.95, 0.95), (0.95, 0.95), (0.85, 1.6), (-0.85, 1.6)), self.paint)
-        pen.stripes(-0.85, 1.02, 0.85, 1.2, (YELLOW, BLACK), 0.4)
+        pen.stripes(-0.85, 1.02, 0.85, 1.2, (YELLOW, BLACK), pitch=0.4)
         pen.rect(-0.26, 1.55, 0.26, 2.1, VEST_ORANGE)
         pen.oval(0, 2.22, 0.12, 0.14, SKINS[1])
         for x in (-0.82, 0.76):
@@ -84,11 +84,11 @@ class CrewTruck:
     def __call__(self, pen: Pen) -> None:
         for x in (-1.05, 0.7):
             pen.rect(x, 0.0, x + 0.35, 0.7, (28, 28, 28))
-        pen.box(-1.15, 1.15, 0.5, 2.0, 5.5, self.paint)
-        pen.stripes(-1.15, 0.55, 0.0, 1.35, self.stripes, 0.5)
-        pen.stripes(0.0, 0.55, 1.15, 1.35, self.stripes, 0.5)
+        pen.box(-1.15, 1.15, 0.5, 2.0, 5.5, colour=self.paint)
+        pen.stripes(-1.15, 0.55, 0.0, 1.35, self.stripes, pitch=0.5)
+        pen.stripes(0.0, 0.55, 1.15, 1.35, self.stripes, pitch=0.5)
         for x in (-1.12, 0.9):
-            pen.rect(x, 0.42, x + 0.22, 0.56, RED, 1.4)
+            pen.rect(x, 0.42, x + 0.22, 0.56, RED, shade=1.4)
         pen.rect(-1.05, 1.95, 1.05, 3.05, (20, 20, 22))
         for x, y in (
             (-0.75, 2.5),
@@ -100,8 +100,8 @@ class CrewTruck:
             (0.5, 2.5),
             (0.8, 2.5),
         ):
-            pen.oval(x, y, 0.11, 0.11, AMBER, 1.5)
+            pen.oval(x, y, 0.11, 0.11, AMBER, shade=1.5)
             pen.glow(x, y, 0.28, (255, 176, 40))
         for x in (-0.8, 0.8):
-            pen.oval(x, 3.14, 0.15, 0.1, AMBER, 1.3)
+            pen.oval(x, 3.14, 0.15, 0.1, AMBER, shade=1.3)
             pen.glow(x, 3.14, 0.6, (255, 160, 30))

@@ -9,6 +9,7 @@ import numpy as np
 
 from roadwork.data.demo.light import CONDITIONS
 from roadwork.data.demo.regions import CITIES, City
+from roadwork.data.demo.streams import stream
 
 FRAMES = 4  # pictures in a sequence
 RADIUS_KM, SPREAD_KM = 12.0, 5.0
@@ -80,7 +81,7 @@ class Sequence:
 def plan_sequences(images: int, seed: int) -> list[Sequence]:
     """All sequences of a dataset, in order; each city has as many with roadwork as without."""
     total = -(-images // FRAMES)
-    rng = np.random.default_rng((seed, 0))
+    rng = stream(seed, "gps")
     forms = np.full(total, "columns", dtype="<U7")
     order = rng.permutation(total)
     without, as_text = round(0.1 * total), round(0.1 * total)
@@ -89,7 +90,7 @@ def plan_sequences(images: int, seed: int) -> list[Sequence]:
 
     sequences: list[Sequence] = []
     for number, (city, count) in enumerate(zip(CITIES, _city_counts(total), strict=True)):
-        rng = np.random.default_rng((seed, 1, number))
+        rng = stream(seed, "city", number)
         labels = rng.permutation((np.arange(count) + len(sequences)) % 2)
         places = _scatter(city, count, rng)
         for i in range(count):
@@ -120,7 +121,7 @@ def deployment_points(seed: int) -> np.ndarray:
     cities = [city for city in CITIES if city.is_deployment]
     counts = [len(part) for part in np.array_split(np.arange(DEPLOYMENT_POINTS), len(cities))]
     points = [
-        _scatter(city, count, np.random.default_rng((seed, 3, number)))
+        _scatter(city, count, stream(seed, "deployment", number))
         for number, (city, count) in enumerate(zip(cities, counts, strict=True))
     ]
     return np.concatenate(points).round(6)

@@ -23,14 +23,16 @@ class Cone:
 
     def __call__(self, pen: Pen) -> None:
         h, base = self.height, self.height * 0.27
-        pen.box(-base, base, 0, 0.05, base * 2, RUBBER)
+        pen.box(-base, base, 0, 0.05, base * 2, colour=RUBBER)
         mid = pen.at(0, base)
-        _frustum(mid, 0.04, h, base * 0.8, 0.035, CONE)
+        _frustum(mid, 0.04, h, base * 0.8, 0.035, colour=CONE)
         for low, high in ((0.36, 0.56), (0.68, 0.82)):
-            _frustum(mid, h * low, h * high, base * 0.8 * (1 - low) + 0.02, base * 0.8 * (1 - high) + 0.03, SILVER)
+            _frustum(
+                mid, h * low, h * high, base * 0.8 * (1 - low) + 0.02, base * 0.8 * (1 - high) + 0.03, colour=SILVER
+            )
 
 
-def _frustum(pen: Pen, low: float, high: float, wide: float, narrow: float, colour: RGB) -> None:
+def _frustum(pen: Pen, low: float, high: float, wide: float, narrow: float, *, colour: RGB) -> None:
     """A round, tapering body, lit from the left and dark on the right."""
     pen.polygon(((-wide, low), (wide, low), (narrow, high), (-narrow, high)), colour)
     pen.polygon(((wide * 0.3, low), (wide, low), (narrow, high), (narrow * 0.3, high)), colour, 0.72)
@@ -46,8 +48,8 @@ class Barrel:
         for i, low in enumerate((0.08, 0.3, 0.48, 0.66, 0.84)):
             high = (0.3, 0.48, 0.66, 0.84, 1.04)[i]
             wide = 0.31 - 0.02 * i
-            _frustum(pen, low, high, wide, wide - 0.012, SILVER if i % 2 else CONE)
-        pen.rect(-0.1, 1.04, 0.1, 1.12, CONE, 0.8)
+            _frustum(pen, low, high, wide, wide - 0.012, colour=SILVER if i % 2 else CONE)
+        pen.rect(-0.1, 1.04, 0.1, 1.12, CONE, shade=0.8)
 
 
 @dataclass(frozen=True)
@@ -57,16 +59,16 @@ class Panel:
     has_lamp: bool
 
     def __call__(self, pen: Pen) -> None:
-        pen.box(-0.2, 0.2, 0, 0.1, 0.7, RUBBER)
+        pen.box(-0.2, 0.2, 0, 0.1, 0.7, colour=RUBBER)
         mid = pen.at(0, 0.3)
-        mid.stripes(-0.15, 0.18, 0.15, 1.2, (WHITE, RED), 0.5)
+        mid.stripes(-0.15, 0.18, 0.15, 1.2, (WHITE, RED), pitch=0.5)
         if self.has_lamp:
             _beacon(mid, 0, 1.2)
 
 
 def _beacon(pen: Pen, x: float, y: float) -> None:
     pen.rect(x - 0.07, y, x + 0.07, y + 0.07, (60, 60, 50))
-    pen.oval(x, y + 0.15, 0.1, 0.1, AMBER, 1.8 if pen.light.is_lit else 1.0)
+    pen.oval(x, y + 0.15, 0.1, 0.1, AMBER, shade=1.8 if pen.light.is_lit else 1.0)
     if pen.light.is_lit:
         pen.glow(x, y + 0.15, 0.5, (255, 180, 50))
 
@@ -90,10 +92,10 @@ class Barrier:
     def _board(self, pen: Pen) -> None:
         half = self.width / 2
         for x in (-half + 0.25, half - 0.25):
-            pen.box(x - 0.14, x + 0.14, 0, 0.12, 0.6, RUBBER)
+            pen.box(x - 0.14, x + 0.14, 0, 0.12, 0.6, colour=RUBBER)
             pen.rect(x - 0.04, 0.1, x + 0.04, 1.1, (190, 192, 194))
-        pen.stripes(-half, 0.78, half, 1.12, self.stripes, 0.62)
-        pen.stripes(-half, 0.25, half, 0.43, self.stripes, 0.62)
+        pen.stripes(-half, 0.78, half, 1.12, self.stripes, pitch=0.62)
+        pen.stripes(-half, 0.25, half, 0.43, self.stripes, pitch=0.62)
         for x in (-half + 0.2, half - 0.2):
             _beacon(pen, x, 1.12)
 
@@ -101,9 +103,9 @@ class Barrier:
         half = self.width / 2
         for x in (-half + 0.2, half - 0.2):
             pen.rect(x - 0.05, 0, x + 0.05, 1.6, (206, 208, 206))
-            pen.box(x - 0.07, x + 0.07, 0, 0.08, 0.9, (150, 150, 150))
+            pen.box(x - 0.07, x + 0.07, 0, 0.08, 0.9, colour=(150, 150, 150))
         for low in (0.4, 0.84, 1.28):
-            pen.stripes(-half, low, half, low + 0.3, self.stripes, 0.56)
+            pen.stripes(-half, low, half, low + 0.3, self.stripes, pitch=0.56)
         for x in (-half + 0.15, half - 0.15):
             _beacon(pen, x, 1.58)
 
@@ -112,8 +114,8 @@ class Barrier:
         tube = self.stripes[0]
         for x in (-half + 0.1, half - 0.1):
             pen.line(((x - 0.18, 0), (x, 1.05), (x + 0.18, 0)), 0.07, tube)
-        pen.stripes(-half, 0.66, half, 1.05, self.stripes, 0.5)
-        pen.stripes(-half, 0.24, half, 0.44, self.stripes, 0.5)
+        pen.stripes(-half, 0.66, half, 1.05, self.stripes, pitch=0.5)
+        pen.stripes(-half, 0.24, half, 0.44, self.stripes, pitch=0.5)
 
     def _plastic(self, pen: Pen) -> None:
         count = max(1, round(self.width))
@@ -121,8 +123,8 @@ class Barrier:
         for i in range(count):
             x = -self.width / 2 + i * pitch
             colour = self.stripes[i % 2] if self.stripes[0] == ORANGE else self.stripes[0]
-            pen.box(x, x + pitch - 0.03, 0.0, 0.24, 0.45, colour)
-            pen.box(x + 0.05, x + pitch - 0.08, 0.24, 1.02, 0.2, colour)
+            pen.box(x, x + pitch - 0.03, 0.0, 0.24, 0.45, colour=colour)
+            pen.box(x + 0.05, x + pitch - 0.08, 0.24, 1.02, 0.2, colour=colour)
             pen.rect(x + 0.12, 0.66, x + pitch - 0.14, 0.88, SILVER if colour != SILVER else RED)
             pen.rect(x + 0.16, 0.1, x + 0.36, 0.17, mix(colour, BLACK, 0.6))
 
@@ -185,14 +187,14 @@ class ArrowBoard:
     def __call__(self, pen: Pen) -> None:
         for x in (-0.75, 0.75):
             pen.oval(x, 0.32, 0.16, 0.32, RUBBER)
-        pen.box(-0.8, 0.8, 0.4, 0.7, 1.5, ORANGE)
+        pen.box(-0.8, 0.8, 0.4, 0.7, 1.5, colour=ORANGE)
         pen.rect(-0.07, 0.7, 0.07, 1.5, (160, 160, 160))
-        pen.rect(-1.25, 1.4, 1.25, 2.75, YELLOW, 0.8)
+        pen.rect(-1.25, 1.4, 1.25, 2.75, YELLOW, shade=0.8)
         pen.rect(-1.17, 1.47, 1.17, 2.68, (18, 18, 20))
         shaft = [(x, 2.08) for x in (-0.55, -0.2, 0.15, 0.5, 0.85)]
         head = [(-0.9 + 0.3 * abs(i), 2.08 + 0.21 * i) for i in (-2, -1, 0, 1, 2)]
         for x, y in shaft + head:
-            pen.oval(x, y, 0.12, 0.12, AMBER, 1.7 if pen.light.is_lit else 1.15)
+            pen.oval(x, y, 0.12, 0.12, AMBER, shade=1.7 if pen.light.is_lit else 1.15)
             pen.glow(x, y, 0.3, (255, 176, 40))
 
 
@@ -209,7 +211,7 @@ class Heap:
         pen.polygon(ridge, self.colour)
         pen.polygon([(x if x > 0 else x * 0.1, y) for x, y in ridge], self.colour, 0.78)
         for x, y in ridge[2:-2]:
-            pen.oval(x * 0.6, y * 0.5, 0.09, 0.06, self.colour, 0.7)
+            pen.oval(x * 0.6, y * 0.5, 0.09, 0.06, self.colour, shade=0.7)
 
 
 _ARC = [math.pi * i / 12 for i in range(13)]

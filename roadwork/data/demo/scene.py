@@ -14,6 +14,7 @@ from roadwork.data.demo.finish import finish
 from roadwork.data.demo.item import Item, draw_items, stencil_items
 from roadwork.data.demo.light import Light, draw_light
 from roadwork.data.demo.places import Sequence
+from roadwork.data.demo.streams import stream
 from roadwork.data.demo.street import LANE_M, Street, draw_ground, draw_reflections, draw_sky, plan_street
 from roadwork.data.demo.traffic import Surroundings
 from roadwork.data.demo.worksite import AHEAD, BESIDE, Worksite, closed_lane
@@ -78,7 +79,7 @@ class Scene:
             canvas_size,
             self.lens.horizon * canvas_size[1],
             self.light,
-            np.random.default_rng((self.seed, 5, self.sequence.index)),
+            stream(self.seed, "sky", self.sequence.index),
         )
         return [self._picture(frame, sky) for frame in range(self.sequence.frames)]
 
@@ -90,17 +91,13 @@ class Scene:
         if self.light.is_wet:
             draw_reflections(canvas, canvas.camera)
         draw_items(canvas, self.items, frame)
-        glows = [
-            (u / SUPERSAMPLING, v / SUPERSAMPLING, radius / SUPERSAMPLING, colour)
-            for u, v, radius, colour in canvas.glows
-        ]
-        rng = np.random.default_rng((self.seed, 6, self.sequence.index, frame))
-        return finish(canvas.image.reduce(SUPERSAMPLING), glows, self.light, rng)
+        rng = stream(self.seed, "sensor", self.sequence.index, frame)
+        return finish(canvas.image.reduce(SUPERSAMPLING), self.light, rng)
 
 
 def plan_scene(sequence: Sequence, seed: int) -> Scene:
     """Everything in one scene; only the roadwork depends on the label, all else on the seed and the sequence's number."""
-    rng = np.random.default_rng((seed, 2, sequence.index))
+    rng = stream(seed, "scene", sequence.index)
     look = sequence.city.look
     light = draw_light(rng, sequence.condition, look.warmth)
     street = plan_street(look, rng)
@@ -121,7 +118,7 @@ def plan_scene(sequence: Sequence, seed: int) -> Scene:
 def _with_roadwork(scene: Scene, side: int) -> Scene:
     """The scene with a worksite that is seen in every picture, drawn again and nearer until it is."""
     for attempt in range(ATTEMPTS):
-        rng = np.random.default_rng((scene.seed, 4, scene.sequence.index, attempt))
+        rng = stream(scene.seed, "worksite", scene.sequence.index, attempt)
         works = _draw_works(scene, side, attempt, rng)
         planned = Scene(
             scene.sequence, scene.seed, scene.light, scene.lens, scene.street, scene.buildings, scene.items + works

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -14,6 +15,7 @@ from roadwork.data.demo.regions import WHITE, Look
 
 LANE_M = 3.3
 FAR_M = 400.0
+SKYLINE_M = 190.0
 BANDS_M = (1.2, 5.0, 10.0, 18.0, 32.0, 60.0, 120.0, FAR_M)  # the road fades into the haze in these steps
 
 
@@ -28,6 +30,7 @@ class Street:
         crossing_z: where a zebra crossing lies, or none.
         patches: (K, 5) repaired asphalt: x0, x1, z0, z1 and brightness.
         bike_lane: its colour, or none.
+        skyline: (K, 3) buildings at the far end: x0, x1 and height.
     """
 
     look: Look
@@ -40,6 +43,7 @@ class Street:
     crossing_z: float | None
     patches: np.ndarray
     bike_lane: RGB | None
+    skyline: np.ndarray
 
     @property
     def drive_x(self) -> float:
@@ -56,7 +60,7 @@ def plan_street(look: Look, rng: np.random.Generator) -> Street:
     has_parking = bool(rng.random() < 0.6)
     half_road = LANE_M * look.lanes + (2.2 if has_parking else 0.5)
     grey = int(rng.integers(76, 116))
-    tint = rng.integers(-6, 7, 3)
+    tint = rng.integers(-4, 5, 3)
     count = int(rng.integers(1, 6))
     x0, z0 = rng.uniform(-half_road, half_road - 1.5, count), rng.uniform(3, 45, count)
     patches = np.stack(
@@ -74,15 +78,21 @@ def plan_street(look: Look, rng: np.random.Generator) -> Street:
         crossing_z=rng.uniform(14, 40) if rng.random() < 0.3 else None,
         patches=patches,
         bike_lane=(150, 76, 62) if look.roof == "gable" else None,
+        skyline=_draw_skyline(look, rng),
     )
+
+
+def _draw_skyline(look: Look, rng: np.random.Generator) -> np.ndarray:
+    edges = np.cumsum(rng.uniform(9, 24, 14)) - 115.0
+    return np.stack([edges[:-1], edges[1:], 3.1 * rng.uniform(look.floors[0], look.floors[1] * 1.5, 13)], 1)
 
 
 def draw_sky(size: tuple[int, int], horizon: float, light: Light, rng: np.random.Generator) -> Image.Image:
     """A gradient from zenith to horizon with clouds of smoothed noise, on a canvas of this size."""
-    width, height = 80, 60
+    width, height = 160, 120
     cover = {"clear": 0.62, "overcast": 0.3, "rain": 0.2}[light.weather] + rng.uniform(-0.12, 0.12)
     clouds = np.zeros((height, width))
-    for octave, weight in ((4, 0.5), (9, 0.3), (20, 0.2)):
+    for octave, weight in ((4, 0.45), (9, 0.3), (20, 0.15), (44, 0.1)):
         noise = Image.fromarray(rng.random((octave, octave), dtype=np.float32))
         clouds += weight * np.asarray(noise.resize((width, height), Image.Resampling.BICUBIC))
     rows = np.linspace(0, 1, height)[:, None, None] * size[1] / horizon
@@ -95,9 +105,12 @@ def draw_sky(size: tuple[int, int], horizon: float, light: Light, rng: np.random
 
 
 def draw_ground(canvas: Canvas, street: Street) -> None:
-    """Verges, sidewalks, kerbs and asphalt, fading into the haze, then patches and paint."""
+    """The skyline; verges, sidewalks, kerbs and asphalt, fading into the haze; then patches and paint."""
     start = canvas.camera.z
-    for near, far in zip(BANDS_M, BANDS_M[1:], strict=False):
+    for x0, x1, height in street.skyline.tolist():
+        z = start + SKYLINE_M
+        canvas.solid(((x0, 0, z), (x1, 0, z), (x1, height, z), (x0, height, z)), street.look.walls[int(x1) % 3])
+    for near, far in pairwise(BANDS_M):
         z0, z1 = start + near, start + far
         canvas.ground(-60, 60, z0, z1, street.verge)
         canvas.ground(-street.half_width, street.half_width, z0, z1, street.sidewalk)
@@ -164,10 +177,9 @@ def _dashes(canvas: Canvas, x: float, colour: RGB) -> None:
 
 def draw_reflections(canvas: Canvas, camera: Camera) -> None:
     """The wet road mirrors, blurred and dark, what stands above the horizon."""
-    horizon, width = int(camera.horizon), camera.width
-    depth = min(camera.height - horizon, horizon)
-    above = canvas.image.crop((0, horizon - depth, width, horizon)).resize((width // 8, depth // 8), reducing_gap=1.0)
+    horizon, width, height = int(camera.horizon), camera.width, camera.height
+    above = canvas.image.crop((0, 0, width, horizon)).resize((width // 8, horizon // 8), reducing_gap=1.0)
     blurred = above.transpose(Image.Transpose.FLIP_TOP_BOTTOM).filter(ImageFilter.BoxBlur((1, 4)))
-    mirrored = blurred.resize((width, depth), Image.Resampling.BILINEAR)
-    box = (0, horizon, width, horizon + depth)
+    mirrored = blurred.resize((width, height - horizon), Image.Resampling.BILINEAR)
+    box = (0, horizon, width, height)
     canvas.image.paste(Image.blend(canvas.image.crop(box), mirrored, 0.34), box)

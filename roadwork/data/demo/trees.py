@@ -49,7 +49,9 @@ class Tree:
         order = np.argsort(self.clumps[:, 1])
         for rank, (cx, cy, size) in enumerate(self.clumps[order].tolist()):
             shade = 0.66 + 0.5 * (rank / len(order))
-            pen.oval(x + cx * wide * 0.75, y + cy * tall * 0.7, size * wide, size * tall * 0.8, self.leaves, shade)
+            pen.oval(
+                x + cx * wide * 0.75, y + cy * tall * 0.7, size * wide, size * tall * 0.8, self.leaves, shade=shade
+            )
 
     def _palm(self, pen: Pen) -> None:
         top, lean = self.height, self.lean

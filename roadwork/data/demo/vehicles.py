@@ -65,7 +65,7 @@ class Car:
         pen.rect(-0.26, 0.44 if self.is_oncoming else 0.6, 0.26, 0.56 if self.is_oncoming else 0.72, (228, 226, 214))
         for side in (-1, 1):
             x = side * (w - 0.2)
-            pen.rect(x - 0.17, 0.64, x + 0.17, 0.82, colour, 1.6 if self.is_lit else 1.0)
+            pen.rect(x - 0.17, 0.64, x + 0.17, 0.82, colour, shade=1.6 if self.is_lit else 1.0)
             if self.is_lit:
                 pen.glow(
                     x, 0.72, 0.75 if self.is_oncoming else 0.45, (255, 236, 190) if self.is_oncoming else (255, 40, 30)
@@ -117,7 +117,7 @@ class Truck:
         w, top, low = self.half_width, {"truck": 3.4, "van": 2.25, "bus": 3.0}[self.kind], 0.45
         for x in (-w + 0.08, w - 0.42):
             pen.rect(x, 0.0, x + 0.34, 0.9, TYRE)
-        pen.box(-w, w, low, top, self.length, self.paint)
+        pen.box(-w, w, low, top, self.length, colour=self.paint)
         self._side(pen, w, top)
         if self.is_oncoming or self.kind == "bus":
             self._windscreen(pen, w, top)
@@ -132,7 +132,7 @@ class Truck:
                 x + 0.14,
                 low + 0.22,
                 LAMP if self.is_oncoming else TAIL,
-                1.5 if self.is_lit else 1,
+                shade=1.5 if self.is_lit else 1,
             )
             if self.is_lit:
                 pen.glow(x, low + 0.12, 0.7, (255, 236, 190) if self.is_oncoming else (255, 40, 30))

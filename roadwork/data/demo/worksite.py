@@ -65,7 +65,7 @@ class Worksite:
 
     def worker(self, dx: float, dz: float) -> None:
         rng = self.rng
-        tool = str(rng.choice(("none", "shovel", "paddle"), p=(0.35, 0.45, 0.2)))
+        tool = str(rng.choice(("none", "shovel", "paddle"), p=(0.4, 0.48, 0.12)))
         vest = VEST_ORANGE if rng.random() < 0.5 else LIME
         helmet = HELMETS[int(rng.integers(len(HELMETS)))]
         self.add(Worker(vest, helmet, SKINS[int(rng.integers(len(SKINS)))], tool), dx, dz)

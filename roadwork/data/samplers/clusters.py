@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits
 
 from roadwork.data.utils.geo import degrees_of, nearest_km, unit_vectors
 from roadwork.errors import ConfigError, DataError
@@ -118,7 +119,9 @@ def _fit(points_deg: np.ndarray, sample_deg: np.ndarray, n_clusters: int, first_
     """K-means of the sample, described by all points."""
     # scikit-learn takes seeds of 32 bits; ours may be any whole number >= 0.
     kmeans_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    kmeans = KMeans(n_clusters, n_init=_N_RESTARTS, random_state=kmeans_seed).fit(unit_vectors(sample_deg))
+    # One thread: so small a problem gains nothing from more, which wait on each other 20 times as long on busy cores.
+    with threadpool_limits(1):
+        kmeans = KMeans(n_clusters, n_init=_N_RESTARTS, random_state=kmeans_seed).fit(unit_vectors(sample_deg))
     centers_deg = degrees_of(kmeans.cluster_centers_)
     distance_km, index = nearest_km(points_deg, centers_deg)
     sizes = np.bincount(index, minlength=n_clusters)

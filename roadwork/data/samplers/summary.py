@@ -38,7 +38,7 @@ class SamplerSummary:
 
     def __str__(self) -> str:
         lines = [
-            f"GPS sampling: {self.n_rows} rows, {self.n_missing} without GPS; deployment clusters: {len(self.clusters.sizes)}",
+            f"GPS sampling: {self.n_rows} rows, {self.n_missing} without GPS",
             f"mean distance to the nearest centre, uniform draws:  {self.mean_distance_uniform_km:.0f} km",
             f"mean distance to the nearest centre, weighted draws: {self.mean_distance_weighted_km:.0f} km",
             f"effective sample size: {self.effective_rows:.0f} rows ({self.effective_rows / self.n_rows:.0%})",

@@ -114,7 +114,7 @@ def adalora_orthogonal_loss(model: nn.Module) -> Tensor:
     """The scalar to add to a loss that is computed outside the model, so that the ranks stay apart.
 
     orth_reg_weight times the mean over all A and B of ||A A^T - I|| and ||B^T B - I|| (Frobenius): the formula of
-    `peft.AdaLoraModel.forward`, which adds it only where the model is given labels.
+    `peft.AdaLoraModel.forward`, which adds it only where it is called itself, and with labels.
 
     Raises:
         WiringError: the model has no AdaLoRA adapter.

@@ -29,10 +29,12 @@ class MCCCallback(Callback):
     Attributes:
         best_mcc: The best so far, of ``val_select`` during ``fit`` without the sanity check, or of ``on_epoch_end``;
             -1.0 before the first.
+        confusion: (2, 2) counts of the last validation over all ranks: rows are labels, columns decisions.
     """
 
     def __init__(self) -> None:
         self.best_mcc = -1.0
+        self.confusion = torch.zeros(2, 2, dtype=torch.int64)
         self._own_loop = _EpochCounts()
         self._train = _EpochCounts()
         self._val_select = _EpochCounts()
@@ -103,6 +105,7 @@ class MCCCallback(Callback):
         if trainer.sanity_checking:
             return
         mcc = _log_mcc("val_select/mcc", self._val_select, trainer, pl_module)
+        self.confusion = self._val_select.confusion()
         if mcc is not None and trainer.state.fn is TrainerFn.FITTING:
             self.best_mcc = max(self.best_mcc, mcc)
 
@@ -146,6 +149,9 @@ class _EpochCounts:
 
     def sum_over_ranks(self, trainer: L.Trainer, device: torch.device) -> None:
         self._counts = trainer.strategy.reduce(self._counts.to(device), reduce_op="sum")
+
+    def confusion(self) -> Tensor:
+        return self._counts[:4].reshape(2, 2).cpu()
 
     def mcc(self) -> float | None:
         """None where no row was counted."""

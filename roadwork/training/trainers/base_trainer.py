@@ -86,7 +86,11 @@ class BaseTrainer:
         self.trainer.fit(self.module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
         write_manifest(
             self.run_folder,
-            seeds={"training": self.settings.training.seed, "splits": datamodule.splits.seed, "sampler": self.settings.data.gps_sampling.random_seed},
+            seeds={
+                "training": self.settings.training.seed,
+                "splits": datamodule.splits.seed,
+                "sampler": self.settings.data.gps_sampling.random_seed,
+            },
             data_fingerprint=datamodule.table.fingerprint(),
             best_val_select_mcc=self.mcc_callback.best_mcc,
             epochs_trained=self.trainer.current_epoch,
@@ -108,7 +112,9 @@ class BaseTrainer:
         return callbacks
 
 
-def build_lightning_trainer(training: TrainingSettings, callbacks: list[Callback], folder: Path, **limits: Any) -> L.Trainer:
+def build_lightning_trainer(
+    training: TrainingSettings, callbacks: list[Callback], folder: Path, **limits: Any
+) -> L.Trainer:
     """Lightning's Trainer under the training settings.
 
     Args:

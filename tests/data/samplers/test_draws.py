@@ -89,3 +89,12 @@ def test_a_million_rows_are_floor_or_ceiling_too():
     counts = np.bincount(draw_systematic(grouped, np.random.default_rng(0)), minlength=len(weights))
     for weight, expected in zip(grouped.weights, grouped.expected_counts(), strict=True):
         assert set(np.unique(counts[weights == weight])) <= {int(expected), int(expected) + 1}
+
+
+def test_small_classes_are_rounded_at_random_not_always_down():
+    grouped, _ = classes_of([1, 1, 1], [1.0, 2.0, 4.0])
+    counts = sum(
+        np.bincount(draw_systematic(grouped, np.random.default_rng(seed)), minlength=3) for seed in range(2_000)
+    )
+    by_weight = counts[grouped.rows] / 2_000
+    np.testing.assert_allclose(by_weight, [3 / 7, 6 / 7, 12 / 7], atol=0.05)

@@ -1,6 +1,7 @@
 """AdaLoRA prunes in a Lightning Trainer: the counts of singular values that are left, and the average's."""
 
 import copy
+from itertools import pairwise
 
 import lightning as L
 import pytest
@@ -16,8 +17,9 @@ from roadwork.training.callbacks.adalora_callback import AdaLoraCallback, adalor
 from roadwork.training.callbacks.ema_callback import EMACallback
 from roadwork.training.lora.apply import apply_adapter, merge_adapter
 
-# peft's `from_pretrained` asks transformers 5.23 for a name that it deprecated.
+# peft's `from_pretrained` asks transformers 5.23, and Lightning asks torch 2.13, for names that they deprecated.
 pytestmark = [
+    pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers"),
 ]
@@ -77,7 +79,7 @@ def loader(batches, batch_size=2):
     return DataLoader(TensorDataset(images, labels), batch_size)
 
 
-def fit(model, callbacks, folder, steps=10, accumulate=1, ckpt_path=None, epochs=1, save=False):
+def fit(model, callbacks, folder, *, steps=10, accumulate=1, ckpt_path=None, epochs=1):
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=epochs,
@@ -85,7 +87,7 @@ def fit(model, callbacks, folder, steps=10, accumulate=1, ckpt_path=None, epochs
         callbacks=callbacks,
         default_root_dir=folder,
         logger=False,
-        enable_checkpointing=save,
+        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
@@ -97,7 +99,7 @@ def fit(model, callbacks, folder, steps=10, accumulate=1, ckpt_path=None, epochs
 @pytest.mark.parametrize("steps", [2, 3, 10, 40])
 def test_ranks_are_pruned_to_the_target(tmp_path, steps):
     model, callback = adapted(), AdaLoraCallback()
-    fit(model, [callback], tmp_path, steps)
+    fit(model, [callback], tmp_path, steps=steps)
     assert callback.n_updates == steps
     assert model.peft_config["default"].total_step == steps
     assert non_zero(model) == RANK * LAYERS
@@ -111,7 +113,7 @@ def test_ranks_fall_step_by_step_between_the_phases(tmp_path):
     # Singular values start at 0; tinit = 2 and tfinal = 6 of 20 steps.
     seen = [*module.non_zero, non_zero(model)]
     assert seen[1:3] == [INIT_RANK * LAYERS] * 2
-    assert all(before >= after for before, after in zip(seen[2:], seen[3:], strict=False))
+    assert all(before >= after for before, after in pairwise(seen[2:]))
     assert INIT_RANK * LAYERS > seen[5] > RANK * LAYERS
     assert seen[14:] == [RANK * LAYERS] * 7
 
@@ -160,7 +162,8 @@ def test_prune_shadow_refuses_an_average_of_another_model():
 def test_orthogonal_loss_is_pefts():
     model = adapted().eval()
     images, labels = next(iter(loader(1)))
-    output = model(pixel_values=images, labels=labels)
+    # Without a task type the outer PeftModel passes its AdaLoraModel by, and with it the term.
+    output = model.base_model(pixel_values=images, labels=labels)
     own = cross_entropy(model(pixel_values=images).logits, labels)
     term = adalora_orthogonal_loss(model)
     assert term.item() > 0.1
@@ -171,6 +174,8 @@ def test_orthogonal_loss_is_pefts():
     assert all(p.grad.any() for n, p in model.named_parameters() if "lora_A" in n or "lora_B" in n)
 
 
+# peft 0.21 takes AdaLoRA's pattern, which it wrote itself, for LoRA's.
+@pytest.mark.filterwarnings("ignore:The following rank_pattern keys:RuntimeWarning")
 def test_a_pruned_adapter_saves_loads_and_merges_to_the_same_logits(tmp_path):
     model = adapted()
     fit(model, [AdaLoraCallback()], tmp_path)

@@ -140,7 +140,7 @@ def build_config(adapter):
 
 
 def test_vera_on_a_resnet_says_what_is_possible():
-    with pytest.raises(ConfigError, match="training.adapter=lora, adalora, ia3 or none"):
+    with pytest.raises(ConfigError, match=r"training\.adapter=lora, adalora, ia3 or none"):
         adapted("resnet", "vera")
 
 

@@ -89,7 +89,6 @@ def test_default_config_adapts_every_block_and_trains_the_head(adapter, name):
         cross_entropy(logits_of(model, images), torch.tensor([0, 1])).backward()
         optimizer.step()
     without = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
-    # A shift of all keys changes no softmax, so an old-style key bias may rest; its weights may not.
     assert without == []
 
 

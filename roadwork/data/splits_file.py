@@ -1,0 +1,126 @@
+"""Reading `splits.json`: ours, and the forms that users write themselves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from roadwork.data.columns import label_of
+from roadwork.data.splits import VERSION, Splits
+from roadwork.data.table import SampleTable
+from roadwork.errors import SplitError
+from roadwork.settings import SPLIT_NAMES
+
+
+def read_splits(path: Path, table: SampleTable, class_names: Mapping[str, int] | None = None) -> Splits:
+    """Reads our `splits.json`, or a user's own `{split: [...]}`.
+
+    A user's lists may hold ids, file names, row numbers, or objects with `filename` and `label`.
+
+    Args:
+        path: the file.
+        table: the data that it splits.
+        class_names: names that the labels of such objects may have.
+
+    Raises:
+        SplitError: the file cannot be read, names rows that the data lacks, or labels that the data contradicts.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise SplitError(
+            f"{path} cannot be read as JSON: {error}. Mend it, or delete it and run `roadwork split`."
+        ) from error
+    lists = _lists_of(content, path)
+    reader = _RowReader(path, table, class_names or {})
+    ids = {name: [reader.row_id(entry, name) for entry in lists[name]] for name in SPLIT_NAMES}
+    if lists is content:
+        set_aside = sorted(set(table.ids) - {row_id for rows in ids.values() for row_id in rows})
+    else:
+        set_aside = [reader.row_id(entry, "set_aside") for entry in content.get("set_aside", [])]
+    reader.raise_unknown()
+    return Splits(
+        ids,
+        set_aside,
+        strategy=content.get("strategy", ""),
+        seed=content.get("seed"),
+        ratios=content.get("ratios", {}),
+        fingerprint=content.get("fingerprint", ""),
+        source=str(path),
+    )
+
+
+def _lists_of(content: Any, path: Path) -> dict[str, list[Any]]:
+    """The split names and their entries; `content` itself where it is a user's own form."""
+    remedy = f"Needed: {', '.join(SPLIT_NAMES)}, each with a list. Mend it, or delete it and run `roadwork split`."
+    if not isinstance(content, dict):
+        raise SplitError(f"{path} holds a {type(content).__name__}, not an object. {remedy}")
+    if "splits" in content and content.get("version") != VERSION:
+        raise SplitError(
+            f"{path} has version {content.get('version')!r}; this roadwork reads version {VERSION}. "
+            "Run `roadwork split` again."
+        )
+    lists = content.get("splits", content)
+    if not isinstance(lists, dict) or set(lists) != set(SPLIT_NAMES):
+        raise SplitError(f"{path} names the splits {', '.join(map(str, lists)) or 'nothing'}. {remedy}")
+    no_list = [name for name, rows in lists.items() if not isinstance(rows, list)]
+    if no_list:
+        raise SplitError(f"{path} has no list for {', '.join(no_list)}. {remedy}")
+    return lists
+
+
+class _RowReader:
+    """Turns an entry of a splits file into a row's id, and gathers the entries that the data lacks."""
+
+    def __init__(self, path: Path, table: SampleTable, class_names: Mapping[str, int]) -> None:
+        self.path = path
+        self.table = table
+        self.class_names = class_names
+        self.rows_by_id = {str(row_id): row for row, row_id in enumerate(table.ids)}
+        self.rows_by_name: dict[str, list[int]] = {}
+        for row, name in enumerate(table.filenames):
+            for known in {name, _base_name(name)}:
+                self.rows_by_name.setdefault(known, []).append(row)
+        self.unknown: list[str] = []
+
+    def row_id(self, entry: Any, split: str) -> str:
+        row = self._row(entry.get("filename") if isinstance(entry, dict) else entry)
+        if row is None:
+            self.unknown.append(f"{split}: {entry!r}")
+            return ""
+        if isinstance(entry, dict) and "label" in entry:
+            self._check_label(entry, row, split)
+        return str(self.table.ids[row])
+
+    def _row(self, entry: Any) -> int | None:
+        if isinstance(entry, bool) or not isinstance(entry, (int, str)):
+            return None
+        if str(entry) in self.rows_by_id:  # numbers too: a data set's own ids may be numbers
+            return self.rows_by_id[str(entry)]
+        if isinstance(entry, int):
+            return entry if 0 <= entry < len(self.table) else None
+        rows = self.rows_by_name.get(entry) or self.rows_by_name.get(_base_name(entry), [])
+        return rows[0] if len(rows) == 1 else None
+
+    def _check_label(self, entry: dict[str, Any], row: int, split: str) -> None:
+        label = label_of(entry["label"], self.class_names)
+        if label != self.table.labels[row]:
+            raise SplitError(
+                f"{self.path}: {split} has {entry}, but the label of {self.table.filenames[row]} in the data is "
+                f"{self.table.labels[row]}. Allowed: that label, a name of data.class_names for it, or none; "
+                "mend the splits file or the data."
+            )
+
+    def raise_unknown(self) -> None:
+        if self.unknown:
+            raise SplitError(
+                f"{self.path} names {len(self.unknown)} rows that the data lacks, or has more than once, first: "
+                f"{'; '.join(self.unknown[:5])}. Allowed: ids (such as {self.table.ids[0]!r}), file names, or row "
+                f"numbers below {len(self.table)}. If the data has changed, run `roadwork split` for new splits."
+            )
+
+
+def _base_name(name: str) -> str:
+    return name.rpartition("/")[2]

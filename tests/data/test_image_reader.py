@@ -1,0 +1,198 @@
+"""Pictures of every allowed kind come out right, and only broken ones are called broken."""
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from roadwork.data import images
+from roadwork.data.images import FileImages, UnreadableImageError, decode_image, quick_check
+
+
+def encode(image, fmt="JPEG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, fmt, **options)
+    return buffer.getvalue()
+
+
+def photo(width=1200, height=900):
+    """Smooth large shapes, edges and noise, as a photo has them."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8)).resize((width, height), Image.BICUBIC)
+    pixels = np.asarray(coarse, dtype=np.int16) + rng.normal(0, 6, (height, width, 3)).astype(np.int16)
+    pixels[::90, :] -= 60
+    pixels[:, ::110] += 50
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def corners(image):
+    """The brightness near the four corners: top left, top right, bottom left, bottom right."""
+    n = image.shape[0]
+    near, far = n // 8, n - 1 - n // 8
+    return [int(image[y, x].mean()) for y in (near, far) for x in (near, far)]
+
+
+QUARTERS = np.kron(np.array([[0, 80], [160, 240]], dtype=np.uint8), np.ones((150, 200), dtype=np.uint8))
+
+
+def check(tmp_path, data):
+    path = tmp_path / "image"
+    path.write_bytes(data)
+    return quick_check(FileImages([path]), 0)
+
+
+@pytest.mark.parametrize("size", [224, 96])
+def test_close_to_a_full_decode(size):
+    data = encode(photo(), quality=90)
+    with Image.open(io.BytesIO(data)) as image:
+        full = np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC), dtype=float)
+    ours = decode_image(data, size)
+    assert ours.shape == (size, size, 3)
+    assert ours.dtype == np.uint8
+    assert np.abs(ours - full).mean() < 0.5
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_upright_as_pillow_does_it(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(Image.fromarray(QUARTERS).convert("RGB"), quality=95, exif=exif)
+    with Image.open(io.BytesIO(data)) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image).resize((40, 40), Image.Resampling.BICUBIC))
+    ours = decode_image(data, 40)  # 400 pixels to 40: decoded at a reduced size
+    np.testing.assert_allclose(corners(ours), corners(expected), atol=3)
+    if orientation == 6:
+        np.testing.assert_allclose(corners(ours), [160, 0, 240, 80], atol=3)
+
+
+def test_damaged_exif_does_not_cost_the_picture():
+    data = encode(Image.fromarray(QUARTERS).convert("RGB"), exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff\x01")
+    np.testing.assert_allclose(corners(decode_image(data, 40)), [0, 80, 160, 240], atol=4)
+
+
+def kinds():
+    grey = Image.fromarray(QUARTERS)
+    rgb = grey.convert("RGB")
+    rgba = rgb.convert("RGBA")
+    rgba.putalpha(Image.fromarray(np.where(QUARTERS == 80, 0, 255).astype(np.uint8)))
+    palette = grey.convert("P")
+    sixteen = Image.fromarray(QUARTERS.astype(np.uint16) * 257)
+    transparent = [0, 255, 160, 240]  # the second corner shows the white below
+    return {
+        "grey JPEG": (encode(grey), [0, 80, 160, 240]),
+        "CMYK JPEG": (encode(rgb.convert("CMYK"), quality=95), [0, 80, 160, 240]),
+        "16-bit PNG": (encode(sixteen, "PNG"), [0, 80, 160, 240]),
+        "16-bit PNG with a transparent value": (encode(sixteen, "PNG", transparency=7), [0, 80, 160, 240]),
+        "grey PNG": (encode(grey, "PNG"), [0, 80, 160, 240]),
+        "1-bit PNG": (encode(grey.point(lambda v: 255 * (v > 100), "1"), "PNG"), [0, 0, 255, 255]),
+        "palette PNG": (encode(palette, "PNG"), [0, 80, 160, 240]),
+        "palette PNG with a transparent colour": (encode(palette, "PNG", transparency=palette.getpixel((300, 50))), transparent),
+        "RGBA PNG": (encode(rgba, "PNG"), transparent),
+        "grey PNG with alpha": (encode(rgba.convert("LA"), "PNG"), transparent),
+        "WebP": (encode(rgb, "WEBP", quality=95), [0, 80, 160, 240]),
+        "WebP with alpha": (encode(rgba, "WEBP", lossless=True), transparent),
+        "progressive JPEG": (encode(rgb, progressive=True), [0, 80, 160, 240]),
+    }
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_every_kind(tmp_path, kind):
+    data, expected = kinds()[kind]
+    np.testing.assert_allclose(corners(decode_image(data, 64)), expected, atol=4)
+    assert check(tmp_path, data) is None
+
+
+@pytest.mark.parametrize("fmt", ["GIF", "BMP", "TIFF"])
+def test_other_formats_are_refused(tmp_path, fmt):
+    data = encode(photo(64, 48), fmt)
+    with pytest.raises(UnreadableImageError, match="not a JPEG, PNG, WEBP image"):
+        decode_image(data, 32)
+    assert "not a JPEG, PNG, WEBP image" in check(tmp_path, data)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xd8\xff", b"<html>not found</html>", b"RIFF\x10\0\0\0WEBP"])
+def test_no_images(tmp_path, data):
+    with pytest.raises(UnreadableImageError):
+        decode_image(data, 32)
+    assert check(tmp_path, data)
+
+
+@pytest.mark.parametrize("limit", [3000, 2000, 500])
+def test_pixel_limit(monkeypatch, limit):
+    data = encode(photo(64, 48))  # 3,072 pixels
+    monkeypatch.setattr(images, "MAX_PIXELS", limit)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(UnreadableImageError, match=f"{limit:,}"):
+        decode_image(data, 32)
+
+
+def test_photos_of_200_megapixel_phones_are_within_the_limit():
+    assert Image.MAX_IMAGE_PIXELS == images.MAX_PIXELS > 16320 * 12240
+
+
+@pytest.mark.parametrize("fmt", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
+def test_cut_off_files_are_found_without_a_full_decode(tmp_path, fmt, share):
+    data = encode(photo(600, 400), fmt)
+    assert check(tmp_path, data[: int(share * len(data))])
+    assert check(tmp_path, data) is None
+
+
+def test_a_jpeg_cut_off_and_padded_by_a_full_disk(tmp_path):
+    data = encode(photo(600, 400))
+    assert "truncated" in check(tmp_path, data[:5000] + bytes(len(data) - 5000))
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [bytes(5000), b"\n", b"SEFH" + bytes(range(256)) * 10 + b"SEFT", encode(photo(64, 48)), b"\0\0\0\x18ftypmp42" + bytes(range(1, 256))],
+    ids=["padding", "newline", "phone trailer", "second picture", "motion photo"],
+)  # fmt: skip
+def test_data_after_the_end_marker_is_no_damage(tmp_path, extra):
+    data = encode(photo(600, 400)) + extra
+    assert check(tmp_path, data) is None
+    assert decode_image(data, 64).std() > 10
+
+
+def test_a_jpeg_that_lacks_only_the_end_marker_is_no_damage(tmp_path):
+    data = encode(photo(600, 400))[:-2]
+    assert check(tmp_path, data) is None
+
+
+def test_two_pictures_in_one_file_as_phones_write_them(tmp_path):
+    first, second = photo(600, 400), Image.new("RGB", (60, 40))
+    data = encode(first, "MPO", save_all=True, append_images=[second])
+    assert check(tmp_path, data) is None
+    np.testing.assert_array_less(np.abs(decode_image(data, 64).astype(int) - decode_image(encode(first), 64)).mean(), 1)
+
+
+def test_a_header_larger_than_any_first_block(tmp_path):
+    data = encode(photo(600, 400))
+    comment = b"\xff\xfe\xff\xff" + bytes(65533)
+    assert check(tmp_path, data[:2] + comment * 10 + data[2:] + b"trailer") is None
+
+
+def test_damage_in_the_middle_is_found_at_decode(tmp_path):
+    png = encode(photo(600, 400), "PNG")
+    damaged = png[:9000] + np.random.default_rng(0).bytes(200) + png[9200:]
+    assert check(tmp_path, damaged) is None  # its ends are whole
+    with pytest.raises(UnreadableImageError, match="broken"):
+        decode_image(damaged, 64)
+
+
+def test_threads_give_what_one_thread_gives():
+    encoded = [encode(photo(200 + 8 * i, 150)) for i in range(8)]
+    alone = [decode_image(data, 48) for data in encoded]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda i: decode_image(encoded[i % 8], 48), range(64)))
+    for i, image in enumerate(together):
+        np.testing.assert_array_equal(image, alone[i % 8])
+
+
+def test_a_missing_file_names_its_path(tmp_path):
+    source = FileImages([tmp_path / "gone.jpg"])
+    assert quick_check(source, 0) == f"{tmp_path / 'gone.jpg'}: No such file or directory"
+    with pytest.raises(UnreadableImageError, match="No such file"):
+        source.read(0)

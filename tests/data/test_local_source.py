@@ -1,0 +1,173 @@
+"""The local mode: every labels format gives one table, and what cannot be used is said."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import ExifTags, Image
+
+from roadwork.data.dataset import ImageStore
+from roadwork.data.local import read_local
+from roadwork.errors import DataError
+
+NAMES = {"None": 0, "Roadwork": 1}
+ROWS = [
+    {"filename": "a.jpg", "label": "None", "lat": 52.5, "lng": 13.4, "sequence_id": "007", "captured_at": "2024-05-01T10:00:00Z", "city": "Berlin", "lanes": 2},
+    {"filename": "b.jpg", "label": "Roadwork", "lat": None, "lng": None, "sequence_id": "007", "captured_at": None, "city": "Köln", "lanes": 3},
+    {"filename": "c.jpg", "label": "None", "lat": -1.0, "lng": 2.0, "sequence_id": None, "captured_at": "2024-05-02T10:00:00Z", "city": "None", "lanes": 4},
+]  # fmt: skip
+
+
+def write_csv(path, *, bom=False, separator=","):
+    pd.DataFrame(ROWS).to_csv(path, index=False, sep=separator, encoding="utf-8-sig" if bom else "utf-8")
+
+
+WRITERS = {
+    "csv": lambda root: write_csv(root / "labels.csv"),
+    "csv with a byte order mark": lambda root: write_csv(root / "labels.csv", bom=True),
+    "csv with semicolons": lambda root: write_csv(root / "labels.csv", separator=";"),
+    "json": lambda root: (root / "labels.json").write_text(json.dumps(ROWS), encoding="utf-8-sig"),
+    "jsonl": lambda root: (root / "labels.jsonl").write_text("\n".join(map(json.dumps, ROWS)) + "\n\n"),
+    "parquet": lambda root: pd.DataFrame(ROWS).to_parquet(root / "labels.parquet"),
+}
+
+
+def picture(path, value=100, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (32, 24), (value, value, value)).save(path, **options)
+
+
+def label_file(root, *rows):
+    (root / "labels.json").write_text(json.dumps(rows))
+    return root
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_every_format_gives_the_same_table(tmp_path, write):
+    write(tmp_path)
+    table, _ = read_local(tmp_path, {}, NAMES)
+    assert table.ids.tolist() == table.filenames.tolist() == ["a.jpg", "b.jpg", "c.jpg"]
+    assert table.labels.tolist() == [0, 1, 0]
+    np.testing.assert_array_equal(table.gps, [[52.5, 13.4], [np.nan, np.nan], [-1.0, 2.0]])
+    assert table.sequence_ids.tolist() == ["007", "007", ""]
+    assert list(table.slices.columns) == ["captured_at", "city", "lanes"]
+    assert table.slices["city"].tolist() == ["Berlin", "Köln", "None"]
+    assert table.slices["lanes"].tolist() == [2, 3, 4]
+    assert table.slices["captured_at"].isna().tolist() == [False, True, False]
+
+
+def test_null_label_is_an_error_not_the_class_named_none(tmp_path):
+    root = label_file(tmp_path, {"filename": "a.jpg", "label": None}, {"filename": "b.jpg", "label": "Roadwork"})
+    with pytest.raises(DataError, match=r"1 of 2 rows have a label that is missing.*a\.jpg"):
+        read_local(root, {}, NAMES)
+
+
+def test_column_override(tmp_path):
+    root = label_file(tmp_path, {"filename": "a.jpg", "label": 0, "works": 1})
+    table, _ = read_local(root, {"label": "works"}, NAMES)
+    assert table.labels.tolist() == [1]
+    assert table.slices["label"].tolist() == [0]
+
+
+def test_a_gps_object_is_read(tmp_path):
+    root = label_file(tmp_path, {"filename": "a.jpg", "label": 0, "gps": {"lat": 1.5, "lon": 2.5}})
+    assert read_local(root, {}, NAMES)[0].gps.tolist() == [[1.5, 2.5]]
+
+
+def test_class_folders(tmp_path):
+    for name in ("None/a.jpg", "Roadwork/deep/b.png", "Roadwork/c.webp"):
+        picture(tmp_path / name)
+    (tmp_path / "Roadwork" / "._c.webp").write_bytes(b"macOS")
+    (tmp_path / "Roadwork" / "notes.txt").write_text("no image")
+    (tmp_path / ".cache").mkdir()
+    table, images = read_local(tmp_path, {}, NAMES)
+    assert dict(zip(table.filenames, table.labels, strict=True)) == {"None/a.jpg": 0, "Roadwork/c.webp": 1, "Roadwork/deep/b.png": 1}
+    assert ImageStore(images, 16).find_unreadable(np.arange(3)) == []
+
+
+def test_unknown_class_folders_and_no_images(tmp_path):
+    with pytest.raises(DataError, match=r"no class folder with images.*labels\.csv.*|labels\.csv.*no class folder"):
+        read_local(tmp_path, {}, NAMES)
+    picture(tmp_path / "works" / "a.jpg")
+    with pytest.raises(DataError, match=r"the folders works are no class.*None and Roadwork.*data.class_names"):
+        read_local(tmp_path, {}, NAMES)
+    assert read_local(tmp_path, {}, {"clear": 0, "works": 1})[0].labels.tolist() == [1]
+
+
+def test_exif_gps_without_gps_columns(tmp_path):
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.GPSInfo).update(
+        {1: "N", 2: (52.0, 30.0, 0.0), 3: "W", 4: (13.0, 24.0, 0.0)}
+    )
+    picture(tmp_path / "a.jpg", exif=exif)
+    picture(tmp_path / "b.jpg")
+    rows = {"filename": "a.jpg", "label": 0}, {"filename": "b.jpg", "label": 1}
+    table, _ = read_local(label_file(tmp_path, *rows), {}, NAMES)
+    np.testing.assert_allclose(table.gps, [[52.5, -13.4], [np.nan, np.nan]])
+    assert table.notes[-1] == "No GPS columns: 1 of 2 photos have GPS in their EXIF."
+    with_columns = label_file(tmp_path, *({**row, "latitude": 1.0, "longitude": 2.0} for row in rows))
+    assert read_local(with_columns, {}, NAMES)[0].gps.tolist() == [[1.0, 2.0], [1.0, 2.0]]
+
+
+def test_files_below_images_below_root_absolute_and_linked(tmp_path):
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    names = ["here.jpg", "nested.jpg", "sub/deep.jpg", "linked/l.jpg", str(elsewhere / "absolute.jpg")]
+    for path in ("root/here.jpg", "root/images/nested.jpg", "root/images/sub/deep.jpg"):
+        picture(tmp_path / path)
+    picture(elsewhere / "absolute.jpg")
+    picture(elsewhere / "l.jpg")
+    (root / "linked").symlink_to(elsewhere)
+    root = label_file(root, *({"filename": name, "label": 0} for name in names))
+    _, images = read_local(root, {}, NAMES)
+    assert ImageStore(images, 16).find_unreadable(np.arange(5)) == []
+
+
+@pytest.mark.parametrize("name", ["../out.jpg", "sub/../../out.jpg"])
+def test_a_name_that_leads_out_of_the_root(tmp_path, name):
+    with pytest.raises(DataError, match=r"leads out of .*Use names below it"):
+        read_local(label_file(tmp_path, {"filename": name, "label": 0}), {}, NAMES)
+
+
+def test_a_missing_file_is_named_by_the_image_check(tmp_path):
+    _, images = read_local(label_file(tmp_path, {"filename": "gone.jpg", "label": 0}), {}, NAMES)
+    [found] = ImageStore(images, 16).find_unreadable(np.arange(1))
+    assert "gone.jpg: No such file" in found.reason
+
+
+def test_row_without_file_name(tmp_path):
+    rows = {"filename": "a.jpg", "label": 0}, {"filename": None, "label": 1}
+    with pytest.raises(DataError, match=r"Row 1 .* no file name"):
+        read_local(label_file(tmp_path, *rows), {}, NAMES)
+
+
+def test_two_labels_files(tmp_path):
+    write_csv(tmp_path / "labels.csv")
+    with pytest.raises(DataError, match=r"labels\.csv and labels\.json\. Keep one"):
+        read_local(label_file(tmp_path, *ROWS), {}, NAMES)
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(DataError, match=r"not a folder.*data.root=DIR.*roadwork demo-data"):
+        read_local(tmp_path / "typo", {}, NAMES)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("labels.json", '{"a.jpg": 1}', "no list of objects"),
+        ("labels.json", "[1, 2]", "no list of objects"),
+        ("labels.json", "[{", "cannot be read as json"),
+        ("labels.jsonl", '{"filename": "a"}\n{', "cannot be read as jsonl"),
+        ("labels.csv", "", "cannot be read as csv"),
+        ("labels.csv", 'filename,label\n"a,1\n', "cannot be read as csv"),
+        ("labels.csv", b"filename,label\n\xff\xfe,1\n", "cannot be read as csv"),
+        ("labels.parquet", "no parquet", "cannot be read as parquet"),
+        ("labels.csv", "filename,label\n", "has no rows"),
+        ("labels.csv", "picture,label\na,1\n", "no filename column; it has picture, label"),
+    ],
+)
+def test_unusable_labels_files(tmp_path, name, content, says):
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError, match=says):
+        read_local(tmp_path, {}, NAMES)

@@ -1,0 +1,194 @@
+"""Networks from a type, a folder or a name, at any image size; and what is said where that cannot be."""
+
+import logging
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForImageClassification
+
+from roadwork.errors import ConfigError
+from roadwork.models.build import build_model
+from roadwork.settings import ModelSettings
+
+CHECKOUT = Path(__file__).parents[2]
+VIT_S14 = CHECKOUT / "../shared/models/vit-s14"
+TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 14}
+RESNET = {"hidden_sizes": [8, 8], "depths": [1, 1], "embedding_size": 8, "layer_type": "basic"}
+
+
+def logits(model, size):
+    images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        return model.eval()(pixel_values=images).logits
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """A checkpoint of this type for 56 pixels and three classes, as others publish them."""
+
+    def make(model_type):
+        torch.manual_seed(0)
+        fields = RESNET if model_type == "resnet" else TINY | {"image_size": 56}
+        network = AutoModelForImageClassification.from_config(
+            AutoConfig.for_model(model_type, num_labels=3, problem_type="single_label_classification", **fields)
+        )
+        network.half().save_pretrained(tmp_path / model_type)
+        return tmp_path / model_type, network.float()
+
+    return make
+
+
+@pytest.mark.parametrize("size", [64, 96])
+def test_a_model_type_is_built_with_its_fields(size):
+    model = build_model(ModelSettings(name="resnet", config=RESNET), size)
+    assert model.config.hidden_sizes == [8, 8]
+    assert logits(model, size).shape == (2, 2)
+    assert model.config.id2label == {0: "None", 1: "Roadwork"}
+    assert model.config.label2id == {"None": 0, "Roadwork": 1}
+    assert model.config.num_labels == 2
+    assert model.config.problem_type is None
+
+
+def test_model_type_in_config_stands_for_a_hub_name():
+    model = build_model(ModelSettings(name="facebook/dinov2-base", config={"model_type": "dinov2", **TINY}), 28)
+    assert model.config.model_type == "dinov2"
+    assert model.config.image_size == 28
+    assert logits(model, 28).shape == (2, 2)
+
+
+@pytest.mark.parametrize("path", sorted((CHECKOUT / "configs/model").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_configurations_build_offline(path):
+    settings = OmegaConf.merge(OmegaConf.structured(ModelSettings), OmegaConf.load(path), {"pretrained": False})
+    with torch.device("meta"):
+        model = build_model(OmegaConf.to_object(settings), 224)
+    assert model.config.num_labels == 2
+
+
+def test_random_weights_follow_torchs_seed():
+    settings = ModelSettings(name="vit", config=TINY)
+    weights = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        weights.append(torch.cat([p.flatten() for p in build_model(settings, 28).parameters()]))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize("model_type", ["vit", "dinov2", "resnet"])
+def test_weights_of_a_folder_are_loaded_as_float32_with_a_new_head(stored, model_type, caplog):
+    folder, original = stored(model_type)
+    with caplog.at_level(logging.INFO):
+        model = build_model(ModelSettings(name=str(folder), pretrained=True), 56)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert "Newly initialised head" in caplog.text
+    assert "classifier" in caplog.text
+    before, after = original.state_dict(), model.state_dict()
+    for name, value in after.items():
+        if not name.startswith("classifier"):
+            torch.testing.assert_close(value, before[name].to(value.dtype))
+    assert logits(model, 56).shape == (2, 2)
+    assert model.config.problem_type is None
+
+
+def test_a_folder_without_weights_wanted_gives_its_shape_only(stored):
+    folder, original = stored("vit")
+    model = build_model(ModelSettings(name=str(folder), pretrained=False), 28)
+    assert model.config.hidden_size == 16
+    name = "vit.layers.0.attention.q_proj.weight"
+    assert not torch.equal(model.state_dict()[name], original.state_dict()[name])
+
+
+@pytest.mark.parametrize(("model_type", "size"), [("vit", 28), ("vit", 84), ("dinov2", 28)])
+def test_positions_of_a_pretrained_model_are_interpolated(stored, model_type, size):
+    """The library's own interpolation at run time is the reference."""
+    folder, _ = stored(model_type)
+    model = build_model(ModelSettings(name=str(folder), pretrained=True), size)
+    native = build_model(ModelSettings(name=str(folder), pretrained=True), 56)
+    native.classifier = model.classifier
+    images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+    extra = {"interpolate_pos_encoding": True} if model_type == "vit" else {}
+    with torch.no_grad():
+        expected = native.eval()(pixel_values=images, **extra).logits
+    torch.testing.assert_close(logits(model, size), expected)
+    assert model.config.image_size == size
+    embeddings = next(p for n, p in model.named_parameters() if "position_embeddings" in n)
+    assert embeddings.shape[1] == (size // 14) ** 2 + 1
+
+
+def test_the_pretrained_backbone_keeps_its_features_at_another_size():
+    if not VIT_S14.is_dir():
+        pytest.skip("shared/models/vit-s14 is not beside this checkout")
+    model = build_model(ModelSettings(name=str(VIT_S14), pretrained=True), 56)
+    native = AutoModelForImageClassification.from_pretrained(VIT_S14, dtype=torch.float32, num_labels=2)
+    native.classifier = model.classifier
+    # DINOv2 interpolates at run time.
+    torch.testing.assert_close(logits(model, 56), logits(native, 56), rtol=1e-4, atol=1e-4)
+
+
+def test_image_size_must_be_a_multiple_of_the_patch_size():
+    with pytest.raises(ConfigError, match=r"data.img_size is 100.*patch size, 14; the nearest sizes are 98 and 112"):
+        build_model(ModelSettings(name="vit", config=TINY), 100)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "vit", "config": {"hidden_sise": 8}}, r"hidden_sise is not a field of a vit.*'hidden_size'"),
+        (
+            {"name": "siglip", "config": {"vision_config": {"patch_sise": 8}}},
+            r"patch_sise is not a field.*'patch_size'",
+        ),
+        ({"name": "vit", "config": {"hidden_size": "wide"}}, r"does not make a vit.*expected int"),
+        ({"name": "vit", "config": {"num_labels": 3}}, r"num_labels follows from the task"),
+        ({"name": "x", "config": {"model_type": "dinov"}}, r"'dinov', which transformers does not know.*'dinov2'"),
+        ({"name": "bert"}, r"cannot build an image classifier from this bert"),
+    ],
+)
+def test_a_configuration_that_cannot_be(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        build_model(ModelSettings(**settings), 56)
+
+
+@pytest.mark.parametrize("name", ["roadwork-tests/no-such-model", "./no/such/folder"])
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_a_name_that_cannot_be_found_says_so_at_once(name, pretrained, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.hf_api.HfApi.model_info", _no_network)
+    start = time.monotonic()
+    with pytest.raises(ConfigError, match=r"model\.name=DIR.*model\.pretrained=false") as caught:
+        build_model(ModelSettings(name=name, pretrained=pretrained), 56)
+    assert time.monotonic() - start < 5
+    assert caught.value.__cause__ is None
+
+
+def _no_network(*_, **__):
+    raise ConnectionError("Name or service not known")
+
+
+def test_fields_that_do_not_fit_the_weights_are_refused(stored):
+    folder, _ = stored("vit")
+    with pytest.raises(ConfigError, match="do not fit the configuration"):
+        build_model(ModelSettings(name=str(folder), pretrained=True, config={"hidden_size": 32}), 56)
+    with pytest.raises(ConfigError, match="model_type is 'dinov2', but"):
+        build_model(ModelSettings(name=str(folder), pretrained=True, config={"model_type": "dinov2"}), 56)
+
+
+def test_missing_backbone_weights_are_named_and_no_weight_at_all_is_refused(stored, caplog):
+    folder, _ = stored("vit")
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    # transformers writes ViT's layers under their old names.
+    some = {n: v for n, v in weights.items() if "query" not in n}
+    assert len(some) == len(weights) - 2
+    save_file(some, path, metadata={"format": "pt"})
+    build_model(ModelSettings(name=str(folder), pretrained=True), 56)
+    assert "lacks 2 weights, which start at random: vit.layers.0.attention.q_proj.bias" in caplog.text
+    save_file({"other.weight": torch.ones(1)}, path, metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match="holds no weight of a vit"):
+        build_model(ModelSettings(name=str(folder), pretrained=True), 56)
+    path.unlink()
+    with pytest.raises(ConfigError, match="is a folder that cannot be loaded"):
+        build_model(ModelSettings(name=str(folder), pretrained=True), 56)

@@ -1,0 +1,102 @@
+"""The schedule is held against transformers' own, the groups against real networks' parameter names."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    ConvNextV2Config,
+    ConvNextV2ForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    get_cosine_schedule_with_warmup,
+)
+
+from roadwork.errors import ConfigError, WiringError
+from roadwork.training.optim import build_optimizer, parameter_groups, warmup_cosine
+
+
+def tiny_vit():
+    return ViTForImageClassification(
+        ViTConfig(
+            hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=16, patch_size=8
+        )
+    )
+
+
+def names_of(model, group):
+    identities = {id(p) for p in group["params"]}
+    return {name for name, p in model.named_parameters() if id(p) in identities}
+
+
+def test_only_weight_matrices_of_a_vit_are_decayed():
+    model = tiny_vit()
+    decayed, plain = parameter_groups(model, 0.05)
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.05, 0.0)
+    matrices = {f"{name}.weight" for name, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+    assert names_of(model, decayed) == matrices
+    assert names_of(model, plain) == {name for name, _ in model.named_parameters()} - matrices
+    assert any("position_embeddings" in name for name in names_of(model, plain))
+
+
+def test_convnexts_scales_of_many_dimensions_are_not_decayed():
+    model = ConvNextV2ForImageClassification(ConvNextV2Config(hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1]))
+    decayed, plain = parameter_groups(model, 0.05)
+    assert any(name.endswith("grn.weight") for name in names_of(model, plain))
+    assert any(name.endswith("dwconv.weight") for name in names_of(model, decayed))
+
+
+def test_frozen_parameters_are_in_no_group():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    model[0].requires_grad_(requires_grad=False)
+    groups = build_optimizer(model, lr=0.1, weight_decay=0.2).param_groups
+    assert [(len(g["params"]), g["weight_decay"], g["lr"]) for g in groups] == [(1, 0.2, 0.1), (1, 0.0, 0.1)]
+    model[1].weight.requires_grad_(requires_grad=False)
+    assert [g["weight_decay"] for g in parameter_groups(model, 0.2)] == [0.0]
+    with pytest.raises(WiringError, match="requires a gradient"):
+        parameter_groups(model.requires_grad_(requires_grad=False), 0.2)
+
+
+def rates(schedule, steps):
+    seen = []
+    for _ in range(steps):
+        seen.append(schedule.get_last_lr()[0])
+        schedule.optimizer.step()
+        schedule.step()
+    return seen
+
+
+@pytest.mark.parametrize(("total_steps", "warmup_share"), [(100, 0.05), (40, 0.0), (7, 0.5), (10, 1.0), (1, 0.05)])
+def test_the_schedule_is_transformers_one_step_ahead(total_steps, warmup_share):
+    warmup_steps = round(total_steps * warmup_share)
+    ours = warmup_cosine(build_optimizer(nn.Linear(2, 2), 0.5, 0.0), total_steps, warmup_share)
+    theirs = get_cosine_schedule_with_warmup(build_optimizer(nn.Linear(2, 2), 0.5, 0.0), warmup_steps, total_steps + 1)
+    seen = rates(ours, total_steps)
+    assert seen == pytest.approx(rates(theirs, total_steps + 1)[1:], abs=1e-12)
+    assert min(seen) > 0
+    assert max(seen) <= 0.5
+    if warmup_steps:
+        assert seen[warmup_steps - 1] == 0.5
+
+
+def test_the_rate_ends_near_zero_and_stays_there():
+    schedule = warmup_cosine(build_optimizer(nn.Linear(2, 2), 1.0, 0.0), 200, 0.1)
+    seen = rates(schedule, 205)
+    assert 0 < seen[199] < 1e-3
+    assert seen[200:] == pytest.approx([0.0] * 5)
+
+
+def test_the_schedules_state_loads_without_pickle(tmp_path):
+    schedule = warmup_cosine(build_optimizer(nn.Linear(2, 2), 1.0, 0.0), 20, 0.1)
+    rates(schedule, 5)
+    torch.save(schedule.state_dict(), tmp_path / "state.pt")
+    resumed = warmup_cosine(build_optimizer(nn.Linear(2, 2), 1.0, 0.0), 20, 0.1)
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert rates(resumed, 5) == rates(schedule, 5)
+
+
+@pytest.mark.parametrize(
+    ("total_steps", "share", "message"), [(0, 0.1, "0 optimizer steps"), (5, 1.5, r"warmup is 1\.5")]
+)
+def test_an_impossible_schedule_is_refused(total_steps, share, message):
+    with pytest.raises(ConfigError, match=message):
+        warmup_cosine(build_optimizer(nn.Linear(2, 2), 1.0, 0.0), total_steps, share)
