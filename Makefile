@@ -6,7 +6,6 @@ RUN := outputs/demo/latest
 .PHONY: demo test test-all lint setup clean
 
 demo: setup  ## The main job on synthetic street scenes: prove the wiring, train, evaluate
-	$(BIN)/roadwork train --config configs/experiment/demo.yaml --dry-run
 	$(BIN)/roadwork train --config configs/experiment/demo.yaml
 	$(BIN)/roadwork evaluate $(RUN)
 

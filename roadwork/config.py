@@ -11,13 +11,14 @@ from typing import Any, cast, get_args, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]  # it ships no types
 
 from roadwork.errors import ConfigError
 from roadwork.settings import Settings
 
 _PACKAGE = Path(__file__).resolve().parent
-# Keys below these are the user's own; every other key must be in the schema.
-_FREE_FORM = {"data.columns", "data.class_names", "data.splits", "model.config"}
+# Mappings of the user's own keys, which replace the default as a whole.
+_REPLACED = ("data.splits", "data.class_names")
 
 
 def config_folders() -> list[Path]:
@@ -54,23 +55,21 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
     """
     file = find_config(path)
     config = _load_yaml(file)
-    if not isinstance(config, DictConfig):
-        raise ConfigError(f"{file} holds a list; a configuration is a mapping of keys to values.")
-    groups = {_group_of(item)[0] for item in config.get("defaults", []) if _group_of(item)}
+    chosen = dict(_groups_of(config))
     values: list[str] = []
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator or not re.fullmatch(r"[\w.]+", key):
             raise ConfigError(f"{override!r} is not an override. Allowed: key=value, for example training.epochs=5.")
-        if key in groups:
-            config.defaults = [{key: value} if (_group_of(d) or ("",))[0] == key else d for d in config.defaults]
+        if key in chosen:
+            chosen[key] = value
         else:
             values.append(override)
+    config.defaults = [{group: name} for group, name in chosen.items()]
     try:
-        top = OmegaConf.from_dotlist(values)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"The overrides {values} cannot be read: {error}") from error
-    return compose_config(cast("DictConfig", OmegaConf.merge(config, top)))
+        return compose_config(cast("DictConfig", OmegaConf.merge(config, OmegaConf.from_dotlist(values))))
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise ConfigError(f"The overrides {' '.join(values)} cannot be read: {_first_line(error)}") from error
 
 
 def compose_config(config: DictConfig) -> DictConfig:
@@ -81,23 +80,20 @@ def compose_config(config: DictConfig) -> DictConfig:
     Raises:
         ConfigError: an unknown key (with the nearest known one), or a value of the wrong type or range.
     """
-    own = OmegaConf.create(OmegaConf.to_container(config, resolve=False))
-    defaults = own.pop("defaults", [])
-    layers: list[DictConfig] = []
-    for item in defaults:
-        if (chosen := _group_of(item)) is not None:
-            group, name = chosen
-            layers.append(OmegaConf.create({group: _load_group(group, name)}))
-    merged = OmegaConf.merge(*layers, own) if layers else own
-    _check_keys(OmegaConf.to_container(merged, resolve=False), Settings)
-    schema = OmegaConf.structured(Settings)
+    own = {key: value for key, value in _plain(config).items() if key != "defaults"}
+    layers = [{group: _plain(_load_group(group, name))} for group, name in _groups_of(config)]
+    for layer in (*layers, own):
+        _check_keys(layer, Settings)
     try:
-        if "splits" in merged.get("data", {}):
-            schema.data.splits = merged.data.splits  # replaced, not merged: a missing split must be seen
+        merged = OmegaConf.merge(*({k: v for k, v in layer.items() if v is not None} for layer in (*layers, own)))
+        schema = OmegaConf.structured(Settings)
+        for key in _REPLACED:
+            if OmegaConf.select(merged, key):
+                OmegaConf.update(schema, key, {}, merge=False)
         composed = cast("DictConfig", OmegaConf.merge(schema, merged))
         OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key or 'The configuration'}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{error.full_key or 'The configuration'}: {_first_line(error)}") from error
     return composed
 
 
@@ -106,19 +102,35 @@ def to_settings(config: DictConfig) -> Settings:
     return cast("Settings", OmegaConf.to_object(compose_config(config)))
 
 
-def _load_yaml(file: Path) -> Any:
+def _load_yaml(file: Path) -> DictConfig:
     try:
-        return OmegaConf.load(file)
-    except Exception as error:  # yaml's and OmegaConf's errors share no base
+        loaded = OmegaConf.load(file)
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{file} is not readable YAML: {error}") from error
+    if not isinstance(loaded, DictConfig):
+        raise ConfigError(f"{file} holds no keys. A configuration is a mapping, such as `epochs: 5`.")
+    return loaded
 
 
-def _group_of(item: Any) -> tuple[str, str] | None:
-    """(group, name) of an entry of a `defaults` list; None for `_self_`."""
-    if isinstance(item, str):
-        return None
-    ((group, name),) = item.items()
-    return str(group).lstrip("/"), str(name)
+def _plain(config: DictConfig) -> dict[str, Any]:
+    return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=False))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+def _groups_of(config: DictConfig) -> list[tuple[str, str]]:
+    """(group, name) of each entry of the `defaults` list, but for `_self_`."""
+    entries = _plain(config).get("defaults") or []
+    groups = []
+    for entry in entries if isinstance(entries, list) else [entries]:
+        if entry == "_self_":
+            continue
+        if not isinstance(entry, dict) or len(entry) != 1:
+            raise ConfigError(f"defaults has the entry {entry!r}. Allowed: `group: name`, such as `data: natix`.")
+        groups += [(str(group), str(name)) for group, name in entry.items()]
+    return groups
 
 
 def _load_group(group: str, name: str) -> DictConfig:
@@ -127,7 +139,7 @@ def _load_group(group: str, name: str) -> DictConfig:
         if file.is_file():
             loaded = _load_yaml(file)
             # Users' older files nest everything under the group's name once more.
-            return loaded[group] if set(loaded) == {group} else loaded
+            return cast("DictConfig", loaded[group]) if set(loaded) == {group} else loaded
     known = sorted({p.stem for folder in config_folders() for p in (folder / group).glob("*.yaml")})
     raise ConfigError(
         f"There is no configs/{group}/{name}.yaml. Allowed for {group}: {', '.join(known) or 'none found'}."
@@ -138,7 +150,9 @@ def _check_keys(value: Any, schema: type, prefix: str = "") -> None:
     if not isinstance(value, dict):
         if value is not None:
             raise ConfigError(
-                f"{prefix.rstrip('.')} is {value!r}; it must hold keys: {[f.name for f in fields(schema)]}."
+                f"{prefix.rstrip('.')} is {value!r}; it must hold keys, such as {prefix}{fields(schema)[0].name}: "
+                f"{', '.join(f.name for f in fields(schema))}. "
+                "A group's file is chosen in `defaults`, or on the command line where `defaults` names the group."
             )
         return
     hints = get_type_hints(schema)
@@ -150,5 +164,5 @@ def _check_keys(value: Any, schema: type, prefix: str = "") -> None:
             hint = f" Did you mean {prefix}{close[0]}?" if close else ""
             raise ConfigError(f"Unknown configuration key {full}.{hint} Known here: {', '.join(known)}.")
         nested = next((t for t in (hints[key], *get_args(hints[key])) if is_dataclass(t)), None)
-        if nested is not None and full not in _FREE_FORM:
+        if nested is not None:
             _check_keys(inner, cast("type", nested), f"{full}.")

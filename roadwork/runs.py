@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -37,7 +38,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def write_json(path: Path, value: object) -> None:
     """Writes `value` atomically as indented JSON; NaN is refused, since JSON has none."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+        temporary.write_text(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def sha256_of(path: Path) -> str:
@@ -50,11 +51,11 @@ def create_run_folder(output_dir: Path, experiment: str) -> Path:
     parent = output_dir / experiment
     parent.mkdir(parents=True, exist_ok=True)
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    for suffix in ("", *(f"-{n}" for n in range(2, 1000))):
-        folder = parent / f"{stamp}{suffix}"
+    for number in itertools.count(1):
+        folder = parent / (stamp if number == 1 else f"{stamp}-{number}")
         try:
             folder.mkdir()
-        except FileExistsError:
+        except FileExistsError:  # another run of this second
             continue
         break
     link = parent / f".latest.{os.getpid()}.tmp"
@@ -87,14 +88,14 @@ def _git_revision() -> str | None:
         done = subprocess.run(  # noqa: S603 -- a fixed command
             command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=False
         )
-    except OSError:
+    except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def write_manifest(folder: Path, **facts: object) -> None:

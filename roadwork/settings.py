@@ -1,12 +1,13 @@
 """The typed schema of a configuration: every key, its type, its default, and what it means.
 
 The YAML files under ``configs/`` hold the keys that people edit; a test keeps their values equal to these
-defaults. A field's comment is its documentation (``docs/configuration.md`` is made from it).
+defaults. The comment above a field is its documentation.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +32,11 @@ def _check_range(key: str, value: float, low: float, high: float) -> None:
         raise ConfigError(f"{key} is {value}; it must be between {low} and {high}.")
 
 
+def _check_at_least(key: str, value: float, low: float) -> None:
+    if not value >= low:
+        raise ConfigError(f"{key} is {value}; it must be at least {low}.")
+
+
 @dataclass
 class HubSettings:
     # Name on the Hugging Face hub, a `save_to_disk` folder, or a folder or glob of parquet files.
@@ -48,6 +54,7 @@ class SplittingSettings:
 
     def __post_init__(self) -> None:
         _check_choice("data.splitting.strategy", self.strategy, SPLIT_STRATEGIES)
+        _check_at_least("data.splitting.seed", self.seed, 0)
 
 
 @dataclass
@@ -74,6 +81,8 @@ class GpsSamplingSettings:
     def __post_init__(self) -> None:
         _check_choice("data.gps_sampling.draw", self.draw, DRAW_MODES)
         _check_range("data.gps_sampling.min_coverage", self.min_coverage, 0.0, 1.0)
+        _check_at_least("data.gps_sampling.missing_weight", self.missing_weight, 0.0)
+        _check_at_least("data.gps_sampling.random_seed", self.random_seed, 0)
         is_count = isinstance(self.n_clusters, int) and not isinstance(self.n_clusters, bool) and self.n_clusters >= 1
         if self.n_clusters != "auto" and not is_count:
             raise ConfigError(
@@ -98,6 +107,9 @@ class TrainAugmentationSettings:
     def __post_init__(self) -> None:
         for name in ("mix_probability", "cutmix_share", "trivial_strength"):
             _check_range(f"data.augmentation.train.{name}", getattr(self, name), 0.0, 1.0)
+        for name in ("cutmix_alpha", "mixup_alpha"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"data.augmentation.train.{name} is {getattr(self, name)}; it must be above 0.")
         # The mode itself is checked where it is used, with the message the contract fixes.
 
 
@@ -115,8 +127,8 @@ class DataloaderSettings:
     prefetch_factor: int = 2
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ConfigError(f"data.dataloader.batch_size is {self.batch_size}; it must be at least 1.")
+        for name, low in (("batch_size", 1), ("num_workers", -1), ("prefetch_factor", 1)):
+            _check_at_least(f"data.dataloader.{name}", getattr(self, name), low)
 
 
 @dataclass
@@ -209,8 +221,9 @@ class TrainingSettings:
         for name, low, high in (("warmup", 0.0, 1.0), ("label_smoothing", 0.0, 0.5), ("ema_decay", 0.0, 1.0)):
             _check_range(f"training.{name}", getattr(self, name), low, high)
         for name in ("epochs", "accumulate", "adapter_rank"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"training.{name} is {getattr(self, name)}; it must be at least 1.")
+            _check_at_least(f"training.{name}", getattr(self, name), 1)
+        for name in ("weight_decay", "clip_norm", "patience", "seed"):
+            _check_at_least(f"training.{name}", getattr(self, name), 0)
         if not self.lr > 0:
             raise ConfigError(f"training.lr is {self.lr}; it must be above 0, or nothing is trained.")
 
@@ -233,3 +246,10 @@ class Settings:
     model: ModelSettings = field(default_factory=ModelSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", self.experiment):
+            raise ConfigError(
+                f"experiment is {self.experiment!r}; it names a folder in {self.output_dir}. "
+                "Allowed: letters, digits, '_', '-', '.' and '/' between names."
+            )

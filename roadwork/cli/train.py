@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,29 +23,33 @@ def train(
     overrides: Overrides = None,
     config: ConfigOption = DEFAULT_CONFIG,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Two steps through everything, then the wiring table.")
+        bool, typer.Option("--dry-run", help="Stop after the wiring table; nothing is written.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the experiment's latest run.")] = False,
 ) -> None:
-    """Train a detector.
+    """Train a detector, once two steps on real batches have shown that every wire works.
 
     Example: roadwork train --config configs/config.yaml data.root=photos training.epochs=10
     """
     from roadwork.config import load_config
-    from roadwork.preflight.dry_run import prepare, run_dry
-    from roadwork.runs import find_run_folder
+    from roadwork.data.datamodule import NATIXDataModule
+    from roadwork.preflight.dry_run import prepare_trainer, run_dry
+    from roadwork.runs import find_run_folder, write_manifest
 
     quiet_lightning()
-    datamodule, trainer = prepare(load_config(config, overrides or []))
+    datamodule = NATIXDataModule(load_config(config, overrides or []))
+    trainer = prepare_trainer(datamodule)
+    _print_callbacks(trainer)
+    wiring = run_dry(datamodule, trainer)
+    _print_wiring(wiring)
     if dry_run:
-        _print_callbacks(trainer)
-        _print_wiring(run_dry(datamodule, trainer))
         return
+    trainer = prepare_trainer(datamodule)  # the dry run has moved the other one's weights
     latest = Path(trainer.settings.output_dir) / trainer.settings.experiment / "latest"
     folder = trainer.fit(datamodule, resume_from=find_run_folder(latest) if resume else None)
-    print(
-        f"Best val_select MCC {trainer.mcc_callback.best_mcc:.4f} after {trainer.trainer.current_epoch} epochs. The run is in {folder}"
-    )
+    write_manifest(folder, wiring=[asdict(row) for row in wiring])
+    epochs = trainer.trainer.current_epoch
+    print(f"Best val_select MCC {trainer.mcc_callback.best_mcc:.4f} in {epochs} epochs. The run is in {folder}")
     print(f"Next: roadwork evaluate {latest if latest.resolve() == folder.resolve() else folder}")
 
 

@@ -60,7 +60,7 @@ class NATIXDataModule(L.LightningDataModule):
         self.datasets: dict[str, RoadworkDataset] = {}
         self.train_sampler: Sampler[int] | None = None
         self.train_augmentation: nn.Module | None = None
-        self.target_source = ""
+        self.target_source = "points of your own"
 
     def setup(self, stage: str | None = None) -> None:
         """Reads the table, checks splits and images, and builds the datasets; once, whatever the stage."""
@@ -120,7 +120,6 @@ class NATIXDataModule(L.LightningDataModule):
     def _get_test_gps_coords(self) -> np.ndarray:
         """(M, 2) latitude and longitude in degrees of the deployment."""
         points, self.target_source = deployment_points(self.settings.data, self.table, self.split_names)
-        logger.info("GPS sampling aims at %s points of %s.", f"{len(points):,}", self.target_source)
         return points
 
     def _build_train_sampler(self) -> Sampler[int]:
@@ -143,7 +142,8 @@ class NATIXDataModule(L.LightningDataModule):
             rank=rank,
             world_size=world_size,
         )
-        logger.info("%s", sampler.summary())
+        if self.train_sampler is None:  # said once, not for each loader
+            logger.info("GPS sampling aims at %s.\n%s", self.target_source, sampler.summary())
         return sampler
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def read_dataset(data: DataSettings) -> tuple[SampleTable, ImageSource]:
     return read_local(root, data.columns, data.class_names)
 
 
-def make_demo_data(root: Path, **options: object) -> None:
+def make_demo_data(root: Path, **options: Any) -> None:
     """Generates the demo dataset into `root` with a progress bar."""
     with new_progress() as progress:
         task = progress.add_task("Drawing demo scenes", total=None)

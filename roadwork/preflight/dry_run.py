@@ -9,7 +9,6 @@ from tempfile import TemporaryDirectory
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from omegaconf import DictConfig
 
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.models.build import build_model
@@ -20,12 +19,11 @@ from roadwork.training.trainers.base_trainer import BaseTrainer, build_lightning
 BATCHES = 2
 
 
-def prepare(cfg: DictConfig) -> tuple[NATIXDataModule, BaseTrainer]:
-    """The data module and the trainer of a configuration, seeded, as training makes them."""
-    datamodule = NATIXDataModule(cfg)
-    L.seed_everything(datamodule.settings.training.seed, workers=True, verbose=False)
-    model = build_model(datamodule.settings.model, datamodule.settings.data.img_size)
-    return datamodule, BaseTrainer(cfg, model)
+def prepare_trainer(datamodule: NATIXDataModule) -> BaseTrainer:
+    """A trainer with a new network for a data module, seeded as its configuration says."""
+    settings = datamodule.settings
+    L.seed_everything(settings.training.seed, workers=True, verbose=False)
+    return BaseTrainer(datamodule.cfg, build_model(settings.model, settings.data.img_size))
 
 
 def run_dry(datamodule: NATIXDataModule, trainer: BaseTrainer) -> list[WireRow]:

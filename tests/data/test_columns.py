@@ -83,14 +83,24 @@ def test_whole_numbers_with_a_gap_stay_whole_and_further_columns_become_slices()
 
 def test_gps_text_fills_rows_without_floats():
     table = table_of(
-        filename=["a", "b", "c"], label=[0, 1, 0], lat=[1.5, None, None], lng=[2.5, None, None], gps=["", "(3.5, 4.5)", None]
+        filename=["a", "b", "c"],
+        label=[0, 1, 0],
+        lat=[1.5, None, None],
+        lng=[2.5, None, None],
+        gps=["", "(3.5, 4.5)", None],
     )
     np.testing.assert_array_equal(table.gps, [[1.5, 2.5], [3.5, 4.5], [np.nan, np.nan]])
     assert table.gps_coverage == pytest.approx(2 / 3)
 
 
 def test_fingerprint_ignores_row_order_and_sees_every_field():
-    columns = {"filename": ["a", "b", "c"], "label": [0, 1, 0], "lat": [1.0, 2.0, None], "lon": [1.0, 2.0, None], "sequence_id": ["s", "s", "t"]}
+    columns = {
+        "filename": ["a", "b", "c"],
+        "label": [0, 1, 0],
+        "lat": [1.0, 2.0, None],
+        "lon": [1.0, 2.0, None],
+        "sequence_id": ["s", "s", "t"],
+    }
     table = table_of(**columns)
     assert table.take(np.array([2, 0, 1])).fingerprint() == table.fingerprint()
     assert table.take(np.array([True, True, False])).ids.tolist() == ["a", "b"]

@@ -176,13 +176,14 @@ def test_null_label_in_plain_numbers(tmp_path):
         read_huggingface(str(tmp_path / "saved"), "train", {}, NAMES)
 
 
-def test_null_and_empty_images_are_unreadable_by_row(tmp_path):
+def test_null_and_empty_images_are_unreadable_by_row(tmp_path, monkeypatch):
     images = columns()["image"]
     images[2], images[5] = None, {"bytes": None, "path": str(tmp_path / "gone.png")}
     images[6] = {"bytes": None, "path": str(tmp_path / "there.png")}
     (tmp_path / "there.png").write_bytes(encoded(6))
-    dataset(image=images).save_to_disk(tmp_path / "saved")
-    table, source = read_huggingface(str(tmp_path / "saved"), "train", {}, NAMES)
+    monkeypatch.setattr(datasets, "load_from_disk", lambda name: dataset(image=images))
+    (tmp_path / "state.json").touch()
+    table, source = read_huggingface(str(tmp_path), "train", {}, NAMES)
     reasons = {row: why for row in range(N) if (why := quick_check(source, row))}
     assert set(reasons) == {2, 5}
     assert reasons[2] == "the image is null"
@@ -220,7 +221,9 @@ def test_metadata_alone_goes_to_memory(tmp_path, monkeypatch):
 
 
 def test_hub_name_without_network_and_local_typos(tmp_path):
-    with pytest.raises(DataError, match=r"data.hub.name='natix-network-org/roadwork', data.hub.split='train' cannot be"):
+    with pytest.raises(
+        DataError, match=r"data.hub.name='natix-network-org/roadwork', data.hub.split='train' cannot be"
+    ):
         read_huggingface("natix-network-org/roadwork", "train", {}, NAMES)
     with pytest.raises(DataError, match="has no parquet files, and it was not written by save_to_disk"):
         read_huggingface(str(tmp_path), "train", {}, NAMES)

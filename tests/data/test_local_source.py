@@ -12,11 +12,13 @@ from roadwork.data.local import read_local
 from roadwork.errors import DataError
 
 NAMES = {"None": 0, "Roadwork": 1}
-ROWS = [
-    {"filename": "a.jpg", "label": "None", "lat": 52.5, "lng": 13.4, "sequence_id": "007", "captured_at": "2024-05-01T10:00:00Z", "city": "Berlin", "lanes": 2},
-    {"filename": "b.jpg", "label": "Roadwork", "lat": None, "lng": None, "sequence_id": "007", "captured_at": None, "city": "Köln", "lanes": 3},
-    {"filename": "c.jpg", "label": "None", "lat": -1.0, "lng": 2.0, "sequence_id": None, "captured_at": "2024-05-02T10:00:00Z", "city": "None", "lanes": 4},
-]  # fmt: skip
+FIELDS = ("filename", "label", "lat", "lng", "sequence_id", "captured_at", "city", "lanes")
+VALUES = [
+    ("a.jpg", "None", 52.5, 13.4, "007", "2024-05-01T10:00:00Z", "Berlin", 2),
+    ("b.jpg", "Roadwork", None, None, "007", None, "Köln", 3),
+    ("c.jpg", "None", -1.0, 2.0, None, "2024-05-02T10:00:00Z", "None", 4),
+]
+ROWS = [dict(zip(FIELDS, values, strict=True)) for values in VALUES]
 
 
 def write_csv(path, *, bom=False, separator=","):
@@ -82,7 +84,11 @@ def test_class_folders(tmp_path):
     (tmp_path / "Roadwork" / "notes.txt").write_text("no image")
     (tmp_path / ".cache").mkdir()
     table, images = read_local(tmp_path, {}, NAMES)
-    assert dict(zip(table.filenames, table.labels, strict=True)) == {"None/a.jpg": 0, "Roadwork/c.webp": 1, "Roadwork/deep/b.png": 1}
+    assert dict(zip(table.filenames, table.labels, strict=True)) == {
+        "None/a.jpg": 0,
+        "Roadwork/c.webp": 1,
+        "Roadwork/deep/b.png": 1,
+    }
     assert ImageStore(images, 16).find_unreadable(np.arange(3)) == []
 
 
@@ -97,9 +103,7 @@ def test_unknown_class_folders_and_no_images(tmp_path):
 
 def test_exif_gps_without_gps_columns(tmp_path):
     exif = Image.Exif()
-    exif.get_ifd(ExifTags.IFD.GPSInfo).update(
-        {1: "N", 2: (52.0, 30.0, 0.0), 3: "W", 4: (13.0, 24.0, 0.0)}
-    )
+    exif.get_ifd(ExifTags.IFD.GPSInfo).update({1: "N", 2: (52.0, 30.0, 0.0), 3: "W", 4: (13.0, 24.0, 0.0)})
     picture(tmp_path / "a.jpg", exif=exif)
     picture(tmp_path / "b.jpg")
     rows = {"filename": "a.jpg", "label": 0}, {"filename": "b.jpg", "label": 1}

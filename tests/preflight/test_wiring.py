@@ -7,13 +7,19 @@ from torch.utils.data import DataLoader, SequentialSampler
 
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.data.samplers.gps_weighted_sampler import GPSWeightedSampler
-from roadwork.preflight.dry_run import prepare, run_dry
+from roadwork.preflight.dry_run import prepare_trainer, run_dry
 from roadwork.preflight.wiring import WireRow
 from roadwork.training.callbacks.adalora_callback import AdaLoraCallback
 from roadwork.training.callbacks.ema_callback import EMACallback
 from roadwork.training.callbacks.mcc_callback import MCCCallback
 from roadwork.training.module import RoadworkClassifier
 from roadwork.training.trainers import base_trainer
+from roadwork.training.trainers.base_trainer import BaseTrainer
+
+
+def prepare(cfg: DictConfig) -> tuple[NATIXDataModule, BaseTrainer]:
+    datamodule = NATIXDataModule(cfg)
+    return datamodule, prepare_trainer(datamodule)
 
 
 def dead_wires(cfg: DictConfig) -> set[str]:

@@ -114,7 +114,8 @@ def _draw_roof(canvas: Canvas, building: Building) -> None:
         middle, width = (near + far) / 2, far - near
         neck = width * 0.16
         line = (
-            (x, top, near), (x, top + 1.1, near + neck), (x, top + 1.1, middle - neck), (x, top + 2.6, middle - neck / 2),
+            (x, top, near), (x, top + 1.1, near + neck), (x, top + 1.1, middle - neck),
+            (x, top + 2.6, middle - neck / 2),
             (x, top + 2.6, middle + neck / 2), (x, top + 1.1, middle + neck), (x, top + 1.1, far - neck), (x, top, far),
         )  # fmt: skip
         canvas.solid(line, building.wall, canvas.light.shade(out))

@@ -28,8 +28,8 @@ GAINS = {
     ("clear", "day"): (1.04, 1.02, 0.98),
     ("overcast", "day"): (0.88, 0.90, 0.93),
     ("rain", "day"): (0.72, 0.75, 0.80),
-    ("clear", "dusk"): (0.66, 0.57, 0.58),
-    ("rain", "dusk"): (0.50, 0.50, 0.58),
+    ("clear", "dusk"): (0.74, 0.65, 0.66),
+    ("rain", "dusk"): (0.58, 0.57, 0.64),
 }
 HAZE_PER_M = {"clear": 0.0035, "overcast": 0.006, "rain": 0.012}
 
@@ -100,7 +100,7 @@ def draw_light(rng: np.random.Generator, condition: tuple[str, str], warmth: flo
     """Light of one scene; the warmth of a region turns it from blue (below 1) to yellow (above 1)."""
     weather, _ = condition
     exposure = rng.uniform(0.74, 1.16)
-    cast = rng.normal(0.0, 0.05, 3)
+    cast = rng.normal(0.0, 0.035, 3)
     red, green, blue = (gain * exposure * (1 + shift) for gain, shift in zip(GAINS[condition], cast, strict=True))
     zenith, haze = SKIES[condition]
     tint: RGB = (int(rng.integers(120, 256)), int(rng.integers(120, 220)), int(rng.integers(120, 256)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -20,8 +20,9 @@ from roadwork.data.demo.traffic import Surroundings
 from roadwork.data.demo.worksite import AHEAD, BESIDE, Worksite, closed_lane
 
 SUPERSAMPLING = 2
-# Share of the picture that roadwork covers at least: below 1.3 % a small network no longer finds it.
-VISIBLE_SHARE = 0.02
+# Share of the first picture that roadwork covers: below 1.3 % a small network no longer finds it, and where there is
+# much more a histogram of colours would do.
+VISIBLE_SHARE = (0.018, 0.045)
 ATTEMPTS = 12
 STENCIL_WIDTH = 160
 
@@ -39,6 +40,8 @@ class Lens:
 
 @dataclass(frozen=True)
 class Scene:
+    """Everything that is seen at one place; ``items`` stand or move in front of the buildings."""
+
     sequence: Sequence
     seed: int
     light: Light
@@ -96,7 +99,7 @@ class Scene:
 
 
 def plan_scene(sequence: Sequence, seed: int) -> Scene:
-    """Everything in one scene; only the roadwork depends on the label, all else on the seed and the sequence's number."""
+    """Everything in one scene; the roadwork alone depends on the label, all else on the seed and the number."""
     rng = stream(seed, "scene", sequence.index)
     look = sequence.city.look
     light = draw_light(rng, sequence.condition, look.warmth)
@@ -116,28 +119,35 @@ def plan_scene(sequence: Sequence, seed: int) -> Scene:
 
 
 def _with_roadwork(scene: Scene, side: int) -> Scene:
-    """The scene with a worksite that is seen in every picture, drawn again and nearer until it is."""
+    """The scene with a worksite, drawn again nearer or farther until it is seen as well as it should be."""
+    least, most = VISIBLE_SHARE
+    index, last = scene.sequence.index, scene.sequence.frames - 1
+    distance = float(stream(scene.seed, "distance", index).uniform(4.5, 9.0))
+    chosen: Scene | None = None
     for attempt in range(ATTEMPTS):
-        rng = stream(scene.seed, "worksite", scene.sequence.index, attempt)
-        works = _draw_works(scene, side, attempt, rng)
-        planned = Scene(
-            scene.sequence, scene.seed, scene.light, scene.lens, scene.street, scene.buildings, scene.items + works
-        )
-        if min(planned.visible_share(frame) for frame in (0, scene.sequence.frames - 1)) >= VISIBLE_SHARE:
+        rng = stream(scene.seed, "worksite", index, attempt)
+        planned = replace(scene, items=scene.items + _draw_works(scene, side, distance, attempt, rng))
+        first_share, share = planned.visible_share(0), planned.visible_share(last)
+        if min(first_share, share) < least:
+            distance = max(3.4, distance - 1.0)
+            continue
+        chosen = planned
+        if first_share <= most:
             break
-    return planned
+        distance += 1.2
+    return chosen or planned
 
 
-def _draw_works(scene: Scene, side: int, attempt: int, rng: np.random.Generator) -> list[Item]:
+def _draw_works(scene: Scene, side: int, distance: float, attempt: int, rng: np.random.Generator) -> list[Item]:
     """A layout at the side that traffic keeps free; the last attempts close the camera's own lane."""
     street, sequence = scene.street, scene.sequence
-    z = (sequence.frames - 1) * sequence.step_m + 3.6 + rng.uniform(0, 3.2) * 0.8**attempt
+    z = (sequence.frames - 1) * sequence.step_m + distance
     x, layouts, inner = street.drive_x, AHEAD, -1
     if side < 0:
         x, layouts, inner = street.drive_x - LANE_M - 0.2, BESIDE, 1
     elif rng.random() < 0.4 and attempt < ATTEMPTS - 3:
         x, layouts = street.lane_edge + rng.uniform(0.2, 1.2), BESIDE
-    site = Worksite(street.look, float(x), float(z), inner, rng)
+    site = Worksite(street.look, float(x), z, inner, rng)
     layout = closed_lane if attempt >= ATTEMPTS - 3 else layouts[int(rng.integers(len(layouts)))]
     layout(site)
     return site.items

@@ -12,7 +12,7 @@ from roadwork.data.demo.street import LANE_M, Street
 from roadwork.data.demo.trees import AUTUMN, GREENS, Tree
 from roadwork.data.demo.vehicles import FREIGHT, PAINTS, Car, Truck
 
-ZONE_M = (3.0, 17.0)  # traffic keeps this stretch of the chosen side free, whether there is roadwork or not
+ZONE_M = (3.0, 22.0)  # traffic keeps this stretch of the chosen side free, whether there is roadwork or not
 
 
 class Surroundings:
@@ -28,7 +28,7 @@ class Surroundings:
         self._traffic()
         self._parked()
         self._people()
-        for _ in range(int(self.rng.integers(2, 6))):
+        for _ in range(int(self.rng.integers(5, 10))):
             self._distractor()
         return self.items
 
@@ -58,7 +58,7 @@ class Surroundings:
                 kind = str(rng.choice(street.look.trees))
                 leaves = self._pick(GREENS if kind == "palm" else colours)
                 x = side * (street.half_road + rng.uniform(0.9, 1.6))
-                self._add(Item(x, z, Tree(kind, leaves, rng), 1.2, 2.2))
+                self._add(Item(x, z, Tree(kind, leaves, rng), 0.7, 1.4))
                 z += pitch * float(rng.uniform(0.8, 1.3))
 
     def _vehicle(self, is_oncoming: bool) -> Car | Truck:
@@ -73,7 +73,7 @@ class Surroundings:
         """Cars that drive away ahead, and cars that come towards the camera; none of them inside the free stretch."""
         rng, lanes = self.rng, self.street.look.lanes
         for lane in range(lanes):
-            z = float(rng.uniform(20, 40))
+            z = float(rng.uniform(24, 42))
             while z < 90:
                 thing = self._vehicle(is_oncoming=False)
                 speed = self.step_m + float(rng.uniform(-0.3, 1.0))

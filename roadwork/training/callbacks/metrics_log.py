@@ -29,6 +29,6 @@ class MetricsLog(Callback):
             "seconds": round(time.monotonic() - self.started, 2),
         }
         line |= {"lr": trainer.optimizers[0].param_groups[0]["lr"]}
-        line |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+        line |= {name: float(value) for name, value in trainer.callback_metrics.items() if not name.startswith("lr-")}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")

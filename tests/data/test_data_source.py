@@ -1,0 +1,150 @@
+"""Which dataset, splits and deployment a configuration names."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+from PIL import Image
+
+from roadwork.config import to_settings
+from roadwork.data import source
+from roadwork.data.source import deployment_points, find_splits, read_dataset, splits_path
+from roadwork.data.splits import make_splits
+from roadwork.errors import ConfigError, DataError, SplitError
+from roadwork.settings import SPLIT_NAMES
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ROADWORK_DATA", raising=False)
+
+
+def settings(**data):
+    return to_settings(OmegaConf.create({"data": data}))
+
+
+def write_data(root, n=80):
+    root.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(root / "a.png")
+    rows = [
+        {
+            "id": str(i),
+            "filename": "a.png",
+            "label": i % 2,
+            "lat": float(i % 50),
+            "lon": 1.0,
+            "sequence_id": f"s{i // 2}",
+        }
+        for i in range(n)
+    ]
+    for row in rows:
+        row["label"] = int(row["sequence_id"][1:]) % 2
+    (root / "labels.json").write_text(json.dumps(rows))
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The roots for which demo data were asked."""
+    roots = []
+
+    def generate(root, *, on_progress):
+        roots.append(root)
+        write_data(root)
+        on_progress(1, 2)
+        return "drawn"
+
+    monkeypatch.setattr(source, "generate_demo_data", generate)
+    return roots
+
+
+def test_the_shipped_default_is_made_once_and_said(drawn, caplog):
+    with caplog.at_level(logging.INFO):
+        assert len(read_dataset(settings().data)[0]) == 80
+    assert "making the demo data" in caplog.text
+    read_dataset(settings().data)
+    assert len(drawn) == 1
+
+
+def test_a_root_that_a_user_names_is_never_made(drawn, monkeypatch):
+    with pytest.raises(DataError, match=r"data.root is photos, which is not a folder"):
+        read_dataset(settings(root="photos").data)
+    monkeypatch.setenv("ROADWORK_DATA", "data/demo")
+    with pytest.raises(DataError, match=r"data.root is data/demo, which is not a folder"):
+        read_dataset(settings().data)
+    assert drawn == []
+
+
+def test_splits_are_found_in_their_order(tmp_path):
+    write_data(tmp_path / "photos")
+    config = settings(root="photos")
+    table, _ = read_dataset(config.data)
+    made = make_splits(table, config.data.splits, 1)
+    assert find_splits(config, table).source == "the new splits"
+    for path in ("outputs/splits.json", "photos/splits.json", "mine.json"):
+        made.write(tmp_path / path)
+        named = settings(root="photos", splits_file="mine.json" if path == "mine.json" else None)
+        assert find_splits(named, table).source == path
+        assert find_splits(named, table).ids == made.ids
+    assert splits_path(settings(root="photos")).as_posix() == "photos/splits.json"
+    assert splits_path(settings(mode="huggingface")).as_posix() == "outputs/splits.json"
+
+
+def test_a_splits_file_that_is_not_there_or_of_other_data(tmp_path):
+    write_data(tmp_path / "photos")
+    table, _ = read_dataset(settings(root="photos").data)
+    with pytest.raises(ConfigError, match=r"data.splits_file is gone.json, which is not there. Run `roadwork split`"):
+        find_splits(settings(root="photos", splits_file="gone.json"), table)
+    make_splits(table, settings().data.splits, 1).write(tmp_path / "photos" / "splits.json")
+    with pytest.raises(SplitError, match=r"the data lacks.*If the data has changed, run `roadwork split`"):
+        find_splits(settings(root="photos"), table.take(np.arange(40)))
+
+
+def test_other_ratios_than_the_configurations_are_said(tmp_path, caplog):
+    write_data(tmp_path / "photos")
+    table, _ = read_dataset(settings(root="photos").data)
+    ratios = {"train": 0.4, "val_select": 0.2, "val_calib": 0.2, "val_test": 0.2}
+    make_splits(table, ratios, 1).write(tmp_path / "photos" / "splits.json")
+    assert find_splits(settings(root="photos"), table).ratios == ratios
+    assert "the file counts. Run `roadwork split` to change it." in caplog.text
+
+
+def test_a_users_splits_by_file_name_and_by_row_number(tmp_path):
+    write_data(tmp_path / "photos")
+    classes = {"clear": 0, "works": 1}
+    config = settings(root="photos", class_names=classes)
+    table, _ = read_dataset(config.data)
+    names = make_splits(table, config.data.splits, 1).names_by_row(table)
+    path = tmp_path / "photos" / "splits.json"
+    path.write_text(json.dumps({name: [{"filename": "a.png", "label": "works"}] for name in SPLIT_NAMES}))
+    with pytest.raises(SplitError, match="has more than once"):  # every row shows the same picture
+        find_splits(config, table)
+    lists = {name: np.flatnonzero(names == name).tolist() for name in SPLIT_NAMES}
+    path.write_text(json.dumps(lists))
+    assert not find_splits(config, table).is_ours
+
+
+def test_deployment_is_a_file_beside_the_data_or_a_split_or_a_named_file(tmp_path):
+    write_data(tmp_path / "photos")
+    table, _ = read_dataset(settings(root="photos").data)
+    names = np.array(["train"] * 70 + ["val_test"] * 10, dtype=object)
+
+    def points(target="auto"):
+        return deployment_points(settings(root="photos", gps_sampling={"target": target}).data, table, names)
+
+    found, said = points()
+    assert said == "the coordinates of val_test"
+    np.testing.assert_array_equal(found, table.gps[70:])
+    assert len(points("train")[0]) == 70
+    (tmp_path / "photos" / "deployment.csv").write_text("lat,lon\n48.1,11.5\n")
+    found, said = points()
+    assert found.tolist() == [[48.1, 11.5]]
+    assert said.endswith("deployment.csv")
+    assert points("photos/deployment.csv")[0].tolist() == [[48.1, 11.5]]
+    with pytest.raises(ConfigError, match=r"target is 'gone.csv'. Allowed: auto, train, .* that is there"):
+        points("gone.csv")
+    names[:] = "train"
+    with pytest.raises(ConfigError, match=r"no row of val_test has GPS.*data.gps_sampling.enabled=false"):
+        points("val_test")

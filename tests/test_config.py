@@ -1,0 +1,239 @@
+"""One function composes a configuration, whichever way a user came by it, and says what cannot be used."""
+
+import copy
+import math
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from roadwork.config import compose_config, find_config, load_config, to_settings
+from roadwork.errors import ConfigError
+from roadwork.settings import SPLIT_NAMES
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+CONFIG = CHECKOUT / "configs" / "config.yaml"
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A working directory with a copy of the shipped configuration files."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ROADWORK_DATA", raising=False)
+    shutil.copytree(CHECKOUT / "configs", tmp_path / "configs")
+    return tmp_path
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_overrides(project):
+    config = load_config("configs/config.yaml", ["data.img_size=96", "training.seed=0", "data.columns.label=works"])
+    assert isinstance(config, DictConfig)
+    assert (config.data.img_size, config.training.seed, config.data.columns.label) == (96, 0, "works")
+
+
+def test_a_group_is_chosen_by_an_override(project):
+    (project / "configs" / "training" / "quick.yaml").write_text("epochs: 2\n")
+    config = load_config("configs/config.yaml", ["training=quick", "model=vit_base", "training.lr=0.5"])
+    assert (config.training.epochs, config.training.lr, config.training.patience) == (2, 0.5, 10)
+    assert config.model.name == OmegaConf.load("configs/model/vit_base.yaml").name
+    with pytest.raises(ConfigError, match=r"no configs/training/qick\.yaml\. Allowed for training: default, quick\."):
+        load_config("configs/config.yaml", ["training=qick"])
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("trainin.lr=1", "Unknown configuration key trainin. Did you mean training?"),
+        ("training.lrr=1", "Unknown configuration key training.lrr. Did you mean training.lr?"),
+        ("data.gps_sampling.n_cluster=1", "Did you mean data.gps_sampling.n_clusters?"),
+        ("data.augmentation.train.mod=x", "Did you mean data.augmentation.train.mode?"),
+        ("data.zzz=1", "Known here: mode, root, splits_file"),
+        ("training.lr=fast", "training.lr: Value 'fast'"),
+        ("training.lr=", "training.lr: Incompatible value 'None'"),
+        ("training.lr=0", "training.lr is 0.0; it must be above 0"),
+        ("training.epochs=1.5", "training.epochs: Value '1.5'"),
+        ("training.epochs=0", "training.epochs is 0; it must be at least 1"),
+        ("training.seed=-1", "training.seed is -1; it must be at least 0"),
+        ("training.ema_decay=nan", "training.ema_decay is nan; it must be between 0.0 and 1.0"),
+        ("training.adapter=qlora", "training.adapter is 'qlora'; allowed: none, lora, adalora, vera, ia3"),
+        ("data.mode=hub", "data.mode is 'hub'; allowed: local, huggingface"),
+        ("data.img_size=5", "data.img_size is 5; it must be between 32 and 4096"),
+        ("data.img_size.x=5", "data.img_size: Value"),
+        ("data.dataloader.batch_size=0", "data.dataloader.batch_size is 0; it must be at least 1"),
+        ("data.splits.train=0.7", "the four ratios must be positive and sum to 1"),
+        ("data.splits.extra=0.1", "it must name train, val_select, val_calib, val_test"),
+        ("data.class_names.Works=2", "it must map names to both 0 and 1"),
+        ("data.gps_sampling.enabled=perhaps", "data.gps_sampling.enabled: Value 'perhaps' is not a valid bool"),
+        ("data.gps_sampling.n_clusters=0", "allowed: auto, or a whole number >= 1"),
+        ("data.gps_sampling.weight_brackets=[[0,far,1]]", "weight_brackets[0][1]: Value 'far'"),
+        ("data.root=${nowhere}", "data.root: Interpolation key 'nowhere' not found"),
+        ("data.root=[", "The overrides data.root=[ cannot be read"),
+        ("data.hub=mine", "data.hub is 'mine'; it must hold keys, such as data.hub.name"),
+        ("experiment=../elsewhere", "experiment is '../elsewhere'; it names a folder in outputs"),
+        ("training.epochs", "'training.epochs' is not an override. Allowed: key=value"),
+        ("=5", "is not an override"),
+    ],
+)
+def test_what_cannot_be_used_is_said(override, says):
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        load_config(CONFIG, [override])
+
+
+def test_an_unknown_key_in_a_file_and_in_a_group_file(project):
+    edit(project / "configs" / "training" / "default.yaml", "epochs:", "epoch:")
+    with pytest.raises(ConfigError, match=r"Unknown configuration key training.epoch. Did you mean training.epochs\?"):
+        load_config("configs/config.yaml")
+
+
+def test_bare_inf_in_yaml(project):
+    assert "inf, 0.3" in (project / "configs" / "data" / "natix.yaml").read_text()
+    brackets = load_config("configs/config.yaml").data.gps_sampling.weight_brackets
+    assert brackets == [[0.0, 50.0, 5.0], [50.0, 200.0, 2.5], [200.0, 500.0, 1.0], [500.0, math.inf, 0.3]]
+
+
+def test_saved_resolved_and_loaded_again_it_is_equal(tmp_path):
+    config = load_config(CONFIG, ["training.epochs=3"])
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+    again = load_config(tmp_path / "config.yaml")
+    assert to_settings(again) == to_settings(config)
+    assert again.data.gps_sampling.weight_brackets[3][1] == math.inf
+
+
+def test_composing_is_idempotent_and_leaves_its_argument_alone(project):
+    config = OmegaConf.load("configs/config.yaml")
+    before = copy.deepcopy(config)
+    once = compose_config(config)
+    assert config == before
+    assert "defaults" not in once
+    snapshot = copy.deepcopy(once)
+    assert compose_config(once) == once == snapshot
+    once.training.epochs = 99
+    assert compose_config(config).training.epochs == 30
+
+
+def test_plain_omegaconf_with_the_users_settings_on_top(project):
+    cfg = OmegaConf.load("configs/config.yaml")
+    cfg.data.gps_sampling.enabled = True
+    cfg.data.augmentation.train.mode = "heavy_kornia"
+    cfg.training.epochs = 7
+    cfg.data.gps_sampling.random_seed = 0
+    settings = to_settings(cfg)
+    assert settings.data.augmentation.train.mode == "heavy_kornia"
+    assert (settings.training.epochs, settings.data.gps_sampling.random_seed) == (7, 0)
+    assert settings.data.gps_sampling.n_clusters == 5
+    assert settings.model.name == OmegaConf.load("configs/model/resnet_small.yaml").name
+
+
+def test_both_ways_give_the_same(project):
+    cfg = OmegaConf.load("configs/config.yaml")
+    cfg.data.img_size = 128
+    assert compose_config(cfg) == load_config("configs/config.yaml", ["data.img_size=128"])
+
+
+def test_a_configuration_without_defaults_or_skeleton():
+    assert to_settings(OmegaConf.create({"training": {"epochs": 4}})).training.epochs == 4
+    assert to_settings(OmegaConf.create({})).data.img_size == 224
+    assert to_settings(OmegaConf.create({"data": None})).data.img_size == 224
+
+
+def test_read_only_configurations_are_composed():
+    config = OmegaConf.load(CONFIG)
+    OmegaConf.set_readonly(config, True)
+    OmegaConf.set_struct(config, True)
+    assert compose_config(config).training.epochs == 30
+
+
+def test_older_training_file_nested_once_more(project):
+    nested = {"training": {"epochs": 3, "use_ema": False, "ema_decay": 0.99}}
+    OmegaConf.save(OmegaConf.create(nested), project / "configs" / "training" / "default.yaml")
+    training = load_config("configs/config.yaml").training
+    assert (training.epochs, training.use_ema, training.ema_decay) == (3, False, 0.99)
+
+
+def test_edits_in_the_working_directory_are_honoured_both_ways(project):
+    edit(project / "configs" / "data" / "natix.yaml", "n_clusters: 5", "n_clusters: 9")
+    assert load_config("configs/config.yaml").data.gps_sampling.n_clusters == 9
+    assert compose_config(OmegaConf.load("configs/config.yaml")).data.gps_sampling.n_clusters == 9
+
+
+def test_a_split_left_out_of_the_file_is_seen(project):
+    edit(project / "configs" / "data" / "natix.yaml", "  val_test: 0.10\n", "")
+    with pytest.raises(ConfigError, match=r"data.splits names \['train', 'val_select', 'val_calib'\]"):
+        load_config("configs/config.yaml")
+
+
+def test_class_names_in_the_file_replace_the_default_ones(project):
+    edit(project / "configs" / "data" / "natix.yaml", '{"None": 0, "Roadwork": 1}', "{clear: 0, works: 1}")
+    assert to_settings(load_config("configs/config.yaml")).data.class_names == {"clear": 0, "works": 1}
+
+
+def test_another_directory_finds_the_checkouts_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_config("configs/config.yaml") == CONFIG
+    assert load_config("configs/config.yaml").data.img_size == 224
+    assert load_config("configs/experiment/demo.yaml").experiment == "demo"
+
+
+def test_no_such_file_and_no_such_yaml(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"no configuration file configs/confg.yaml. Did you mean configs/config.yaml"
+    ):
+        load_config("configs/confg.yaml")
+    for text, says in (
+        ("a: [", "not readable YAML"),
+        ("- a\n- b\n", "holds no keys"),
+        ("just text", "Unknown configuration key just text"),
+    ):
+        (tmp_path / "bad.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=says):
+            load_config("bad.yaml")
+    (tmp_path / "empty.yaml").write_text("")
+    assert load_config("empty.yaml").training.epochs == 30
+
+
+@pytest.mark.parametrize("entry", ["base", {"data": "natix", "model": "resnet_small"}])
+def test_entries_of_defaults_that_are_no_group(entry):
+    with pytest.raises(ConfigError, match=r"defaults has the entry .*Allowed: `group: name`"):
+        compose_config(OmegaConf.create({"defaults": [entry]}))
+
+
+def test_root_comes_from_the_environment(project, monkeypatch):
+    assert to_settings(load_config("configs/config.yaml")).data.root == "data/demo"
+    monkeypatch.setenv("ROADWORK_DATA", "/photos")
+    assert to_settings(load_config("configs/config.yaml")).data.root == "/photos"
+    assert to_settings(load_config("configs/config.yaml", ["data.root=mine"])).data.root == "mine"
+
+
+def test_the_contracts_table_of_defaults(project):
+    config = load_config("configs/config.yaml")
+    expected = {
+        "data.splits_file": None,
+        "data.hub.name": "natix-network-org/roadwork",
+        "data.hub.split": "train",
+        "data.class_names": {"None": 0, "Roadwork": 1},
+        "data.mode": "local",
+        "data.splits": {"train": 0.60, "val_select": 0.15, "val_calib": 0.15, "val_test": 0.10},
+        "data.gps_sampling.enabled": True,
+        "data.gps_sampling.n_clusters": 5,
+        "data.gps_sampling.random_seed": 42,
+        "data.gps_sampling.target": "auto",
+        "data.gps_sampling.missing_weight": 1.0,
+        "data.gps_sampling.draw": "systematic",
+        "data.gps_sampling.min_coverage": 0.80,
+        "data.augmentation.train.mode": "latest_2025",
+        "data.root": "data/demo",
+        "data.img_size": 224,
+        "data.dataloader.batch_size": 32,
+        "training.use_ema": True,
+        "training.ema_decay": 0.999,
+    }
+    assert {key: OmegaConf.select(config, key) for key in expected} == expected
+    assert tuple(config.data.splits) == SPLIT_NAMES

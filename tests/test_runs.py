@@ -1,0 +1,96 @@
+"""A run's folder is its own, is written whole or not at all, and its manifest holds."""
+
+import hashlib
+import json
+import math
+
+import pytest
+
+from roadwork import __version__, runs
+from roadwork.errors import DataError
+from roadwork.runs import atomic_path, create_run_folder, find_run_folder, read_manifest, write_json, write_manifest
+
+
+def test_a_file_is_moved_into_place_whole(tmp_path):
+    target = tmp_path / "new" / "file.txt"
+    with atomic_path(target) as temporary:
+        temporary.write_text("all of it")
+        assert not target.exists()
+        assert temporary.parent == target.parent  # a rename across disks would not be atomic
+    assert target.read_text() == "all of it"
+    assert [p.name for p in target.parent.iterdir()] == ["file.txt"]
+
+
+def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path):
+    target = tmp_path / "file.txt"
+    target.write_text("old")
+
+    def write_half():
+        with atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert target.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_json_is_readable_and_nan_is_refused(tmp_path):
+    write_json(tmp_path / "a.json", {"city": "Köln", "n": [1]})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"city": "Köln", "n": [1]}
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "a.json", {"mcc": math.nan})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["n"] == [1]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_runs_of_one_second_get_folders_of_their_own_and_latest_follows(tmp_path):
+    folders = []
+    for _ in range(3):
+        folders.append(create_run_folder(tmp_path, "exp"))
+        assert (tmp_path / "exp" / "latest").resolve() == folders[-1].resolve()
+    assert len(set(folders)) == 3
+    assert sorted(folders) == folders
+    assert all((folder / "checkpoints").is_dir() for folder in folders)
+    assert {p.name for p in (tmp_path / "exp").iterdir()} == {"latest", *(folder.name for folder in folders)}
+
+
+def test_latest_still_holds_when_outputs_is_moved(tmp_path):
+    folder = create_run_folder(tmp_path / "outputs", "exp")
+    (folder / "config.yaml").touch()
+    (tmp_path / "outputs").rename(tmp_path / "archive")
+    assert find_run_folder(tmp_path / "archive" / "exp" / "latest").name == folder.name
+
+
+def test_a_folder_that_is_no_run(tmp_path):
+    with pytest.raises(DataError, match=r"no run folder .*roadwork train"):
+        find_run_folder(tmp_path / "gone")
+    (tmp_path / "photo.jpg").touch()
+    with pytest.raises(
+        DataError, match=r"no config\.yaml \(it holds \['photo\.jpg'\]\)\. Name outputs/<experiment>/latest"
+    ):
+        find_run_folder(tmp_path)
+
+
+def test_the_manifest_lists_what_is_there_and_keeps_what_was_said(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "best.ckpt").write_bytes(b"weights")
+    (tmp_path / "config.yaml").write_text("a: 1\n")
+    write_manifest(tmp_path, seed=0)
+    created = read_manifest(tmp_path)["created"]
+    (tmp_path / "config.yaml").write_text("a: 2\n")
+    write_manifest(tmp_path, fingerprint="sha256:abc")
+    manifest = read_manifest(tmp_path)
+    assert (manifest["seed"], manifest["fingerprint"], manifest["created"]) == (0, "sha256:abc", created)
+    assert manifest["roadwork"] == __version__
+    assert "torch" in manifest["versions"]
+    assert set(manifest["sha256"]) == {"checkpoints/best.ckpt", "config.yaml"}
+    for name, digest in manifest["sha256"].items():
+        assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == digest
+
+
+def test_without_git_there_is_no_revision(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", "")
+    assert runs._git_revision() is None
+    assert read_manifest(tmp_path) == {}
