@@ -18,6 +18,7 @@ from typing import Any
 from roadwork import __version__
 from roadwork.errors import DataError
 
+_CHECKOUT = Path(__file__).resolve().parents[1]
 _VERSIONS_RECORDED = ("torch", "lightning", "transformers", "peft", "kornia", "numpy", "scikit-learn", "pillow")
 
 
@@ -83,10 +84,12 @@ def find_run_folder(run: Path) -> Path:
 
 
 def _git_revision() -> str | None:
+    if not (_CHECKOUT / ".git").exists():  # installed: whatever repository is around is not ours
+        return None
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         done = subprocess.run(  # noqa: S603 -- a fixed command
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=False
+            command, cwd=_CHECKOUT, capture_output=True, text=True, timeout=10, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

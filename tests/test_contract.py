@@ -1,7 +1,6 @@
 """Each line of the contract that is built so far, as users' scripts and checklists have it, under both import names."""
 
 import importlib
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +37,9 @@ def in_checkout(monkeypatch):
 
 @pytest.mark.parametrize(("module", "name"), MODULES.items())
 def test_a_name_is_one_object_under_both_packages(in_checkout, module, name):
-    assert getattr(importlib.import_module(f"src.{module}"), name) is getattr(importlib.import_module(f"roadwork.{module}"), name)
+    assert getattr(importlib.import_module(f"src.{module}"), name) is getattr(
+        importlib.import_module(f"roadwork.{module}"), name
+    )
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -49,7 +50,7 @@ def test_users_shell_lines(module):
 
 
 def test_src_is_a_symbolic_link_in_git():
-    assert os.readlink(CHECKOUT / "src") == "roadwork"
+    assert (CHECKOUT / "src").readlink() == Path("roadwork")
 
 
 def test_parse_gps_string():
@@ -75,7 +76,9 @@ def test_sampler(in_checkout):
     assert sampler.cluster_centers.shape == (1, 2)
     assert len(list(sampler)) == len(sampler) == 4
     assert "weight" in str(sampler.summary())
-    own = GPSWeightedSampler(data_source=Dataset(), test_gps=test_gps, n_clusters=1, weight_brackets=[[0, 600, 2], [600, "inf", 1]])
+    own = GPSWeightedSampler(
+        data_source=Dataset(), test_gps=test_gps, n_clusters=1, weight_brackets=[[0, 600, 2], [600, "inf", 1]]
+    )
     assert own.weights.tolist() == [2, 2, 1, 1]
 
 
@@ -168,10 +171,9 @@ def test_ema_callback():
 
 
 def test_base_trainer_registers_callbacks(tiny_config):
-    from src.training.trainers.base_trainer import BaseTrainer
-
     from roadwork.models.build import build_model
     from roadwork.settings import ModelSettings
+    from src.training.trainers.base_trainer import BaseTrainer
 
     model = build_model(ModelSettings(config={"embedding_size": 8, "hidden_sizes": [8], "depths": [1]}), 32)
     trainer = BaseTrainer(tiny_config(), model)

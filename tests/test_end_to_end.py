@@ -6,9 +6,9 @@ import shutil
 
 import pandas as pd
 import pytest
+from conftest import CHECKOUT, TINY_MODEL
 from sklearn.metrics import matthews_corrcoef
 
-from conftest import CHECKOUT, TINY_MODEL
 from roadwork.cli import main
 from roadwork.runs import sha256_of
 
@@ -32,7 +32,14 @@ def test_train_evaluate_resume(in_tmp, demo_root, capsys):
     assert run("train", f"data.root={demo_root}", *TINY) == 0
     assert "Best val_select MCC" in capsys.readouterr().out
     folder = (in_tmp / "outputs/tiny/latest").resolve()
-    for name in ("config.yaml", "splits.json", "metrics.jsonl", "manifest.json", "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
+    for name in (
+        "config.yaml",
+        "splits.json",
+        "metrics.jsonl",
+        "manifest.json",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+    ):
         assert (folder / name).is_file(), name
     epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in epochs] == [0, 1]
@@ -100,7 +107,17 @@ def test_split_writes_what_training_then_uses(in_tmp, demo_root, capsys):
 
 
 def test_dry_run_prints_what_checklists_look_for(in_tmp, demo_root, capsys):
-    assert run("train", "--config", str(CHECKOUT / "configs/config.yaml"), "--dry-run", f"data.root={demo_root}", *TINY_MODEL) == 0
+    assert (
+        run(
+            "train",
+            "--config",
+            str(CHECKOUT / "configs/config.yaml"),
+            "--dry-run",
+            f"data.root={demo_root}",
+            *TINY_MODEL,
+        )
+        == 0
+    )
     shown = capsys.readouterr().out
     assert "✅ MCC callback initialized" in shown
     assert "✅ EMA callback initialized (decay=0.999)" in shown
@@ -111,7 +128,9 @@ def test_dry_run_prints_what_checklists_look_for(in_tmp, demo_root, capsys):
 def test_preflight(in_tmp, demo_root, capsys):
     assert run("preflight", "--json", f"data.root={demo_root}", *TINY_MODEL) == 0
     checks = json.loads(capsys.readouterr().out)
-    assert {"Python", "torch", "images decode", "GPS", "splits", "clusters against brackets", "disk", "time"} <= {c["name"] for c in checks}
+    assert {"Python", "torch", "images decode", "GPS", "splits", "clusters against brackets", "disk", "time"} <= {
+        c["name"] for c in checks
+    }
     assert not [check for check in checks if check["status"] == "blocker"]
 
 

@@ -57,7 +57,7 @@ def quiet_lightning() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs a command and exits: 0 done, 1 failed, 2 wrong usage."""
-    from roadwork.cli import demo_data, evaluate, preflight, split, train  # noqa: F401, PLC0415 -- registers them
+    from roadwork.cli import demo_data, evaluate, preflight, split, train  # noqa: F401 -- registers them
 
     try:
         app(args=arguments)

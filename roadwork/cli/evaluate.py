@@ -22,5 +22,6 @@ def evaluate(run: RunArgument) -> None:
     result = evaluate_run(folder)[TEST_SPLIT]
     Console().print(format_results(TEST_SPLIT, result))
     print(
-        f"{TEST_SPLIT} was opened {result['openings']} time(s) for this run. Written: {run}/results.json and predictions.parquet"
+        f"{TEST_SPLIT} was opened {result['openings']} time(s) for this run. "
+        f"Written: {run}/results.json and predictions.parquet"
     )

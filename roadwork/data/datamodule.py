@@ -39,8 +39,8 @@ MAX_WORKERS = 16
 class NATIXDataModule(L.LightningDataModule):
     """The four splits of a dataset, sampled towards the deployment and augmented on the device.
 
-    Batches are dicts: `image` (B, 3, S, S) float, normalised; `label` (B,) int64, or soft (B, 2) where the augmentation mixes;
-    `index` (B,) rows of `table`.
+    Batches are dicts: `image` (B, 3, S, S) float, normalised; `label` (B,) int64, or soft (B, 2) where the
+    augmentation mixes; `index` (B,) rows of `table`.
 
     Users override two seams: `_get_train_transforms` and `_get_test_gps_coords`.
     """
@@ -64,6 +64,7 @@ class NATIXDataModule(L.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Reads the table, checks splits and images, and builds the datasets; once, whatever the stage."""
+        del stage
         if self.datasets:
             return
         data = self.settings.data
@@ -85,8 +86,8 @@ class NATIXDataModule(L.LightningDataModule):
         coverage = self.table.gps_coverage
         if sampling.enabled and coverage < sampling.min_coverage:
             logger.warning(
-                "Only %.1f %% of the rows have GPS (data.gps_sampling.min_coverage is %.0f %%): the other rows are drawn with weight %g "
-                "wherever they lie, so the sampler steers only a part of training.",
+                "Only %.1f %% of the rows have GPS (data.gps_sampling.min_coverage is %.0f %%): the others are drawn "
+                "with weight %g wherever they lie, so the sampler steers only a part of training.",
                 100 * coverage, 100 * sampling.min_coverage, sampling.missing_weight,
             )  # fmt: skip
 

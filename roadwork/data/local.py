@@ -16,6 +16,7 @@ from roadwork.data.columns import find_columns, table_from_frame
 from roadwork.data.images import FileImages
 from roadwork.data.table import SampleTable
 from roadwork.data.utils.exif_gps import read_exif_gps_table
+from roadwork.data.utils.gps_utils import normalize_gps
 from roadwork.errors import DataError
 
 LABELS_FILES = ("labels.csv", "labels.json", "labels.jsonl", "labels.parquet")
@@ -144,10 +145,6 @@ def _resolve(root: Path, filenames: np.ndarray) -> list[Path]:
 
 
 def _with_exif_gps(table: SampleTable, paths: list[Path]) -> SampleTable:
-    gps = read_exif_gps_table(paths)
-    with_gps = int((~np.isnan(gps).any(axis=1)).sum())
-    return replace(
-        table,
-        gps=gps,
-        notes=(*table.notes, f"No GPS columns: {with_gps:,} of {len(table):,} photos have GPS in their EXIF."),
-    )
+    latitude, longitude = read_exif_gps_table(paths).T
+    gps = normalize_gps(latitude, longitude, None, table.filenames)
+    return replace(table, gps=gps.coordinates, notes=(*table.notes, "No GPS columns: read from EXIF.", *gps.notes))

@@ -81,7 +81,7 @@ def load_best_model(folder: Path, settings: Settings) -> nn.Module:
             f"{path} is not there: the run ended before its first validation. Train again, or name another run."
         )
     training = settings.training
-    model = apply_adapter(
+    model: nn.Module = apply_adapter(
         build_model(settings.model, settings.data.img_size),
         training.adapter,
         rank=training.adapter_rank,
@@ -89,7 +89,8 @@ def load_best_model(folder: Path, settings: Settings) -> nn.Module:
     )
     state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
-    return model.eval()
+    model.eval()
+    return model
 
 
 def predict_splits(datamodule: NATIXDataModule, model: nn.Module, splits: Sequence[str]) -> pd.DataFrame:

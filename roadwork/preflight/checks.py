@@ -112,7 +112,10 @@ class Preflight:
         decoded = [store.get(int(row)) for row in sample]
         self.seconds_per_image = (time.monotonic() - started) / len(sample)
         ledger.add([image for image in decoded if isinstance(image, UnreadableImage)])
-        found = f"{len(table) - len(ledger.reasons):,} of {len(table):,} have a sound header and end; {len(sample)} decoded whole, {1 / self.seconds_per_image:.0f} images/s a core"
+        found = (
+            f"{len(table) - len(ledger.reasons):,} of {len(table):,} have a sound header and end; "
+            f"{len(sample)} decoded whole, {1 / self.seconds_per_image:.0f} images/s a core"
+        )
         return Check("images decode", WARNING if ledger.reasons else OK, found, "mend or remove the unreadable ones")
 
     def _gps(self) -> Check:
@@ -122,7 +125,8 @@ class Preflight:
         found = f"{table.gps_coverage:.1%} of {len(table):,} rows have a position. {notes}".strip()
         fix = (
             f"coverage is under {minimum:.0%}: the rows without GPS are drawn with weight "
-            f"{self.settings.data.gps_sampling.missing_weight:g} wherever they lie, so weighting steers only a part of training"
+            f"{self.settings.data.gps_sampling.missing_weight:g} wherever they lie, "
+            "so weighting steers only a part of training"
         )
         return Check("GPS", OK if table.gps_coverage >= minimum else WARNING, found, fix)
 
@@ -143,7 +147,10 @@ class Preflight:
         brackets = parse_brackets(sampling.weight_brackets)
         edge = float(brackets.edges_km[1])
         clusters = cluster_deployment(points, sampling.n_clusters, edge, sampling.random_seed)
-        found = f"{len(points):,} deployment points of {where}; {len(clusters.sizes)} clusters put {clusters.covered_share:.0%} of them within {edge:g} km of a centre"
+        found = (
+            f"{len(points):,} deployment points of {where}; "
+            f"{len(clusters.sizes)} clusters put {clusters.covered_share:.0%} of them within {edge:g} km of a centre"
+        )
         needed = f"data.gps_sampling.n_clusters={clusters.needed or 'auto'}"
         return Check(
             "clusters against brackets",
@@ -196,7 +203,10 @@ class Preflight:
         per_image = (time.monotonic() - started) / size
         n_train = n_rows * data.splits["train"]
         minutes = training.epochs * n_train * per_image / 60
-        return f"about {minutes:.0f} min of training steps for {training.epochs} epochs of {n_train:,.0f} images ({1 / per_image:.0f} images/s), reading not counted"
+        return (
+            f"about {minutes:.0f} min of training steps for {training.epochs} epochs "
+            f"of {n_train:,.0f} images ({1 / per_image:.0f} images/s), reading not counted"
+        )
 
     def _read(self) -> tuple[SampleTable, ImageSource]:
         if self.table is None or self.source is None:

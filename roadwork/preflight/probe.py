@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
+from typing_extensions import override
 
 Weights = dict[str, Tensor]
 
@@ -64,6 +65,7 @@ class WiringProbe(Callback):
         del module
         self._seen = (kwargs["pixel_values"] if "pixel_values" in kwargs else args[0]).detach().float().cpu()
 
+    @override
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
@@ -71,6 +73,7 @@ class WiringProbe(Callback):
         for name, parameter in self.model.named_parameters():
             self.gradients.setdefault(name, GradientSeen()).add(parameter.grad)
 
+    @override
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -80,6 +83,7 @@ class WiringProbe(Callback):
             self._steps = trainer.global_step
             self.weights_after_step.append(copy_weights(self.model))
 
+    @override
     def on_validation_batch_end(
         self,
         trainer: L.Trainer,
@@ -92,6 +96,7 @@ class WiringProbe(Callback):
         self.validation.add(batch, outputs, self._seen)
         self.weights_in_validation = copy_weights(self.model)
 
+    @override
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.weights_after_validation = copy_weights(self.model)
         self._hook.remove()
@@ -116,7 +121,7 @@ class CallCounter:
     """Counts the calls of an object's methods, which go on as before."""
 
     def __init__(self, target: object, names: tuple[str, ...]) -> None:
-        self.calls: Counter[str] = Counter({name: 0 for name in names})
+        self.calls: Counter[str] = Counter(dict.fromkeys(names, 0))
         for name in names:
             setattr(target, name, self._counted(name, getattr(target, name)))
 

@@ -85,7 +85,8 @@ def _sampler_row(seen: Observations) -> WireRow:
     in_order = bool((np.diff(shown) > 0).all()) and len(shown) > 2
     return WireRow(
         "sampler",
-        f"the loader that trained has a {found}; its first {len(shown)} rows came {'in file order' if in_order else 'shuffled'}",
+        f"the loader that trained has a {found}; "
+        f"its first {len(shown)} rows came {'in file order' if in_order else 'shuffled'}",
         found == wanted and not in_order,
         f"train_dataloader must pass the {wanted} to its DataLoader, as data.gps_sampling.enabled says",
     )
@@ -183,8 +184,8 @@ def _training_rows(seen: Observations) -> Iterator[WireRow]:
     )
     yield WireRow(
         "optimizer",
-        f"{len(probe.weights_after_step) - 1} steps moved {len(moved & trainable)} of {len(trainable)} trainable tensors"
-        f" and {len(drifted)} of {len(parameters) - len(trainable)} frozen ones"
+        f"{len(probe.weights_after_step) - 1} steps moved {len(moved & trainable)} of {len(trainable)} trainable "
+        f"tensors and {len(drifted)} of {len(parameters) - len(trainable)} frozen ones"
         + (f", {drifted[0]}" if drifted else ""),
         trainable <= moved | set(stuck) and bool(moved) and not drifted,
         "configure_optimizers must give the optimizer every trainable parameter and no frozen one",
@@ -214,7 +215,7 @@ def _callback_rows(seen: Observations) -> Iterator[WireRow]:
 
 
 def _mcc_row(seen: Observations) -> WireRow:
-    """Against scikit-learn; the counts too, since a network that says one class has an MCC of 0 whatever the labels are."""
+    """Against scikit-learn; the counts too, since where one class is all that is said MCC is 0 whatever the labels."""
     labels = torch.cat(seen.probe.validation.labels).numpy()
     decisions = torch.cat(seen.probe.validation.logits).argmax(dim=1).numpy()
     reference = float(matthews_corrcoef(labels, decisions))
@@ -239,7 +240,8 @@ def _ema_average_row(seen: Observations) -> WireRow:
     steps = len(seen.probe.weights_after_step) - 1
     return WireRow(
         "EMA average",
-        f"{seen.trainer.ema_callback.n_updates} updates in {steps} steps; {len(shared)} averages differ from a float64 replay by at most {worst:.0e}",
+        f"{seen.trainer.ema_callback.n_updates} updates in {steps} steps; "
+        f"{len(shared)} averages differ from a float64 replay by at most {worst:.0e}",
         worst < EMA_TOLERANCE and trainable <= set(shadow) and seen.trainer.ema_callback.n_updates == steps,
         "EMACallback must update after every optimizer step, with training.ema_decay",
     )
@@ -286,7 +288,8 @@ def _ema_swap_row(seen: Observations) -> WireRow:
     )
     return WireRow(
         "EMA in validation",
-        f"validation ran on weights within {worst:.0e} of the average; after it the raw weights were {'bit-equal' if restored else 'NOT what they had been'}",
+        f"validation ran on weights within {worst:.0e} of the average; "
+        f"after it the raw weights were {'bit-equal' if restored else 'NOT what they had been'}",
         worst < EMA_TOLERANCE and restored,
         "EMACallback must swap in the average for validation and restore the raw weights after it",
     )

@@ -100,7 +100,7 @@ def draw_light(rng: np.random.Generator, condition: tuple[str, str], warmth: flo
     """Light of one scene; the warmth of a region turns it from blue (below 1) to yellow (above 1)."""
     weather, _ = condition
     exposure = rng.uniform(0.74, 1.16)
-    cast = rng.normal(0.0, 0.035, 3)
+    cast = rng.normal(0.0, 0.05, 3)
     red, green, blue = (gain * exposure * (1 + shift) for gain, shift in zip(GAINS[condition], cast, strict=True))
     zenith, haze = SKIES[condition]
     tint: RGB = (int(rng.integers(120, 256)), int(rng.integers(120, 220)), int(rng.integers(120, 256)))
@@ -112,5 +112,5 @@ def draw_light(rng: np.random.Generator, condition: tuple[str, str], warmth: flo
         haze_per_m=HAZE_PER_M[weather] * rng.uniform(0.7, 1.4),
         sunny_side=int(rng.choice((-1, 1))),
         contrast=rng.uniform(0.66, 0.8) if weather == "clear" else rng.uniform(0.86, 0.95),
-        saturation=rng.uniform(0.6, 1.08),
+        saturation=rng.uniform(0.5, 1.05),
     )

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from roadwork.data.demo.canvas import Pen
 from roadwork.data.demo.light import RGB
 
+# Runners and cyclists wear the colours that road crews wear.
 COATS: tuple[RGB, ...] = (
-    (46, 54, 78), (120, 40, 44), (70, 90, 76), (36, 36, 40), (176, 168, 156), (250, 104, 22), (206, 232, 44),
-    (96, 72, 110), (250, 196, 30), (206, 30, 34),
+    (46, 54, 78), (120, 40, 44), (70, 90, 76), (36, 36, 40), (176, 168, 156), (96, 72, 110), (206, 30, 34),
+    (255, 104, 20), (255, 104, 20), (206, 236, 40), (206, 236, 40), (250, 200, 30),
 )  # fmt: skip
 SKINS: tuple[RGB, ...] = ((232, 190, 160), (198, 148, 112), (142, 98, 70), (96, 66, 50))
 TROUSERS: tuple[RGB, ...] = ((44, 52, 74), (34, 34, 36), (96, 88, 78), (70, 76, 90))

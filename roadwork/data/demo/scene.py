@@ -22,7 +22,7 @@ from roadwork.data.demo.worksite import AHEAD, BESIDE, Worksite, closed_lane
 SUPERSAMPLING = 2
 # Share of the first picture that roadwork covers: below 1.3 % a small network no longer finds it, and where there is
 # much more a histogram of colours would do.
-VISIBLE_SHARE = (0.018, 0.045)
+VISIBLE_SHARE = (0.018, 0.04)
 ATTEMPTS = 12
 STENCIL_WIDTH = 160
 

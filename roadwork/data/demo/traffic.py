@@ -107,7 +107,7 @@ class Surroundings:
 
     def _people(self) -> None:
         rng, street = self.rng, self.street
-        for _ in range(int(rng.integers(1, 6))):
+        for _ in range(int(rng.integers(2, 8))):
             side = int(rng.choice((-1, 1)))
             x = side * rng.uniform(street.half_road + 0.6, street.half_width - 0.4)
             self._add(Item(x, rng.uniform(9, 40), self._pedestrian(), 0.25, 0.4, rng.uniform(-1.2, 1.2)))
@@ -147,7 +147,14 @@ class Surroundings:
             sign = str(rng.choice(("warning", "limit", "parking")))
             self._add(Item(kerb, z, TrafficSign(sign, street.look.sign), 0.1, 0.2))
         elif kind == 4:
-            self._add(Item(kerb + side * 0.4, z, Bin(self._pick(((236, 120, 30), (244, 190, 30), (200, 36, 36)))), 0.3))
+            self._add(
+                Item(
+                    kerb + side * 0.4,
+                    z,
+                    Bin(self._pick(((250, 84, 20), (255, 196, 40), (206, 30, 34), (206, 236, 40)))),
+                    0.3,
+                )
+            )
         else:
             orange: RGB = (238, 110, 26)
             is_oncoming = side < 0

@@ -35,7 +35,7 @@ class BaseTrainer:
     """Trains a model on a data module and leaves a run's folder behind.
 
     Attributes:
-        callbacks: those of the training itself: MCC always; EMA where `training.use_ema`; AdaLoRA's where it is the adapter.
+        callbacks: those of the training itself: MCC always; EMA where `training.use_ema`; AdaLoRA's with that adapter.
         mcc_callback: the MCC callback.
         ema_callback: the EMA callback; where averaging is off there is no such attribute.
         module: the LightningModule around the model, adapter included.

@@ -1,0 +1,26 @@
+"""Draws what `roadwork evaluate` printed.
+
+Example: python scripts/result_picture.py outputs/demo/latest docs/images/demo-result.svg
+"""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from roadwork.evaluation.results import format_results
+
+
+def main(run: Path, picture: Path) -> None:
+    """Writes the result table of a run's `results.json` as SVG."""
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    console = Console(record=True, width=100, file=io.StringIO())
+    for split, result in results.items():
+        console.print(format_results(split, result))
+    console.save_svg(str(picture), title=f"roadwork evaluate {run}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
