@@ -146,7 +146,7 @@ def test_preflight(in_tmp, demo_root, capsys):
         (["split", "data.root=nowhere"], 1, "nowhere"),
         (["train", "data.gps_sampling.weight_brackets=[[0,50,5],[60,inf,1]]", "data.root={demo}"], 2, "50"),
         (["train", "data.augmentation.train.mode=latest", "data.root={demo}"], 2, "Unknown augmentation mode"),
-        (["demo-data", "{demo}"], 1, "not empty"),
+        (["demo-data", "{demo}"], 1, "not an empty folder"),
         (["demo-data", "new", "--size", "640"], 2, "WIDTHxHEIGHT"),
     ],
 )

@@ -147,4 +147,5 @@ def _resolve(root: Path, filenames: np.ndarray) -> list[Path]:
 def _with_exif_gps(table: SampleTable, paths: list[Path]) -> SampleTable:
     latitude, longitude = read_exif_gps_table(paths).T
     gps = normalize_gps(latitude, longitude, None, table.filenames)
-    return replace(table, gps=gps.coordinates, notes=(*table.notes, "No GPS columns: read from EXIF.", *gps.notes))
+    found = f"No GPS columns: {len(table) - gps.n_missing:,} of {len(table):,} photos have GPS in their EXIF."
+    return replace(table, gps=gps.coordinates, notes=(*table.notes, found, *gps.notes[1:]))

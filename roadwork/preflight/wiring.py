@@ -108,7 +108,7 @@ def _sampler_share_row(seen: Observations) -> WireRow:
     return WireRow(
         "sampler's next epoch",
         f"{counts.sum():,} draws of {len(dataset):,} rows; {parts}",
-        bool((np.abs(drawn - wanted) <= allowed).all()) and counts.sum() == len(dataset),
+        bool((np.abs(drawn - wanted) <= allowed).all()) and int(counts.sum()) == len(dataset),
         "the sampler must yield rows by its weights; compare sampler.summary() with list(sampler)",
     )
 
