@@ -14,7 +14,8 @@ T = TypeVar("T")
 def new_progress() -> Progress:
     """A progress display: description, bar, count, time left."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def track(items: Iterable[T], total: int, description: str) -> Iterator[T]:

@@ -96,6 +96,43 @@ def test_the_same_run_from_class_folders(in_tmp, demo_root):
     assert run("evaluate", "outputs/tiny/latest") == 0
 
 
+@pytest.mark.parametrize("adapter", ["lora", "adalora", "vera", "ia3"])
+def test_a_run_with_an_adapter(in_tmp, demo_root, adapter):
+    (in_tmp / "configs/model").mkdir(parents=True)
+    (in_tmp / "configs/model/tiny_vit.yaml").write_text(
+        "name: vit\npretrained: false\nconfig: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2,"
+        " intermediate_size: 32, patch_size: 8}\n"
+    )
+    overrides = (f"data.root={demo_root}", "model=tiny_vit", *TINY[1:], f"training.adapter={adapter}")
+    assert run("train", *overrides) == 0
+    assert run("evaluate", "outputs/tiny/latest") == 0
+    folder = in_tmp / "outputs/tiny/latest"
+    wiring = json.loads((folder / "manifest.json").read_text())["wiring"]
+    assert all(row["works"] for row in wiring)
+    assert ("AdaLoRA" in {row["wire"] for row in wiring}) == (adapter == "adalora")
+    selected = pd.read_parquet(folder / "predictions.parquet").query("split == 'val_select'")
+    epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    best = max(line["val_select/mcc"] for line in epochs)
+    assert matthews_corrcoef(selected["label"], selected["probability"] >= 0.5) == pytest.approx(best, abs=1e-6)
+
+
+def test_unreadable_images_are_listed_together_and_never_trained_on(in_tmp, demo_root, capsys):
+    shutil.copytree(demo_root, in_tmp / "photos")
+    missing, cut = sorted((in_tmp / "photos/images").iterdir())[:2]
+    missing.unlink()
+    cut.write_bytes(cut.read_bytes()[:1000])
+    assert run("train", "data.root=photos", *TINY) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert missing.name in said
+    assert cut.name in said
+    assert not (in_tmp / "outputs").exists()
+    assert run("train", "data.root=photos", *TINY, "data.max_unreadable=0.02") == 0
+    assert run("evaluate", "outputs/tiny/latest") == 0
+    assert json.loads((in_tmp / "outputs/tiny/latest/results.json").read_text())["val_test"]["unreadable"] == 2
+    predictions = pd.read_parquet(in_tmp / "outputs/tiny/latest/predictions.parquet")
+    assert not predictions["filename"].str.contains(f"{missing.name}|{cut.name}").any()
+
+
 def test_split_writes_what_training_then_uses(in_tmp, demo_root, capsys):
     own = in_tmp / "own.json"
     arguments = (f"data.root={demo_root}", f"data.splits_file={own}", "data.splitting.seed=7")
