@@ -54,7 +54,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
         ConfigError: a file, key or value that cannot be used.
     """
     file = find_config(path)
-    config = _load_yaml(file)
+    config = load_yaml(file)
     chosen = dict(_groups_of(config))
     values: list[str] = []
     for override in overrides:
@@ -66,10 +66,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
         else:
             values.append(override)
     config.defaults = [{group: name} for group, name in chosen.items()]
-    try:
-        return compose_config(cast("DictConfig", OmegaConf.merge(config, OmegaConf.from_dotlist(values))))
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise ConfigError(f"The overrides {' '.join(values)} cannot be read: {_first_line(error)}") from error
+    for value in values:
+        try:
+            config = cast("DictConfig", OmegaConf.merge(config, OmegaConf.from_dotlist([value])))
+        except (OmegaConfBaseException, YAMLError) as error:
+            raise ConfigError(f"The override {value!r} cannot be read: {_first_line(error)}") from error
+    return compose_config(config)
 
 
 def compose_config(config: DictConfig) -> DictConfig:
@@ -102,7 +104,12 @@ def to_settings(config: DictConfig) -> Settings:
     return cast("Settings", OmegaConf.to_object(compose_config(config)))
 
 
-def _load_yaml(file: Path) -> DictConfig:
+def load_yaml(file: Path) -> DictConfig:
+    """The mapping that a YAML file holds.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds something else.
+    """
     try:
         loaded = OmegaConf.load(file)
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
@@ -137,7 +144,7 @@ def _load_group(group: str, name: str) -> DictConfig:
     for folder in config_folders():
         file = folder / group / f"{name}.yaml"
         if file.is_file():
-            loaded = _load_yaml(file)
+            loaded = load_yaml(file)
             # Users' older files nest everything under the group's name once more.
             return cast("DictConfig", loaded[group]) if set(loaded) == {group} else loaded
     known = sorted({p.stem for folder in config_folders() for p in (folder / group).glob("*.yaml")})

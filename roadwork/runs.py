@@ -97,8 +97,21 @@ def _git_revision() -> str | None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
+    """What the run's manifest holds; empty where there is none yet.
+
+    Raises:
+        DataError: it is damaged; the count of the test set's openings would be lost with it.
+    """
     path = folder / "manifest.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}. Restore it, or train again.") from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("val_test_openings", 0), int):
+        raise DataError(f"{path} is not a run's manifest. Restore it, or train again.")
+    return manifest
 
 
 def write_manifest(folder: Path, **facts: object) -> None:

@@ -19,7 +19,9 @@ AUGMENTATION_MODES = ("latest_2025", "heavy_kornia")
 ADAPTERS = ("none", "lora", "adalora", "vera", "ia3")
 CACHE_MODES = ("auto", "ram", "none")
 DRAW_MODES = ("systematic", "iid")
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 SPLIT_STRATEGIES = ("sequence",)
+MAX_SEED = 2**32 - 1  # NumPy's
 
 
 def _check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -33,8 +35,8 @@ def _check_range(key: str, value: float, low: float, high: float) -> None:
 
 
 def _check_at_least(key: str, value: float, low: float) -> None:
-    if not value >= low:
-        raise ConfigError(f"{key} is {value}; it must be at least {low}.")
+    if not low <= value < math.inf:
+        raise ConfigError(f"{key} is {value}; it must be a number of at least {low}.")
 
 
 @dataclass
@@ -82,7 +84,7 @@ class GpsSamplingSettings:
         _check_choice("data.gps_sampling.draw", self.draw, DRAW_MODES)
         _check_range("data.gps_sampling.min_coverage", self.min_coverage, 0.0, 1.0)
         _check_at_least("data.gps_sampling.missing_weight", self.missing_weight, 0.0)
-        _check_at_least("data.gps_sampling.random_seed", self.random_seed, 0)
+        _check_range("data.gps_sampling.random_seed", self.random_seed, 0, MAX_SEED)
         is_count = isinstance(self.n_clusters, int) and not isinstance(self.n_clusters, bool) and self.n_clusters >= 1
         if self.n_clusters != "auto" and not is_count:
             raise ConfigError(
@@ -198,7 +200,7 @@ class TrainingSettings:
     clip_norm: float = 1.0
     # Optimizer steps use gradients of this many batches.
     accumulate: int = 1
-    # `auto`: bf16 where the device has it, else float32. Or a Lightning precision string.
+    # `auto`: bf16-mixed where the device has bf16, else 32-true. Or one of these, or 16-mixed.
     precision: str = "auto"
     seed: int = 0
     deterministic: bool = False
@@ -212,20 +214,21 @@ class TrainingSettings:
     adapter: str = "none"
     # Rank of lora and adalora (vera's is 256).
     adapter_rank: int = 8
-    # Lightning's accelerator and devices.
+    # Lightning's accelerator: `auto`, `cpu`, `gpu`, `mps`. One device trains.
     accelerator: str = "auto"
-    devices: Any = "auto"
 
     def __post_init__(self) -> None:
         _check_choice("training.adapter", self.adapter, ADAPTERS)
+        _check_choice("training.precision", self.precision, PRECISIONS)
         for name, low, high in (("warmup", 0.0, 1.0), ("label_smoothing", 0.0, 0.5), ("ema_decay", 0.0, 1.0)):
             _check_range(f"training.{name}", getattr(self, name), low, high)
         for name in ("epochs", "accumulate", "adapter_rank"):
             _check_at_least(f"training.{name}", getattr(self, name), 1)
-        for name in ("weight_decay", "clip_norm", "patience", "seed"):
+        for name in ("weight_decay", "clip_norm", "patience"):
             _check_at_least(f"training.{name}", getattr(self, name), 0)
-        if not self.lr > 0:
-            raise ConfigError(f"training.lr is {self.lr}; it must be above 0, or nothing is trained.")
+        _check_range("training.seed", self.seed, 0, MAX_SEED)
+        if not 0 < self.lr < math.inf:
+            raise ConfigError(f"training.lr is {self.lr}; it must be a number above 0, or nothing is trained.")
 
 
 @dataclass
@@ -234,6 +237,11 @@ class EvaluationSettings:
     target_mcc: float = 0.99
     bootstrap_draws: int = 2000
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_range("evaluation.target_mcc", self.target_mcc, -1.0, 1.0)
+        _check_at_least("evaluation.bootstrap_draws", self.bootstrap_draws, 100)
+        _check_range("evaluation.seed", self.seed, 0, MAX_SEED)
 
 
 @dataclass

@@ -5,6 +5,7 @@ Example: python scripts/result_picture.py outputs/demo/latest docs/images/demo-r
 
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -19,7 +20,9 @@ def main(run: Path, picture: Path) -> None:
     console = Console(record=True, width=100, file=io.StringIO())
     for split, result in results.items():
         console.print(format_results(split, result))
-    console.save_svg(str(picture), title=f"roadwork evaluate {run}")
+    svg = console.export_svg(title=f"roadwork evaluate {run}")
+    # The picture opens without a network: no font from elsewhere.
+    picture.write_text(re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL), encoding="utf-8")
 
 
 if __name__ == "__main__":

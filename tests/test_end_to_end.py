@@ -7,6 +7,7 @@ import shutil
 import pandas as pd
 import pytest
 from conftest import CHECKOUT, TINY_MODEL
+from PIL import Image
 from sklearn.metrics import matthews_corrcoef
 
 from roadwork.cli import main
@@ -84,6 +85,18 @@ def test_the_same_run_from_parquet(in_tmp, demo_parquet, capsys):
     assert run("train", *overrides) == 0
     assert run("evaluate", "outputs/tiny/latest") == 0
     assert json.loads((in_tmp / "outputs/tiny/latest/results.json").read_text())["val_test"]["n"] >= 20
+
+
+def test_photos_without_any_position(in_tmp, demo_root):
+    with (demo_root / "labels.csv").open() as file:
+        for row in csv.DictReader(file):
+            folder = in_tmp / "photos" / row["label"]
+            folder.mkdir(parents=True, exist_ok=True)
+            with Image.open(demo_root / row["filename"]) as image:
+                image.save(folder / row["filename"].rpartition("/")[2], exif=b"")
+    assert run("train", "data.root=photos", "data.gps_sampling.enabled=false", *TINY) == 0
+    assert run("evaluate", "outputs/tiny/latest") == 0
+    assert pd.read_parquet(in_tmp / "outputs/tiny/latest/predictions.parquet")["distance_km"].isna().all()
 
 
 def test_the_same_run_from_class_folders(in_tmp, demo_root):
@@ -184,6 +197,13 @@ def test_preflight(in_tmp, demo_root, capsys):
         (["train", "data.gps_sampling.weight_brackets=[[0,50,5],[60,inf,1]]", "data.root={demo}"], 2, "50"),
         (["train", "data.augmentation.train.mode=latest", "data.root={demo}"], 2, "Unknown augmentation mode"),
         (["demo-data", "{demo}"], 1, "not an empty folder"),
+        (["split", "data.root={demo}", "data.splits_file=/dev/null/splits.json"], 1, "Check that the path is right"),
+        (["train", "--resume", "data.root={demo}"], 1, "no run folder"),
+        (["train", "training.lr=inf"], 2, "training.lr is inf"),
+        (["train", "training.seed=99999999999"], 2, "training.seed is 99999999999"),
+        (["train", "training.accelerator=abacus", "data.root={demo}"], 2, "training.accelerator='abacus'"),
+        (["train", "evaluation.bootstrap_draws=0"], 2, "evaluation.bootstrap_draws is 0"),
+        (["train", "data.root=${{"], 2, "The override 'data.root=${{' cannot be read"),
         (["demo-data", "new", "--size", "640"], 2, "WIDTHxHEIGHT"),
     ],
 )
@@ -194,6 +214,51 @@ def test_a_users_mistake_is_one_clear_message(in_tmp, demo_root, capsys, argumen
     message = captured.err + captured.out
     assert said in " ".join(message.split())
     assert "Traceback" not in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("ratios", [1, 2]), ("ratios", {"train": "most"}), ("set_aside", None), ("fingerprint", 5)]
+)
+def test_a_splits_file_with_a_damaged_header(in_tmp, demo_root, capsys, key, value):
+    own = in_tmp / "own.json"
+    assert run("split", f"data.root={demo_root}", f"data.splits_file={own}") == 0
+    own.write_text(json.dumps(json.loads(own.read_text()) | {key: value}))
+    assert run("train", f"data.root={demo_root}", f"data.splits_file={own}", *TINY) == 1
+    assert f"own.json: {key} is" in " ".join(capsys.readouterr().err.split())
+
+
+def test_split_does_not_overwrite_a_users_own_file(in_tmp, demo_root, capsys):
+    own = in_tmp / "own.json"
+    own.write_text('{"train": []}')
+    assert run("split", f"data.root={demo_root}", f"data.splits_file={own}") == 1
+    assert "is not overwritten" in " ".join(capsys.readouterr().err.split())
+    assert own.read_text() == '{"train": []}'
+
+
+@pytest.mark.parametrize(("content", "said"), [("lon\n1\n", "longitude"), ("", "cannot be read as csv")])
+def test_a_damaged_deployment_file(in_tmp, demo_root, capsys, content, said):
+    (in_tmp / "places.csv").write_text(content)
+    assert run("train", f"data.root={demo_root}", "data.gps_sampling.target=places.csv", *TINY) == 1
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_evaluate_refuses_a_damaged_run_and_counts_no_opening(in_tmp, demo_root, capsys):
+    assert run("train", f"data.root={demo_root}", *TINY) == 0
+    folder = (in_tmp / "outputs/tiny/latest").resolve()
+    splits = json.loads((folder / "splits.json").read_text())
+    splits["splits"]["train"], splits["splits"]["val_test"] = splits["splits"]["val_test"], splits["splits"]["train"]
+    for name, content, said in (
+        ("config.yaml", "{}", "not a run's whole configuration"),
+        ("checkpoints/best.ckpt", "damaged", "does not hold the network"),
+        ("splits.json", json.dumps(splits | {"ratios": {}}), "edited since the run was trained"),
+        ("manifest.json", "{", "cannot be read as JSON"),
+    ):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_text(content)
+        assert run("evaluate", str(folder)) != 0
+        assert said in " ".join(capsys.readouterr().err.split())
+        (folder / name).write_bytes(whole)
+    assert "val_test_openings" not in json.loads((folder / "manifest.json").read_text())
 
 
 def test_every_command_has_help_with_an_example(capsys):

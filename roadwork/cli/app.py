@@ -62,12 +62,17 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(args=arguments)
     except RoadworkError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]Error:[/] {_escaped(error)}", highlight=False)
+        _print_error(str(error))
         sys.exit(WRONG_USAGE if isinstance(error, ConfigError) else FAILED)
+    except OSError as error:  # a full disk, a folder that may not be written
+        _print_error(f"{error}. Check that the path is right, and may be read and written.")
+        sys.exit(FAILED)
     except KeyboardInterrupt:
         Console(stderr=True).print("Interrupted.")
         sys.exit(130)
 
 
-def _escaped(error: Exception) -> str:
-    return str(error).replace("[", r"\[")
+def _print_error(message: str) -> None:
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.print("Error: ", style="bold red", end="")
+    console.print(message, markup=False)

@@ -13,15 +13,16 @@ def split(overrides: Overrides = None, config: ConfigOption = DEFAULT_CONFIG) ->
     Example: roadwork split data.root=photos data.splitting.seed=7
     """
     from roadwork.config import load_config, to_settings
-    from roadwork.data.source import read_dataset, splits_path
+    from roadwork.data.source import check_may_replace, read_dataset, splits_path
     from roadwork.data.splits import make_splits
     from roadwork.data.splits_check import check_splits
 
     settings = to_settings(load_config(config, overrides or []))
+    path = splits_path(settings)
+    check_may_replace(path)
     table, _ = read_dataset(settings.data)
     splits = make_splits(table, settings.data.splits, settings.data.splitting.seed, settings.data.splitting.strategy)
     report = check_splits(splits, table)
-    path = splits_path(settings)
     splits.write(path)
     print(f"{path}: {report}")
     for warning in report.warnings:

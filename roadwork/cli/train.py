@@ -14,7 +14,7 @@ from roadwork.cli.app import FAILED, app, quiet_lightning
 from roadwork.cli.options import DEFAULT_CONFIG, ConfigOption, Overrides
 
 if TYPE_CHECKING:
-    from roadwork.preflight.wiring import WireRow
+    from roadwork.preflight.observations import WireRow
     from roadwork.training.trainers.base_trainer import BaseTrainer
 
 
@@ -38,6 +38,8 @@ def train(
 
     quiet_lightning()
     datamodule = NATIXDataModule(load_config(config, overrides or []))
+    latest = Path(datamodule.settings.output_dir) / datamodule.settings.experiment / "latest"
+    resume_from = find_run_folder(latest) if resume else None
     trainer = prepare_trainer(datamodule)
     _print_callbacks(trainer)
     wiring = run_dry(datamodule, trainer)
@@ -45,8 +47,7 @@ def train(
     if dry_run:
         return
     trainer = prepare_trainer(datamodule)  # the dry run has moved the other one's weights
-    latest = Path(trainer.settings.output_dir) / trainer.settings.experiment / "latest"
-    folder = trainer.fit(datamodule, resume_from=find_run_folder(latest) if resume else None)
+    folder = trainer.fit(datamodule, resume_from)
     write_manifest(folder, wiring=[asdict(row) for row in wiring])
     epochs = trainer.trainer.current_epoch
     print(f"Best val_select MCC {trainer.mcc_callback.best_mcc:.4f} in {epochs} epochs. The run is in {folder}")

@@ -25,7 +25,7 @@ from roadwork.data.splits import Splits
 from roadwork.data.splits_check import SplitReport, check_splits
 from roadwork.data.table import SampleTable
 from roadwork.data.utils.geo import nearest_km
-from roadwork.errors import DataError
+from roadwork.errors import ConfigError, DataError
 from roadwork.models.processor import ImageStatistics, image_statistics
 from roadwork.settings import SPLIT_NAMES
 
@@ -193,10 +193,18 @@ class NATIXDataModule(L.LightningDataModule):
         return batch | {"image": self.normalise(images), "label": labels}
 
     def distances_to_deployment_km(self) -> np.ndarray:
-        """(N,) kilometres from each row of the table to the nearest deployment centre, NaN without GPS."""
+        """(N,) kilometres from each row of the table to the nearest deployment centre, NaN without GPS.
+
+        All are NaN where sampling is off and nothing says where the deployment is.
+        """
         sampling = self.settings.data.gps_sampling
         first_edge_km = parse_brackets(sampling.weight_brackets).edges_km[1]
-        points = self._get_test_gps_coords()
+        try:
+            points = self._get_test_gps_coords()
+        except ConfigError:
+            if sampling.enabled:
+                raise
+            return np.full(len(self.table), np.nan)
         clusters = cluster_deployment(points, sampling.n_clusters, float(first_edge_km), sampling.random_seed)
         return nearest_km(self.table.gps, clusters.centers_deg)[0]
 

@@ -35,8 +35,13 @@ def load_deployment_points(path: Path) -> np.ndarray:
         )
     try:
         points = _read(path)
-    except (ValueError, OSError) as error:
+    except DataError as error:
         raise DataError(f"{path}: {error}") from error
+    except (ValueError, OSError) as error:
+        raise DataError(
+            f"{path} cannot be read as {path.suffix[1:]}: {error}. Mend it, or name another file with "
+            "data.gps_sampling.target."
+        ) from error
     if len(points) == 0:
         raise DataError(f"{path} holds no point with a position. Give at least one place of deployment.")
     return points
@@ -49,7 +54,7 @@ def _read(path: Path) -> np.ndarray:
     if suffix == ".parquet":
         return _table_points(pd.read_parquet(path), path.name)
     if suffix in {".geojson", ".json"}:
-        positions = list(_geojson_positions(json.loads(path.read_text(encoding="utf-8"))))
+        positions = list(_geojson_positions(json.loads(path.read_text(encoding="utf-8-sig"))))
         return _normalized([y for _, y in positions], [x for x, _ in positions], None, "point", path.name)
     raise DataError(f"a deployment file is {_FORMATS}, not {suffix or 'without an extension'}.")
 
@@ -76,7 +81,7 @@ def _table_points(table: pd.DataFrame, file_name: str) -> np.ndarray:
 
 
 def _normalized(latitude: Any, longitude: Any, text: Any, row_word: str, file_name: str) -> np.ndarray:
-    n_rows = len(next(column for column in (latitude, text) if column is not None))
+    n_rows = len(next(column for column in (latitude, longitude, text) if column is not None))
     gps = normalize_gps(latitude, longitude, text, [f"{row_word} {number}" for number in range(1, n_rows + 1)])
     for note in gps.notes:
         logger.debug("%s: %s", file_name, note)

@@ -79,7 +79,7 @@ def read_labels_file(path: Path) -> pd.DataFrame:
                 return _frame_of_objects(json.loads(path.read_text(encoding="utf-8-sig")))
             case ".jsonl":
                 lines = path.read_text(encoding="utf-8-sig").splitlines()
-                return _frame_of_objects([json.loads(line) for line in lines if line.strip()])
+                return _frame_of_objects([_json_line(n, line) for n, line in enumerate(lines, 1) if line.strip()])
             case ".parquet":
                 return pd.read_parquet(path)
     except (ValueError, OSError) as error:
@@ -87,6 +87,13 @@ def read_labels_file(path: Path) -> pd.DataFrame:
             f"{path} cannot be read as {path.suffix[1:]}: {error}. Needed: one row an image, with filename and label."
         ) from error
     raise DataError(f"{path} is no labels file. Allowed: {', '.join(LABELS_FILES)}.")
+
+
+def _json_line(number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"line {number} is not JSON ({error})") from error
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
@@ -97,6 +104,9 @@ def _read_csv(path: Path) -> pd.DataFrame:
     separator = next((s for s in (",", ";", "\t") if s in header), ",")
     options: dict[str, Any] = {"sep": separator, "encoding": "utf-8-sig", "keep_default_na": False, "na_values": [""]}
     text = pd.read_csv(path, dtype=str, **options)
+    shifted = not isinstance(text.index, pd.RangeIndex)  # pandas takes surplus first fields for row names
+    if shifted:
+        raise ValueError(f"its rows have more fields than the {text.shape[1]} columns that its first line names")
     codes = [column for column in text if text[column].astype(str).str.match(r"0\d").any()]
     frame: pd.DataFrame = pd.read_csv(path, dtype=dict.fromkeys(codes, str), low_memory=False, **options)
     return frame

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -17,7 +18,7 @@ from roadwork.data.local import read_local
 from roadwork.data.splits import Splits, make_splits
 from roadwork.data.splits_file import read_splits
 from roadwork.data.table import SampleTable
-from roadwork.errors import ConfigError
+from roadwork.errors import ConfigError, SplitError
 from roadwork.progress import new_progress
 from roadwork.settings import SPLIT_NAMES, DataSettings, Settings
 
@@ -52,7 +53,12 @@ def make_demo_data(root: Path, **options: Any) -> None:
         summary = generate_demo_data(
             root, on_progress=lambda done, total: progress.update(task, completed=done, total=total), **options
         )
-    logger.info("%s", summary)
+    cities = ", ".join(f"{city} {rows:,}" for city, rows in summary.cities.items())
+    logger.info(
+        "%s: %s synthetic scenes, %s with roadwork, in %s sequences (%s). %s rows lack GPS, %s have it as text.",
+        *(root, summary.images, summary.positives, summary.sequences, cities),
+        *(summary.rows_without_gps, summary.rows_with_text_gps),
+    )
 
 
 def splits_path(settings: Settings) -> Path:
@@ -61,6 +67,25 @@ def splits_path(settings: Settings) -> Path:
         return Path(settings.data.splits_file)
     folder = Path(settings.data.root) if settings.data.mode == "local" else Path(settings.output_dir)
     return folder / "splits.json"
+
+
+def check_may_replace(path: Path) -> None:
+    """Whether `roadwork split` may write to `path`: its own files come back from their seed, a user's do not.
+
+    Raises:
+        SplitError: a file is there that `roadwork split` has not made.
+    """
+    if not path.is_file():
+        return
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError:
+        content = None
+    if not isinstance(content, dict) or not content.get("fingerprint"):
+        raise SplitError(
+            f"{path} was not made by `roadwork split`, so it is not overwritten. "
+            "Move it away first, or write elsewhere with data.splits_file=FILE."
+        )
 
 
 def find_splits(settings: Settings, table: SampleTable) -> Splits:

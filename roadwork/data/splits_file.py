@@ -68,7 +68,27 @@ def _lists_of(content: Any, path: Path) -> dict[str, list[Any]]:
     no_list = [name for name, rows in lists.items() if not isinstance(rows, list)]
     if no_list:
         raise SplitError(f"{path} has no list for {', '.join(no_list)}. {remedy}")
+    if lists is not content:
+        _check_header(content, path)
     return lists
+
+
+def _check_header(content: dict[str, Any], path: Path) -> None:
+    """Whether what surrounds the lists of our own form is of the right kind."""
+    ratios, set_aside = content.get("ratios", {}), content.get("set_aside", [])
+    good_ratios = isinstance(ratios, dict) and all(
+        name in SPLIT_NAMES and isinstance(ratio, int | float) for name, ratio in ratios.items()
+    )
+    for key, value, good in (
+        ("ratios", ratios, good_ratios),
+        ("set_aside", set_aside, isinstance(set_aside, list)),
+        ("fingerprint", content.get("fingerprint", ""), isinstance(content.get("fingerprint", ""), str)),
+    ):
+        if not good:
+            raise SplitError(
+                f"{path}: {key} is {value!r}. Allowed: what `roadwork split` writes there (ratios: split name to "
+                "number; set_aside: a list of ids; fingerprint: text). Mend it, or run `roadwork split` again."
+            )
 
 
 class _RowReader:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, cast
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from roadwork.config import load_yaml
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.data.groups import sequence_groups
 from roadwork.errors import DataError
@@ -20,7 +22,7 @@ from roadwork.evaluation.predictions import build_predictions, write_predictions
 from roadwork.evaluation.results import evaluate_predictions
 from roadwork.models.build import build_model
 from roadwork.progress import track
-from roadwork.runs import read_manifest, write_json, write_manifest
+from roadwork.runs import read_manifest, sha256_of, write_json, write_manifest
 from roadwork.settings import Settings
 from roadwork.training.lora.apply import apply_adapter
 from roadwork.training.trainers.base_trainer import STEPS_BEFORE_FIT
@@ -40,13 +42,22 @@ def evaluate_run(folder: Path) -> dict[str, Any]:
     Returns:
         What `results.json` holds.
     """
-    cfg = cast("DictConfig", OmegaConf.load(folder / "config.yaml"))
+    cfg = load_yaml(folder / "config.yaml")
+    if not {"data", "model", "training"} <= set(cfg):
+        raise DataError(f"{folder / 'config.yaml'} is not a run's whole configuration. Restore it, or train again.")
     datamodule = build_run_datamodule(cfg, folder)
     settings = datamodule.settings
     manifest = read_manifest(folder)
-    opened = int(manifest.get("val_test_openings", 0)) + 1
+    _check_data_is_the_runs(datamodule, manifest)
+    if manifest.get("sha256", {}).get("splits.json") not in (None, sha256_of(folder / "splits.json")):
+        raise DataError(
+            f"{folder / 'splits.json'} has been edited since the run was trained, so rows that it trained on could be "
+            "judged as unseen. Restore it, or train again."
+        )
+    model = load_best_model(folder, settings)
+    opened = manifest.get("val_test_openings", 0) + 1
     write_manifest(folder, val_test_openings=opened)
-    frame = predict_splits(datamodule, load_best_model(folder, settings), (*VALIDATION_SPLITS, TEST_SPLIT))
+    frame = predict_splits(datamodule, model, (*VALIDATION_SPLITS, TEST_SPLIT))
     write_predictions(frame, folder / "predictions.parquet")
     result = evaluate_predictions(
         frame[frame["split"] == TEST_SPLIT],
@@ -69,11 +80,22 @@ def build_run_datamodule(cfg: DictConfig, folder: Path) -> NATIXDataModule:
     return datamodule
 
 
+def _check_data_is_the_runs(datamodule: NATIXDataModule, manifest: dict[str, Any]) -> None:
+    """A user's own splits carry no fingerprint, so the one in the manifest tells whether the data is still the same."""
+    trained_on, now = manifest.get("data_fingerprint"), datamodule.table.fingerprint()
+    if trained_on not in (None, now):
+        raise DataError(
+            f"{datamodule.table.notes[0]} It is not the data that the run was trained on: rows, labels, positions or "
+            f"sequences have changed since (fingerprint {now[:19]}…, the run's {str(trained_on)[:19]}…). "
+            "Restore it, or train again."
+        )
+
+
 def load_best_model(folder: Path, settings: Settings) -> nn.Module:
     """The network of a run with the weights that did best on `val_select`, in evaluation mode.
 
     Raises:
-        DataError: the run has no best checkpoint.
+        DataError: the run has no best checkpoint, or one that is damaged or of another network.
     """
     path = folder / "checkpoints" / "best.ckpt"
     if not path.is_file():
@@ -87,8 +109,14 @@ def load_best_model(folder: Path, settings: Settings) -> nn.Module:
         rank=training.adapter_rank,
         total_steps=STEPS_BEFORE_FIT,
     )
-    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
+    except (RuntimeError, UnpicklingError, EOFError, KeyError, OSError) as error:
+        raise DataError(
+            f"{path} does not hold the network that config.yaml describes, or is damaged "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}). Train again."
+        ) from error
     model.eval()
     return model
 

@@ -24,7 +24,8 @@ def build_model(model: ModelSettings, img_size: int) -> PreTrainedModel:
     """A float32 network that maps (B, 3, img_size, img_size) to `.logits` (B, 2): None, Roadwork.
 
     Random weights are drawn from torch's global generator; seed it before. Where pretrained weights were made for
-    another image size, their position embeddings are interpolated (bicubic, by the model's own method).
+    another image size, their position embeddings are interpolated (bicubic, by the model's own method). Parameters
+    that classification does not use (DINOv2's mask token, SigLIP's pooling head) are frozen.
 
     Args:
         model: which one, and with which weights.
@@ -37,10 +38,39 @@ def build_model(model: ModelSettings, img_size: int) -> PreTrainedModel:
     config = read_config(model)
     _check_patches(config, img_size)
     if model.pretrained:
-        return _resize(_load(model.name, config), img_size)
-    if hasattr(_vision(config), "image_size"):
-        _vision(config).image_size = img_size
-    return _from_config(config)
+        network = _resize(_load(model.name, config), img_size)
+    else:
+        if hasattr(_vision(config), "image_size"):
+            _vision(config).image_size = img_size
+        network = _from_config(config)
+    _freeze_unused(network, img_size)
+    return network
+
+
+def _freeze_unused(network: PreTrainedModel, img_size: int) -> None:
+    """Freezes the parameters that the logits do not depend on, found in autograd's graph of one forward pass."""
+    was_training = network.training
+    network.eval()  # BatchNorm must not learn from this image
+    with torch.enable_grad():
+        logits = network(pixel_values=torch.zeros(1, 3, img_size, img_size)).logits
+    network.train(was_training)
+    used, seen, nodes = set(), set(), [logits.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        used.add(id(getattr(node, "variable", None)))
+        nodes += [following for following, _ in node.next_functions]
+    unused = {name: p for name, p in network.named_parameters() if p.requires_grad and id(p) not in used}
+    for parameter in unused.values():
+        parameter.requires_grad_(requires_grad=False)
+    if unused:
+        logger.info(
+            "Frozen, since classification does not use them: %d of the network's tensors, first %s.",
+            len(unused),
+            next(iter(unused)),
+        )
 
 
 def _vision(config: PreTrainedConfig) -> PreTrainedConfig:

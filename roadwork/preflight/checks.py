@@ -88,6 +88,8 @@ class Preflight:
         if torch.cuda.is_available():
             free, total = torch.cuda.mem_get_info()
             device = f"{torch.cuda.get_device_name()}, {free / _GIB:.1f} of {total / _GIB:.1f} GiB free"
+            if (others := torch.cuda.device_count() - 1) > 0:
+                device += f" (training uses one device: {others} more stay idle)"
         else:
             device = f"CPU with {torch.get_num_threads()} threads"
         return python, Check("torch", OK, f"{torch.__version__} on {device}")
@@ -180,7 +182,7 @@ class Preflight:
         disk = Check(
             "disk",
             OK if free > 2 * needed else BLOCKER,
-            f"{free:.1f} GiB free, checkpoints take about {needed:.2f}",
+            f"{free:.1f} GiB free, checkpoints take about {needed:.2f} GiB",
             "free some space, or set output_dir to another disk",
         )
         checks = (Check("model", OK, f"{model.config.model_type} with {parameters / 1e6:.1f} M parameters"), disk)

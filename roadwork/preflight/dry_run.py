@@ -12,8 +12,9 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.models.build import build_model
+from roadwork.preflight.observations import Observations, WireRow
 from roadwork.preflight.probe import CallCounter, WiringProbe, find_checkpoint, next_epoch_rows
-from roadwork.preflight.wiring import Observations, WireRow, judge
+from roadwork.preflight.wiring import judge
 from roadwork.training.trainers.base_trainer import BaseTrainer, build_lightning_trainer
 
 BATCHES = 2
@@ -38,6 +39,8 @@ def run_dry(datamodule: NATIXDataModule, trainer: BaseTrainer) -> list[WireRow]:
         BATCHES * training.accumulate,
         math.ceil(len(datamodule.datasets["train"]) / datamodule.settings.data.dataloader.batch_size),
     )
+    # An epoch that makes one step alone is repeated: LoRA's A has no gradient before B has moved.
+    epochs = 1 if n_train > training.accumulate else BATCHES
     n_validation = min(
         BATCHES, math.ceil(len(datamodule.datasets["val_select"]) / datamodule.settings.data.dataloader.batch_size)
     )
@@ -49,7 +52,8 @@ def run_dry(datamodule: NATIXDataModule, trainer: BaseTrainer) -> list[WireRow]:
             training,
             [*trainer.callbacks, probe, ModelCheckpoint(folder)],
             folder,
-            max_epochs=1,
+            max_epochs=epochs,
+            check_val_every_n_epoch=epochs,
             limit_train_batches=n_train,
             limit_val_batches=n_validation,
             num_sanity_val_steps=0,
@@ -67,10 +71,9 @@ def run_dry(datamodule: NATIXDataModule, trainer: BaseTrainer) -> list[WireRow]:
             probe,
             calls,
             {key: float(value) for key, value in lightning_trainer.callback_metrics.items()},
-            loader,
-            next_epoch_rows(loader, epoch=1),
+            next_epoch_rows(loader, epoch=epochs),
             checkpoint,
-            n_train,
+            n_train * epochs,
             n_validation,
         )
     )

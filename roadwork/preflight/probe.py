@@ -40,7 +40,8 @@ class WiringProbe(Callback):
 
     Attributes:
         train, validation: the batches that the network saw.
-        weights_after_step: the weights before training, then after each optimizer step.
+        augmented: of each training batch, the images and labels that the augmentation returned; None if not called.
+        weights_after_step: the weights and buffers before training, then after each optimizer step.
         weights_in_validation, weights_after_validation: what the network held then.
         gradients: parameter name to whether a gradient came, was finite, and was ever other than zero.
         learning_rates: of each optimizer step.
@@ -50,6 +51,7 @@ class WiringProbe(Callback):
         self.model = model
         self.train = StageRecord()
         self.validation = StageRecord()
+        self.augmented: list[tuple[Tensor, Tensor] | None] = []
         self.weights_after_step: list[Weights] = [copy_weights(model)]
         self.weights_in_validation: Weights = {}
         self.weights_after_validation: Weights = {}
@@ -57,13 +59,23 @@ class WiringProbe(Callback):
         self.learning_rates: list[float] = []
         self.sampler: object = None
         self._seen = torch.empty(0)
+        self._returned: tuple[Tensor, Tensor] | None = None
         self._steps = 0
-        # always_call: the record must not depend on how the model is called
-        self._hook = model.register_forward_pre_hook(self._see_images, with_kwargs=True)
+        self._hooks = [model.register_forward_pre_hook(self._see_images, with_kwargs=True)]
 
     def _see_images(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         del module
         self._seen = (kwargs["pixel_values"] if "pixel_values" in kwargs else args[0]).detach().float().cpu()
+
+    def _see_augmented(self, module: nn.Module, args: Any, returned: tuple[Tensor, Tensor]) -> None:
+        del module, args
+        images, labels = returned
+        self._returned = images.detach().float().cpu(), labels.detach().cpu()
+
+    @override
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        augmentation = trainer.datamodule.train_augmentation  # type: ignore[attr-defined]  # Lightning's Trainer lacks it
+        self._hooks.append(augmentation.register_forward_hook(self._see_augmented))
 
     @override
     def on_before_optimizer_step(
@@ -78,6 +90,8 @@ class WiringProbe(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.train.add(batch, outputs, self._seen)
+        self.augmented.append(self._returned)
+        self._returned = None
         self.sampler = trainer.train_dataloader.sampler if trainer.train_dataloader is not None else None
         if trainer.global_step > self._steps:
             self._steps = trainer.global_step
@@ -99,7 +113,8 @@ class WiringProbe(Callback):
     @override
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.weights_after_validation = copy_weights(self.model)
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
 
 
 @dataclass
@@ -134,7 +149,8 @@ class CallCounter:
 
 
 def copy_weights(model: nn.Module) -> Weights:
-    return {name: parameter.detach().cpu().clone() for name, parameter in model.named_parameters()}
+    """All that a checkpoint holds of a model: parameters and buffers."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
 
 def next_epoch_rows(loader: Any, epoch: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from roadwork.config import to_settings
 from roadwork.data import source
+from roadwork.data.demo import DemoSummary
 from roadwork.data.source import deployment_points, find_splits, read_dataset, splits_path
 from roadwork.data.splits import make_splits
 from roadwork.errors import ConfigError, DataError, SplitError
@@ -54,7 +55,7 @@ def drawn(monkeypatch):
         roots.append(root)
         write_data(root)
         on_progress(1, 2)
-        return "drawn"
+        return DemoSummary(root, 80, 40, 40, {"Berlin": 80}, 200, 8, 0)
 
     monkeypatch.setattr(source, "generate_demo_data", generate)
     return roots
@@ -64,6 +65,7 @@ def test_the_shipped_default_is_made_once_and_said(drawn, caplog):
     with caplog.at_level(logging.INFO):
         assert len(read_dataset(settings().data)[0]) == 80
     assert "making the demo data" in caplog.text
+    assert "80 synthetic scenes, 40 with roadwork, in 40 sequences (Berlin 80). 8 rows lack GPS" in caplog.text
     read_dataset(settings().data)
     assert len(drawn) == 1
 

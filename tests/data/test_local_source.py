@@ -8,7 +8,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from roadwork.data.dataset import ImageStore
-from roadwork.data.local import read_local
+from roadwork.data.local import read_labels_file, read_local
 from roadwork.errors import DataError
 
 NAMES = {"None": 0, "Roadwork": 1}
@@ -175,3 +175,16 @@ def test_unusable_labels_files(tmp_path, name, content, says):
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError, match=says):
         read_local(tmp_path, {}, NAMES)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("labels.csv", "filename,label\na.jpg,1,x\nb.jpg,0,y\n", "more fields than the 2 columns"),
+        ("labels.jsonl", '{"filename": "a.jpg", "label": 0}\n{"file', "line 2 is not JSON"),
+    ],
+)
+def test_damaged_rows_are_named(tmp_path, name, content, said):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=said):
+        read_labels_file(tmp_path / name)

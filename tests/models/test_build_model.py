@@ -53,6 +53,24 @@ def test_a_model_type_is_built_with_its_fields(size):
     assert model.config.problem_type is None
 
 
+@pytest.mark.parametrize(
+    ("model_type", "fields", "unused"),
+    [
+        ("dinov2", TINY, {"dinov2.embeddings.mask_token"}),
+        ("clip", {"vision_config": TINY}, {f"vision_model.post_layernorm.{kind}" for kind in ("weight", "bias")}),
+        ("resnet", RESNET, set()),
+    ],
+)
+def test_what_classification_does_not_use_is_frozen(model_type, fields, unused):
+    """It would never get a gradient: everything else must, in training mode, and BatchNorm has learnt nothing."""
+    model = build_model(ModelSettings(name=model_type, config=fields), 28)
+    assert {name for name, p in model.named_parameters() if not p.requires_grad} == unused
+    assert model.training
+    assert all(not buffer.any() for name, buffer in model.named_buffers() if name.endswith("running_mean"))
+    model(pixel_values=torch.rand(4, 3, 28, 28)).logits[:, 0].sum().backward()
+    assert {name for name, p in model.named_parameters() if p.grad is None} == unused
+
+
 def test_model_type_in_config_stands_for_a_hub_name():
     model = build_model(ModelSettings(name="facebook/dinov2-base", config={"model_type": "dinov2", **TINY}), 28)
     assert model.config.model_type == "dinov2"

@@ -1,20 +1,31 @@
 """Cuts each wire in turn, and sees the dry run say so."""
 
+import numpy as np
 import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader, SequentialSampler
 
+from roadwork.cli import main
 from roadwork.data.datamodule import NATIXDataModule
+from roadwork.data.dataset import RoadworkDataset
 from roadwork.data.samplers.gps_weighted_sampler import GPSWeightedSampler
 from roadwork.preflight.dry_run import prepare_trainer, run_dry
-from roadwork.preflight.wiring import WireRow
+from roadwork.preflight.observations import WireRow
 from roadwork.training.callbacks.adalora_callback import AdaLoraCallback
 from roadwork.training.callbacks.ema_callback import EMACallback
 from roadwork.training.callbacks.mcc_callback import MCCCallback
 from roadwork.training.module import RoadworkClassifier
 from roadwork.training.trainers import base_trainer
 from roadwork.training.trainers.base_trainer import BaseTrainer
+
+TINY_VIT = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "patch_size": 8,
+}
 
 
 def prepare(cfg: DictConfig) -> tuple[NATIXDataModule, BaseTrainer]:
@@ -41,6 +52,10 @@ def table(cfg: DictConfig) -> list[WireRow]:
         ("data.gps_sampling.draw=iid",),
         ("training.ema_warmup=false",),
         ("training.adapter=lora",),
+        ("data.dataloader.batch_size=2",),
+        ("training.accumulate=50",),
+        ("training.precision=bf16-mixed",),
+        ("data.gps_sampling.weight_brackets=[[0,inf,1]]",),
     ],
     ids=lambda overrides: overrides[0] if overrides else "defaults",
 )
@@ -246,3 +261,101 @@ def test_the_loader_is_a_plain_dataloader(tiny_config):
     datamodule, _ = prepare(tiny_config())
     datamodule.setup("fit")
     assert isinstance(datamodule.train_dataloader(), DataLoader)
+
+
+def test_validation_under_other_labels(tiny_config, monkeypatch):
+    original = RoadworkDataset.__getitem__
+    monkeypatch.setattr(
+        RoadworkDataset, "__getitem__", lambda self, i: original(self, i) | {"label": 1 - original(self, i)["label"]}
+    )
+    assert dead_wires(tiny_config("data.augmentation.train.mode=heavy_kornia")) == {"labels of validation"}
+
+
+def test_sampler_draws_the_right_shares_of_the_same_few_rows(tiny_config, monkeypatch):
+    def first_of_its_weight(self):
+        order = self.epoch_order()
+        _, first, inverse = np.unique(self.weights, return_index=True, return_inverse=True)
+        return iter(first[inverse[order]].tolist())
+
+    monkeypatch.setattr(GPSWeightedSampler, "__iter__", first_of_its_weight)
+    assert dead_wires(tiny_config()) == {"sampler's next epoch"}
+
+
+def test_augmented_labels_lost_where_few_batches_are_mixed(tiny_config, monkeypatch):
+    original = NATIXDataModule.augment
+
+    def augment(self, images, labels):
+        images, soft = original(self, images, labels)
+        return images, soft.flip(1)
+
+    monkeypatch.setattr(NATIXDataModule, "augment", augment)
+    assert dead_wires(tiny_config("data.augmentation.train.mix_probability=0.2")) == {"labels of training"}
+
+
+def test_ema_without_buffers(tiny_config):
+    """BatchNorm would validate, and be saved, with the statistics of other weights."""
+    datamodule, trainer = prepare(tiny_config())
+    trainer.ema_callback.shadow_buffers.clear()
+    assert {row.wire for row in run_dry(datamodule, trainer) if not row.works} == {"EMA average"}
+
+
+def test_checkpoint_with_the_raw_buffers(tiny_config, monkeypatch):
+    original = EMACallback.on_save_checkpoint
+
+    def save(self, trainer, pl_module, checkpoint):
+        original(self, trainer, pl_module, checkpoint)
+        raw = checkpoint["raw_state_dict"]
+        checkpoint["state_dict"].update({key: raw[key] for key in raw if "running_" in key})
+
+    monkeypatch.setattr(EMACallback, "on_save_checkpoint", save)
+    assert dead_wires(tiny_config()) == {"checkpoint"}
+
+
+def test_a_dead_wire_ends_the_command(tiny_config, monkeypatch, tmp_path):
+    monkeypatch.setattr(EMACallback, "update", lambda self: None)
+    OmegaConf.save(tiny_config(), tmp_path / "tiny.yaml")
+    for arguments in (["--dry-run"], []):
+        with pytest.raises(SystemExit) as ended:
+            main(["train", "--config", str(tmp_path / "tiny.yaml"), *arguments])
+        assert ended.value.code == 1
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_dry_run_changes_nothing_in_the_training_that_follows(tiny_config):
+    weights = []
+    for is_dry_run_first in (False, True):
+        datamodule, trainer = prepare(tiny_config())
+        if is_dry_run_first:
+            run_dry(datamodule, trainer)
+            trainer = prepare_trainer(datamodule)
+        folder = trainer.fit(datamodule)
+        weights.append(torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["raw_state_dict"])
+    assert all(torch.equal(weights[0][name], value) for name, value in weights[1].items())
+
+
+@pytest.mark.parametrize("adapter", ["lora", "adalora", "vera"])
+def test_adapters_on_a_dataset_smaller_than_a_batch(tiny_config, adapter):
+    """One step an epoch: matrices that start behind a zero get their first gradient in the second."""
+    cfg = tiny_config("data.dataloader.batch_size=500", f"training.adapter={adapter}", "training.epochs=2")
+    cfg.model.name, cfg.model.config = "vit", TINY_VIT
+    assert dead_wires(cfg) == set()
+
+
+def test_users_own_augmentation_and_deployment_are_sound(tiny_config):
+    """The mode says latest_2025, which mixes; what counts is the module that is really there."""
+
+    class Darken(torch.nn.Module):
+        def forward(self, images, labels):
+            return images * 0.5, labels
+
+    class Own(NATIXDataModule):
+        def _get_train_transforms(self, cfg):
+            return Darken()
+
+        def _get_test_gps_coords(self):
+            return np.array([[-33.9, 151.2]])
+
+    datamodule = Own(tiny_config("data.gps_sampling.n_clusters=1"))
+    rows = run_dry(datamodule, prepare_trainer(datamodule))
+    assert [row for row in rows if not row.works] == []
+    assert "augmentation (Darken)" in {row.wire for row in rows}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from typing_extensions import override
+
+logger = logging.getLogger(__name__)
 
 
 class MetricsLog(Callback):
@@ -33,5 +36,12 @@ class MetricsLog(Callback):
         }
         line |= {"lr": trainer.optimizers[0].param_groups[0]["lr"]}
         line |= {name: float(value) for name, value in trainer.callback_metrics.items() if not name.startswith("lr-")}
+        if trainer.progress_bar_callback is None:  # in a file, a line an epoch takes the bar's place
+            logger.info(
+                "Epoch %d of %d: val_select/mcc %.4f",
+                trainer.current_epoch + 1,
+                trainer.max_epochs,
+                line["val_select/mcc"],
+            )
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")

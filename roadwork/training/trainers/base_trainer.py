@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
@@ -15,6 +17,7 @@ from torch import nn
 
 from roadwork.config import compose_config, to_settings
 from roadwork.data.datamodule import NATIXDataModule
+from roadwork.errors import ConfigError
 from roadwork.runs import create_run_folder, write_manifest
 from roadwork.settings import TrainingSettings
 from roadwork.training.callbacks.adalora_callback import AdaLoraCallback
@@ -23,6 +26,7 @@ from roadwork.training.callbacks.mcc_callback import MCCCallback
 from roadwork.training.callbacks.metrics_log import MetricsLog
 from roadwork.training.lora.apply import adapter_summary, apply_adapter
 from roadwork.training.module import RoadworkClassifier
+from roadwork.training.trainers.resume import check_resumable
 
 logger = logging.getLogger(__name__)
 
@@ -68,22 +72,32 @@ class BaseTrainer:
 
         Args:
             datamodule: gives `train` and `val_select`.
-            resume_from: a run's folder to continue; its own configuration must be this one.
+            resume_from: a run's folder to continue; its own configuration and splits must be these.
 
         Returns:
             The run's folder.
+
+        Raises:
+            RoadworkError: the data cannot be used, or the run cannot be continued.
         """
         L.seed_everything(self.settings.training.seed, workers=True, verbose=False)
         datamodule.setup("fit")
+        if resume_from:
+            check_resumable(resume_from, self.cfg, datamodule.splits)
         self.run_folder = resume_from or create_run_folder(Path(self.settings.output_dir), self.settings.experiment)
         OmegaConf.save(self.cfg, self.run_folder / "config.yaml", resolve=True)
         datamodule.splits.write(self.run_folder / "splits.json")
         self.trainer = build_lightning_trainer(
             self.settings.training, [*self.callbacks, *self._run_callbacks()], self.run_folder,
             logger=TensorBoardLogger(self.run_folder, name="", version="tensorboard"),
+            enable_progress_bar=sys.stderr.isatty(),
         )  # fmt: skip
         checkpoint = str(self.run_folder / "checkpoints" / "last.ckpt") if resume_from else None
-        self.trainer.fit(self.module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+        try:
+            self.trainer.fit(self.module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+        except SystemExit as error:  # Lightning's answer to Ctrl-C, without a word
+            logger.warning("The run in %s was interrupted; `--resume` goes on after its last epoch.", self.run_folder)
+            raise KeyboardInterrupt from error
         write_manifest(
             self.run_folder,
             seeds={
@@ -94,7 +108,6 @@ class BaseTrainer:
             data_fingerprint=datamodule.table.fingerprint(),
             best_val_select_mcc=self.mcc_callback.best_mcc,
             epochs_trained=self.trainer.current_epoch,
-            interrupted=self.trainer.interrupted,
         )
         return self.run_folder
 
@@ -105,8 +118,9 @@ class BaseTrainer:
             LearningRateMonitor(logging_interval="step"),
             ModelCheckpoint(folder, filename="best", monitor=MONITOR, mode="max", enable_version_counter=False),
             ModelCheckpoint(folder, filename="last", save_top_k=1, every_n_epochs=1, enable_version_counter=False),
-            RichProgressBar(leave=False),
         ]
+        if sys.stderr.isatty():
+            callbacks.append(RichProgressBar(leave=False, console_kwargs={"stderr": True}))
         if self.settings.training.patience:
             callbacks.append(EarlyStopping(MONITOR, mode="max", patience=self.settings.training.patience))
         return callbacks
@@ -118,10 +132,13 @@ def build_lightning_trainer(
     """Lightning's Trainer under the training settings.
 
     Args:
-        training: epochs, precision, clipping, accumulation, devices.
+        training: epochs, precision, clipping, accumulation, accelerator.
         callbacks: all that are to be called.
         folder: the root of what Lightning itself writes.
         limits: further arguments of Lightning's Trainer: the logger, or the limits of a dry run.
+
+    Raises:
+        ConfigError: Lightning refuses the accelerator or the precision.
     """
     arguments: dict[str, Any] = {
         "max_epochs": training.epochs,
@@ -130,16 +147,23 @@ def build_lightning_trainer(
         "precision": _precision(training.precision),
         "deterministic": training.deterministic,
         "accelerator": training.accelerator,
-        "devices": training.devices,
-        "use_distributed_sampler": False,  # the sampler shares its order among the ranks itself
+        # Ranks whose shares differ by a row can differ by a batch, and would wait for each other for ever.
+        "devices": 1,
         "num_sanity_val_steps": 2,
         "enable_model_summary": False,
         "log_every_n_steps": 10,
     }
-    return L.Trainer(callbacks=callbacks, default_root_dir=folder, **(arguments | limits))
+    try:
+        return L.Trainer(callbacks=callbacks, default_root_dir=folder, **(arguments | limits))
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        raise ConfigError(
+            f"Lightning does not take training.accelerator={training.accelerator!r} with "
+            f"training.precision={training.precision!r} here: {error}"
+        ) from error
 
 
 def _precision(wanted: str) -> Any:
     if wanted != "auto":
         return wanted
-    return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
+    has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16-mixed" if has_bf16 else "32-true"

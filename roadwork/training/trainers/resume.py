@@ -1,0 +1,67 @@
+"""Whether a run can be continued: the same job on the same rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from roadwork.data.splits import Splits
+from roadwork.errors import ConfigError, DataError, SplitError
+
+# What can change between a run and its continuation: its length, the machine's part, and where things lie. Most other
+# keys would be ignored in silence, since the checkpoint brings back the optimizer and its schedule.
+_MAY_DIFFER = (
+    "training.epochs",
+    "training.patience",
+    "training.precision",
+    "training.accelerator",
+    "data.root",
+    "data.hub.name",
+    "data.splits_file",
+    "data.cache",
+    "data.dataloader.num_workers",
+    "data.dataloader.prefetch_factor",
+    "output_dir",
+)
+
+
+def check_resumable(folder: Path, cfg: DictConfig, splits: Splits) -> None:
+    """Checks the run in `folder` against the configuration and the splits it would go on with.
+
+    Raises:
+        DataError: the run has no checkpoint yet.
+        ConfigError: a key differs that the checkpoint would overrule.
+        SplitError: the rows of a split are others than the run's: it would train on what it is judged by.
+    """
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    if not checkpoint.is_file():
+        raise DataError(f"{checkpoint} is not there: the run ended before its first epoch did. Train without --resume.")
+    before = _flat(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))
+    now = _flat(OmegaConf.to_container(cfg, resolve=True))
+    # `evaluation` is read after training only.
+    keys = [k for k in sorted(before | now) if k not in _MAY_DIFFER and not k.startswith("evaluation.")]
+    differing = [
+        f"{key} was {before.get(key)!r}, now {now.get(key)!r}" for key in keys if before.get(key) != now.get(key)
+    ]
+    if differing:
+        raise ConfigError(
+            f"{folder} was trained with another configuration: {'; '.join(differing[:5])}. "
+            "Set these back, or train without --resume."
+        )
+    written = json.loads((folder / "splits.json").read_text(encoding="utf-8"))["splits"]
+    moved = [name for name, ids in splits.ids.items() if set(written[name]) != set(ids)]
+    if moved:
+        raise SplitError(
+            f"The rows of {', '.join(moved)} are not those that {folder} was trained with. "
+            f"Set data.splits_file={folder / 'splits.json'}, or train without --resume."
+        )
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}."""
+    if not isinstance(value, dict):
+        return {prefix.rstrip("."): value}
+    return {key: leaf for name, inner in value.items() for key, leaf in _flat(inner, f"{prefix}{name}.").items()}

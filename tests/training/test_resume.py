@@ -1,0 +1,55 @@
+"""A run is continued as it was, or not at all."""
+
+import json
+
+import pytest
+
+from roadwork.data.datamodule import NATIXDataModule
+from roadwork.errors import ConfigError, DataError, SplitError
+from roadwork.preflight.dry_run import prepare_trainer
+
+
+@pytest.fixture
+def begun(tiny_config):
+    """A run of one epoch."""
+    datamodule = NATIXDataModule(tiny_config())
+    return prepare_trainer(datamodule).fit(datamodule)
+
+
+def resume(folder, cfg):
+    datamodule = NATIXDataModule(cfg)
+    return prepare_trainer(datamodule).fit(datamodule, resume_from=folder)
+
+
+def test_more_epochs_are_welcome(begun, tiny_config):
+    assert resume(begun, tiny_config("training.epochs=2", "training.patience=3")) == begun
+    assert len((begun / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("override", ["training.lr=0.5", "data.dataloader.batch_size=8", "training.use_ema=false"])
+def test_a_key_that_the_checkpoint_would_overrule(begun, tiny_config, override):
+    before = (begun / "config.yaml").read_text()
+    key = override.partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"{key} was .*, now .*without --resume"):
+        resume(begun, tiny_config("training.epochs=2", override))
+    assert (begun / "config.yaml").read_text() == before
+
+
+def test_other_splits_would_train_on_what_judges(begun, tiny_config, tmp_path):
+    content = json.loads((begun / "splits.json").read_text())
+    lists = content["splits"]
+    lists["train"], lists["val_select"] = (
+        [*lists["train"][1:], lists["val_select"][0]],
+        [*lists["val_select"][1:], lists["train"][0]],
+    )
+    (tmp_path / "own.json").write_text(json.dumps(lists))
+    before = (begun / "splits.json").read_bytes()
+    with pytest.raises(SplitError, match="train, val_select"):
+        resume(begun, tiny_config("training.epochs=2", f"data.splits_file={tmp_path / 'own.json'}"))
+    assert (begun / "splits.json").read_bytes() == before
+
+
+def test_a_run_without_a_checkpoint(begun, tiny_config):
+    (begun / "checkpoints" / "last.ckpt").unlink()
+    with pytest.raises(DataError, match="Train without --resume"):
+        resume(begun, tiny_config("training.epochs=2"))
