@@ -42,7 +42,10 @@ def _start(
 
 def set_up_logging(verbose: bool) -> None:
     """Shows roadwork's own messages on standard error; other libraries' only when asked."""
-    handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False, markup=False)
+    console = Console(stderr=True)
+    handler: logging.Handler = logging.StreamHandler()  # in a file each message stays on its line, to be searched
+    if console.is_terminal:
+        handler = RichHandler(console=console, show_time=False, show_path=False, markup=False)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s", force=True)
     logging.getLogger("roadwork").setLevel(logging.DEBUG if verbose else logging.INFO)
     if not verbose:

@@ -40,7 +40,7 @@ def preflight(
         print(json.dumps([check.as_dict() for check in checks], indent=2, ensure_ascii=False))
     else:
         warned = sum(check.status == "warning" for check in checks)
-        print(f"{len(checks)} checks: {blockers} blockers, {warned} warnings.")
+        print(f"{len(checks)} checks. Blockers: {blockers}. Warnings: {warned}.")
     if blockers:
         raise typer.Exit(FAILED)
 

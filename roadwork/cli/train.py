@@ -41,8 +41,8 @@ def train(
     latest = Path(datamodule.settings.output_dir) / datamodule.settings.experiment / "latest"
     resume_from = find_run_folder(latest) if resume else None
     trainer = prepare_trainer(datamodule)
-    _print_callbacks(trainer)
     wiring = run_dry(datamodule, trainer)
+    _print_callbacks(trainer)
     _print_wiring(wiring)
     if dry_run:
         return

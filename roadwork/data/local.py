@@ -59,6 +59,7 @@ def read_local(
             "Name yours with data.columns.filename=NAME."
         )
     table = table_from_frame(frame, found, class_names, source=source)
+    _check_no_repeats(table.filenames, source)
     paths = _resolve(root, table.filenames)
     if not {"latitude", "longitude", "gps"} & set(found):
         table = _with_exif_gps(table, paths)
@@ -135,6 +136,17 @@ def _frame_of_class_folders(root: Path, class_names: Mapping[str, int]) -> pd.Da
             f"with {', '.join(IMAGE_SUFFIXES)} files."
         )
     return pd.DataFrame(rows, columns=["filename", "label"])
+
+
+def _check_no_repeats(filenames: np.ndarray, source: str) -> None:
+    """A photo with two rows could be trained on and tested with."""
+    names, counts = np.unique(filenames.astype(str), return_counts=True)
+    repeated = names[counts > 1]
+    if len(repeated):
+        raise DataError(
+            f"{source} names {len(repeated)} photos more than once: {', '.join(repeated[:5])}. "
+            "A photo has one row and one label; remove the others."
+        )
 
 
 def _resolve(root: Path, filenames: np.ndarray) -> list[Path]:

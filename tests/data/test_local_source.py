@@ -188,3 +188,9 @@ def test_damaged_rows_are_named(tmp_path, name, content, said):
     (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=said):
         read_labels_file(tmp_path / name)
+
+
+def test_a_photo_with_two_rows_is_refused(tmp_path):
+    (tmp_path / "labels.csv").write_text("filename,label\na.jpg,0\nb.jpg,1\na.jpg,1\n")
+    with pytest.raises(DataError, match=r"1 photos more than once: a\.jpg"):
+        read_local(tmp_path, {}, {"None": 0, "Roadwork": 1})
