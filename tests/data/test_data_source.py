@@ -33,7 +33,7 @@ def write_data(root, n=80):
     rows = [
         {
             "id": str(i),
-            "filename": "a.png",
+            "filename": f"{i}/a.png",
             "label": i % 2,
             "lat": float(i % 50),
             "lon": 1.0,
@@ -121,7 +121,7 @@ def test_a_users_splits_by_file_name_and_by_row_number(tmp_path):
     names = make_splits(table, config.data.splits, 1).names_by_row(table)
     path = tmp_path / "photos" / "splits.json"
     path.write_text(json.dumps({name: [{"filename": "a.png", "label": "works"}] for name in SPLIT_NAMES}))
-    with pytest.raises(SplitError, match="has more than once"):  # every row shows the same picture
+    with pytest.raises(SplitError, match="has more than once"):  # every folder has one of that name
         find_splits(config, table)
     lists = {name: np.flatnonzero(names == name).tolist() for name in SPLIT_NAMES}
     path.write_text(json.dumps(lists))
