@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from collections.abc import Mapping
@@ -103,6 +104,9 @@ def _read_csv(path: Path) -> pd.DataFrame:
     with path.open(encoding="utf-8-sig") as file:
         header = file.readline()
     separator = next((s for s in (",", ";", "\t") if s in header), ",")
+    names = next(csv.reader([header], delimiter=separator), [])
+    if repeated := sorted({name for name in names if names.count(name) > 1}):  # pandas would rename the second
+        raise ValueError(f"its first line names {', '.join(map(repr, repeated))} more than once")
     options: dict[str, Any] = {"sep": separator, "encoding": "utf-8-sig", "keep_default_na": False, "na_values": [""]}
     text = pd.read_csv(path, dtype=str, **options)
     shifted = not isinstance(text.index, pd.RangeIndex)  # pandas takes surplus first fields for row names

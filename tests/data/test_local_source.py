@@ -194,3 +194,9 @@ def test_a_photo_with_two_rows_is_refused(tmp_path):
     (tmp_path / "labels.csv").write_text("filename,label\na.jpg,0\nb.jpg,1\na.jpg,1\n")
     with pytest.raises(DataError, match=r"1 photos more than once: a\.jpg"):
         read_local(tmp_path, {}, {"None": 0, "Roadwork": 1})
+
+
+def test_a_column_named_twice_is_refused(tmp_path):
+    (tmp_path / "labels.csv").write_text("filename,label,label\na.jpg,0,1\n")
+    with pytest.raises(DataError, match="names 'label' more than once"):
+        read_local(tmp_path, {}, {"None": 0, "Roadwork": 1})
