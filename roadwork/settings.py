@@ -20,8 +20,9 @@ ADAPTERS = ("none", "lora", "adalora", "vera", "ia3")
 CACHE_MODES = ("auto", "ram", "none")
 DRAW_MODES = ("systematic", "iid")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
-SPLIT_STRATEGIES = ("sequence",)
+SPLIT_STRATEGIES = ("geographic", "region_holdout", "temporal", "random")
 MAX_SEED = 2**32 - 1  # NumPy's
+MAX_BUFFER_KM = 1000.0
 
 
 def _check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -49,14 +50,47 @@ class HubSettings:
 
 @dataclass
 class SplittingSettings:
-    # How `roadwork split` keeps neighbours together. `sequence`: a video sequence is never cut in two.
-    strategy: str = "sequence"
+    # How `roadwork split` divides the rows. `geographic`: whole groups of neighbours. `region_holdout`: named regions only
+    # in val_test. `temporal`: val_test after a date. `random`: row by row, for comparison only; it leaks.
+    strategy: str = "geographic"
     # Seed of the assignment.
     seed: int = 42
+    # Rows closer than this are never separated; 0 keeps only sequences and near-duplicates together.
+    buffer_km: float = 1.0
+    # Compare the images by perceptual hash, so that the same scene posted twice is not separated either.
+    near_duplicates: bool = True
+    # A group of neighbours with a larger share of the rows than this is divided along H3 cells, and the rows within
+    # the buffer of another cell are set aside.
+    max_group_share: float = 0.05
+    # region_holdout: the regions that only val_test has, as H3 cells or as values of `region_column`.
+    regions: list[str] = field(default_factory=list)
+    # The dataset's column with the name of a row's region, such as its city.
+    region_column: str | None = None
+    # temporal: val_test begins at this moment (ISO 8601, such as 2025-06-01).
+    after: str | None = None
+    # The dataset's column with the time of a picture.
+    time_column: str = "captured_at"
+    # A column that fixes the split of some rows, such as an official test split; `pin_values` maps its values to splits.
+    pin_column: str | None = None
+    pin_values: dict[str, str] = field(default_factory=lambda: {name: name for name in SPLIT_NAMES})
 
     def __post_init__(self) -> None:
         _check_choice("data.splitting.strategy", self.strategy, SPLIT_STRATEGIES)
         _check_at_least("data.splitting.seed", self.seed, 0)
+        _check_range("data.splitting.buffer_km", self.buffer_km, 0.0, MAX_BUFFER_KM)
+        _check_range("data.splitting.max_group_share", self.max_group_share, 0.001, 1.0)
+        if self.strategy == "region_holdout" and not self.regions:
+            raise ConfigError(
+                "data.splitting.strategy is region_holdout, but data.splitting.regions is empty. Name the regions that "
+                "only val_test may have: H3 cells, or values of data.splitting.region_column."
+            )
+        if self.strategy == "temporal" and self.after is None:
+            raise ConfigError(
+                "data.splitting.strategy is temporal, but data.splitting.after is null. "
+                "Give the moment from which rows are val_test, such as 2025-06-01."
+            )
+        for value, name in self.pin_values.items():
+            _check_choice(f"data.splitting.pin_values.{value}", name, SPLIT_NAMES)
 
 
 @dataclass
@@ -71,8 +105,11 @@ class GpsSamplingSettings:
     )
     # Seed of the clusters and of the draws; 0 is a seed like any other.
     random_seed: int = 42
-    # Where deployment is: `auto`, a csv/parquet/GeoJSON file, or a split's name (its coordinates, never its labels).
-    target: str = "auto"
+    # Where deployment is: `auto`, a csv/parquet/GeoJSON file, a split's name (its coordinates, never its labels),
+    # `dataset:NAME` (the dataset's own split of that name), or points: [[52.37, 4.90], [35.68, 139.65]].
+    target: Any = "auto"
+    # Weigh rows inside each bracket so that its share of Roadwork is the training set's: weighting then shifts no prior.
+    balance_labels: bool = False
     # Weight of a row without GPS.
     missing_weight: float = 1.0
     # `systematic`: each row drawn the floor or ceiling of its expected count. `iid`: independent draws.
@@ -144,6 +181,8 @@ class DataSettings:
     hub: HubSettings = field(default_factory=HubSettings)
     # Overrides of the columns found by name, e.g. {label: is_roadwork, latitude: y}.
     columns: dict[str, str] = field(default_factory=dict)
+    # A csv of label corrections that `roadwork experiment cv` has listed and a person has filled in.
+    label_corrections: str | None = None
     # Names of class folders and of string labels.
     class_names: dict[str, int] = field(default_factory=lambda: {"None": 0, "Roadwork": 1})
     splitting: SplittingSettings = field(default_factory=SplittingSettings)
@@ -245,6 +284,17 @@ class EvaluationSettings:
 
 
 @dataclass
+class PrivacySettings:
+    # Decimals of a degree that positions are rounded to in all that is written for others to see; null keeps them whole.
+    # 2 is about 1.1 km, 1 about 11 km.
+    coarsen_gps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.coarsen_gps is not None:
+            _check_range("privacy.coarsen_gps", self.coarsen_gps, 0, 6)
+
+
+@dataclass
 class Settings:
     # Names the folder outputs/<experiment>/.
     experiment: str = "default"
@@ -254,6 +304,7 @@ class Settings:
     model: ModelSettings = field(default_factory=ModelSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    privacy: PrivacySettings = field(default_factory=PrivacySettings)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", self.experiment):
