@@ -47,6 +47,15 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def cache_folder() -> Path:
+    """Where costly results are kept between runs: `ROADWORK_CACHE`, else `roadwork` in the user's cache folder.
+
+    Nothing in it is needed: deleting it costs time only.
+    """
+    user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("ROADWORK_CACHE") or user_cache / "roadwork")
+
+
 def create_run_folder(output_dir: Path, experiment: str) -> Path:
     """Makes `<output_dir>/<experiment>/<UTC time>/` and points the link `latest` beside it to it."""
     parent = output_dir / experiment
@@ -63,7 +72,6 @@ def create_run_folder(output_dir: Path, experiment: str) -> Path:
     link.unlink(missing_ok=True)
     link.symlink_to(folder.name)
     link.replace(parent / "latest")
-    (folder / "checkpoints").mkdir()
     return folder
 
 

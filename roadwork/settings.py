@@ -50,8 +50,8 @@ class HubSettings:
 
 @dataclass
 class SplittingSettings:
-    # How `roadwork split` divides the rows. `geographic`: whole groups of neighbours. `region_holdout`: named regions only
-    # in val_test. `temporal`: val_test after a date. `random`: row by row, for comparison only; it leaks.
+    # How `roadwork split` divides the rows. `geographic`: whole groups of neighbours. `region_holdout`: named regions
+    # only in val_test. `temporal`: val_test after a date. `random`: row by row, for comparison only; it leaks.
     strategy: str = "geographic"
     # Seed of the assignment.
     seed: int = 42
@@ -70,13 +70,13 @@ class SplittingSettings:
     after: str | None = None
     # The dataset's column with the time of a picture.
     time_column: str = "captured_at"
-    # A column that fixes the split of some rows, such as an official test split; `pin_values` maps its values to splits.
+    # A column that fixes the split of some rows, such as an official test split; `pin_values` maps values to splits.
     pin_column: str | None = None
     pin_values: dict[str, str] = field(default_factory=lambda: {name: name for name in SPLIT_NAMES})
 
     def __post_init__(self) -> None:
         _check_choice("data.splitting.strategy", self.strategy, SPLIT_STRATEGIES)
-        _check_at_least("data.splitting.seed", self.seed, 0)
+        _check_range("data.splitting.seed", self.seed, 0, MAX_SEED)
         _check_range("data.splitting.buffer_km", self.buffer_km, 0.0, MAX_BUFFER_KM)
         _check_range("data.splitting.max_group_share", self.max_group_share, 0.001, 1.0)
         if self.strategy == "region_holdout" and not self.regions:
@@ -108,7 +108,7 @@ class GpsSamplingSettings:
     # Where deployment is: `auto`, a csv/parquet/GeoJSON file, a split's name (its coordinates, never its labels),
     # `dataset:NAME` (the dataset's own split of that name), or points: [[52.37, 4.90], [35.68, 139.65]].
     target: Any = "auto"
-    # Weigh rows inside each bracket so that its share of Roadwork is the training set's: weighting then shifts no prior.
+    # Weigh rows inside each bracket so that its share of Roadwork is the training set's, and no prior is shifted.
     balance_labels: bool = False
     # Weight of a row without GPS.
     missing_weight: float = 1.0
@@ -285,8 +285,8 @@ class EvaluationSettings:
 
 @dataclass
 class PrivacySettings:
-    # Decimals of a degree that positions are rounded to in all that is written for others to see; null keeps them whole.
-    # 2 is about 1.1 km, 1 about 11 km.
+    # Decimals of a degree that positions are rounded to in all that is written for others to see: 2 is about 1.1 km,
+    # 1 about 11 km; null keeps them whole.
     coarsen_gps: int | None = None
 
     def __post_init__(self) -> None:

@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from roadwork.config import load_config, to_settings
 from roadwork.data.local import read_local
-from roadwork.data.source import find_splits
+from roadwork.data.source import find_groups, find_splits
 
 BINS = 8
 
@@ -30,7 +30,8 @@ def main(overrides: list[str]) -> None:
     """Prints the MCC of logistic regressions fitted on train."""
     settings = to_settings(load_config("configs/config.yaml", overrides))
     table, images = read_local(Path(settings.data.root), settings.data.columns, settings.data.class_names)
-    splits = find_splits(settings, table).names_by_row(table)
+    groups = find_groups(settings.data, table, images)
+    splits = find_splits(settings, table, groups).names_by_row(table)
     histograms = np.stack([color_histogram(path) for path in images.paths])
     everywhere = np.ones(len(table), dtype=bool)
     plain = LogisticRegression(max_iter=1000)

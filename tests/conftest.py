@@ -8,6 +8,12 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests themselves run in parallel
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a network
 
+import tempfile
+
+# Image hashes and features are computed once for all tests, and not left in the user's own cache.
+_CACHE = tempfile.TemporaryDirectory(prefix="roadwork-test-cache-")
+os.environ["ROADWORK_CACHE"] = _CACHE.name
+
 import pytest
 import torch
 from omegaconf import DictConfig

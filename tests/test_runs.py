@@ -52,7 +52,7 @@ def test_runs_of_one_second_get_folders_of_their_own_and_latest_follows(tmp_path
         assert (tmp_path / "exp" / "latest").resolve() == folders[-1].resolve()
     assert len(set(folders)) == 3
     assert sorted(folders) == folders
-    assert all((folder / "checkpoints").is_dir() for folder in folders)
+    assert all(folder.is_dir() for folder in folders)
     assert {p.name for p in (tmp_path / "exp").iterdir()} == {"latest", *(folder.name for folder in folders)}
 
 

@@ -60,7 +60,8 @@ def quiet_lightning() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs a command and exits: 0 done, 1 failed, 2 wrong usage."""
-    from roadwork.cli import demo_data, evaluate, preflight, split, train  # noqa: F401 -- registers them
+    import roadwork.cli.map  # noqa: F401 -- as a name of its own it would hide the builtin
+    from roadwork.cli import demo_data, evaluate, experiment, preflight, split, train  # noqa: F401 -- registers them
 
     try:
         app(args=arguments)

@@ -43,7 +43,7 @@ def train(
     trainer = prepare_trainer(datamodule)
     wiring = run_dry(datamodule, trainer)
     _print_callbacks(trainer)
-    _print_wiring(wiring)
+    print_wiring(wiring)
     if dry_run:
         return
     trainer = prepare_trainer(datamodule)  # the dry run has moved the other one's weights
@@ -61,7 +61,7 @@ def _print_callbacks(trainer: BaseTrainer) -> None:
         print(f"✅ EMA callback initialized (decay={trainer.ema_callback.decay})")
 
 
-def _print_wiring(rows: list[WireRow]) -> None:
+def print_wiring(rows: list[WireRow]) -> None:
     """Prints the wiring table; ends the command with exit code 1 where a wire is dead."""
     table = Table("", "Wire", "Observed on real batches", title="Wiring", title_justify="left")
     for row in rows:

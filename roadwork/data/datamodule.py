@@ -11,19 +11,24 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, DistributedSampler, Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from roadwork.config import compose_config, to_settings
 from roadwork.data.augmentation.build import build_train_augmentation
 from roadwork.data.dataset import ImageStore, RoadworkDataset, UnreadableLedger, collate
+from roadwork.data.groups import Groups
 from roadwork.data.images import ImageSource
+from roadwork.data.loader import ResumableLoader
+from roadwork.data.reach import unreachable_targets
 from roadwork.data.samplers.brackets import parse_brackets
 from roadwork.data.samplers.clusters import cluster_deployment
 from roadwork.data.samplers.gps_weighted_sampler import GPSWeightedSampler
-from roadwork.data.source import deployment_points, find_splits, read_dataset
+from roadwork.data.samplers.uniform_sampler import UniformSampler
+from roadwork.data.source import find_groups, find_splits, read_dataset
 from roadwork.data.splits import Splits
 from roadwork.data.splits_check import SplitReport, check_splits
 from roadwork.data.table import SampleTable
+from roadwork.data.targets import find_deployment
 from roadwork.data.utils.geo import nearest_km
 from roadwork.errors import ConfigError, DataError
 from roadwork.models.processor import ImageStatistics, image_statistics
@@ -47,6 +52,7 @@ class NATIXDataModule(L.LightningDataModule):
 
     table: SampleTable
     source: ImageSource
+    groups: Groups
     splits: Splits
     split_report: SplitReport
     split_names: np.ndarray
@@ -71,16 +77,17 @@ class NATIXDataModule(L.LightningDataModule):
         self.train_augmentation = self._get_train_transforms(self.cfg)
         self.statistics = image_statistics(self.settings.model)
         self.table, self.source = read_dataset(data)
+        self.groups = find_groups(data, self.table, self.source)
         self._say_what_was_read()
-        self.splits = find_splits(self.settings, self.table)
-        self.split_report = check_splits(self.splits, self.table)
+        self.splits = find_splits(self.settings, self.table, self.groups)
+        self.split_report = check_splits(self.splits, self.table, self.groups)
         for warning in self.split_report.warnings:
             logger.warning(warning)
         self.split_names = self.splits.names_by_row(self.table)
         self._build_datasets()
 
     def _say_what_was_read(self) -> None:
-        for note in self.table.notes:
+        for note in (*self.table.notes, *self.groups.notes):
             logger.info(note)
         sampling = self.settings.data.gps_sampling
         coverage = self.table.gps_coverage
@@ -120,7 +127,7 @@ class NATIXDataModule(L.LightningDataModule):
 
     def _get_test_gps_coords(self) -> np.ndarray:
         """(M, 2) latitude and longitude in degrees of the deployment."""
-        points, self.target_source = deployment_points(self.settings.data, self.table, self.split_names)
+        points, self.target_source = find_deployment(self.settings.data, self.table, self.split_names)
         return points
 
     def _build_train_sampler(self) -> Sampler[int]:
@@ -129,27 +136,31 @@ class NATIXDataModule(L.LightningDataModule):
         dataset = self.datasets["train"]
         sampling = self.settings.data.gps_sampling
         if not sampling.enabled:
-            return DistributedSampler(
-                dataset, num_replicas=world_size, rank=rank, shuffle=True, seed=sampling.random_seed
-            )
+            return UniformSampler(dataset, num_replicas=world_size, rank=rank, shuffle=True, seed=sampling.random_seed)
+        points = self._get_test_gps_coords()
         sampler = GPSWeightedSampler(
             dataset,
-            self._get_test_gps_coords(),
+            points,
             n_clusters=sampling.n_clusters,
             weight_brackets=sampling.weight_brackets,
             random_seed=sampling.random_seed,
             missing_weight=sampling.missing_weight,
+            balance_labels=sampling.balance_labels,
             draw=sampling.draw,
             rank=rank,
             world_size=world_size,
         )
         if self.train_sampler is None:  # said once, not for each loader
             logger.info("GPS sampling aims at %s.\n%s", self.target_source, sampler.summary())
+            if unreachable := unreachable_targets(points, dataset.gps):
+                logger.warning(unreachable)
         return sampler
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         self.train_sampler = self._build_train_sampler()
-        return self._loader("train", self.train_sampler)
+        loader = self._loader("train", self.train_sampler)
+        loader.trainer = self.trainer  # so that it goes on inside an epoch
+        return loader
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """The batches of `val_select`, the split that selects the checkpoint."""
@@ -161,13 +172,13 @@ class NATIXDataModule(L.LightningDataModule):
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         return self._loader(split, range(rank, len(self.datasets[split]), world_size))
 
-    def _loader(self, split: str, sampler: Sampler[int] | range) -> DataLoader[dict[str, Any]]:
+    def _loader(self, split: str, sampler: Sampler[int] | range) -> ResumableLoader:
         dataset = self.datasets[split]
         settings = self.settings.data.dataloader
         workers = settings.num_workers
         if workers < 0:
             workers = 0 if dataset.store.loaded is not None else min(MAX_WORKERS, os.cpu_count() or 1)
-        return DataLoader(
+        return ResumableLoader(
             dataset,  # type: ignore[arg-type]  # its items become dicts in collate
             batch_size=settings.batch_size,
             sampler=sampler,

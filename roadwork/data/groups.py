@@ -5,8 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
+from roadwork.data.dense_areas import divide
+from roadwork.data.proximity import components_within, unite
 from roadwork.data.table import SampleTable
+
+MIN_UNITS = 50  # fewer sequences are no dense area: what would be set aside costs more than parts are worth
 
 
 @dataclass(frozen=True)
@@ -18,7 +23,8 @@ class Groups:
 
     Attributes:
         names: (N,) str group of each row, the same whatever the order of the rows.
-        set_aside: (N,) bool, rows that must be in no split: they lie within the buffer of another part of a divided group.
+        set_aside: (N,) bool, rows that must be in no split: they lie within the buffer of another part of a divided
+            group.
         duplicates: (P, 2) int64 row pairs that show the same scene.
         buffer_km: closer rows were united; 0 where positions did not count.
         notes: what was found worth saying, one sentence each.
@@ -35,3 +41,53 @@ def sequence_groups(table: SampleTable) -> np.ndarray:
     """(N,) group names: the video sequence of a row, or the row alone where its sequence is unknown."""
     alone = np.array([f"row:{row_id}" for row_id in table.ids], dtype=object)
     return np.where(table.sequence_ids == "", alone, table.sequence_ids)
+
+
+def make_groups(table: SampleTable, *, buffer_km: float, max_group_share: float, duplicates: np.ndarray) -> Groups:
+    """Unites rows of the same sequence, rows closer than the buffer, and near-duplicates; divides dense areas.
+
+    A group is named by the smallest name that `sequence_groups` gives its rows, followed by `/<H3 cell>` where it is a
+    part of a divided one.
+
+    Args:
+        table: the rows; those without a position are united by sequence and duplicates alone.
+        buffer_km: 0 leaves positions out.
+        max_group_share: of all rows; what holds more is divided where its places allow it, and named in the notes.
+        duplicates: (P, 2) int64 row pairs.
+    """
+    duplicates = np.asarray(duplicates, dtype=np.int64).reshape(-1, 2)
+    sequences, sequence_names = pd.factorize(sequence_groups(table), sort=True)
+    units = unite(len(sequence_names), sequences[duplicates])[sequences]
+    components = _unite_labels(units, components_within(table.gps, buffer_km))
+    sizes = np.bincount(components)
+    first = np.full(len(sizes), len(sequence_names))
+    np.minimum.at(first, components, sequences)
+    names = sequence_names[first[components]]
+
+    set_aside = np.zeros(len(table), dtype=bool)
+    notes, left_whole = [], []
+    large = np.flatnonzero(sizes > max_group_share * len(table))
+    for component in large[np.lexsort([first[large], -sizes[large]])]:
+        rows = np.flatnonzero(components == component)
+        rows = rows[np.argsort(table.ids[rows])]  # so that floats are added in an order that is not the table's
+        name, unit_of_row = names[rows[0]], np.unique(units[rows], return_inverse=True)[1]
+        if unit_of_row.max() + 1 < MIN_UNITS:
+            left_whole.append(f"{name} ({len(rows):,} rows)")
+            continue
+        division = divide(table.gps[rows], unit_of_row, buffer_km=buffer_km, max_rows=int(max_group_share * len(table)))
+        names[rows] = [f"{name}/{cell}" if cell else name for cell in division.cells]
+        set_aside[rows] = division.set_aside
+        notes.append(f"The group {name} holds {len(rows):,} of {len(table):,} rows {division.outcome}")
+    if left_whole:
+        notes.append(
+            f"Left whole with more than {max_group_share:.1%} of the rows, but fewer than {MIN_UNITS} sequences: "
+            f"{', '.join(left_whole[:3])}{f' and {len(left_whole) - 3} more' if len(left_whole) > 3 else ''}."
+        )
+    return Groups(names, set_aside, duplicates, buffer_km, tuple(notes))
+
+
+def _unite_labels(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(N,) components of rows that have one of two labels in common."""
+    a, b = (np.unique(labels, return_inverse=True)[1] for labels in (a, b))
+    n_a = int(a.max(initial=-1)) + 1
+    return unite(n_a + int(b.max(initial=-1)) + 1, np.stack([a, n_a + b], axis=1))[a]

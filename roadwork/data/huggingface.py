@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pandas as pd
 
 from roadwork.data.columns import find_columns, table_from_frame
 from roadwork.data.images import N_END_BYTES, FileImages, ImageEnds, UnreadableImageError
 from roadwork.data.table import SampleTable
+from roadwork.data.utils.gps_utils import normalize_gps
 from roadwork.errors import DataError
+
+_POSITION_FIELDS = ("latitude", "longitude", "gps")
 
 
 class ArrowImages:
@@ -71,6 +75,38 @@ def read_huggingface(
     if isinstance(feature := flat.features.get(found.get("label", "")), datasets.ClassLabel):
         frame[found["label"]] = _named_labels(feature, found["label"], frame[found["label"]], class_names)
     return table_from_frame(frame, found, class_names, source=f"{name} [{split}]"), ArrowImages(dataset, image)
+
+
+def read_huggingface_gps(name: str, split: str, columns: Mapping[str, str]) -> np.ndarray:
+    """(M, 2) latitude, longitude in degrees of a dataset's split, NaN where missing; only these columns are read.
+
+    Args:
+        name: as of `read_huggingface`.
+        split: the dataset's split to read; it needs no labels.
+        columns: overrides of the columns found by name.
+
+    Raises:
+        DataError: the split cannot be loaded, has no column of positions, or some that cannot be used.
+    """
+    if Path(name).is_file() or (Path(name) / "state.json").is_file():  # would be read whole, whatever the split
+        raise DataError(
+            f"{name} holds one split only, so there is no {split!r} beside it. Name a hub dataset, a saved DatasetDict "
+            "or a folder of parquet files; or take the positions from a file of deployment points."
+        )
+    flat = _load(name, split).flatten()
+    overrides = {field: column for field, column in columns.items() if field in _POSITION_FIELDS}
+    found = find_columns(flat.column_names, overrides)
+    present = {field: found[field] for field in _POSITION_FIELDS if field in found}
+    if not present:
+        raise DataError(
+            f"{name} [{split}] has no column of positions; it has {', '.join(flat.column_names)}. "
+            "Name yours with data.columns.latitude=NAME and data.columns.longitude=NAME, or data.columns.gps=NAME."
+        )
+    frame = flat.select_columns(list(present.values())).to_pandas()
+    latitude, longitude, text = (
+        frame[present[field]].tolist() if field in present else None for field in _POSITION_FIELDS
+    )
+    return normalize_gps(latitude, longitude, text, [f"row {row} of {split}" for row in range(len(frame))]).coordinates
 
 
 def _image_column(dataset: datasets.Dataset, name: str) -> str:

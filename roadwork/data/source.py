@@ -2,38 +2,52 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from roadwork.data.demo import generate_demo_data
-from roadwork.data.deployment import load_deployment_points
+from roadwork.data.groups import Groups, make_groups
+from roadwork.data.hashes import image_hashes
 from roadwork.data.huggingface import read_huggingface
 from roadwork.data.images import ImageSource
+from roadwork.data.label_corrections import apply_label_corrections
 from roadwork.data.local import read_local
+from roadwork.data.near_duplicates import find_near_duplicates
 from roadwork.data.splits import Splits, make_splits
 from roadwork.data.splits_file import read_splits
 from roadwork.data.table import SampleTable
 from roadwork.errors import ConfigError, SplitError
 from roadwork.progress import new_progress
-from roadwork.settings import SPLIT_NAMES, DataSettings, Settings
+from roadwork.runs import cache_folder
+from roadwork.settings import DataSettings, Settings
 
 logger = logging.getLogger(__name__)
 
 DEMO_ROOT = Path("data/demo")
-DEPLOYMENT_FILES = ("deployment.geojson", "deployment.csv", "deployment.parquet")
 
 
 def read_dataset(data: DataSettings) -> tuple[SampleTable, ImageSource]:
-    """The table and the images that `data.mode` names; makes the demo data on the shipped default's first use.
+    """The table and the images that `data.mode` names, with the labels that `data.label_corrections` mends.
+
+    Makes the demo data on the shipped default's first use.
 
     Raises:
-        DataError: the dataset cannot be used.
+        DataError: the dataset, or the file of corrections, cannot be used.
     """
+    table, source = _read_as_it_is(data)
+    if data.label_corrections is None:
+        return table, source
+    return apply_label_corrections(table, Path(data.label_corrections), data.class_names), source
+
+
+def _read_as_it_is(data: DataSettings) -> tuple[SampleTable, ImageSource]:
     if data.mode == "huggingface":
         return read_huggingface(data.hub.name, data.hub.split, data.columns, data.class_names)
     root = Path(data.root)
@@ -69,6 +83,12 @@ def splits_path(settings: Settings) -> Path:
     return folder / "splits.json"
 
 
+def splits_files(settings: Settings) -> list[Path]:
+    """The files that may hold the splits, in the order in which they are looked for."""
+    first = splits_path(settings)
+    return [first] if settings.data.splits_file else [first, Path(settings.output_dir) / "splits.json"]
+
+
 def check_may_replace(path: Path) -> None:
     """Whether `roadwork split` may write to `path`: its own files come back from their seed, a user's do not.
 
@@ -88,7 +108,24 @@ def check_may_replace(path: Path) -> None:
         )
 
 
-def find_splits(settings: Settings, table: SampleTable) -> Splits:
+def find_groups(data: DataSettings, table: SampleTable, source: ImageSource) -> Groups:
+    """What must not be separated, from sequences, positions and the images' perceptual hashes.
+
+    The images are hashed once; the hashes are kept in the user's cache folder.
+    """
+    splitting = data.splitting
+    duplicates = np.empty((0, 2), dtype=np.int64)
+    if splitting.near_duplicates:
+        name = str(Path(data.root).resolve()) if data.mode == "local" else f"{data.hub.name}:{data.hub.split}"
+        cache = cache_folder() / "image-hashes" / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.npz"
+        duplicates = find_near_duplicates(table, image_hashes(source, table.ids, cache))
+    groups = make_groups(
+        table, buffer_km=splitting.buffer_km, max_group_share=splitting.max_group_share, duplicates=duplicates
+    )
+    return replace(groups, set_aside=groups.set_aside | np.isin(table.ids, list(table.dropped_ids)))
+
+
+def find_splits(settings: Settings, table: SampleTable, groups: Groups) -> Splits:
     """The splits on disk (`data.splits_file`, `<root>/splits.json`, `outputs/splits.json`), else new ones, not written.
 
     Raises:
@@ -100,44 +137,50 @@ def find_splits(settings: Settings, table: SampleTable) -> Splits:
         raise ConfigError(
             f"data.splits_file is {data.splits_file}, which is not there. Run `roadwork split`, or leave it null."
         )
-    candidates = [splits_path(settings), Path(settings.output_dir) / "splits.json"]
-    for path in candidates:
-        if path.is_file():
-            splits = read_splits(path, table, data.class_names)
-            if splits.ratios and dict(splits.ratios) != dict(data.splits):
-                logger.warning(
-                    "%s was made with the ratios %s, data.splits says %s: the file counts. "
-                    "Run `roadwork split` to change it.",
-                    path,
-                    dict(splits.ratios),
-                    dict(data.splits),
-                )
-            return splits
-    return make_splits(table, data.splits, data.splitting.seed, data.splitting.strategy)
+    splits = read_existing_splits(settings, table)
+    if splits is None:
+        return make_splits(table, groups, data.splits, data.splitting)
+    _say_what_differs(splits, data)
+    return splits
 
 
-def deployment_points(data: DataSettings, table: SampleTable, split_names: np.ndarray) -> tuple[np.ndarray, str]:
-    """((M, 2) latitude and longitude in degrees where the detector will be deployed, where they come from).
+def read_existing_splits(settings: Settings, table: SampleTable) -> Splits | None:
+    """The splits on disk, or None where there are none; they are not checked yet.
 
     Raises:
-        ConfigError: `data.gps_sampling.target` is neither a split nor a file, or gives no position.
+        SplitError: a file that does not fit the data.
     """
-    target = data.gps_sampling.target
-    if target == "auto":
-        root = Path(data.root if data.mode == "local" else data.hub.name)
-        present = [root / name for name in DEPLOYMENT_FILES if (root / name).is_file()]
-        target = str(present[0]) if present else "val_test"
-    if target in SPLIT_NAMES:
-        points = table.gps[(split_names == target) & table.has_gps]
-        if len(points) == 0:
-            raise ConfigError(
-                f"data.gps_sampling.target is {data.gps_sampling.target}, but no row of {target} has GPS. "
-                "Name a csv, parquet or GeoJSON file of deployment points, or set data.gps_sampling.enabled=false."
-            )
-        return points, f"the coordinates of {target}"
-    if not Path(target).is_file():
-        raise ConfigError(
-            f"data.gps_sampling.target is {target!r}. "
-            f"Allowed: auto, {', '.join(SPLIT_NAMES)}, or a csv, parquet or GeoJSON file that is there."
+    existing = next((path for path in splits_files(settings) if path.is_file()), None)
+    return read_splits(existing, table, settings.data.class_names) if existing else None
+
+
+def require_existing_splits(settings: Settings, table: SampleTable) -> Splits:
+    """The splits on disk.
+
+    Raises:
+        SplitError: there are none, or they do not fit the data.
+    """
+    splits = read_existing_splits(settings, table)
+    if splits is None:
+        files = " or ".join(dict.fromkeys(map(str, splits_files(settings))))
+        raise SplitError(
+            f"There is no splits file at {files}. "
+            "Run `roadwork split` to make one, or name yours with data.splits_file=FILE."
         )
-    return load_deployment_points(Path(target)), target
+    return splits
+
+
+def _say_what_differs(splits: Splits, data: DataSettings) -> None:
+    """Warns where a file of ours was made with other settings than the configuration's."""
+    if not splits.is_ours:
+        return
+    for what, made_with, key, configured in (
+        ("ratios", dict(splits.ratios), "data.splits", dict(data.splits)),
+        ("strategy", splits.strategy, "data.splitting.strategy", data.splitting.strategy),
+        ("buffer of km", splits.buffer_km, "data.splitting.buffer_km", data.splitting.buffer_km),
+    ):
+        if made_with != configured:
+            logger.warning(
+                "%s was made with the %s %s, %s says %s: the file counts. Run `roadwork split` to change it.",
+                *(splits.source, what, made_with, key, configured),
+            )

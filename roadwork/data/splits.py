@@ -1,19 +1,18 @@
-"""Four splits with one use each: made from whole groups, and written."""
+"""Four splits with one use each: made, and written."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from roadwork.data.groups import sequence_groups
+from roadwork.data.groups import Groups
+from roadwork.data.strategies import SET_ASIDE, assign_rows
 from roadwork.data.table import SampleTable
-from roadwork.errors import SplitError
 from roadwork.runs import write_json
-from roadwork.settings import SPLIT_NAMES
+from roadwork.settings import SPLIT_NAMES, SplittingSettings
 
 VERSION = 1
 
@@ -27,6 +26,8 @@ class Splits:
         set_aside: ids in none of them, on purpose.
         strategy, seed, ratios, fingerprint: how and from which data the splits were made; empty for a user's own file.
         source: the file, for messages.
+        buffer_km: the buffer of the groups they were made from; None where that is unknown.
+        shares: the splits' real shares of their rows, which whole groups and pins keep from the ratios.
     """
 
     ids: Mapping[str, list[str]]
@@ -36,11 +37,18 @@ class Splits:
     ratios: Mapping[str, float] = field(default_factory=dict)
     fingerprint: str = ""
     source: str = "the splits"
+    buffer_km: float | None = None
+    shares: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def is_ours(self) -> bool:
         """Made by `roadwork split`, so held to its ratios and its data's fingerprint."""
         return bool(self.fingerprint)
+
+    @property
+    def leaks_by_design(self) -> bool:
+        """Made row by row, for comparison only: neighbours are on both sides, and every figure from it is too good."""
+        return self.strategy == "random"
 
     def names_by_row(self, table: SampleTable) -> np.ndarray:
         """(N,) split name of each row of the table, empty where set aside."""
@@ -59,52 +67,34 @@ class Splits:
                 "fingerprint": self.fingerprint,
                 "splits": {name: list(self.ids[name]) for name in SPLIT_NAMES},
                 "set_aside": list(self.set_aside),
+                "buffer_km": self.buffer_km,
+                "shares": dict(self.shares),
             },
         )
 
 
-def make_splits(table: SampleTable, ratios: Mapping[str, float], seed: int, strategy: str = "sequence") -> Splits:
-    """Splits whole groups, stratified by label, whatever the order of the rows.
+def make_splits(
+    table: SampleTable, groups: Groups, ratios: Mapping[str, float], splitting: SplittingSettings
+) -> Splits:
+    """Splits the table by `splitting.strategy`; the same splits whatever the order of the rows.
 
-    Groups are visited from the largest to the smallest, ties in an order drawn from the seed and the group's name. Each
-    goes to the split that is furthest below its share. With 8 groups or more of each label, every split ends within
-    one largest group of its ratio.
+    Ratios are of the rows that are not set aside. They are met within a point, and each split's share of Roadwork
+    within two points of the whole, as far as whole groups, pins and the strategy allow; `shares` says what was reached.
 
     Raises:
-        SplitError: a class is missing, or has too few groups for every split to get one.
+        SplitError: the data cannot be split as asked.
     """
-    groups = sequence_groups(table)
-    names, inverse, sizes = np.unique(groups.astype(str), return_inverse=True, return_counts=True)
-    positives = np.bincount(inverse, weights=table.labels, minlength=len(names))
-    group_label = (positives * 2 > sizes).astype(int)
-    draws = np.array([hashlib.sha256(f"{seed}|{name}".encode()).hexdigest() for name in names])
-    order = np.lexsort((draws, -sizes))
-    assigned = np.empty(len(names), dtype=int)
-    shares = np.array([ratios[name] for name in SPLIT_NAMES])
-    missing = np.zeros(len(SPLIT_NAMES))
-    for label in np.argsort([-(group_label == 0).sum(), -(group_label == 1).sum()], kind="stable"):
-        members = order[group_label[order] == label]
-        if len(members) < len(SPLIT_NAMES):
-            raise SplitError(
-                f"Label {label} has {len(members)} groups (video sequences, or single rows); each of the "
-                f"{len(SPLIT_NAMES)} splits needs at least one of each label. Add data, or check the labels."
-            )
-        # What the first label's whole groups left over is made up for by the second's.
-        missing += shares * sizes[members].sum()
-        assigned[members] = _fill(sizes[members], missing)
-        missing -= np.bincount(assigned[members], weights=sizes[members], minlength=len(SPLIT_NAMES))
-    ids = {name: sorted(table.ids[assigned[inverse] == i].tolist()) for i, name in enumerate(SPLIT_NAMES)}
-    return Splits(ids, [], strategy, seed, dict(ratios), table.fingerprint(), "the new splits")
-
-
-def _fill(sizes: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """(G,) split index of each group: always the split that lacks most of its `wanted` rows, and none stays empty."""
-    missing = wanted.copy()
-    empty = set(range(len(wanted)))
-    chosen = np.empty(len(sizes), dtype=int)
-    for i, size in enumerate(sizes):
-        candidates = sorted(empty) if len(sizes) - i <= len(empty) else range(len(wanted))
-        chosen[i] = max(candidates, key=missing.__getitem__)
-        missing[chosen[i]] -= size
-        empty.discard(int(chosen[i]))
-    return chosen
+    assigned = assign_rows(table, groups, ratios, splitting)
+    ids = {name: sorted(table.ids[assigned == i].tolist()) for i, name in enumerate(SPLIT_NAMES)}
+    total = sum(map(len, ids.values()))
+    return Splits(
+        ids,
+        set_aside=sorted(table.ids[assigned == SET_ASIDE].tolist()),
+        strategy=splitting.strategy,
+        seed=splitting.seed,
+        ratios=dict(ratios),
+        fingerprint=table.source_fingerprint(),
+        source="the new splits",
+        buffer_km=groups.buffer_km,
+        shares={name: len(rows) / total for name, rows in ids.items()},
+    )

@@ -1,23 +1,26 @@
-"""Whether splits are what they say, and fit the data; run on every load."""
+"""Whether splits are what they say, fit the data, and leak nothing; run on every load."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from roadwork.data.groups import sequence_groups
+from roadwork.data.groups import Groups
+from roadwork.data.leaks import Leak, RowPair, find_leaks, row_pair
+from roadwork.data.neighbours import Neighbours
 from roadwork.data.splits import Splits
 from roadwork.data.table import SampleTable
 from roadwork.errors import SplitError
 from roadwork.settings import SPLIT_NAMES
 
-# How far a split's share may lie from its ratio, beyond what whole groups explain: one group's size, and up to three
-# where there are so few that each split was handed its one group of each label.
 RATIO_TOLERANCE = 0.01
-MAX_GROUPS_OFF = 3
-BALANCE_WARNING = 0.10
+BALANCE_TOLERANCE = 0.02
+RECORD_TOLERANCE = 1e-4
+AGAIN = "Run `roadwork split` again."
+BY_DESIGN = "a RANDOM split, which leaks by design: its figures are for comparison only."
 
 
 @dataclass(frozen=True)
@@ -25,58 +28,102 @@ class SplitReport:
     """What the check of splits found.
 
     Attributes:
-        rows: split name to its number of rows.
-        positive_share: split name to its share of Roadwork.
-        warnings: what is worth knowing, but stops nothing.
+        rows, positive_share, groups: split name to its rows, its share of Roadwork, and its groups.
+        ratios: split name to the share of rows that it was meant to have; empty for a user's own file.
+        set_aside: rows in no split.
+        leaks: what lies on both sides of a split, one entry a kind.
+        closest: the closest rows of each two splits that have positions.
+        buffer_km: rows of different splits that are closer leak.
+        leak_warnings: what its user must know of them, where they stop nothing.
     """
 
     rows: dict[str, int]
     positive_share: dict[str, float]
+    groups: dict[str, int]
+    ratios: Mapping[str, float]
     set_aside: int
-    warnings: tuple[str, ...]
+    leaks: tuple[Leak, ...]
+    closest: tuple[RowPair, ...]
+    buffer_km: float
+    leak_warnings: tuple[str, ...]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is worth knowing, but stops nothing; the gravest first."""
+        return self.leak_warnings + self.share_warnings
+
+    @property
+    def share_warnings(self) -> tuple[str, ...]:
+        """Shares of the rows that miss their ratios, and of Roadwork that miss the whole's."""
+        positives = sum(self.positive_share[name] * rows for name, rows in self.rows.items())
+        overall = positives / sum(self.rows.values())
+        of_rows = (
+            f"{name} has {self.shares[name]:.1%} of the rows; {ratio:.1%} were asked for."
+            for name, ratio in self.ratios.items()
+            if abs(self.shares[name] - ratio) > RATIO_TOLERANCE
+        )
+        of_labels = (
+            f"{name} has {share:.1%} Roadwork in {self.groups[name]:,} groups, all splits together {overall:.1%}."
+            for name, share in self.positive_share.items()
+            if abs(share - overall) > BALANCE_TOLERANCE
+        )
+        return (*of_rows, *of_labels)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of each split in the rows of all four."""
+        total = sum(self.rows.values())
+        return {name: rows / total for name, rows in self.rows.items()}
 
     def __str__(self) -> str:
-        total = sum(self.rows.values())
         parts = [
-            f"{n} {self.rows[n]:,} ({self.rows[n] / total:.1%}, {self.positive_share[n]:.0%} Roadwork)"
-            for n in SPLIT_NAMES
+            f"{name} {self.rows[name]:,} ({self.shares[name]:.1%}, {self.positive_share[name]:.0%} Roadwork)"
+            for name in SPLIT_NAMES
         ]
         return "; ".join(parts) + (f"; set aside {self.set_aside:,}" if self.set_aside else "")
 
 
-def check_splits(splits: Splits, table: SampleTable) -> SplitReport:
-    """Checks splits against the data they are for.
-
-    Ours must be disjoint, complete with what was set aside, true to their ratios and to the data's fingerprint, with no
-    sequence cut in two. A user's own must be disjoint, and have both labels; the rest is warned about.
+def check_splits(splits: Splits, table: SampleTable, groups: Groups) -> SplitReport:
+    """Checks splits as `inspect_splits` does, and lets nothing leak in our own, but where they are random.
 
     Raises:
         SplitError: what is broken, with the rows.
+    """
+    report = inspect_splits(splits, table, groups)
+    if report.leaks and splits.is_ours and not splits.leaks_by_design:
+        raise SplitError(f"{splits.source} leaks. {_as_sentences(report.leaks)} {AGAIN}")
+    return report
+
+
+def inspect_splits(splits: Splits, table: SampleTable, groups: Groups) -> SplitReport:
+    """Measures splits against the data they are for.
+
+    All must be disjoint, with both labels in each. Ours must also name every row, and be true to the shares they record
+    and to the data's fingerprint. Whatever leaks is in the report, and in its warnings.
+
+    Raises:
+        SplitError: the splits are not what they say, or do not fit the data.
     """
     _check_disjoint(splits)
     names = splits.names_by_row(table)
     rows = {name: int((names == name).sum()) for name in SPLIT_NAMES}
     _check_labels(splits, table, names)
-    positive_share = {name: float(table.labels[names == name].mean()) for name in SPLIT_NAMES}
-    warnings = []
-    cut = _cut_sequences(table, names)
-    if cut:
-        message = (
-            f"{splits.source}: {len(cut)} video sequences lie in more than one split, first {cut[0]!r}: "
-            "their frames leak across them."
-        )
-        if splits.is_ours:
-            raise SplitError(f"{message} Run `roadwork split` again.")
-        warnings.append(f"{message} Scores on such a split are too good; `roadwork split` makes one without leaks.")
     if splits.is_ours:
         _check_made_from(splits, table, rows)
-    overall = float(table.labels[names != ""].mean())
-    warnings += [
-        f"{name} has {share:.0%} Roadwork, all splits together {overall:.0%}."
-        for name, share in positive_share.items()
-        if abs(share - overall) > BALANCE_WARNING
-    ]
-    return SplitReport(rows, positive_share, len(table) - sum(rows.values()), tuple(warnings))
+    buffer_km = groups.buffer_km if splits.buffer_km is None else splits.buffer_km
+    neighbours = Neighbours(table, names)
+    leaks = find_leaks(table, names, groups.duplicates, neighbours, buffer_km)
+    return SplitReport(
+        rows,
+        positive_share={name: float(table.labels[names == name].mean()) for name in SPLIT_NAMES},
+        groups={name: len(set(groups.names[names == name])) for name in SPLIT_NAMES},
+        ratios=splits.ratios,
+        set_aside=len(table) - sum(rows.values()),
+        leaks=leaks,
+        closest=tuple(row_pair(table, names, *pair) for pair in neighbours.closest),
+        buffer_km=buffer_km,
+        leak_warnings=_warn_of_leaks(splits, leaks),
+    )
 
 
 def _check_disjoint(splits: Splits) -> None:
@@ -102,33 +149,37 @@ def _check_labels(splits: Splits, table: SampleTable, names: np.ndarray) -> None
             )
 
 
-def _cut_sequences(table: SampleTable, names: np.ndarray) -> list[str]:
-    seen: dict[str, str] = {}
-    cut = set()
-    for group, name in zip(sequence_groups(table), names, strict=True):
-        if name and seen.setdefault(group, name) != name:
-            cut.add(str(group))
-    return sorted(cut)
-
-
 def _check_made_from(splits: Splits, table: SampleTable, rows: dict[str, int]) -> None:
-    if splits.fingerprint != table.fingerprint():
+    if splits.buffer_km is None:
+        raise SplitError(f"{splits.source} was made by an older roadwork: run `roadwork split` again.")
+    if splits.fingerprint != table.source_fingerprint():
         raise SplitError(
             f"{splits.source} was made from other data: its fingerprint is {splits.fingerprint[:19]}…, this data's is "
-            f"{table.fingerprint()[:19]}…. Rows, labels, positions or sequences have changed since; "
+            f"{table.source_fingerprint()[:19]}…. Rows, labels, positions or sequences have changed since; "
             "run `roadwork split` for new splits."
         )
     named = sum(rows.values()) + len(splits.set_aside)
     if named != len(table):
         raise SplitError(
             f"{splits.source} names {named:,} rows of {len(table):,}; the others are in no split and not set aside. "
-            "Run `roadwork split` again."
+            f"{AGAIN}"
         )
-    largest = Counter(sequence_groups(table)).most_common(1)[0][1] / len(table)
-    for name, ratio in splits.ratios.items():
+    for name, recorded in splits.shares.items():
         share = rows[name] / sum(rows.values())
-        if abs(share - ratio) > RATIO_TOLERANCE + MAX_GROUPS_OFF * largest:
+        if abs(share - recorded) > RECORD_TOLERANCE:
             raise SplitError(
-                f"{splits.source} says {name} is {ratio:.0%} of the rows, but it is {share:.1%}. "
-                "Run `roadwork split` again."
+                f"{splits.source} says {name} has {recorded:.2%} of the rows, but it is {share:.2%}. {AGAIN}"
             )
+
+
+def _as_sentences(leaks: tuple[Leak, ...]) -> str:
+    return " ".join(f"{leak}." for leak in leaks)
+
+
+def _warn_of_leaks(splits: Splits, leaks: tuple[Leak, ...]) -> tuple[str, ...]:
+    if splits.leaks_by_design:
+        return (f"{splits.source}: {BY_DESIGN} {_as_sentences(leaks)}".rstrip(),)
+    return tuple(
+        f"{splits.source}: {leak}. Scores on such a split are too good; `roadwork split` makes one without leaks."
+        for leak in leaks
+    )

@@ -41,14 +41,17 @@ def read_splits(path: Path, table: SampleTable, class_names: Mapping[str, int] |
     else:
         set_aside = [reader.row_id(entry, "set_aside") for entry in content.get("set_aside", [])]
     reader.raise_unknown()
+    dropped = table.dropped_ids
     return Splits(
-        ids,
-        set_aside,
+        {name: [row_id for row_id in rows if row_id not in dropped] for name, rows in ids.items()},
+        sorted({*set_aside, *dropped}) if dropped else set_aside,
         strategy=content.get("strategy", ""),
         seed=content.get("seed"),
         ratios=content.get("ratios", {}),
         fingerprint=content.get("fingerprint", ""),
         source=str(path),
+        buffer_km=content.get("buffer_km"),
+        shares={} if dropped else content.get("shares", {}),  # of the rows that were there then
     )
 
 
@@ -75,20 +78,29 @@ def _lists_of(content: Any, path: Path) -> dict[str, list[Any]]:
 
 def _check_header(content: dict[str, Any], path: Path) -> None:
     """Whether what surrounds the lists of our own form is of the right kind."""
-    ratios, set_aside = content.get("ratios", {}), content.get("set_aside", [])
-    good_ratios = isinstance(ratios, dict) and all(
-        name in SPLIT_NAMES and isinstance(ratio, int | float) for name, ratio in ratios.items()
-    )
-    for key, value, good in (
-        ("ratios", ratios, good_ratios),
-        ("set_aside", set_aside, isinstance(set_aside, list)),
-        ("fingerprint", content.get("fingerprint", ""), isinstance(content.get("fingerprint", ""), str)),
+    for key, default, is_good, wanted in (
+        ("strategy", "", lambda value: isinstance(value, str), "text"),
+        ("seed", None, lambda value: value is None or isinstance(value, int), "a whole number"),
+        ("ratios", {}, _is_shares, "an object of split names and numbers"),
+        ("fingerprint", "", lambda value: isinstance(value, str), "text"),
+        ("set_aside", [], lambda value: isinstance(value, list), "a list of ids"),
+        ("buffer_km", None, lambda value: value is None or _is_share(value), "a number of kilometres, 0 or more"),
+        ("shares", {}, _is_shares, "an object of split names and numbers"),
     ):
-        if not good:
+        value = content.get(key, default)
+        if not is_good(value):
             raise SplitError(
-                f"{path}: {key} is {value!r}. Allowed: what `roadwork split` writes there (ratios: split name to "
-                "number; set_aside: a list of ids; fingerprint: text). Mend it, or run `roadwork split` again."
+                f"{path}: {key} is {value!r}. Allowed: {wanted}, as `roadwork split` writes it. "
+                "Mend it, or run `roadwork split` again."
             )
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+
+
+def _is_shares(value: object) -> bool:
+    return isinstance(value, dict) and all(name in SPLIT_NAMES and _is_share(share) for name, share in value.items())
 
 
 class _RowReader:

@@ -12,6 +12,19 @@ from roadwork.errors import DataError
 
 
 @dataclass(frozen=True)
+class Corrections:
+    """What a person changed in a table.
+
+    Attributes:
+        fingerprint: of the table as it was before, so that splits made then still fit.
+        dropped_ids: rows to be left out of every split.
+    """
+
+    fingerprint: str
+    dropped_ids: frozenset[str]
+
+
+@dataclass(frozen=True)
 class SampleTable:
     """Metadata of N images, row-aligned.
 
@@ -23,6 +36,7 @@ class SampleTable:
         sequence_ids: (N,) strings, empty where unknown.
         slices: (N, ...) the dataset's further columns, carried into predictions and reports.
         notes: what reading the source found worth saying, one sentence each.
+        corrections: what a person changed in it, where there is anything.
     """
 
     ids: np.ndarray
@@ -32,6 +46,7 @@ class SampleTable:
     sequence_ids: np.ndarray
     slices: pd.DataFrame
     notes: tuple[str, ...] = ()
+    corrections: Corrections | None = None
 
     def __post_init__(self) -> None:
         lengths = {
@@ -81,3 +96,12 @@ class SampleTable:
         for values in (self.ids, self.labels, np.round(self.gps, 7), self.sequence_ids):
             digest.update("\x1f".join(map(str, values[order].tolist())).encode())
         return f"sha256:{digest.hexdigest()}"
+
+    def source_fingerprint(self) -> str:
+        """The fingerprint of the data as it came, before any correction of labels: what splits are made for."""
+        return self.corrections.fingerprint if self.corrections else self.fingerprint()
+
+    @property
+    def dropped_ids(self) -> frozenset[str]:
+        """Rows that a person has thrown out; they stay in the table, so that row numbers keep their meaning."""
+        return self.corrections.dropped_ids if self.corrections else frozenset()

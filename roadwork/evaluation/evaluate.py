@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, cast
@@ -16,7 +17,7 @@ from torch import nn
 
 from roadwork.config import load_yaml
 from roadwork.data.datamodule import NATIXDataModule
-from roadwork.data.groups import sequence_groups
+from roadwork.data.utils.privacy import coarsen, coarsen_km
 from roadwork.errors import DataError
 from roadwork.evaluation.predictions import build_predictions, write_predictions
 from roadwork.evaluation.results import evaluate_predictions
@@ -137,10 +138,13 @@ def predict_splits(datamodule: NATIXDataModule, model: nn.Module, splits: Sequen
                 logits.append(model(pixel_values=images).logits.double().cpu().numpy())
             rows.append(readable["index"].numpy())
     chosen = np.concatenate(rows)
+    table = datamodule.table.take(chosen)
+    # Rounded before anything is computed from them, so that the figures are those of the file.
+    decimals = datamodule.settings.privacy.coarsen_gps
     return build_predictions(
-        datamodule.table.take(chosen),
+        replace(table, gps=coarsen(table.gps, decimals)),
         datamodule.split_names[chosen],
-        sequence_groups(datamodule.table)[chosen],
+        datamodule.groups.names[chosen],
         np.concatenate(logits),
-        datamodule.distances_to_deployment_km()[chosen],
+        coarsen_km(datamodule.distances_to_deployment_km()[chosen], decimals),
     )

@@ -18,12 +18,15 @@ from roadwork.config import to_settings
 from roadwork.data.augmentation.build import build_train_augmentation
 from roadwork.data.dataset import ImageStore, UnreadableImage, UnreadableLedger
 from roadwork.data.images import ImageSource
+from roadwork.data.reach import REACH_KM, unreachable_targets
+from roadwork.data.resemblance import compare_with_deployment
 from roadwork.data.samplers.brackets import parse_brackets
 from roadwork.data.samplers.clusters import COVERAGE_TARGET, cluster_deployment
-from roadwork.data.source import deployment_points, find_splits, read_dataset
+from roadwork.data.source import find_groups, find_splits, read_dataset
 from roadwork.data.splits import Splits
 from roadwork.data.splits_check import check_splits
 from roadwork.data.table import SampleTable
+from roadwork.data.targets import find_deployment
 from roadwork.errors import RoadworkError
 from roadwork.models.build import build_model
 from roadwork.settings import SPLIT_NAMES, Settings
@@ -133,19 +136,20 @@ class Preflight:
         return Check("GPS", OK if table.gps_coverage >= minimum else WARNING, found, fix)
 
     def _splits(self) -> Check:
-        table, _ = self._read()
-        splits = find_splits(self.settings, table)
-        report = check_splits(splits, table)
+        table, source = self._read()
+        groups = find_groups(self.settings.data, table, source)
+        splits = find_splits(self.settings, table, groups)
+        report = check_splits(splits, table, groups)
         self.splits = splits
         ratios = "/".join(f"{self.settings.data.splits[name]:.2f}" for name in SPLIT_NAMES)
         found = f"{splits.source}, configured {ratios}: {report}"
         return Check("splits", WARNING if report.warnings else OK, found, " ".join(report.warnings))
 
-    def _sampling(self) -> Check:
+    def _sampling(self) -> tuple[Check, ...]:
         table, _ = self._read()
         sampling = self.settings.data.gps_sampling
         names = self.splits.names_by_row(table) if self.splits else np.array([])
-        points, where = deployment_points(self.settings.data, table, names)
+        points, where = find_deployment(self.settings.data, table, names)
         brackets = parse_brackets(sampling.weight_brackets)
         edge = float(brackets.edges_km[1])
         clusters = cluster_deployment(points, sampling.n_clusters, edge, sampling.random_seed)
@@ -154,12 +158,26 @@ class Preflight:
             f"{len(clusters.sizes)} clusters put {clusters.covered_share:.0%} of them within {edge:g} km of a centre"
         )
         needed = f"data.gps_sampling.n_clusters={clusters.needed or 'auto'}"
-        return Check(
-            "clusters against brackets",
-            OK if clusters.covered_share >= COVERAGE_TARGET else WARNING,
-            found,
-            f"set {needed}",
+        train_gps, test_gps = (table.gps[(names == split) & table.has_gps] for split in ("train", "val_test"))
+        unreachable = unreachable_targets(points, train_gps)
+        reach = Check(
+            "deployment within reach",
+            WARNING if unreachable else OK,
+            unreachable or f"every deployment point has a training image within {REACH_KM:g} km",
         )
+        checks = (
+            Check(
+                "clusters against brackets",
+                OK if clusters.covered_share >= COVERAGE_TARGET else WARNING,
+                found,
+                f"set {needed}",
+            ),
+            reach,
+        )
+        if not len(train_gps) or not len(test_gps):
+            return checks
+        resemblance = compare_with_deployment(train_gps, test_gps, points)
+        return (*checks, Check("val_test resembles the deployment", OK, str(resemblance)))
 
     def _augmentation(self) -> Check:
         data = self.settings.data

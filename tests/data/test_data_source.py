@@ -11,8 +11,10 @@ from PIL import Image
 from roadwork.config import to_settings
 from roadwork.data import source
 from roadwork.data.demo import DemoSummary
-from roadwork.data.source import deployment_points, find_splits, read_dataset, splits_path
-from roadwork.data.splits import make_splits
+from roadwork.data.source import find_groups, find_splits, read_dataset, splits_path
+from roadwork.data.splits import Splits, make_splits
+from roadwork.data.splits_check import check_splits
+from roadwork.data.targets import find_deployment
 from roadwork.errors import ConfigError, DataError, SplitError
 from roadwork.settings import SPLIT_NAMES
 
@@ -24,7 +26,19 @@ def _folder(tmp_path, monkeypatch):
 
 
 def settings(**data):
-    return to_settings(OmegaConf.create({"data": data}))
+    # Each of the 40 sequences a group: the pictures below are one and the same, and lie on one meridian.
+    splitting = {"buffer_km": 0, "near_duplicates": False} | data.pop("splitting", {})
+    return to_settings(OmegaConf.create({"data": {"splitting": splitting} | data}))
+
+
+def read(config):
+    """The table and its groups."""
+    table, images = read_dataset(config.data)
+    return table, find_groups(config.data, table, images)
+
+
+def split(config, table, groups, **changes) -> Splits:
+    return make_splits(table, groups, changes.get("ratios", config.data.splits), config.data.splitting)
 
 
 def write_data(root, n=80):
@@ -82,50 +96,82 @@ def test_a_root_that_a_user_names_is_never_made(drawn, monkeypatch):
 def test_splits_are_found_in_their_order(tmp_path):
     write_data(tmp_path / "photos")
     config = settings(root="photos")
-    table, _ = read_dataset(config.data)
-    made = make_splits(table, config.data.splits, 1)
-    assert find_splits(config, table).source == "the new splits"
+    table, groups = read(config)
+    made = split(config, table, groups)
+    assert find_splits(config, table, groups).source == "the new splits"
     for path in ("outputs/splits.json", "photos/splits.json", "mine.json"):
         made.write(tmp_path / path)
         named = settings(root="photos", splits_file="mine.json" if path == "mine.json" else None)
-        assert find_splits(named, table).source == path
-        assert find_splits(named, table).ids == made.ids
+        assert find_splits(named, table, groups).source == path
+        assert find_splits(named, table, groups).ids == made.ids
     assert splits_path(settings(root="photos")).as_posix() == "photos/splits.json"
     assert splits_path(settings(mode="huggingface")).as_posix() == "outputs/splits.json"
 
 
 def test_a_splits_file_that_is_not_there_or_of_other_data(tmp_path):
     write_data(tmp_path / "photos")
-    table, _ = read_dataset(settings(root="photos").data)
+    table, groups = read(settings(root="photos"))
     with pytest.raises(ConfigError, match=r"data.splits_file is gone.json, which is not there. Run `roadwork split`"):
-        find_splits(settings(root="photos", splits_file="gone.json"), table)
-    make_splits(table, settings().data.splits, 1).write(tmp_path / "photos" / "splits.json")
+        find_splits(settings(root="photos", splits_file="gone.json"), table, groups)
+    split(settings(), table, groups).write(tmp_path / "photos" / "splits.json")
     with pytest.raises(SplitError, match=r"the data lacks.*If the data has changed, run `roadwork split`"):
-        find_splits(settings(root="photos"), table.take(np.arange(40)))
+        find_splits(settings(root="photos"), table.take(np.arange(40)), groups)
 
 
 def test_other_ratios_than_the_configurations_are_said(tmp_path, caplog):
     write_data(tmp_path / "photos")
-    table, _ = read_dataset(settings(root="photos").data)
+    table, groups = read(settings(root="photos"))
     ratios = {"train": 0.4, "val_select": 0.2, "val_calib": 0.2, "val_test": 0.2}
-    make_splits(table, ratios, 1).write(tmp_path / "photos" / "splits.json")
-    assert find_splits(settings(root="photos"), table).ratios == ratios
+    split(settings(), table, groups, ratios=ratios).write(tmp_path / "photos" / "splits.json")
+    assert find_splits(settings(root="photos"), table, groups).ratios == ratios
     assert "the file counts. Run `roadwork split` to change it." in caplog.text
+    caplog.clear()
+    find_splits(settings(root="photos", splits=ratios, splitting={"buffer_km": 2.0}), table, groups)
+    assert "made with the buffer of km 0.0, data.splitting.buffer_km says 2.0: the file counts" in caplog.text
+    caplog.clear()
+    find_splits(settings(root="photos", splits=ratios), table, groups)
+    assert not caplog.text
 
 
 def test_a_users_splits_by_file_name_and_by_row_number(tmp_path):
     write_data(tmp_path / "photos")
     classes = {"clear": 0, "works": 1}
     config = settings(root="photos", class_names=classes)
-    table, _ = read_dataset(config.data)
-    names = make_splits(table, config.data.splits, 1).names_by_row(table)
+    table, groups = read(config)
+    names = split(config, table, groups).names_by_row(table)
     path = tmp_path / "photos" / "splits.json"
     path.write_text(json.dumps({name: [{"filename": "a.png", "label": "works"}] for name in SPLIT_NAMES}))
     with pytest.raises(SplitError, match="has more than once"):  # every folder has one of that name
-        find_splits(config, table)
+        find_splits(config, table, groups)
     lists = {name: np.flatnonzero(names == name).tolist() for name in SPLIT_NAMES}
     path.write_text(json.dumps(lists))
-    assert not find_splits(config, table).is_ours
+    assert not find_splits(config, table, groups).is_ours
+
+
+def test_splits_outlive_a_correction_of_labels(tmp_path):
+    """Else val_test would move each time that a person mends a label of train."""
+    write_data(tmp_path / "photos")
+    table, groups = read(settings(root="photos"))
+    made = split(settings(root="photos"), table, groups)
+    made.write(tmp_path / "photos" / "splits.json")
+    mended, dropped = made.ids["train"][0], made.ids["train"][1]
+    now = {row_id: table.labels[table.ids == row_id][0] for row_id in (mended, dropped)}
+    (tmp_path / "audit.csv").write_text(
+        f"id,label,corrected_label\n{mended},{now[mended]},{1 - now[mended]}\n{dropped},{now[dropped]},drop\n"
+    )
+    config = settings(root="photos", label_corrections="audit.csv")
+    corrected, groups = read(config)
+    splits = find_splits(config, corrected, groups)
+    check_splits(splits, corrected, groups)
+    assert (corrected.labels != table.labels).sum() == 1
+    assert splits.ids["val_test"] == made.ids["val_test"]
+    assert set(made.ids["train"]) - set(splits.ids["train"]) == {dropped}
+    assert splits.set_aside == [dropped]
+    for strategy in ("geographic", "random"):  # a new split leaves the dropped row out, too
+        config.data.splitting.strategy = strategy
+        anew = make_splits(corrected, groups, config.data.splits, config.data.splitting)
+        assert anew.set_aside == [dropped]
+        assert check_splits(anew, corrected, groups).set_aside == 1
 
 
 def test_deployment_is_a_file_beside_the_data_or_a_split_or_a_named_file(tmp_path):
@@ -134,7 +180,7 @@ def test_deployment_is_a_file_beside_the_data_or_a_split_or_a_named_file(tmp_pat
     names = np.array(["train"] * 70 + ["val_test"] * 10, dtype=object)
 
     def points(target="auto"):
-        return deployment_points(settings(root="photos", gps_sampling={"target": target}).data, table, names)
+        return find_deployment(settings(root="photos", gps_sampling={"target": target}).data, table, names)
 
     found, said = points()
     assert said == "the coordinates of val_test"
@@ -145,7 +191,7 @@ def test_deployment_is_a_file_beside_the_data_or_a_split_or_a_named_file(tmp_pat
     assert found.tolist() == [[48.1, 11.5]]
     assert said.endswith("deployment.csv")
     assert points("photos/deployment.csv")[0].tolist() == [[48.1, 11.5]]
-    with pytest.raises(ConfigError, match=r"target is 'gone.csv'. Allowed: auto, train, .* that is there"):
+    with pytest.raises(ConfigError, match=r"target is 'gone.csv'. Allowed: auto; train, .* that is there"):
         points("gone.csv")
     names[:] = "train"
     with pytest.raises(ConfigError, match=r"no row of val_test has GPS.*data.gps_sampling.enabled=false"):

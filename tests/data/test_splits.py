@@ -1,20 +1,17 @@
-"""Splits are true to their ratios, whole in their sequences, and the same whatever the order of the rows."""
+"""Splits are stratified and the same from the same seed; the file says what they are, and users' own files are read."""
 
 import json
-from collections import Counter
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from roadwork.data.splits import make_splits
-from roadwork.data.splits_check import check_splits
+from roadwork.data.groups import Groups
+from roadwork.data.splits import Splits, make_splits
 from roadwork.data.splits_file import read_splits
 from roadwork.data.table import SampleTable
 from roadwork.errors import SplitError
-from roadwork.settings import SPLIT_NAMES
+from roadwork.settings import SPLIT_NAMES, SplittingSettings
 
 RATIOS = {"train": 0.60, "val_select": 0.15, "val_calib": 0.15, "val_test": 0.10}
 
@@ -35,87 +32,102 @@ def table_of(sizes, labels=None):
     )
 
 
+def split(table, seed=0, **changes):
+    groups = Groups(table.sequence_ids, np.zeros(len(table), dtype=bool), np.empty((0, 2), dtype=np.int64), 1.5)
+    return make_splits(table, groups, RATIOS, SplittingSettings(seed=seed, **changes))
+
+
 TABLE = table_of([1 + i % 5 for i in range(80)])
 
-sizes_of_groups = st.one_of(
-    st.lists(st.integers(1, 12), min_size=16, max_size=60),
-    st.lists(st.sampled_from([1, 1, 1, 1, 2, 60]), min_size=16, max_size=60),
-    st.integers(16, 90).map(lambda n: [1] * n),
-)
 
-
-@settings(max_examples=80, deadline=None)
-@given(sizes=sizes_of_groups, seed=st.integers(0, 3))
-def test_ratios_within_one_group_sequences_whole_and_labels_everywhere(sizes, seed):
-    table = table_of(sizes)
-    splits = make_splits(table, RATIOS, seed)
-    names = splits.names_by_row(table)
-    assert (names != "").all()
-    for name, ratio in RATIOS.items():
-        rows = names == name
-        assert abs(rows.sum() - ratio * len(table)) <= max(sizes)
-        assert set(table.labels[rows]) == {0, 1}
-    for sequence in set(table.sequence_ids):
-        assert len(set(names[table.sequence_ids == sequence])) == 1
-    assert check_splits(splits, table).rows == Counter(names)
-
-
-@settings(max_examples=30, deadline=None)
-@given(sizes=st.lists(st.integers(1, 30), min_size=8, max_size=20))
-def test_what_is_made_passes_its_own_check_however_few_groups(sizes):
-    table = table_of(sizes)
-    check_splits(make_splits(table, RATIOS, 0), table)
-
-
-def test_stratified():
+def test_stratified_and_exact_where_rows_are_alone():
     table = table_of([1] * 1000, labels=[int(i % 5 == 0) for i in range(1000)])
-    report = check_splits(make_splits(table, RATIOS, 0), table)
-    assert report.positive_share == pytest.approx(dict.fromkeys(SPLIT_NAMES, 0.2), abs=0.011)
-    assert report.rows == {"train": 600, "val_select": 150, "val_calib": 150, "val_test": 100}
-    assert str(report).startswith("train 600 (60.0%, 20% Roadwork); val_select 150 (15.0%")
-
-
-def test_rows_without_a_sequence_are_split_alone():
-    table = table_of([400], labels=[0])
-    table = SampleTable(
-        table.ids, table.filenames, np.arange(400) % 2, table.gps, np.full(400, "", dtype=object), table.slices
-    )
-    assert check_splits(make_splits(table, RATIOS, 0), table).rows["val_test"] == 40
+    splits = split(table)
+    names = splits.names_by_row(table)
+    assert splits.shares == RATIOS
+    assert [table.labels[names == name].mean() for name in SPLIT_NAMES] == pytest.approx([0.2] * 4, abs=0.001)
 
 
 def test_independent_of_row_order_and_deterministic():
     order = np.random.default_rng(0).permutation(len(TABLE))
-    ids = make_splits(TABLE, RATIOS, 42).ids
-    assert make_splits(TABLE.take(order), RATIOS, 42).ids == ids
-    assert make_splits(TABLE, RATIOS, 42).ids == ids
+    ids = split(TABLE, 42).ids
+    assert split(TABLE.take(order), 42).ids == ids
+    assert split(TABLE, 42).ids == ids
 
 
-def test_seeds_differ_and_zero_is_one():
-    seen = [tuple(make_splits(TABLE, RATIOS, seed).ids["val_test"]) for seed in range(5)]
+@pytest.mark.parametrize("sizes", [[1 + i % 5 for i in range(80)], list(range(1, 61))])
+def test_seeds_differ_and_zero_is_one(sizes):
+    seen = [tuple(split(table_of(sizes), seed).ids["val_test"]) for seed in range(5)]
     assert len(set(seen)) == 5
 
 
-@pytest.mark.parametrize(("labels", "missing"), [([0] * 20, 1), ([1] * 20, 0), ([0] * 17 + [1] * 3, 1)])
-def test_one_class_only_or_too_few_groups(labels, missing):
-    with pytest.raises(SplitError, match=rf"Label {missing} has \d groups.*each of the 4 splits needs at least one"):
-        make_splits(table_of([2] * 20, labels), RATIOS, 0)
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        ([0] * 20, "Label 0 is in 20 of the groups that are free to go anywhere, label 1 in 0"),
+        ([1] * 20, "Label 0 is in 0 .*, label 1 in 20"),
+        ([0] * 17 + [1] * 3, r"label 1 in 3 \(0 of these hold both\); each of 4 splits needs at least one of each"),
+    ],
+)
+def test_one_class_only_or_too_few_groups(labels, says):
+    with pytest.raises(SplitError, match=says):
+        split(table_of([2] * 20, labels))
 
 
 def test_round_trip(tmp_path):
-    made = make_splits(TABLE, RATIOS, 7)
+    made = split(TABLE, 7)
     made.write(tmp_path / "splits.json")
     content = json.loads((tmp_path / "splits.json").read_text())
-    assert list(content) == ["version", "strategy", "seed", "ratios", "fingerprint", "splits", "set_aside"]
+    keys = ["version", "strategy", "seed", "ratios", "fingerprint", "splits", "set_aside", "buffer_km", "shares"]
+    assert list(content) == keys
     assert content["version"] == 1
     read = read_splits(tmp_path / "splits.json", TABLE)
     assert read.is_ours
-    assert (read.ids, read.ratios, read.seed, read.strategy) == (made.ids, RATIOS, 7, "sequence")
-    check_splits(read, TABLE)
+    assert (read.ids, read.ratios, read.seed, read.strategy) == (made.ids, RATIOS, 7, "geographic")
+    assert (read.shares, read.buffer_km) == (made.shares, 1.5)
+
+
+def test_a_file_of_an_older_roadwork(tmp_path):
+    split(TABLE, 7).write(tmp_path / "splits.json")
+    content = json.loads((tmp_path / "splits.json").read_text()) | {"strategy": "sequence"}
+    del content["buffer_km"], content["shares"]
+    (tmp_path / "splits.json").write_text(json.dumps(content))
+    read = read_splits(tmp_path / "splits.json", TABLE)
+    assert (read.strategy, read.buffer_km, read.shares) == ("sequence", None, {})
+
+
+def test_only_random_leaks_by_design():
+    assert split(TABLE, strategy="random").leaks_by_design
+    assert not split(TABLE).leaks_by_design
+    assert not Splits({}).leaks_by_design
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("strategy", 3),
+        ("seed", "7"),
+        ("ratios", [0.6]),
+        ("ratios", {"train": "much"}),
+        ("ratios", {"test": 0.1}),
+        ("fingerprint", None),
+        ("set_aside", {}),
+        ("buffer_km", -1),
+        ("buffer_km", True),
+        ("shares", {"train": None}),
+    ],
+)
+def test_headers_of_the_wrong_kind(tmp_path, key, value):
+    split(TABLE).write(tmp_path / "splits.json")
+    content = json.loads((tmp_path / "splits.json").read_text()) | {key: value}
+    (tmp_path / "splits.json").write_text(json.dumps(content))
+    with pytest.raises(SplitError, match=rf"splits.json: {key} is .*\. Allowed: .*`roadwork split`"):
+        read_splits(tmp_path / "splits.json", TABLE)
 
 
 def users_file(tmp_path, entry_of, **changes):
     """A user's own splits.json with the rows of `make_splits` in the form that `entry_of(row)` gives."""
-    names = make_splits(TABLE, RATIOS, 0).names_by_row(TABLE)
+    names = split(TABLE).names_by_row(TABLE)
     lists = {name: [entry_of(int(row)) for row in np.flatnonzero(names == name)] for name in SPLIT_NAMES}
     path = tmp_path / "splits.json"
     path.write_text(json.dumps(lists | changes))
@@ -136,27 +148,22 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_users_forms(tmp_path, form):
     splits = read_splits(users_file(tmp_path, FORMS[form]), TABLE, {"None": 0, "Roadwork": 1})
-    assert splits.ids == {k: list(v) for k, v in make_splits(TABLE, RATIOS, 0).ids.items()}
+    assert splits.ids == {k: list(v) for k, v in split(TABLE).ids.items()}
     assert not splits.is_ours
     assert splits.set_aside == []
-    check_splits(splits, TABLE)
 
 
 def test_ids_that_are_numbers_go_before_row_numbers(tmp_path):
     ids = np.array([str(1000 + i) for i in range(len(TABLE))], dtype=object)
     table = SampleTable(ids, TABLE.filenames, TABLE.labels, TABLE.gps, TABLE.sequence_ids, TABLE.slices)
     splits = read_splits(users_file(tmp_path, lambda row: 1000 + row), table)
-    assert check_splits(splits, table).rows["train"] > 0
     assert splits.ids["train"][0].startswith("1")
 
 
 def test_rows_in_no_list_are_set_aside(tmp_path):
-    train = [i for i in make_splits(TABLE, RATIOS, 0).ids["train"] if i not in ("photos/0000.jpg", "photos/0001.jpg")]
-    splits = read_splits(users_file(tmp_path, FORMS["file names"], train=train), TABLE)
-    report = check_splits(splits, TABLE)
-    n_dropped = len(TABLE) - sum(report.rows.values())
-    assert len(splits.set_aside) == n_dropped
-    assert "set aside" in str(report) or n_dropped == 0
+    ids = split(TABLE).ids["train"]
+    splits = read_splits(users_file(tmp_path, FORMS["file names"], train=ids[2:]), TABLE)
+    assert splits.set_aside == ids[:2]
 
 
 @pytest.mark.parametrize(

@@ -28,11 +28,13 @@ README = """\
 Synthetic street scenes, drawn by roadwork {version}. Nothing here is a photograph: places, traffic and roadwork are
 invented, only the cities' coordinates are real. Made with:
 
-    roadwork demo-data DIR --images {images} --size {width}x{height} --seed {seed} --format {fmt}
+    roadwork demo-data DIR --images {images} --size {width}x{height} --seed {seed} --geo-shift {shift} --format {fmt}
 
 The same command draws the same pictures. Labels: {positives} of {images} show roadwork. Pictures come in sequences of
-up to four from one place: keep a sequence in one split. {without_gps} pictures have no position, {text_gps} have it as
-text only. deployment.geojson: where the model is meant to work, in cities that few of the pictures come from.
+up to four from one place. One sequence in eight was taken within 800 m of another, all others lie over 1 km apart:
+keep what is closer than 1 km in one split. {without_gps} pictures have no position, {text_gps} have it as text only.
+A street looks as its own city does with probability {shift} (--geo-shift), else as a city drawn at random.
+deployment.geojson: where the model is meant to work, in cities that few of the pictures come from.
 """
 
 
@@ -67,19 +69,22 @@ def generate_demo_data(
     images: int = 4800,
     size: tuple[int, int] = (640, 480),
     seed: int = 0,
+    geo_shift: float = 1.0,
     fmt: str = "local",
     processes: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> DemoSummary:
     """Draws a dataset of street scenes, half of them with roadwork, into a new folder.
 
-    Every file's bytes depend on ``images``, ``size`` and ``seed`` alone. A run that is interrupted leaves nothing.
+    The bytes depend on the arguments up to ``fmt`` alone. A run that is interrupted leaves nothing.
 
     Args:
         out: folder to make; it may exist if it is empty.
         images: number of pictures; every four make one sequence.
         size: width and height in pixels.
         seed: of everything random, 0 or more.
+        geo_shift: how much the cities differ in looks, 0 to 1: the probability that a sequence looks as its own city
+            does, and not as one drawn at random. Labels, places and times do not depend on it.
         fmt: ``local`` (images/ and labels.csv) or ``parquet`` (as on the Hugging Face hub).
         processes: that draw; by default one for each core. 1 draws in this process.
         on_progress: called with the pictures done and their total.
@@ -87,8 +92,9 @@ def generate_demo_data(
     Raises:
         DataError: the folder holds something already, or an argument is out of range.
     """
-    _check(out, images, size, seed, fmt)
-    sequences = plan_sequences(images, seed)
+    _check_numbers(images, size, seed, geo_shift)
+    _check_target(out, fmt)
+    sequences = plan_sequences(images, seed, geo_shift)
     draw = functools.partial(draw_sequence, size=size, seed=seed)
     with _new_folder(out) as folder, _mapper(processes or _core_count()) as run:
         pictures = _counted((p for drawn in run(draw, sequences) for p in drawn), images, on_progress)
@@ -99,7 +105,8 @@ def generate_demo_data(
         summary = _summarise(out, sequences, write_deployment(folder, seed))
         text = README.format(
             version=version("roadwork"), images=images, width=size[0], height=size[1], seed=seed, fmt=fmt,
-            positives=summary.positives, without_gps=summary.rows_without_gps, text_gps=summary.rows_with_text_gps,
+            shift=float(geo_shift), positives=summary.positives,
+            without_gps=summary.rows_without_gps, text_gps=summary.rows_with_text_gps,
         )  # fmt: skip
         (folder / "README.txt").write_text(text, encoding="utf-8")
     return summary
@@ -115,15 +122,20 @@ def draw_sequence(sequence: Sequence, size: tuple[int, int], seed: int) -> list[
     return drawn
 
 
-def _check(out: Path, images: int, size: tuple[int, int], seed: int, fmt: str) -> None:
-    if fmt not in FORMATS:
-        raise DataError(f"format is {fmt!r}; allowed: {', '.join(FORMATS)}.")
+def _check_numbers(images: int, size: tuple[int, int], seed: int, geo_shift: float) -> None:
     if images < 1:
         raise DataError(f"images is {images}; ask for 1 or more.")
     if seed < 0:
         raise DataError(f"seed is {seed}; it must be 0 or more.")
+    if not 0 <= geo_shift <= 1:
+        raise DataError(f"geo_shift is {geo_shift}; allowed: 0 (all regions look alike) to 1 (each looks its own way).")
     if not all(SMALLEST <= side <= LARGEST for side in size):
         raise DataError(f"size is {size[0]}x{size[1]}; each side must be {SMALLEST} to {LARGEST} pixels, e.g. 640x480.")
+
+
+def _check_target(out: Path, fmt: str) -> None:
+    if fmt not in FORMATS:
+        raise DataError(f"format is {fmt!r}; allowed: {', '.join(FORMATS)}.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} exists and is not an empty folder. Name a new folder, or remove this one first.")
 

@@ -8,12 +8,11 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 
 from roadwork.data.demo.light import CONDITIONS
-from roadwork.data.demo.regions import CITIES, City
+from roadwork.data.demo.regions import CITIES, City, Look
+from roadwork.data.demo.scatter import scatter
 from roadwork.data.demo.streams import stream
 
 FRAMES = 4  # pictures in a sequence
-RADIUS_KM, SPREAD_KM = 12.0, 5.0
-APART_M = 60.0
 DEPLOYMENT_POINTS = 200
 METRES_PER_DEGREE = 111_320.0
 GPS_NOTATIONS = (
@@ -33,6 +32,8 @@ class Sequence:
     Attributes:
         index: number over all cities; with the seed it fixes everything random in the pictures.
         name: as in ``berlin-0012``; says nothing of the label.
+        city: where it is.
+        look: what the street looks like: its city's look, or another's where ``geo_shift`` is below 1.
         label: 0 for None, 1 for Roadwork.
         frames: number of pictures, in order of time.
         latitude: of the first picture, in degrees.
@@ -48,6 +49,7 @@ class Sequence:
     index: int
     name: str
     city: City
+    look: Look
     label: int
     frames: int
     latitude: float
@@ -78,8 +80,12 @@ class Sequence:
         return self.start + timedelta(seconds=frame)
 
 
-def plan_sequences(images: int, seed: int) -> list[Sequence]:
-    """All sequences of a dataset, in order; each city has as many with roadwork as without."""
+def plan_sequences(images: int, seed: int, geo_shift: float = 1.0) -> list[Sequence]:
+    """All sequences of a dataset, in order; each city has as many with roadwork as without.
+
+    ``geo_shift`` is the probability, 0 to 1, that a sequence looks as its own city does. Nothing else depends on it,
+    and those that look their own way still do so at any higher ``geo_shift``.
+    """
     total = -(-images // FRAMES)
     rng = stream(seed, "gps")
     forms = np.full(total, "columns", dtype="<U7")
@@ -88,6 +94,7 @@ def plan_sequences(images: int, seed: int) -> list[Sequence]:
     forms[order[:without]] = "none"
     forms[order[without : without + as_text]] = "text"
 
+    is_own, borrowed = _draw_looks(total, geo_shift, seed)
     sequences: list[Sequence] = []
     for number, (city, count) in enumerate(zip(CITIES, _city_counts(total), strict=True)):
         rng = stream(seed, "city", number)
@@ -101,6 +108,7 @@ def plan_sequences(images: int, seed: int) -> list[Sequence]:
                     index=index,
                     name=f"{city.slug}-{i:04d}",
                     city=city,
+                    look=city.look if is_own[index] else borrowed[index],
                     label=int(labels[i]),
                     frames=FRAMES if index < total - 1 else images - FRAMES * (total - 1),
                     latitude=places[i, 0],
@@ -136,15 +144,21 @@ def _city_counts(total: int) -> list[int]:
     return [int(count) for count in counts]
 
 
+def _draw_looks(total: int, geo_shift: float, seed: int) -> tuple[np.ndarray, list[Look]]:
+    """Which sequences keep their city's look, and the one that each would borrow.
+
+    Cities lend by their shares, so that each look is as frequent in the dataset at any ``geo_shift``.
+    """
+    rng = stream(seed, "look")
+    is_own = rng.random(total) < geo_shift
+    lenders = rng.choice(len(CITIES), total, p=[city.share for city in CITIES])
+    return is_own, [CITIES[lender].look for lender in lenders]
+
+
 def _scatter(city: City, count: int, rng: np.random.Generator) -> np.ndarray:
-    """(count, 2) latitude and longitude in degrees around a city's centre, nowhere closer than APART_M."""
-    metres = np.empty((0, 2))
-    while len(metres) < count:
-        point = rng.normal(0.0, SPREAD_KM * 1000, 2)
-        if np.hypot(*point) < RADIUS_KM * 1000 and (np.hypot(*(metres - point).T) >= APART_M).all():
-            metres = np.vstack([metres, point])
+    """(count, 2) latitude and longitude in degrees around a city's centre."""
     per_degree = METRES_PER_DEGREE * np.array([1.0, np.cos(np.radians(city.latitude))])
-    return np.array([city.latitude, city.longitude]) + metres / per_degree
+    return np.array([city.latitude, city.longitude]) + scatter(count, rng) / per_degree
 
 
 def _draw_time(city: City, time_of_day: str, rng: np.random.Generator) -> datetime:

@@ -63,7 +63,7 @@ class Scene:
             x=lens.x,
             y=lens.y,
             z=frame * sequence.step_m,
-            side=sequence.city.look.side,
+            side=sequence.look.side,
         )
 
     def visible_share(self, frame: int) -> float:
@@ -101,7 +101,7 @@ class Scene:
 def plan_scene(sequence: Sequence, seed: int) -> Scene:
     """Everything in one scene; the roadwork alone depends on the label, all else on the seed and the number."""
     rng = stream(seed, "scene", sequence.index)
-    look = sequence.city.look
+    look = sequence.look
     light = draw_light(rng, sequence.condition, look.warmth)
     street = plan_street(look, rng)
     lens = Lens(

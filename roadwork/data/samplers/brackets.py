@@ -41,11 +41,6 @@ class Brackets:
         index[np.isnan(distances_km)] = len(self)
         return index
 
-    def weights_of(self, distances_km: np.ndarray, missing_weight: float) -> np.ndarray:
-        """(N,) float64 weight of each distance in kilometres, ``missing_weight`` where it is NaN."""
-        weights: np.ndarray = np.append(self.weights, missing_weight)[self.index_of(distances_km)]
-        return weights
-
 
 def parse_brackets(brackets: Sequence[Sequence[Any]]) -> Brackets:
     """Brackets from rows of [from_km, to_km, weight], in any order; ``inf`` may be text, as YAML reads it.

@@ -1,11 +1,35 @@
 """What a weighted sampler does to a dataset, in numbers and in words."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from roadwork.data.samplers.brackets import Brackets
+from roadwork.data.samplers.classes import DistanceClasses, class_weights
 from roadwork.data.samplers.clusters import Clusters
+
+
+@dataclass(frozen=True)
+class LabelSummary:
+    """How the weighting shifts the share of Roadwork, label 1.
+
+    Attributes:
+        share_of_rows: of the dataset's rows.
+        share_by_distance: expected, of draws weighted by distance alone.
+        share_of_draws: expected, of the draws; that of the rows where labels are balanced in every bracket.
+        correlation_by_distance: Pearson's, over the rows, of their weight by distance alone and their label.
+        correlation: the same of their final weight; both are NaN where all weights or all labels are equal.
+        is_balanced: whether balancing was asked for.
+        unbalanced: brackets that could not be balanced, as their rows have one label only.
+    """
+
+    share_of_rows: float
+    share_by_distance: float
+    share_of_draws: float
+    correlation_by_distance: float
+    correlation: float
+    is_balanced: bool
+    unbalanced: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -16,13 +40,14 @@ class SamplerSummary:
         n_rows: rows of the dataset.
         n_missing: rows without GPS.
         bracket_names: (B + 1) names, the last for rows without GPS.
-        bracket_weights: (B + 1,) weight of each row of the bracket.
+        bracket_weights: (B + 1,) weight of each row of the bracket; the mean of them where labels are balanced.
         row_shares: (B + 1,) share of the rows in each bracket.
         draw_shares: (B + 1,) expected share of the draws from each bracket.
         effective_rows: Kish's effective sample size, (sum w)^2 / sum w^2; N where all weights are equal.
         mean_distance_uniform_km: mean distance to the nearest deployment centre of rows drawn uniformly.
         mean_distance_weighted_km: the same, of rows drawn by weight; both are NaN where no such row has GPS.
         clusters: of the deployment.
+        labels: what becomes of the labels; None where the dataset shows none.
     """
 
     n_rows: int
@@ -35,6 +60,7 @@ class SamplerSummary:
     mean_distance_uniform_km: float
     mean_distance_weighted_km: float
     clusters: Clusters
+    labels: LabelSummary | None
 
     def __str__(self) -> str:
         lines = [
@@ -42,6 +68,7 @@ class SamplerSummary:
             f"mean distance to the nearest centre, uniform draws:  {self.mean_distance_uniform_km:.0f} km",
             f"mean distance to the nearest centre, weighted draws: {self.mean_distance_weighted_km:.0f} km",
             f"effective sample size: {self.effective_rows:.0f} rows ({self.effective_rows / self.n_rows:.0%})",
+            *(_label_lines(self.labels) if self.labels else ()),
             f"{'distance':<14}{'weight':>8}{'of rows':>10}{'of draws':>10}",
         ]
         brackets = zip(self.bracket_names, self.bracket_weights, self.row_shares, self.draw_shares, strict=True)
@@ -53,28 +80,75 @@ class SamplerSummary:
 
 
 def summarize(
-    distances_km: np.ndarray, brackets: Brackets, missing_weight: float, clusters: Clusters
+    measured: DistanceClasses,
+    bracket_names: tuple[str, ...],
+    bracket_weights: np.ndarray,
+    clusters: Clusters,
+    *,
+    has_labels: bool,
+    balance_labels: bool,
 ) -> SamplerSummary:
-    """The summary of N rows by their distances (N,) in kilometres, NaN where a row has no GPS."""
-    bracket_weights = np.append(brackets.weights, missing_weight)
-    index = brackets.index_of(distances_km)
-    counts = np.bincount(index, minlength=len(bracket_weights))
-    weight_sums = counts * bracket_weights
-    has_gps = ~np.isnan(distances_km)
+    """The summary of rows by their classes; ``bracket_weights`` (B + 1,) are by distance alone."""
+    sizes, km = measured.sizes, measured.km
+    names = (*bracket_names, "without GPS")
+    by_distance = class_weights(sizes, bracket_weights, balance_labels=False)
+    weights = class_weights(sizes, bracket_weights, balance_labels=balance_labels)
+    mixed = (sizes > 0).all(axis=1)
+    present = sizes.any(axis=1)
+    labels = LabelSummary(
+        share_of_rows=_share_of_ones(sizes),
+        share_by_distance=_share_of_ones(sizes * by_distance),
+        share_of_draws=_share_of_ones(sizes * weights),
+        correlation_by_distance=_correlation_with_label(sizes, by_distance),
+        correlation=_correlation_with_label(sizes, weights),
+        is_balanced=balance_labels,
+        unbalanced=tuple(np.array(names)[present & ~mixed].tolist()) if balance_labels else (),
+    )
+    weight_sums = sizes * weights
     return SamplerSummary(
-        n_rows=len(distances_km),
-        n_missing=int(counts[-1]),
-        bracket_names=(*brackets.names, "without GPS"),
+        n_rows=int(sizes.sum()),
+        n_missing=int(sizes[-1].sum()),
+        bracket_names=names,
         bracket_weights=bracket_weights,
-        row_shares=counts / len(distances_km),
-        draw_shares=weight_sums / weight_sums.sum(),
-        effective_rows=float(weight_sums.sum() ** 2 / (weight_sums @ bracket_weights)),
-        mean_distance_uniform_km=_mean(distances_km[has_gps], np.ones(has_gps.sum())),
-        mean_distance_weighted_km=_mean(distances_km[has_gps], bracket_weights[index[has_gps]]),
+        row_shares=sizes.sum(axis=1) / sizes.sum(),
+        draw_shares=weight_sums.sum(axis=1) / weight_sums.sum(),
+        effective_rows=float(weight_sums.sum() ** 2 / (weight_sums * weights).sum()),
+        mean_distance_uniform_km=_ratio(km[:-1].sum(), sizes[:-1].sum()),
+        mean_distance_weighted_km=_ratio((km * weights)[:-1].sum(), weight_sums[:-1].sum()),
         clusters=clusters,
+        labels=labels if has_labels else None,
     )
 
 
-def _mean(values: np.ndarray, weights: np.ndarray) -> float:
-    total = weights.sum()
-    return float(values @ weights / total) if total > 0 else float("nan")
+def _label_lines(labels: LabelSummary) -> list[str]:
+    shares = [f"of rows {labels.share_of_rows:.1%}", f"of draws by distance alone {labels.share_by_distance:.1%}"]
+    correlations = [f"by distance alone {labels.correlation_by_distance:+.2f}"]
+    if labels.is_balanced:
+        shares.append(f"with labels balanced {labels.share_of_draws:.1%}")
+        correlations.append(f"with labels balanced {labels.correlation:+.2f}")
+    lines = [f"share of Roadwork: {', '.join(shares)}"]
+    if not math.isnan(labels.correlation_by_distance):
+        lines.append(f"correlation of weight and label: {', '.join(correlations)}")
+    if labels.unbalanced:
+        lines.append(f"rows of one label only, so not balanced: {', '.join(labels.unbalanced)}")
+    return lines
+
+
+def _ratio(total: float, count: float) -> float:
+    return float(total / count) if count > 0 else math.nan
+
+
+def _share_of_ones(amounts: np.ndarray) -> float:
+    """Share of the label 1 in (B + 1, 2) amounts by bracket and label."""
+    return float(amounts[:, 1].sum() / amounts.sum())
+
+
+def _correlation_with_label(sizes: np.ndarray, weights: np.ndarray) -> float:
+    """Pearson's correlation over the rows, from (B + 1, 2) class sizes and weights; NaN where one does not vary."""
+    prior = _share_of_ones(sizes)
+    if np.ptp(weights[sizes > 0]) == 0 or prior in {0.0, 1.0}:
+        return math.nan
+    shares = sizes / sizes.sum()
+    deviation = weights - (shares * weights).sum()
+    covariance = (shares[:, 1] * deviation[:, 1]).sum()
+    return float(covariance / np.sqrt((shares * deviation**2).sum() * prior * (1 - prior)))

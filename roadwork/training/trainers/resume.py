@@ -39,8 +39,8 @@ def check_resumable(folder: Path, cfg: DictConfig, splits: Splits) -> None:
     checkpoint = folder / "checkpoints" / "last.ckpt"
     if not checkpoint.is_file():
         raise DataError(f"{checkpoint} is not there: the run ended before its first epoch did. Train without --resume.")
-    before = _flat(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))
-    now = _flat(OmegaConf.to_container(cfg, resolve=True))
+    before = flat_keys(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))
+    now = flat_keys(OmegaConf.to_container(cfg, resolve=True))
     # `evaluation` is read after training only.
     keys = [k for k in sorted(before | now) if k not in _MAY_DIFFER and not k.startswith("evaluation.")]
     differing = [
@@ -60,8 +60,8 @@ def check_resumable(folder: Path, cfg: DictConfig, splits: Splits) -> None:
         )
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def flat_keys(value: Any, prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} as {"a.b": 1}."""
     if not isinstance(value, dict):
         return {prefix.rstrip("."): value}
-    return {key: leaf for name, inner in value.items() for key, leaf in _flat(inner, f"{prefix}{name}.").items()}
+    return {key: leaf for name, inner in value.items() for key, leaf in flat_keys(inner, f"{prefix}{name}.").items()}

@@ -61,6 +61,19 @@ def test_bytes_depend_on_the_seed_and_not_on_the_processes(tmp_path):
     assert not set(pictures.values()) & set(hashes(one).values())
 
 
+def test_geo_shift_1_is_the_default_and_0_draws_other_pictures_of_the_same_rows(tmp_path):
+    default, one, zero = tmp_path / "default", tmp_path / "one", tmp_path / "zero"
+    generate_demo_data(default, images=24, size=SIZE, processes=1)
+    generate_demo_data(one, images=24, size=SIZE, geo_shift=1, processes=1)
+    generate_demo_data(zero, images=24, size=SIZE, geo_shift=0, processes=1)
+    assert hashes(one) == hashes(default)
+    assert "--geo-shift 0.0" in (zero / "README.txt").read_text(encoding="utf-8")
+    changed = {name for name, sha in hashes(zero).items() if hashes(one)[name] != sha}
+    assert "README.txt" in changed
+    assert not changed & {"labels.csv", "deployment.geojson"}
+    assert len(changed) > 12  # borrowed looks; a city also borrows its own
+
+
 def test_the_files_and_columns_of_the_local_form(demo):
     rows = rows_of(demo.folder)
     assert {path.name for path in demo.folder.iterdir()} == {"images", "labels.csv", "deployment.geojson", "README.txt"}
@@ -75,7 +88,7 @@ def test_the_files_and_columns_of_the_local_form(demo):
             assert (image.format, image.size) == ("JPEG", SIZE)
     readme = (demo.folder / "README.txt").read_text(encoding="utf-8")
     assert "Synthetic" in readme
-    assert "roadwork demo-data DIR --images 82 --size 160x120 --seed 0 --format local" in readme
+    assert "roadwork demo-data DIR --images 82 --size 160x120 --seed 0 --geo-shift 1.0 --format local" in readme
 
 
 def test_exif_says_what_the_columns_say(demo):
@@ -152,17 +165,6 @@ def test_names_do_not_tell_the_label():
         assert abs(np.corrcoef(feature, labels)[0, 1]) < 0.1
 
 
-def test_places_lie_apart_and_near_their_city():
-    sequences = plan_sequences(2400, seed=3)
-    for city in CITIES:
-        places = np.array([(s.latitude, s.longitude) for s in sequences if s.city is city])
-        scale = 111_195 * np.array([1.0, np.cos(np.radians(city.latitude))])
-        metres = (places - (city.latitude, city.longitude)) * scale
-        assert np.hypot(*metres.T).max() < 12_100
-        distances = np.hypot(*(metres[:, None] - metres[None]).transpose(2, 0, 1))
-        assert distances[~np.eye(len(metres), dtype=bool)].min() > 59
-
-
 def test_the_deployment_lies_where_few_rows_are(demo):
     collection = json.loads((demo.folder / "deployment.geojson").read_text(encoding="utf-8"))
     points = np.array([feature["geometry"]["coordinates"][::-1] for feature in collection["features"]])
@@ -184,7 +186,14 @@ def test_a_folder_with_something_in_it_is_refused_and_kept(tmp_path):
 
 @pytest.mark.parametrize(
     ("argument", "message"),
-    [({"images": 0}, "images is 0"), ({"size": (10, 120)}, "10x120"), ({"fmt": "zip"}, "'zip'"), ({"seed": -1}, "-1")],
+    [
+        ({"images": 0}, "images is 0"),
+        ({"size": (10, 120)}, "10x120"),
+        ({"fmt": "zip"}, "'zip'"),
+        ({"seed": -1}, "-1"),
+        ({"geo_shift": 1.5}, "geo_shift is 1.5; allowed: 0 .* to 1"),
+        ({"geo_shift": float("nan")}, "geo_shift is nan"),
+    ],
 )
 def test_arguments_out_of_range_are_named(tmp_path, argument, message):
     with pytest.raises(DataError, match=message):

@@ -14,7 +14,7 @@ DEFAULT = GpsSamplingSettings().weight_brackets
 def test_edges_belong_to_the_bracket_they_open():
     brackets = parse_brackets(DEFAULT)
     distances = np.array([0, 49.999, 50, np.nextafter(200, 0), 200, 500, 20_000, np.nan])
-    assert brackets.weights_of(distances, missing_weight=7).tolist() == [5, 5, 2.5, 2.5, 1, 0.3, 0.3, 7]
+    assert brackets.weights.tolist() == [5, 2.5, 1, 0.3]
     assert brackets.index_of(distances).tolist() == [0, 0, 1, 1, 2, 3, 3, 4]
     assert brackets.names == ("0-50 km", "50-200 km", "200-500 km", "500+ km")
 
@@ -29,7 +29,7 @@ def test_inf_as_yaml_reads_it(text):
 
 def test_order_is_free_and_one_bracket_is_enough():
     assert parse_brackets([[10, math.inf, 1], [0, 10, 2]]).weights.tolist() == [2, 1]
-    assert parse_brackets([[0, math.inf, 1]]).weights_of(np.array([0, 1e4]), 0).tolist() == [1, 1]
+    assert parse_brackets([[0, math.inf, 1]]).index_of(np.array([0, 1e4])).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize(

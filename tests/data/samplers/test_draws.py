@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import chisquare
+from scipy.stats import chi2, chisquare
 
 from roadwork.data.samplers.draws import WeightClasses, draw_iid, draw_systematic
 
@@ -66,6 +66,24 @@ def test_independent_draws_vary_as_such_and_systematic_ones_do_not():
     }
     assert 0.35 < np.mean(statistics[draw_iid]) < 0.65
     assert min(statistics[draw_systematic]) > 0.99
+
+
+def test_the_rounding_of_systematic_draws_falls_on_every_row_alike():
+    """Of m rows, k get one draw above the floor: a sample without replacement, which varies less than a multinomial.
+
+    Over E epochs with share f of the rows chosen, sum (count - E f)^2 / (E f (1 - f)) * (m - 1) / m is chi-square with
+    m - 1 degrees of freedom. Too large a value: some rows are preferred. Too small: rows take turns.
+    """
+    grouped, _ = classes_of([130, 200, 400, 1000, 300], WEIGHTS)
+    n_epochs = 300
+    counts = sum(
+        np.bincount(draw_systematic(grouped, np.random.default_rng([1, epoch])), minlength=2030)
+        for epoch in range(n_epochs)
+    )
+    for members, exact in zip(grouped.members(), grouped.expected_counts(), strict=True):
+        expected, share, n_rows = n_epochs * float(exact), float(exact % 1), len(members)
+        spread = ((counts[members] - expected) ** 2).sum() / (n_epochs * share * (1 - share)) * (n_rows - 1) / n_rows
+        assert 1e-4 < chi2(n_rows - 1).cdf(spread) < 1 - 1e-4
 
 
 @pytest.mark.parametrize("draw", [draw_systematic, draw_iid])

@@ -6,8 +6,10 @@ import pytest
 from geopy.distance import great_circle
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chisquare
 from torch.utils.data import DataLoader, Dataset
 
+from roadwork.data.samplers import classes, draws
 from roadwork.data.samplers.gps_weighted_sampler import GPSWeightedSampler
 from roadwork.errors import ConfigError, DataError
 
@@ -61,6 +63,45 @@ def test_weights_agree_with_brute_force():
     np.testing.assert_allclose(np.sort(sampler.cluster_centers, axis=0), np.sort(CITIES, axis=0), atol=1e-9)
 
 
+PLACES = st.one_of(
+    st.tuples(st.floats(-90, 90), st.floats(-180, 180)),
+    st.tuples(st.sampled_from([-90.0, 0.0, 90.0]), st.sampled_from([-180.0, 0.0, 180.0])),
+    # Pairs of neighbours a few metres to kilometres apart.
+    st.tuples(st.floats(-1e-2, 1e-2), st.floats(-1e-2, 1e-2)).map(lambda d: (52.5 + d[0], 13.4 + d[1])),
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(rows=st.lists(PLACES, min_size=1, max_size=25), city=PLACES)
+def test_distances_agree_with_geopy(rows, city):
+    sampler = GPSWeightedSampler(Rows(np.array(rows)), np.array([city]), 1)
+    # Where K-means puts the one city, to within the rounding of a unit vector, some nanometres.
+    center = sampler.cluster_centers[0]
+    assert great_circle(center, city).km < 1e-8 + 1e-12
+    expected = [great_circle(row, center).km for row in rows]
+    # geopy's radius is 6371.009 km, the IUGG's 6371.0088: 3e-8 of the distance.
+    np.testing.assert_allclose(sampler.distances_km, expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_float32_positions_are_measured_as_they_are(dtype):
+    gps = europe(500).astype(dtype)
+    sampler = GPSWeightedSampler(Rows(gps), CITIES, 3)
+    expected = [min(great_circle(row, city).km for city in CITIES) for row in gps.astype(float) if not np.isnan(row[0])]
+    np.testing.assert_allclose(sampler.distances_km[~np.isnan(gps[:, 0])], expected, rtol=1e-6)
+
+
+def test_rows_are_measured_alike_whatever_their_number(monkeypatch):
+    whole = sampler_of(1000)
+    monkeypatch.setattr(classes, "_CHUNK_ROWS", 7)
+    monkeypatch.setattr(draws, "_CHUNK_ROWS", 11)
+    parts = sampler_of(1000)
+    np.testing.assert_array_equal(parts.distances_km, whole.distances_km)
+    np.testing.assert_array_equal(parts.weights, whole.weights)
+    assert list(parts) == list(whole)
+    assert str(parts.summary()) == str(whole.summary())
+
+
 @pytest.mark.parametrize("draw", ["systematic", "iid"])
 def test_an_epoch_is_its_length_of_python_ints_drawn_by_weight(draw):
     sampler = sampler_of(20_000, draw=draw)
@@ -72,6 +113,22 @@ def test_an_epoch_is_its_length_of_python_ints_drawn_by_weight(draw):
     index[np.isnan(sampler.distances_km)] = 4
     shares = np.bincount(index[rows], minlength=5) / len(rows)
     np.testing.assert_allclose(shares, summary.draw_shares, atol=1e-3 if draw == "systematic" else 0.02)
+
+
+def test_a_chi_square_test_finds_shares_as_weighted_and_no_others():
+    """Systematic draws are nearer to the weights than a multinomial, for which the test is made: see test_draws.py."""
+    sampler = sampler_of(10_000, draw="iid")
+    brackets, bracket_of_row = np.unique(sampler.weights, return_inverse=True)
+    drawn = np.bincount(bracket_of_row[[row for _ in range(5) for row in sampler]])
+    expected = 50_000 * np.bincount(bracket_of_row, weights=sampler.weights) / sampler.weights.sum()
+    assert len(brackets) == 4  # weight 1 is that of two brackets
+    assert chisquare(drawn, expected).pvalue > 1e-3
+    off_by_a_twentieth = sampler.weights * np.where(bracket_of_row == 0, 1.05, 1)
+    unlike = 50_000 * np.bincount(bracket_of_row, weights=off_by_a_twentieth) / off_by_a_twentieth.sum()
+    assert chisquare(drawn, unlike).pvalue < 1e-3
+    systematic = sampler_of(10_000)
+    drawn = np.bincount(bracket_of_row[[row for _ in range(5) for row in systematic]])
+    assert np.abs(drawn - expected).max() < 5
 
 
 def test_epochs_move_on_by_themselves_after_each_full_pass():
@@ -124,6 +181,24 @@ def test_ranks_interleave_to_the_one_order(n_rows, world_size):
         assert len(rows) == len(sampler)
         merged[rank::world_size] = rows
     np.testing.assert_array_equal(merged, order)
+
+
+@pytest.mark.parametrize("position", [0, 1, 137, 299, 300])
+def test_a_pass_can_begin_in_the_middle_and_only_that_one(position):
+    whole = sampler_of()
+    passes = [list(whole), list(whole)]
+    resumed = sampler_of()
+    resumed.start_at(position)
+    assert list(resumed) == passes[0][position:]
+    resumed.set_epoch(1)
+    assert list(resumed) == passes[1]
+
+
+def test_each_rank_begins_at_its_own_position():
+    whole = sampler_of(rank=1, world_size=3)
+    resumed = sampler_of(rank=1, world_size=3)
+    resumed.start_at(40)
+    assert list(resumed) == list(whole)[40:]
 
 
 def test_chunks_of_a_long_order_join_without_a_seam():

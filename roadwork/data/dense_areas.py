@@ -1,0 +1,142 @@
+"""A dense city in parts: its sequences by H3 cell, and those set aside that would tie one part to another."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import h3
+import numpy as np
+from scipy.spatial import cKDTree
+
+from roadwork.data.area_parts import area_parts
+from roadwork.data.proximity import chord_of
+from roadwork.data.utils.geo import degrees_of, unit_vectors
+
+MAX_SET_ASIDE = 0.5
+MAX_LARGEST_PART = 0.5  # a group that keeps more than this in one part is hardly divided, and not worth rows set aside
+_MIN_BUFFERS = 2  # from the centre of a cell to its side; in smaller cells most rows lie near another cell
+_INRADIUS = 3**0.5 / 2  # of a hexagon with sides of 1
+
+
+@dataclass(frozen=True)
+class Division:
+    """A group of M rows in parts, or left whole.
+
+    Attributes:
+        cells: (M,) object array, the H3 cell that names each row's part; all "" where the group is left whole.
+        set_aside: (M,) bool, rows within the buffer of a larger part.
+        outcome: where the group is and what was done, for a person, to follow its name.
+    """
+
+    cells: np.ndarray
+    set_aside: np.ndarray
+    outcome: str
+
+
+def divide(gps: np.ndarray, units: np.ndarray, *, buffer_km: float, max_rows: int) -> Division:
+    """Divides rows along H3 cells into parts of at most `max_rows`, as far as their places allow, and sets rows aside.
+
+    Of the rows that are kept, no two of different parts are closer than the buffer. The group is left whole where it
+    lies in one place, or where dividing it costs more than it brings.
+
+    Args:
+        gps: (M, 2) latitude, longitude in degrees, NaN where missing; each unit has at least one position.
+        units: (M,) int64 from 0 on; rows of one unit are never separated: a sequence, with its duplicates.
+        buffer_km: above 0.
+        max_rows: a part is larger only where cells wide enough for the buffer are.
+    """
+    sizes = np.bincount(units)
+    centers = _centers(gps, units)
+    whole = f"H3 cells wide enough for a buffer of {buffer_km:g} km do not divide it"
+    for finest in range(_finest_resolution(buffer_km), -1, -1):
+        parts = area_parts(centers, sizes, finest=finest, max_rows=max_rows)
+        names, part_of_unit = np.unique(parts, return_inverse=True)
+        if len(names) == 1:
+            break
+        set_aside = _near_larger_part(gps, units, part_of_unit, buffer_km)
+        n_set_aside = int(sizes[set_aside].sum())
+        n_largest = int(np.bincount(part_of_unit, weights=sizes * ~set_aside).max())
+        if n_largest > max(max_rows, MAX_LARGEST_PART * len(units)):
+            whole = f"parts {buffer_km:g} km apart would leave more than half of it in one"
+        elif n_set_aside > MAX_SET_ASIDE * len(units):
+            whole = f"parts {buffer_km:g} km apart would set more than half of it aside"
+        else:
+            outcome = (
+                f"{_around(centers)}. It is divided into {len(names)} parts along H3 cells of resolution "
+                f"{_resolutions(names)}, the largest with {n_largest:,} rows; {n_set_aside:,} rows within "
+                f"{buffer_km:g} km of another part are set aside. A smaller data.splitting.buffer_km or a larger "
+                "data.splitting.max_group_share sets fewer aside."
+            )
+            return Division(parts[units], set_aside[units], outcome)
+    outcome = (
+        f"{_around(centers)}. It is left whole: {whole}. A smaller data.splitting.buffer_km may divide it; a larger "
+        "data.splitting.max_group_share accepts it."
+    )
+    return Division(np.full(len(units), "", dtype=object), np.zeros(len(units), dtype=bool), outcome)
+
+
+def _around(centers: np.ndarray) -> str:
+    """The place in whole degrees: enough to know the city, and no one's street."""
+    latitude, longitude = degrees_of(unit_vectors(centers).sum(axis=0, keepdims=True))[0].round() + 0.0  # no "-0"
+    return f"around latitude {latitude:.0f}, longitude {longitude:.0f}"
+
+
+def _finest_resolution(buffer_km: float) -> int:
+    """The finest H3 resolution with cells wide enough for the buffer; -1 where none has."""
+    inradii = (h3.average_hexagon_edge_length(resolution, "km") * _INRADIUS for resolution in range(16))
+    return len(list(itertools.takewhile(lambda inradius: inradius >= _MIN_BUFFERS * buffer_km, inradii))) - 1
+
+
+def _resolutions(cells: np.ndarray) -> str:
+    found = [h3.get_resolution(cell) for cell in cells]
+    return " to ".join(map(str, sorted({min(found), max(found)})))
+
+
+def _centers(gps: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """(U, 2) degrees: the centroid of each unit's rows."""
+    known = ~np.isnan(gps).any(axis=1)
+    axes = unit_vectors(gps[known]).T
+    return degrees_of(np.stack([np.bincount(units[known], weights=axis) for axis in axes], axis=1))
+
+
+def _near_larger_part(gps: np.ndarray, units: np.ndarray, part_of_unit: np.ndarray, buffer_km: float) -> np.ndarray:
+    """(U,) bool, units with a row closer than the buffer to a row that is kept of a larger part.
+
+    One side of a border is enough: where both were set aside, twice as many rows would be lost.
+    """
+    known = np.flatnonzero(~np.isnan(gps).any(axis=1))
+    part_sizes = np.bincount(part_of_unit[units])
+    rank = np.argsort(np.argsort(-part_sizes, kind="stable"))
+    rank_of_row = rank[part_of_unit[units[known]]]
+    order = np.argsort(rank_of_row, kind="stable")
+    chord = chord_of(buffer_km)
+    set_aside = np.zeros(len(part_of_unit), dtype=bool)
+    kept: list[_Places] = []
+    for rows in np.split(known[order], np.flatnonzero(np.diff(rank_of_row[order])) + 1):
+        vectors, unit_of_row = unit_vectors(gps[rows]), units[rows]
+        for places in kept:
+            candidates = np.flatnonzero(~set_aside[unit_of_row])
+            near = candidates[places.are_near(vectors[candidates], chord)]
+            set_aside[unit_of_row[near]] = True
+        rows_kept = rows[~set_aside[unit_of_row]]
+        if len(rows_kept):
+            kept.append(_Places(gps[rows_kept]))
+    return set_aside
+
+
+class _Places:
+    """Where the kept rows of one part are."""
+
+    def __init__(self, gps: np.ndarray) -> None:
+        places = np.unique(gps[:, 0] + 1j * gps[:, 1])  # a heap of equal points would make the tree slow
+        vectors = unit_vectors(np.stack([places.real, places.imag], axis=1))
+        self.low, self.high = vectors.min(axis=0), vectors.max(axis=0)
+        self.tree = cKDTree(vectors)
+
+    def are_near(self, vectors: np.ndarray, chord: float) -> np.ndarray:
+        """(M,) bool, whether a vector is closer than `chord` to one of the places."""
+        near: np.ndarray = ((vectors > self.low - chord) & (vectors < self.high + chord)).all(axis=1)
+        if near.any():
+            near[near] = np.isfinite(self.tree.query(vectors[near], distance_upper_bound=chord)[0])
+        return near

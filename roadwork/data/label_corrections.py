@@ -1,0 +1,112 @@
+"""A person's answers to the label audit, read back from its csv."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from roadwork.data.columns import label_of
+from roadwork.data.table import Corrections, SampleTable
+from roadwork.errors import DataError
+
+# What a person writes where neither label fits, such as for a picture that shows nothing.
+DROP = "drop"
+_COLUMNS = ("id", "label", "corrected_label")
+_SHOWN = 5
+
+
+def apply_label_corrections(table: SampleTable, path: Path, class_names: Mapping[str, int]) -> SampleTable:
+    """The table with the labels that a person has corrected, and the rows that they dropped marked.
+
+    The file is `label_audit.csv` of `roadwork experiment cv`, filled in on the audit's page or in a spreadsheet. Rows
+    whose `corrected_label` is empty change nothing; 0, 1 or a class name is the row's label; `drop` leaves it out of
+    every split.
+
+    Args:
+        table: the dataset as it was audited.
+        path: the edited file.
+        class_names: names that labels may have.
+
+    Returns:
+        The new table, row-aligned with the old one, whose splits still fit it.
+
+    Raises:
+        DataError: the file cannot be read; a value is none of these; an id is not the table's, or occurs twice; or the
+            table's label is not the one that was audited.
+    """
+    answers = _read_answers(path)
+    unknown = answers[~answers["id"].isin(table.ids)]
+    if len(unknown):
+        raise DataError(
+            f"{path} corrects {len(unknown)} rows that the data lacks: {_show(unknown, 'id')}. Allowed: the data's "
+            f"ids, such as {table.ids[0]!r}. Spreadsheets turn 007 or 1e5 into numbers: open the id column as text."
+        )
+    repeated = answers[answers["id"].duplicated(keep=False)]
+    if len(repeated):
+        raise DataError(f"{path} corrects rows more than once: {_show(repeated, 'id')}. Keep one line for each.")
+    rows = pd.Series(np.arange(len(table)), index=table.ids)[answers["id"]].to_numpy()
+    answers["now"] = table.labels[rows]
+    audited = np.array([label_of(value, class_names) for value in answers["label"]])
+    changed = answers[audited != table.labels[rows]]
+    if len(changed):
+        raise DataError(
+            f"{path} was made from other labels: {_show(changed, 'id', 'label', 'now')}. "
+            "Clear corrected_label where the data has been mended since, or run `roadwork experiment cv` again."
+        )
+    is_dropped = (answers["corrected_label"].str.lower() == DROP).to_numpy()
+    labels = table.labels.copy()
+    labels[rows[~is_dropped]] = _parse(answers[~is_dropped], class_names, path)
+    corrected, dropped = int((labels != table.labels).sum()), int(is_dropped.sum())
+    confirmed = len(answers) - corrected - dropped
+    note = f"{path}: {corrected:,} labels corrected, {confirmed:,} confirmed, {dropped:,} rows dropped."
+    before = Corrections(table.fingerprint(), frozenset(table.ids[rows[is_dropped]].tolist()))
+    return replace(table, labels=labels, notes=(*table.notes, note), corrections=before)
+
+
+def _read_answers(path: Path) -> pd.DataFrame:
+    """The filled-in rows as text: `line`, `id`, `label`, `corrected_label`."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:  # spreadsheets write a byte order mark
+            header = file.readline()
+        separator = next((s for s in (";", "\t") if s in header), ",")  # ours names no column with either
+        frame = pd.read_csv(path, sep=separator, encoding="utf-8-sig", dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"data.label_corrections is {path}, which cannot be read: {error}. "
+            "Name the label_audit.csv that you have filled in; a spreadsheet saves it as 'CSV UTF-8'."
+        ) from error
+    frame.columns = frame.columns.str.strip().str.lower()
+    missing = [name for name in _COLUMNS if name not in frame]
+    if missing:
+        raise DataError(
+            f"{path} has no column {', '.join(missing)}; it has {', '.join(frame.columns)}. "
+            f"Needed: {', '.join(_COLUMNS)}, as in label_audit.csv."
+        )
+    answers = pd.DataFrame({name: frame[name].str.strip() for name in _COLUMNS})
+    answers["line"] = np.arange(2, len(frame) + 2)
+    return answers[answers["corrected_label"] != ""].reset_index(drop=True)
+
+
+def _parse(answers: pd.DataFrame, class_names: Mapping[str, int], path: Path) -> np.ndarray:
+    """(A,) int64 labels of the answers that are not `drop`."""
+    labels = [label_of(value, class_names) for value in answers["corrected_label"]]
+    wrong = answers[[label is None for label in labels]]
+    if len(wrong):
+        raise DataError(
+            f"{path}: corrected_label is no label in {len(wrong)} rows: {_show(wrong, 'id', 'corrected_label')}. "
+            f"Allowed: 0, 1, {', '.join(class_names)}, {DROP} (removes the row), or nothing."
+        )
+    return np.array(labels, dtype=np.int64)
+
+
+def _show(rows: pd.DataFrame, *columns: str) -> str:
+    """The first rows with their line in the file and these columns."""
+    shown = [
+        f"line {row['line']} ({', '.join(f'{name} {row[name]!r}' for name in columns)})"
+        for row in rows.head(_SHOWN).to_dict("records")
+    ]
+    return "; ".join(shown) + ("; ..." if len(rows) > _SHOWN else "")

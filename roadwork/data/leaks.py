@@ -1,0 +1,142 @@
+"""What lies on both sides of a split: frames of one sequence, images of one scene, neighbours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from roadwork.data.neighbours import Neighbours
+from roadwork.data.proximity import unite
+from roadwork.data.table import SampleTable
+from roadwork.data.utils.geo import haversine_km
+
+MAX_EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class RowPair:
+    """Two rows of different splits.
+
+    Attributes:
+        sequence: the one that both belong to, empty where they do not.
+        km: between them; None where a position is unknown.
+    """
+
+    filenames: tuple[str, str]
+    splits: tuple[str, str]
+    sequence: str
+    km: float | None
+
+    def __str__(self) -> str:
+        apart = "distance unknown" if self.km is None else f"{format_km(self.km)} apart"
+        both = " and ".join(f"{name} ({split})" for name, split in zip(self.filenames, self.splits, strict=True))
+        return f"{both}, {apart}" + (f", of sequence {self.sequence}" if self.sequence else "")
+
+
+@dataclass(frozen=True)
+class Leak:
+    """All leaks of one kind.
+
+    Attributes:
+        kind: `sequence`, `near_duplicate` or `distance`.
+        what: what is counted, in words.
+        count: sequences or scenes in several splits, or rows close to another split.
+        examples: up to five of the pairs.
+    """
+
+    kind: str
+    what: str
+    count: int
+    examples: tuple[RowPair, ...]
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.count:,}, such as {self.examples[0]}"
+
+
+def format_km(km: float) -> str:
+    """A distance as people say it: `300 m`, `1.4 km`."""
+    return f"{km * 1000:,.0f} m" if km < 0.9995 else f"{km:,.1f} km"
+
+
+def find_leaks(
+    table: SampleTable, names: np.ndarray, duplicates: np.ndarray, neighbours: Neighbours, buffer_km: float
+) -> tuple[Leak, ...]:
+    """The kinds of leaks that there are.
+
+    Args:
+        table: N rows.
+        names: (N,) split of each row, empty for a row in none.
+        duplicates: (P, 2) row pairs that show the same scene.
+        neighbours: of these rows and splits.
+        buffer_km: rows of different splits that are closer leak.
+    """
+    leaks = []
+    sequences = _cut(table.sequence_ids, np.flatnonzero((table.sequence_ids != "") & (names != "")), names)
+    if len(sequences):
+        examples = _examples(table, names, sequences)
+        leaks.append(Leak("sequence", "Sequences in more than one split", len(sequences), examples))
+    # Scenes, not pairs: of a crowd of images alike, not every pair is given.
+    scene_of_row, alike = unite(len(table), duplicates), np.unique(duplicates)
+    scenes = _cut(scene_of_row, alike[names[alike] != ""], names)
+    if len(scenes):
+        across = duplicates[_are_across(names, duplicates)]
+        examples = _examples(table, names, across if len(across) else scenes)
+        what = "Scenes with near-duplicate images in more than one split"
+        leaks.append(Leak("near_duplicate", what, len(scenes), examples))
+    rows = np.flatnonzero(neighbours.km < buffer_km)
+    if len(rows):
+        pairs = np.stack([rows, neighbours.rows[rows]], axis=1)
+        # The frames of a sequence and the images of a scene are the closest of all, and named above.
+        named = _alike(table.sequence_ids, pairs) & (table.sequence_ids[rows] != "") | _alike(scene_of_row, pairs)
+        by_place_only = pairs[~named]
+        examples = _examples(table, names, by_place_only if len(by_place_only) else pairs)
+        leaks.append(Leak("distance", f"Rows closer than {format_km(buffer_km)} to another split", len(rows), examples))
+    return tuple(leaks)
+
+
+def row_pair(table: SampleTable, names: np.ndarray, first: int, second: int) -> RowPair:
+    """What a reader needs to find two rows."""
+    rows = [first, second]
+    sequences = table.sequence_ids[rows]
+    km = float(haversine_km(*table.gps[rows]))
+    return RowPair(
+        filenames=(str(table.filenames[first]), str(table.filenames[second])),
+        splits=(str(names[first]), str(names[second])),
+        sequence=str(sequences[0]) if sequences[0] == sequences[1] else "",
+        km=None if np.isnan(km) else km,
+    )
+
+
+def _cut(labels: np.ndarray, rows: np.ndarray, names: np.ndarray) -> np.ndarray:
+    """(S, 2) two of the rows, of different splits, for each label that several splits have."""
+    seen: dict[Any, int] = {}
+    cut: dict[Any, tuple[int, int]] = {}
+    for row in rows.tolist():
+        label = labels[row]
+        earlier = seen.setdefault(label, row)
+        if names[row] != names[earlier]:
+            cut.setdefault(label, (earlier, row))
+    return np.array(list(cut.values()), dtype=np.int64).reshape(-1, 2)
+
+
+def _are_across(names: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """(P,) bool, whether the rows of a pair are in two splits."""
+    across: np.ndarray = ~_alike(names, pairs) & (names[pairs] != "").all(axis=1)
+    return across
+
+
+def _alike(labels: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """(P,) bool, whether the rows of a pair have the same label."""
+    left, right = labels[pairs.T]
+    alike: np.ndarray = left == right
+    return alike
+
+
+def _examples(table: SampleTable, names: np.ndarray, pairs: np.ndarray) -> tuple[RowPair, ...]:
+    """The closest pairs, each once whichever row comes first; those of unknown distance last."""
+    _, once = np.unique(pairs.min(axis=1) * len(table) + pairs.max(axis=1), return_index=True)
+    pairs = pairs[once]
+    nearest_first = np.argsort(haversine_km(*table.gps[pairs.T]), kind="stable")[:MAX_EXAMPLES]
+    return tuple(row_pair(table, names, first, second) for first, second in pairs[nearest_first].tolist())

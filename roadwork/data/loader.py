@@ -1,0 +1,42 @@
+"""A loader of batches that goes on in the middle of an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import lightning as L
+from torch.utils.data import DataLoader
+
+
+class ResumableLoader(DataLoader[dict[str, Any]]):
+    """A ``DataLoader`` whose passes begin with the first batch that its trainer has not completed in the epoch.
+
+    That is the first of all, unless the trainer was restarted from a checkpoint inside an epoch. A position of its own
+    would be no guide, as it runs ahead of the training by what it prefetches. The sampler needs ``start_at``.
+
+    Attributes:
+        trainer: whose training loader this is; without one each pass begins at the beginning.
+    """
+
+    trainer: L.Trainer | None = None
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]  # torch names its own iterator's class
+        # Lightning asks for the iterator before it has restored its counts and the epoch, and worker processes draw
+        # at once. A generator waits until the first batch is asked for.
+        if n_completed := self._completed_batches():
+            self.sampler.start_at(n_completed * self.batch_size)  # type: ignore[attr-defined, operator]
+        yield from super().__iter__()
+
+    def _completed_batches(self) -> int:
+        trainer = self.trainer
+        if trainer is None or not trainer.training or trainer.train_dataloader is not self:
+            return 0
+        return trainer.fit_loop.epoch_loop.batch_progress.current.completed
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing; that there is one tells Lightning that this loader can be resumed inside an epoch."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing is to be restored: the trainer knows the position."""

@@ -1,0 +1,108 @@
+"""Folds of whole groups or whole regions, for cross-validation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold
+
+from roadwork.data.table import SampleTable
+from roadwork.data.utils.cells import h3_cells
+from roadwork.errors import ConfigError, SplitError
+
+# Hexagons of about 180 km a side: a city and its surroundings.
+REGION_RESOLUTION = 2
+
+
+def make_folds(
+    table: SampleTable,
+    groups: np.ndarray,
+    n_folds: int,
+    seed: int,
+    regions: np.ndarray | None = None,
+) -> np.ndarray:
+    """(N,) int64 fold of each row, from 0: whole groups, stratified by label.
+
+    The folds depend on the rows and the seed, never on the order of the rows.
+
+    Args:
+        table: the rows to divide.
+        groups: (N,) group of each row; rows of one group share a fold.
+        n_folds: 2 or more. By region there are as many folds as regions where those are fewer.
+        seed: of the assignment.
+        regions: (N,) str region of each row, empty where unknown, as from `find_regions`: whole regions are then kept
+            together. A group in several belongs to the one with most of its rows, and the groups without a known one
+            are a region of their own.
+
+    Raises:
+        ConfigError: `n_folds` is below 2.
+        SplitError: too few groups or regions for each fold to have both labels.
+    """
+    if n_folds < 2:
+        raise ConfigError(f"--folds is {n_folds}; it must be 2 or more.")
+    units, unit_word = groups.astype(str), "groups"
+    if regions is not None:
+        units, unit_word = _region_of_group(units, regions), "regions"
+    names, inverse = np.unique(units, return_inverse=True)
+    if regions is not None and 2 <= len(names) <= n_folds:
+        folds = inverse.astype(np.int64)
+    else:
+        _check_enough(table.labels, inverse, n_folds, unit_word)
+        folds = np.empty(len(table), dtype=np.int64)
+        splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+        for fold, (_, held_out) in enumerate(splitter.split(inverse, table.labels, inverse)):
+            folds[held_out] = fold
+    _check_labels(table.labels, folds, unit_word)
+    return folds
+
+
+def find_regions(table: SampleTable, region_column: str | None) -> np.ndarray:
+    """(N,) str region of each row: `region_column` of the dataset, else its H3 cell; empty where unknown.
+
+    Raises:
+        ConfigError: the dataset has no such column.
+    """
+    if region_column is None:
+        return h3_cells(table.gps, REGION_RESOLUTION)
+    if region_column not in table.slices:
+        raise ConfigError(
+            f"data.splitting.region_column is {region_column!r}; the dataset's further columns are "
+            f"{', '.join(map(str, table.slices.columns)) or 'none'}. Name one of these, or leave it null for H3 cells."
+        )
+    values = table.slices[region_column]
+    return np.where(values.isna(), "", values.astype(str)).astype(object)
+
+
+def _region_of_group(groups: np.ndarray, regions: np.ndarray) -> np.ndarray:
+    """(N,) region of each row's group: the one with most of its rows, the first by name where several have as many."""
+    known = pd.DataFrame({"group": groups, "region": regions.astype(str)}).query("region != ''")
+    counts = known.groupby(["group", "region"], as_index=False).size()
+    most = counts.sort_values(["size", "region"], ascending=[False, True]).drop_duplicates("group")
+    of_group = dict(zip(most["group"], most["region"], strict=True))
+    return np.array([of_group.get(group, "") for group in groups], dtype=str)
+
+
+def _check_enough(labels: np.ndarray, units: np.ndarray, n_folds: int, unit_word: str) -> None:
+    with_label = [len(np.unique(units[labels == label])) for label in (0, 1)]
+    if min(with_label) < n_folds:
+        raise SplitError(
+            f"{n_folds} folds need None and Roadwork in at least {n_folds} {unit_word} each, but {with_label[0]} "
+            f"{unit_word} have None and {with_label[1]} have Roadwork. {_remedy(unit_word)}"
+        )
+
+
+def _check_labels(labels: np.ndarray, folds: np.ndarray, unit_word: str) -> None:
+    n_folds = folds.max() + 1
+    for fold in range(n_folds):
+        counts = np.bincount(labels[folds == fold], minlength=2)
+        if counts.min() == 0:
+            raise SplitError(
+                f"Fold {fold} of {n_folds} would have {counts[0]:,} rows of None and {counts[1]:,} of Roadwork; "
+                f"each fold needs both. {_remedy(unit_word)}"
+            )
+
+
+def _remedy(unit_word: str) -> str:
+    if unit_word == "groups":
+        return "Use fewer --folds, or add data."
+    return "Use fewer --folds, leave out --by region, or name larger regions with data.splitting.region_column."

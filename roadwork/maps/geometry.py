@@ -1,0 +1,94 @@
+"""Shapes on the sphere, cut at the antimeridian into pieces that a flat map can draw."""
+
+from __future__ import annotations
+
+import h3
+import numpy as np
+
+from roadwork.data.utils.geo import EARTH_RADIUS_KM, degrees_of, unit_vectors
+
+# No place is farther than this from another.
+FARTHEST_KM = float(np.pi * EARTH_RADIUS_KM)
+_CIRCLE_POINTS = 96
+
+
+def geodesic_circle(center_deg: np.ndarray, radius_km: float) -> np.ndarray:
+    """(97, 2) latitude, longitude of a closed ring of points ``radius_km`` from the centre, along great circles.
+
+    The direct problem on the sphere, solved by vectors, which hold at the poles too: an angular distance a from the
+    centre c at bearing b lies cos(a) c + sin(a) (cos(b) north + sin(b) east).
+
+    Args:
+        center_deg: (2,) latitude, longitude in degrees.
+        radius_km: between 0 and `FARTHEST_KM`.
+    """
+    latitude, longitude = np.deg2rad(np.asarray(center_deg, dtype=np.float64))
+    center = unit_vectors(np.asarray(center_deg)[None])[0]
+    east = np.array([-np.sin(longitude), np.cos(longitude), 0.0])
+    north = np.array([-np.sin(latitude) * np.cos(longitude), -np.sin(latitude) * np.sin(longitude), np.cos(latitude)])
+    angle = radius_km / EARTH_RADIUS_KM
+    bearing = np.linspace(0, 2 * np.pi, _CIRCLE_POINTS + 1)[:, None]
+    return degrees_of(np.cos(angle) * center + np.sin(angle) * (np.cos(bearing) * north + np.sin(bearing) * east))
+
+
+def split_line(line_deg: np.ndarray) -> list[np.ndarray]:
+    """The pieces, each (v, 2), of a line of (V, 2) latitude, longitude; none crosses the antimeridian.
+
+    Neighbouring points must be less than 180 degrees of longitude apart, the short way round.
+    """
+    latitude, longitude = line_deg[:, 0], _unwrapped(line_deg[:, 1])
+    world = np.floor((longitude + 180) / 360)
+    pieces, piece = [], [(latitude[0], longitude[0] - 360 * world[0])]
+    for i in range(1, len(line_deg)):
+        if world[i] != world[i - 1]:
+            seam = 360 * max(world[i], world[i - 1]) - 180
+            share = (seam - longitude[i - 1]) / (longitude[i] - longitude[i - 1])
+            crossing = latitude[i - 1] + share * (latitude[i] - latitude[i - 1])
+            pieces.append([*piece, (crossing, seam - 360 * world[i - 1])])
+            piece = [(crossing, seam - 360 * world[i])]
+        piece.append((latitude[i], longitude[i] - 360 * world[i]))
+    return [np.array(points) for points in (*pieces, piece)]
+
+
+def split_ring(ring_deg: np.ndarray) -> list[np.ndarray]:
+    """The closed rings, each (v, 2), that cover what a closed ring of (V, 2) latitude, longitude encloses.
+
+    A ring around a pole is closed along that pole. Neighbouring points must be less than 180 degrees apart.
+    """
+    latitude, longitude = ring_deg[:, 0], _unwrapped(ring_deg[:, 1])
+    if abs(longitude[-1] - longitude[0]) > 180:
+        pole = np.copysign(90.0, latitude.mean())
+        latitude = np.concatenate([latitude, [pole, pole, latitude[0]]])
+        longitude = np.concatenate([longitude, [longitude[-1], longitude[0], longitude[0]]])
+    ring = np.stack([latitude, longitude], axis=1)
+    worlds = np.arange(np.floor((longitude.min() + 180) / 360), np.floor((longitude.max() + 180) / 360) + 1)
+    pieces = [
+        _clipped(_clipped(ring, 360 * world - 180, keep_east=True), 360 * world + 180, keep_east=False)
+        - [0, 360 * world]
+        for world in worlds
+    ]
+    return [piece for piece in pieces if len(piece) and np.ptp(piece[:, 1]) > 0]
+
+
+def cell_rings(cell: str) -> list[np.ndarray]:
+    """The closed rings of an H3 cell."""
+    boundary = np.array(h3.cell_to_boundary(cell))
+    return split_ring(np.concatenate([boundary, boundary[:1]]))
+
+
+def _unwrapped(longitude: np.ndarray) -> np.ndarray:
+    unwrapped: np.ndarray = np.unwrap(longitude, period=360)
+    return unwrapped
+
+
+def _clipped(ring: np.ndarray, seam: float, *, keep_east: bool) -> np.ndarray:
+    """(v, 2) the part of a closed ring on one side of a meridian: one step of Sutherland and Hodgman (1974)."""
+    inside = ring[:, 1] >= seam if keep_east else ring[:, 1] <= seam
+    points = []
+    for i in range(len(ring) - 1):
+        if inside[i]:
+            points.append(ring[i])
+        if inside[i] != inside[i + 1]:
+            share = (seam - ring[i, 1]) / (ring[i + 1, 1] - ring[i, 1])
+            points.append(np.array([ring[i, 0] + share * (ring[i + 1, 0] - ring[i, 0]), seam]))
+    return np.array([*points, *points[:1]]).reshape(-1, 2)

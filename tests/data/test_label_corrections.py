@@ -1,0 +1,93 @@
+"""A filled-in label audit read back."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from roadwork.data.label_corrections import apply_label_corrections
+from roadwork.data.table import SampleTable
+from roadwork.errors import DataError
+
+NAMES = {"None": 0, "Roadwork": 1}
+
+
+@pytest.fixture
+def table():
+    n = 6
+    return SampleTable(
+        ids=np.array([f"00{i}" for i in range(n)], dtype=object),
+        filenames=np.array([f"{i}.jpg" for i in range(n)], dtype=object),
+        labels=np.array([0, 1, 0, 1, 0, 1]),
+        gps=np.full((n, 2), np.nan),
+        sequence_ids=np.full(n, "", dtype=object),
+        slices=pd.DataFrame({"city": list("abcdef")}),
+        notes=("read",),
+    )
+
+
+def write(path, rows, separator=",", encoding="utf-8"):
+    lines = [("id", "filename", "label", "probability", "corrected_label"), *rows]
+    path.write_text("\r\n".join(separator.join(line) for line in lines) + "\r\n", encoding=encoding)
+    return path
+
+
+ROWS = [
+    ("000", "0.jpg", "None", "0.9", "Roadwork"),
+    ("001", "1.jpg", "Roadwork", "0.1", ""),
+    ("002", "2.jpg", "None", "0.9", " 0 "),
+    ("003", "3.jpg", "1", "0.2", "Drop"),
+    ("005", "5.jpg", "1", "0.2", "0.0"),
+]
+
+
+@pytest.mark.parametrize(("separator", "encoding"), [(",", "utf-8"), (";", "utf-8-sig"), ("\t", "utf-8-sig")])
+def test_filled_in_rows_change_the_table_and_nothing_else(table, tmp_path, separator, encoding):
+    path = write(tmp_path / "audit.csv", ROWS, separator, encoding)
+    corrected = apply_label_corrections(table, path, NAMES)
+    assert corrected.ids.tolist() == table.ids.tolist()  # so that row numbers of splits and images keep their meaning
+    assert corrected.dropped_ids == {"003"}
+    assert corrected.labels.tolist() == [1, 1, 0, 1, 0, 0]
+    assert corrected.source_fingerprint() == table.fingerprint() != corrected.fingerprint()
+    assert table.labels.tolist() == [0, 1, 0, 1, 0, 1]  # the argument is left as it was
+    assert corrected.notes[0] == "read"
+    assert "2 labels corrected, 1 confirmed, 1 rows dropped" in corrected.notes[1]
+
+
+def test_an_audit_that_nobody_has_filled_in_changes_nothing(table, tmp_path):
+    path = write(tmp_path / "audit.csv", [(*row[:-1], "") for row in ROWS])
+    corrected = apply_label_corrections(table, path, NAMES)
+    assert not corrected.dropped_ids
+    assert corrected.labels.tolist() == table.labels.tolist()
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (("4", "4.jpg", "0", "0.9", "1"), r"rows that the data lacks: line 3 \(id '4'\).*'000'.*open the id column"),
+        (("004", "4.jpg", "0", "0.9", "maybe"), r"line 3 \(id '004', corrected_label 'maybe'\).*Allowed: 0, 1, None"),
+        (("004", "4.jpg", "1", "0.9", "1"), r"made from other labels: line 3 \(id '004', label '1', now 0\)"),
+        (("004", "4.jpg", "", "0.9", "drop"), r"made from other labels: line 3 \(id '004', label '', now 0\)"),
+        (("000", "0.jpg", "0", "0.9", "1"), r"more than once: line 2 \(id '000'\); line 3 \(id '000'\)"),
+    ],
+)
+def test_what_does_not_fit_is_named_with_its_line(table, tmp_path, row, said):
+    path = write(tmp_path / "audit.csv", [ROWS[0], row])
+    with pytest.raises(DataError, match=said):
+        apply_label_corrections(table, path, NAMES)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot be read"),
+        (b"", "cannot be read"),
+        ("id,label,corrected_label\n\xfc,0,1\n".encode("latin-1"), "cannot be read.*CSV UTF-8"),
+        (b"id,label\n000,0\n", "no column corrected_label; it has id, label"),
+    ],
+)
+def test_an_unusable_file(table, tmp_path, content, said):
+    path = tmp_path / "audit.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=said):
+        apply_label_corrections(table, path, NAMES)

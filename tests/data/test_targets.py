@@ -1,0 +1,135 @@
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+from omegaconf import OmegaConf
+
+from roadwork.data.table import SampleTable
+from roadwork.data.targets import find_deployment
+from roadwork.errors import ConfigError, DataError
+from roadwork.settings import DataSettings, GpsSamplingSettings, HubSettings
+
+N = 8
+GPS = np.array([[50.0 + row, 10.0 + row] for row in range(N)])
+GPS[7] = np.nan
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+def table_of(**slices):
+    ids = np.array([f"r{row}" for row in range(N)], dtype=object)
+    empty = np.full(N, "", dtype=object)
+    return SampleTable(ids, ids, np.arange(N) % 2, GPS, empty, pd.DataFrame(slices, index=range(N)))
+
+
+def found(target, *, mode="local", root="photos", name="hub", table=None, columns=None):
+    data = DataSettings(mode=mode, root=str(root), hub=HubSettings(name=str(name)), columns=columns or {})
+    data.gps_sampling = GpsSamplingSettings(target=target)
+    split_names = np.array(["train"] * 5 + ["val_test"] * 3, dtype=object)
+    return find_deployment(data, table or table_of(), split_names)
+
+
+def test_auto_is_a_file_beside_the_data_and_else_val_test(tmp_path):
+    points, said = found("auto", root=tmp_path)
+    np.testing.assert_array_equal(points, GPS[5:7])  # row 7 has no GPS
+    assert said == "the coordinates of val_test"
+    (tmp_path / "deployment.csv").write_text("lat,lon\n1,2\n")
+    assert found("auto", root=tmp_path)[0].tolist() == [[1, 2]]
+    (tmp_path / "deployment.geojson").write_text('{"type": "Point", "coordinates": [4, 3]}')
+    points, said = found("auto", root=tmp_path)
+    assert points.tolist() == [[3, 4]]
+    assert said == str(tmp_path / "deployment.geojson")
+
+
+def test_a_split_of_ours_and_a_file(tmp_path):
+    assert len(found("train")[0]) == 5
+    with pytest.raises(ConfigError, match=r"target is val_calib, but no row of val_calib has GPS"):
+        found("val_calib")
+    (tmp_path / "here.csv").write_text("lat,lon\n1,2\n")
+    assert found(str(tmp_path / "here.csv"))[0].tolist() == [[1, 2]]
+
+
+@pytest.mark.parametrize("as_configured", [list, OmegaConf.create])
+def test_points_in_the_configuration(as_configured):
+    points, said = found(as_configured([[52.37, 4.90], [-35.68, -139.65], [0, 180]]))
+    assert points.tolist() == [[52.37, 4.90], [-35.68, -139.65], [0, 180]]
+    assert points.dtype == np.float64
+    assert said == "3 points of data.gps_sampling.target"
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ([], "is an empty list"),
+        ([52.37, 4.90], "holds 52.37, which is not a pair"),
+        ([[52.37]], r"holds \[52.37\], which is not a pair"),
+        ([[52.37, 4.9, 1.0]], "which is not a pair"),
+        ([["here", "there"]], "which is not a pair"),
+        (["52"], "holds '52', which is not a pair"),
+        ([[1, 2], [None, 4.9]], r"holds \[None, 4.9\], which is not a pair"),
+        ([[139.65, 35.68]], r"holds \[139.65, 35.68\], which is no place.*latitude \(±90\) first"),
+        ([[0, 180.5]], "no place"),
+        ([[float("nan"), 4.9]], "no place"),
+        ([[float("inf"), 4.9]], "no place"),
+    ],
+)
+def test_unusable_points_are_named(target, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        found(target)
+    assert "data.gps_sampling.target" in str(caught.value)
+
+
+@pytest.mark.parametrize("target", ["gone.csv", "test", "", None, 5, {"lat": 1}])
+def test_anything_else_is_answered_with_what_is_allowed(target):
+    with pytest.raises(ConfigError, match=r"Allowed: auto; train, val_select, .*dataset:NAME.*GeoJSON.*\[\[52.37"):
+        found(target)
+
+
+def test_the_datasets_own_split_in_the_local_mode():
+    table = table_of(split=["train"] * 3 + [" test"] * 5, weather="rain")
+    points, said = found("dataset:test", table=table)
+    np.testing.assert_array_equal(points, GPS[3:7])
+    assert said == "the dataset's own split test"
+    with pytest.raises(ConfigError, match=r"dataset:tset, but the column `split` of photos has only test, train"):
+        found("dataset:tset", table=table)
+    with pytest.raises(ConfigError, match=r"photos has no column `split`"):
+        found("dataset:test")
+    with pytest.raises(ConfigError, match=r"no row of dataset:test has GPS"):
+        found("dataset:test", table=table_of(split=["train"] * 7 + ["test"]))
+
+
+def hub_folder(path, **columns):
+    """Parquet files of a train and a test split, as the hub writes them; the images hold no image."""
+    image = {"image": [{"bytes": b"no jpeg", "path": None}] * 3}
+    features = datasets.Features(image=datasets.Image(), **{n: datasets.Value(t) for n, (t, _) in columns.items()})
+    rows = image | {name: values for name, (_, values) in columns.items()}
+    path.mkdir()
+    for split in ("train", "test"):
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(path / f"{split}-00000-of-00001.parquet")
+
+
+def test_the_datasets_own_split_in_the_hugging_face_mode_needs_no_label_and_no_image(tmp_path):
+    hub_folder(tmp_path / "hub", latitude=("float64", [1.0, None, 3.0]), longitude=("float64", [2.0, None, 4.0]))
+    points, said = found("dataset:test", mode="huggingface", name=tmp_path / "hub")
+    assert points.tolist() == [[1, 2], [3, 4]]
+    assert said == "the dataset's own split test"
+    with pytest.raises(DataError, match="has no split 'holdout'"):
+        found("dataset:holdout", mode="huggingface", name=tmp_path / "hub")
+
+
+def test_gps_text_and_renamed_columns_of_that_split(tmp_path):
+    hub_folder(tmp_path / "text", where=("string", ["(1, 2)", "", "3, 4"]))
+    with pytest.raises(DataError, match=r"no column of positions; it has image, where.*data.columns.latitude=NAME"):
+        found("dataset:test", mode="huggingface", name=tmp_path / "text")
+    columns = {"gps": "where", "label": "a column that only the training split has"}
+    points, _ = found("dataset:test", mode="huggingface", name=tmp_path / "text", columns=columns)
+    assert points.tolist() == [[1, 2], [3, 4]]
+
+
+def test_a_file_of_one_split_is_not_taken_for_another(tmp_path):
+    hub_folder(tmp_path / "hub", latitude=("float64", [1.0, 2, 3]), longitude=("float64", [1.0, 2, 3]))
+    with pytest.raises(DataError, match="holds one split only, so there is no 'test' beside it"):
+        found("dataset:test", mode="huggingface", name=tmp_path / "hub" / "train-00000-of-00001.parquet")

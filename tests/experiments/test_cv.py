@@ -1,0 +1,209 @@
+"""Cross-validation by its command, on the demo scenes with a tiny network."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import CHECKOUT, TINY_MODEL
+from omegaconf import OmegaConf
+from PIL import Image
+from sklearn.metrics import matthews_corrcoef
+
+from roadwork.cli import main
+from roadwork.config import load_config
+from roadwork.data.datamodule import NATIXDataModule
+from roadwork.evaluation.evaluate import load_best_model, predict_splits
+from roadwork.experiments.cv import _figures_of_fold, train_fold
+from roadwork.experiments.cv_plan import plan_cross_validation
+
+ARGUMENTS = (*TINY_MODEL, "training.epochs=1", "experiment=tiny", "evaluation.bootstrap_draws=100")
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["experiment", "cv", "--config", str(CHECKOUT / "configs/config.yaml"), *arguments])
+    return ended.value.code or 0
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, demo_root):
+    """A cross-validation of three folds, run once, and what the command printed."""
+    torch.set_num_threads(1)
+    output = tmp_path_factory.mktemp("cv") / "outputs"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(output.parent)
+        assert run("--folds", "3", f"data.root={demo_root}", f"output_dir={output}", *ARGUMENTS) == 0
+    return output
+
+
+@pytest.fixture
+def copied(finished, tmp_path, monkeypatch):
+    """The finished cross-validation, to change."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished, tmp_path / "outputs", symlinks=True)
+    return tmp_path / "outputs/tiny/cv/latest"
+
+
+def labels_of(root):
+    with (root / "labels.csv").open() as file:
+        return {row["filename"]: int(row["label"] == "Roadwork") for row in csv.DictReader(file)}
+
+
+def test_each_row_outside_val_test_is_predicted_once(finished, demo_root):
+    folder = finished / "tiny/cv/latest"
+    pooled = pd.read_parquet(folder / "oof_predictions.parquet")
+    written = [json.loads((folder / f"fold_{k}/splits.json").read_text()) for k in range(3)]
+    outside = {*written[0]["splits"]["val_test"], *written[0]["set_aside"]}
+    assert sorted(pooled["id"]) == sorted(set(labels_of(demo_root)) - outside)
+    assert set(pooled["split"]) == {"fold_0", "fold_1", "fold_2"}
+    for fold, splits in enumerate(written):
+        held_out = pooled[pooled["split"] == f"fold_{fold}"]
+        assert set(held_out["id"]) == set(splits["splits"]["val_calib"])
+        groups = pooled.set_index("id")["group"]
+        for name in ("train", "val_select"):
+            assert not set(groups[splits["splits"][name]]) & set(held_out["group"])
+
+
+def test_the_figures_are_those_of_the_pooled_predictions(finished):
+    folder = finished / "tiny/cv/latest"
+    pooled = pd.read_parquet(folder / "oof_predictions.parquet")
+    result = json.loads((folder / "results.json").read_text())["cross_validation"]
+    decisions = pooled["probability"] >= 0.5
+    assert result["mcc"] == pytest.approx(matthews_corrcoef(pooled["label"], decisions))
+    assert result["n"] == len(pooled)
+    assert result["groups"] == pooled["group"].nunique()
+    for row in result["folds"]:
+        own = pooled[pooled["split"] == f"fold_{row['fold']}"]
+        assert row["mcc"] == pytest.approx(matthews_corrcoef(own["label"], own["probability"] >= 0.5))
+        assert row["errors"] == (own["label"] != (own["probability"] >= 0.5)).sum()
+        assert row["n"] == len(own)
+
+
+def test_a_fold_is_a_normal_run_whose_best_checkpoint_gave_the_predictions(finished):
+    fold = finished / "tiny/cv/latest/fold_1"
+    run_folder = (fold / "latest").resolve()
+    for name in ("config.yaml", "metrics.jsonl", "manifest.json", "checkpoints/best.ckpt"):
+        assert (run_folder / name).is_file(), name
+    assert "val_test_openings" not in json.loads((run_folder / "manifest.json").read_text())
+    assert (
+        json.loads((run_folder / "splits.json").read_text())["splits"]
+        == (json.loads((fold / "splits.json").read_text())["splits"])
+    )
+    datamodule = NATIXDataModule(OmegaConf.load(run_folder / "config.yaml"))
+    datamodule.setup("evaluate")
+    again = predict_splits(datamodule, load_best_model(run_folder, datamodule.settings), ["val_calib"])
+    before = pd.read_parquet(fold / "predictions.parquet")
+    assert again["id"].tolist() == before["id"].tolist()
+    np.testing.assert_allclose(again["probability"], before["probability"], atol=1e-6)
+
+
+def test_the_audit_lies_beside_the_results(finished):
+    folder = finished / "tiny/cv/latest"
+    pooled = pd.read_parquet(folder / "oof_predictions.parquet").set_index("id")
+    listed = pd.read_csv(folder / "label_audit.csv", dtype=str, keep_default_na=False)
+    assert set(listed["id"]) <= set(pooled.index)
+    contradicted = (pooled["probability"] >= 0.5) != (pooled["label"] == 1)
+    assert contradicted[listed["id"]].all()
+    assert (folder / "label_audit.html").read_text().count("<article") == len(listed)
+
+
+def test_resume_trains_only_what_is_not_finished(copied, demo_root, capsys):
+    before = pd.read_parquet(copied / "oof_predictions.parquet")
+    kept = {file: file.stat().st_mtime_ns for file in copied.glob("fold_[02]/**/*") if file.is_file()}
+    (copied / "fold_1/predictions.parquet").unlink()
+    (copied / "oof_predictions.parquet").unlink()
+    arguments = ("--folds", "3", "--no-audit", "--resume", "latest", f"data.root={demo_root}")
+    assert run(*arguments, f"output_dir={copied.parents[2]}", *ARGUMENTS) == 0
+    shown = capsys.readouterr().out
+    assert "2 of 3 folds are finished already" in shown
+    assert "Fold 2 of 3:" in shown
+    assert "Fold 1 of 3:" not in shown
+    assert {file: file.stat().st_mtime_ns for file in kept} == kept
+    again = pd.read_parquet(copied / "oof_predictions.parquet")
+    assert again["id"].tolist() == before["id"].tolist()
+    np.testing.assert_allclose(again["probability"], before["probability"], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changed", "code", "said"),
+    [
+        (["--folds", "3", "--resume", "latest", "training.lr=0.5"], 2, "training.lr was 0.001, now 0.5"),
+        (["--folds", "4", "--resume", "latest"], 2, "folds was 3, now 4"),
+        (["--folds", "3", "--by", "region", "--resume", "latest"], 2, "by was None, now 'region'"),
+        (["--folds", "3", "--resume", "nowhere"], 1, "no folder nowhere to resume"),
+        (["--folds", "3", "--resume", "outputs"], 1, "is no cross-validation: it has no cv.yaml"),
+        (["--folds", "1"], 2, "--folds"),
+        (["--folds", "90"], 1, "Use fewer --folds"),
+        (["--by", "town"], 2, "town"),
+    ],
+)
+def test_what_cannot_be_done_is_one_clear_message(copied, demo_root, capsys, changed, code, said):
+    assert run(*changed, "--no-audit", f"data.root={demo_root}", "output_dir=outputs", *(
+        argument for argument in ARGUMENTS if argument.partition("=")[0] not in " ".join(changed)
+    )) == code  # fmt: skip
+    captured = capsys.readouterr()
+    assert said in " ".join((captured.err + captured.out).split())
+
+
+def test_a_fold_with_other_rows_is_not_resumed(copied, demo_root, capsys):
+    file = copied / "fold_0/splits.json"
+    content = json.loads(file.read_text())
+    content["splits"]["train"].append(content["splits"]["val_calib"].pop())
+    file.write_text(json.dumps(content))
+    arguments = ("--folds", "3", "--resume", str(copied), f"data.root={demo_root}", "output_dir=outputs")
+    assert run(*arguments, *ARGUMENTS) == 1
+    assert "holds other rows" in " ".join(capsys.readouterr().err.split())
+
+
+def test_val_test_is_never_looked_at(demo_root, tmp_path):
+    """With val_test's labels turned round and its pictures replaced, every fold predicts the same."""
+    labels = labels_of(demo_root)
+    sequences = sorted({name.rpartition("-")[0] for name in labels})
+    rows = {name: [] for name in ("train", "val_select", "val_calib", "val_test")}
+    for name in labels:
+        rows[list(rows)[sequences.index(name.rpartition("-")[0]) % 4]].append(name)
+    (tmp_path / "splits.json").write_text(json.dumps(rows))
+    poisoned = tmp_path / "poisoned"
+    shutil.copytree(demo_root, poisoned)
+    noise = np.random.default_rng(0)
+    for name in rows["val_test"]:
+        Image.fromarray(noise.integers(0, 256, (120, 160, 3), dtype=np.uint8)).save(poisoned / name)
+    with (demo_root / "labels.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    with (poisoned / "labels.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, lines[0].keys())
+        writer.writeheader()
+        for line in lines:
+            turned = {"None": "Roadwork", "Roadwork": "None"}[line["label"]]
+            writer.writerow(line | {"label": turned} if line["filename"] in rows["val_test"] else line)
+    frames = []
+    for root in (demo_root, poisoned):
+        overrides = [
+            *ARGUMENTS, f"data.root={root}", f"output_dir={tmp_path / root.name}",
+            f"data.splits_file={tmp_path / 'splits.json'}",
+            "data.gps_sampling.target=val_test", "data.splitting.near_duplicates=false",
+        ]  # fmt: skip
+        cross_validation = plan_cross_validation(load_config(CHECKOUT / "configs/config.yaml", overrides), 2)
+        fold = cross_validation.folds[0]
+        frames.append(train_fold(NATIXDataModule(fold.cfg), fold))
+    assert not set(frames[0]["id"]) & set(rows["val_test"])
+    pd.testing.assert_frame_equal(*frames)
+
+
+def test_by_region_holds_out_whole_cities(demo_root, tiny_config):
+    cfg = tiny_config("data.splitting.region_column=city")
+    cross_validation = plan_cross_validation(cfg, 3, by="region")
+    city = dict(zip(cross_validation.table.ids, cross_validation.table.slices["city"], strict=True))
+    for fold in cross_validation.folds:
+        held_out = {city[row_id] for row_id in fold.splits.ids["val_calib"]}
+        seen = {city[row_id] for name in ("train", "val_select") for row_id in fold.splits.ids[name]}
+        assert held_out
+        assert not held_out & seen
+    ids = cross_validation.folds[1].splits.ids["val_calib"]
+    frame = pd.DataFrame({"id": ids, "group": "g", "label": np.arange(len(ids)) % 2, "probability": 1.0})
+    cities = _figures_of_fold(cross_validation, 1, frame)["regions"]
+    assert set(cities) == {city[row_id] for row_id in ids}

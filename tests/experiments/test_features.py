@@ -1,0 +1,170 @@
+"""Frozen features: what the head is given, computed once, and again where the image has changed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from roadwork.config import to_settings
+from roadwork.data.source import read_dataset
+from roadwork.errors import DataError
+from roadwork.experiments import features
+from roadwork.experiments.features import build_backbone, compute_features
+from roadwork.models.build import build_model
+from roadwork.settings import ModelSettings, Settings
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROADWORK_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Twelve small photos in one folder a class."""
+    root = tmp_path / "photos"
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        path = root / ("Roadwork" if number % 2 else "None") / f"{number:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(256, size=(40, 40, 3), dtype=np.uint8)).save(path)
+    return root
+
+
+@pytest.fixture
+def settings(tiny_config, photos: Path) -> Settings:
+    return to_settings(tiny_config(f"data.root={photos}"))
+
+
+def compute(settings: Settings, rows: np.ndarray | None = None) -> features.Features:
+    table, source = read_dataset(settings.data)
+    return compute_features(settings, table, source, np.arange(len(table)) if rows is None else rows)
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The rows whose features are computed, not read."""
+    rows: list[int] = []
+    run = features._run_backbone
+
+    def record(*arguments):
+        for row, values in run(*arguments):
+            rows.append(row)
+            yield row, values
+
+    monkeypatch.setattr(features, "_run_backbone", record)
+    return rows
+
+
+def test_features_are_what_the_head_is_given(settings):
+    """The original head on the features gives the original logits."""
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.training.seed)
+        network = build_model(settings.model, 32).eval()
+    images = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        seen = build_backbone(settings)(pixel_values=images).logits
+        torch.testing.assert_close(network.classifier(seen), network(pixel_values=images).logits)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "size"),
+    [
+        ("vit", {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}, 8),
+        ("dinov2", {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 16}, 16),
+        ("convnextv2", {"hidden_sizes": [4, 4, 4, 6], "depths": [1, 1, 1, 1]}, 6),
+    ],
+)
+def test_every_architecture_gives_a_vector_an_image(settings, name, config, size):
+    settings.model = ModelSettings(name=name, config=config)
+    with torch.no_grad():
+        values = build_backbone(settings)(pixel_values=torch.randn(2, 3, 32, 32)).logits
+    assert values.shape == (2, size)
+
+
+def test_features_are_computed_once(settings, computed):
+    first = compute(settings)
+    assert sorted(computed) == list(range(12))
+    again = compute(settings)
+    assert len(computed) == 12
+    np.testing.assert_array_equal(first.values, again.values)
+    assert first.values.dtype == np.float32
+    assert first.values.shape == (12, 16)
+    assert first.backbone == again.backbone
+
+
+def test_only_the_rows_asked_for_are_opened(settings, photos, computed):
+    compute(settings, np.array([3, 5]))
+    assert computed == [3, 5]
+    part = compute(settings, np.array([1, 3, 5]))
+    assert computed == [3, 5, 1]
+    np.testing.assert_array_equal(part.rows, [1, 3, 5])
+    np.testing.assert_allclose(part.values, compute(settings).values[[1, 3, 5]], rtol=1e-4, atol=1e-5)
+
+
+def test_a_changed_image_is_computed_again_and_said(settings, photos, computed, caplog):
+    before = compute(settings)
+    path = min(photos.rglob("*.png"))
+    Image.new("RGB", (40, 40), "red").save(path)
+    os.utime(path, ns=(1, 1))
+    computed.clear()
+    with caplog.at_level("INFO", logger="roadwork"):
+        after = compute(settings)
+    assert len(computed) == 1
+    assert "1 images have changed" in caplog.text
+    assert ((before.values != after.values).any(axis=1) == (np.arange(12) == computed[0])).all()
+
+
+@pytest.mark.parametrize("override", ["data.img_size=64", "training.seed=1"])
+def test_another_backbone_has_features_of_its_own(settings, tiny_config, photos, computed, override):
+    first = compute(settings)
+    other = compute(to_settings(tiny_config(f"data.root={photos}", override)))
+    assert len(computed) == 24
+    assert other.backbone != first.backbone
+    compute(settings)
+    assert len(computed) == 24
+
+
+def test_an_interrupted_computation_goes_on(settings, photos, monkeypatch):
+    settings.data.dataloader.batch_size = 4
+    run = features._run_backbone
+
+    def interrupt(*arguments):
+        for number, item in enumerate(run(*arguments)):
+            if number == 8:
+                raise KeyboardInterrupt
+            yield item
+
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "_run_backbone", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            compute(settings)
+    rows = []
+    monkeypatch.setattr(
+        features, "_run_backbone", lambda *a: ((row, values) for row, values in run(*a) if not rows.append(row))
+    )
+    assert len(compute(settings).rows) == 12
+    assert len(rows) == 4
+
+
+def test_a_damaged_cache_is_computed_again(settings, tmp_path, caplog):
+    first = compute(settings)
+    (path,) = (tmp_path / "cache" / "features").iterdir()
+    path.write_bytes(b"PK\x03\x04 cut off")
+    second = compute(settings)
+    np.testing.assert_array_equal(first.values, second.values)
+    assert "cannot be read" in caplog.text
+
+
+def test_unreadable_images_are_left_out_or_refused(settings, photos):
+    path = min(photos.rglob("*.png"))
+    path.write_bytes(b"no image")
+    with pytest.raises(DataError, match="1 of 12 images cannot be read"):
+        compute(settings)
+    settings.data.max_unreadable = 0.1
+    assert len(compute(settings).rows) == 11

@@ -1,0 +1,171 @@
+"""Folds of whole groups and of whole regions."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from roadwork.data.groups import Groups
+from roadwork.data.splits import Splits
+from roadwork.data.table import SampleTable
+from roadwork.errors import ConfigError, SplitError
+from roadwork.experiments.fold_splits import make_fold_splits
+from roadwork.experiments.folds import find_regions, make_folds
+
+
+def make_table(labels, slices=None, gps=None):
+    n = len(labels)
+    return SampleTable(
+        ids=np.array([f"r{i:03d}" for i in range(n)], dtype=object),
+        filenames=np.array([f"{i}.jpg" for i in range(n)], dtype=object),
+        labels=np.asarray(labels, dtype=np.int64),
+        gps=np.full((n, 2), np.nan) if gps is None else gps,
+        sequence_ids=np.full(n, "", dtype=object),
+        slices=pd.DataFrame(slices or {}, index=range(n)),
+    )
+
+
+def world(n_groups=40, seed=0):
+    """Groups of 1 to 9 rows, a third of the groups with Roadwork."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, 10, n_groups)
+    labels = np.repeat(np.arange(n_groups) % 3 == 0, sizes).astype(int)
+    return make_table(labels), np.repeat([f"g{i}" for i in range(n_groups)], sizes).astype(object)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=12, max_size=40),
+    label_seed=st.integers(0, 2**32 - 1),
+    seed=st.integers(0, 2**32 - 1),
+    n_folds=st.integers(2, 6),
+)
+def test_groups_stay_whole_and_every_row_has_a_fold(sizes, label_seed, seed, n_folds):
+    groups = np.repeat([f"g{i}" for i in range(len(sizes))], sizes).astype(object)
+    labels = np.random.default_rng(label_seed).integers(0, 2, len(groups))
+    try:
+        folds = make_folds(make_table(labels), groups, n_folds, seed)
+    except SplitError:
+        assume(False)
+    assert set(folds) == set(range(n_folds))
+    assert pd.Series(folds).groupby(groups).nunique().max() == 1
+    assert pd.Series(labels).groupby(folds).nunique().min() == 2
+
+
+def test_folds_are_stratified():
+    table, groups = world(200)
+    folds = make_folds(table, groups, 5, 0)
+    shares = pd.Series(table.labels).groupby(folds).mean()
+    assert (shares - table.labels.mean()).abs().max() < 0.03
+    assert (np.bincount(folds) / len(table)) == pytest.approx([0.2] * 5, abs=0.03)
+
+
+def test_neither_the_order_of_the_rows_nor_of_the_groups_matters():
+    table, groups = world()
+    folds = dict(zip(table.ids, make_folds(table, groups, 5, 3), strict=True))
+    order = np.random.default_rng(1).permutation(len(table))
+    shuffled = make_folds(table.take(order), groups[order], 5, 3)
+    assert shuffled.tolist() == [folds[row_id] for row_id in table.ids[order]]
+    assert make_folds(table, groups, 5, 4).tolist() != list(folds.values())
+
+
+def test_too_few_groups_for_the_folds():
+    table = make_table([0, 0, 0, 1, 1, 0])
+    groups = np.array(["a", "b", "c", "d", "d", "e"], dtype=object)
+    with pytest.raises(
+        SplitError, match=r"in at least 2 groups each, but 4 groups have None and 1 have Roadwork.*fewer"
+    ):
+        make_folds(table, groups, 2, 0)
+    with pytest.raises(ConfigError, match="--folds is 1"):
+        make_folds(table, groups, 1, 0)
+
+
+def test_few_regions_are_a_fold_each_and_a_group_belongs_to_most_of_its_rows():
+    regions = np.array(["rome", "rome", "oslo", "", "oslo", "oslo", "lima", "lima"], dtype=object)
+    groups = np.array(["a", "a", "a", "a", "b", "c", "d", "e"], dtype=object)
+    table = make_table([0, 1, 0, 1, 0, 1, 0, 1])
+    folds = make_folds(table, groups, 5, 0, regions)
+    assert folds.tolist() == [2, 2, 2, 2, 1, 1, 0, 0]  # by name: lima, oslo, rome
+
+
+def test_groups_without_a_region_are_one_and_a_tie_goes_to_the_first_by_name():
+    regions = np.array(["rome", "oslo", "oslo", "rome", "rome", "", ""], dtype=object)
+    groups = np.array(["a", "a", "b", "c", "c", "d", "e"], dtype=object)
+    folds = make_folds(make_table([0, 1, 0, 1, 0, 1, 0]), groups, 3, 0, regions)
+    assert folds.tolist() == [1, 1, 1, 2, 2, 0, 0]
+
+
+def test_many_regions_are_grouped_and_stay_whole():
+    rng = np.random.default_rng(0)
+    regions = np.repeat([f"city{i}" for i in range(12)], 20).astype(object)
+    groups = np.arange(240).astype(str).astype(object)
+    folds = make_folds(make_table(rng.integers(0, 2, 240)), groups, 4, 0, regions)
+    assert set(folds) == set(range(4))
+    assert pd.Series(folds).groupby(regions).nunique().max() == 1
+
+
+def test_a_region_with_one_label_only():
+    regions = np.array(["rome", "rome", "oslo", "oslo"], dtype=object)
+    with pytest.raises(
+        SplitError, match=r"Fold 0 of 2 would have 2 rows of None and 0 of Roadwork.*leave out --by region"
+    ):
+        make_folds(make_table([0, 1, 0, 0]), np.array(list("abcd"), dtype=object), 5, 0, regions)
+
+
+def test_regions_come_from_the_column_or_from_the_cells():
+    gps = np.array([[52.37, 4.90], [52.38, 4.91], [35.68, 139.65], [np.nan, np.nan]])
+    table = make_table([0, 1, 0, 1], {"city": ["Amsterdam", "Amsterdam", None, "Tokyo"]}, gps)
+    assert find_regions(table, "city").tolist() == ["Amsterdam", "Amsterdam", "", "Tokyo"]
+    cells = find_regions(table, None)
+    assert cells[0] == cells[1] != cells[2]
+    assert cells[3] == ""
+    with pytest.raises(ConfigError, match=r"region_column is 'town'.*are city"):
+        find_regions(table, "town")
+
+
+def splits_of(table, groups):
+    """val_test has every eighth group, nothing names the rows of group g1."""
+    numbers = np.array([int(name[1:]) for name in groups])
+    names = np.where(numbers % 8 == 3, "val_test", np.where(numbers % 4 == 2, "val_select", "train"))
+    names[(numbers % 8 == 5)] = "val_calib"
+    names[numbers == 1] = ""
+    return Splits(
+        {name: table.ids[names == name].tolist() for name in ("train", "val_select", "val_calib", "val_test")}
+    )
+
+
+def test_fold_splits_hold_out_each_row_once_and_never_val_test():
+    table, names = world(60)
+    splits = splits_of(table, names)
+    set_aside = names == "g8"
+    groups = Groups(names, set_aside, np.empty((0, 2), dtype=np.int64), 1.0)
+    made = make_fold_splits(table, groups, splits, 5, seed=0)
+    test = set(splits.ids["val_test"])
+    untouched = {*table.ids[set_aside], *table.ids[names == "g1"]}
+    assert len(made) == 5
+    held_out = [row_id for fold in made for row_id in fold.ids["val_calib"]]
+    assert sorted(held_out) == sorted(set(table.ids) - test - untouched)
+    group_of = dict(zip(table.ids, names, strict=True))
+    for fold in made:
+        assert fold.ids["val_test"] == splits.ids["val_test"]
+        assert set(fold.set_aside) == untouched
+        assert not fold.is_ours
+        seen = [{group_of[row_id] for row_id in ids} for ids in fold.ids.values()]
+        assert sum(map(len, seen)) == len(set.union(*seen))  # no group in two splits
+        rest = len(fold.ids["train"]) + len(fold.ids["val_select"])
+        assert len(fold.ids["val_select"]) / rest == pytest.approx(0.15, abs=0.05)
+        by_id = dict(zip(table.ids, table.labels, strict=True))
+        for ids in fold.ids.values():
+            assert {by_id[row_id] for row_id in ids} == {0, 1}
+
+
+def test_fold_splits_of_very_few_groups():
+    table = make_table([0, 1, 0, 1, 0, 1])
+    names = np.array(["a", "a", "b", "b", "c", "c"], dtype=object)
+    groups = Groups(names, np.zeros(6, dtype=bool), np.empty((0, 2), dtype=np.int64), 0.0)
+    splits = Splits(
+        {"train": table.ids[:4].tolist(), "val_select": [], "val_calib": [], "val_test": table.ids[4:].tolist()}
+    )
+    with pytest.raises(SplitError, match="only one group has a label"):
+        make_fold_splits(table, groups, splits, 2, seed=0)

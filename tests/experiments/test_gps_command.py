@@ -1,0 +1,139 @@
+"""`roadwork experiment gps` from the command line."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import CHECKOUT, TINY_MODEL
+from PIL import Image
+
+from roadwork.cli import main
+from roadwork.config import to_settings
+from roadwork.data.source import read_dataset
+from roadwork.errors import MissingExtraError
+from roadwork.experiments import gps, gps_plot
+from roadwork.experiments.arms import ARMS
+from roadwork.experiments.gps import prepare_experiment
+from roadwork.experiments.gps_verdict import GAIN, HARM, NO_EVIDENCE
+from roadwork.experiments.heads import HeadSettings
+from roadwork.settings import SPLIT_NAMES
+
+QUICK = ("data.splitting.near_duplicates=false", "evaluation.bootstrap_draws=200")
+
+
+def run(demo_root: Path, tmp_path: Path, *arguments: str) -> int:
+    config = str(CHECKOUT / "configs" / "config.yaml")
+    options = ["experiment", "gps", "--config", config, "--folds", "3", "--steps", "20", *arguments]
+    try:
+        main([*options, *TINY_MODEL, *QUICK, f"data.root={demo_root}", f"output_dir={tmp_path / 'outputs'}"])
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+@pytest.fixture(autouse=True)
+def _narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("COLUMNS", "80")
+    handlers = logging.getLogger().handlers[:]
+    yield
+    logging.getLogger().handlers[:] = handlers  # the command's own write to what capsys has closed
+
+
+def test_command_writes_the_report_and_keeps_seeds(demo_root, tmp_path, capsys):
+    assert run(demo_root, tmp_path, "--seeds", "1") == 0
+    assert "RANDOM weights" in capsys.readouterr().err
+    assert run(demo_root, tmp_path, "--seeds", "2") == 0
+    printed, said = capsys.readouterr()
+    assert "Seed 0 is read from" in said
+    assert "Seed 1 is read from" not in said
+    assert max(len(line) for line in printed.splitlines() if not line.startswith("val_test was not opened")) <= 80
+    folder = (tmp_path / "outputs" / "default" / "gps" / "latest").resolve()
+    report = json.loads((folder / "gps_experiment.json").read_text())
+    assert report["seeds"] == 2
+    assert report["folds"] == 3
+    assert report["heads"]["steps"] == 20
+    assert set(report["arms"]) == set(ARMS)
+    assert report["config"]["data"]["img_size"] == 32
+    assert report["versions"]["torch"]
+    assert report["verdict"]["claim"] in (GAIN, HARM, NO_EVIDENCE)
+    assert "--seeds 2" in report["command"]
+    markdown = (folder / "gps_experiment.md").read_text()
+    assert f"Verdict: {report['verdict']['claim']}" in markdown
+    assert report["command"] in markdown
+    assert "WEAK FEATURES" in markdown
+    assert "random: leaks" in markdown
+    assert "WEAK FEATURES" in printed.replace("\n", " ")
+    with Image.open(folder / "gps_experiment.png") as picture:
+        assert picture.width > 800
+    assert not (tmp_path / "outputs" / "default" / "latest").exists()  # that of `roadwork train` is not moved
+
+
+def make_root(demo_root: Path, root: Path, *, is_poisoned: bool) -> Path:
+    """The demo scenes with a splits file of one's own; poisoned, val_test has the other labels and no images."""
+    labels = pd.read_csv(demo_root / "labels.csv", dtype=str, keep_default_na=False)
+    sequences = np.unique(labels["sequence_id"])
+    split_of = dict(zip(sequences, np.resize(SPLIT_NAMES, len(sequences)), strict=True))
+    names = labels["sequence_id"].map(split_of).to_numpy()
+    (root / "images").mkdir(parents=True)
+    (root / "deployment.geojson").write_bytes((demo_root / "deployment.geojson").read_bytes())
+    for name in labels["filename"][(names != "val_test") | (not is_poisoned)]:
+        (root / name).symlink_to(demo_root / name)
+    if is_poisoned:
+        other = labels["label"].map({"None": "Roadwork", "Roadwork": "None"})
+        labels.loc[names == "val_test", "label"] = other[names == "val_test"]
+    labels.to_csv(root / "labels.csv", index=False)
+    splits = {name: labels["filename"][names == name].tolist() for name in SPLIT_NAMES}
+    (root / "splits.json").write_text(json.dumps(splits))
+    return root
+
+
+def test_val_test_is_never_opened(demo_root, tmp_path, tiny_config):
+    keys = []
+    for is_poisoned in (False, True):
+        root = make_root(demo_root, tmp_path / str(is_poisoned), is_poisoned=is_poisoned)
+        settings = to_settings(tiny_config(*QUICK, f"data.root={root}"))
+        experiment = prepare_experiment(settings, HeadSettings(), 3)
+        keys.append(experiment.key())
+    assert keys[0] == keys[1]  # all that the figures depend on
+    splits = json.loads((root / "splits.json").read_text())
+    assert not set(experiment.table.ids) & set(splits["val_test"])
+    assert len(experiment.table) == sum(len(splits[name]) for name in SPLIT_NAMES[:3])
+
+
+def test_rows_set_aside_are_left_out(demo_root, tmp_path, tiny_config, monkeypatch):
+    root = make_root(demo_root, tmp_path / "data", is_poisoned=False)
+    settings = to_settings(tiny_config(*QUICK, f"data.root={root}"))
+    whole = set(prepare_experiment(settings, HeadSettings(), 3).table.ids)
+    find_groups = gps.find_groups
+
+    def set_first_aside(*arguments):
+        groups = find_groups(*arguments)
+        return replace(groups, set_aside=np.arange(len(groups.names)) < 40)
+
+    monkeypatch.setattr(gps, "find_groups", set_first_aside)
+    part = set(prepare_experiment(settings, HeadSettings(), 3).table.ids)
+    table, _ = read_dataset(settings.data)
+    assert part == whole - set(table.ids[:40])
+    assert part < whole
+
+
+def test_missing_matplotlib_is_said_first(demo_root, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gps_plot, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'roadwork\[report\]'"):
+        gps_plot.check_plot_installed()
+    assert run(demo_root, tmp_path) == 1
+    assert "pip install" in capsys.readouterr().err
+
+
+def test_help_has_an_example(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["experiment", "gps", "--help"])
+    assert not end.value.code
+    assert "Example: roadwork experiment gps" in " ".join(capsys.readouterr().out.split())
