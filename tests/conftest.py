@@ -8,12 +8,6 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests themselves run in parallel
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a network
 
-import tempfile
-
-# Image hashes and features are computed once for all tests, and not left in the user's own cache.
-_CACHE = tempfile.TemporaryDirectory(prefix="roadwork-test-cache-")
-os.environ["ROADWORK_CACHE"] = _CACHE.name
-
 import pytest
 import torch
 from omegaconf import DictConfig
@@ -27,6 +21,12 @@ TINY_MODEL = (
     "data.img_size=32",
     "data.dataloader.batch_size=16",
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Image hashes and features are computed once for all tests, and not left in the user's own cache."""
+    os.environ["ROADWORK_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(autouse=True)

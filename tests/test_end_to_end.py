@@ -250,7 +250,7 @@ def test_evaluate_refuses_a_damaged_run_and_counts_no_opening(in_tmp, demo_root,
     for name, content, said in (
         ("config.yaml", "{}", "not a run's whole configuration"),
         ("checkpoints/best.ckpt", "damaged", "does not hold the network"),
-        ("splits.json", json.dumps(splits | {"ratios": {}}), "edited since the run was trained"),
+        ("splits.json", json.dumps(splits | {"ratios": {}, "shares": {}}), "edited since the run was trained"),
         ("manifest.json", "{", "cannot be read as JSON"),
     ):
         whole = (folder / name).read_bytes()

@@ -186,7 +186,7 @@ def test_what_split_makes_is_verified(tmp_path, monkeypatch, demo_root, capsys):
     ("arguments", "code", "said"),
     [
         (["--verify", "data.splits_file=none.json"], 1, "There is no splits file at none.json. Run `roadwork split`"),
-        (["--verify", "output_dir=results"], 1, "splits.json or at results/splits.json"),
+        (["--verify", "output_dir=results"], 1, "splits.json or results/splits.json"),
         (["--verify", "data.splits_file=damaged.json"], 1, "damaged.json cannot be read as JSON"),
         (["--json"], 2, "it belongs to --verify"),
     ],

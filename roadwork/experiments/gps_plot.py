@@ -90,11 +90,11 @@ def _draw_brackets(axes: Axes, report: dict[str, Any]) -> None:
         values = [figure["value"] for figure in figures]
         errors = [[f["value"] - f["low"] for f in figures], [f["high"] - f["value"] for f in figures]]
         axes.errorbar(positions, values, yerr=errors, fmt=marker, color=colour, capsize=3, markersize=6, label=arm)
-    labels = [f"{name}\n{rows:,} rows, {groups:,} groups" for name, (rows, groups) in zip(names, sizes, strict=True)]
+    labels = [f"{name}\n{rows:,} rows\n{groups:,} groups" for name, (rows, groups) in zip(names, sizes, strict=True)]
     axes.set_xticks(range(len(names)), labels)
     for x in range(len(names) - 1):
         axes.axvline(x + 0.5, color="black", linewidth=0.5, alpha=0.3)
     axes.set_ylabel("MCC of out-of-fold decisions")
     axes.set_title("MCC by distance to the deployment (95 % intervals)", loc="left")
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(ncols=3, loc="best", fontsize=9)
+    axes.legend(ncols=len(ARMS), loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=9, columnspacing=1.2)

@@ -144,7 +144,7 @@ def _weights(report: dict[str, Any]) -> ReportTable:
             f"{figures['effective_groups']:,.0f}",
             f"{figures['weight_label_correlation']:+.3f}",
             f"{figures['roadwork_share_drawn']:.1%}",
-            f"{100 * (figures['roadwork_share_drawn'] - figures['roadwork_share']):+.1f} points",
+            f"{100 * (figures['roadwork_share_drawn'] - figures['roadwork_share']):+.1f}",
         )
         for arm, figures in report["arms"].items()
     ]
@@ -152,7 +152,7 @@ def _weights(report: dict[str, Any]) -> ReportTable:
         "Means over the training folds. Effective numbers: Kish's (sum w)²/sum w². Shift: of the class prior, by the "
         "weighting."
     )
-    header = ("arm", "eff. rows", "eff. groups", "corr. with label", "Roadwork drawn", "shift")
+    header = ("arm", "eff. rows", "eff. groups", "corr. with label", "Roadwork drawn", "shift in points")
     return ReportTable("What the weights do", header, rows, note)
 
 
@@ -171,4 +171,4 @@ def _mcc(figure: dict[str, Any] | None) -> str:
 
 
 def _interval(difference: dict[str, Any]) -> str:
-    return f"{difference['value']:+.3f} ({difference['low']:+.3f} to {difference['high']:+.3f})"
+    return f"{difference['value']:+.3f} ({difference['low']:+.3f}, {difference['high']:+.3f})"

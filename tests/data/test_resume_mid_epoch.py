@@ -138,7 +138,7 @@ def test_what_was_done_since_the_checkpoint_is_done_again(tmp_path):
     assert fit(SmallData(), tmp_path / "run", resume_from=checkpoint, every=5) == whole[15:]
 
 
-@pytest.mark.parametrize("step", [5, 10, 14])
+@pytest.mark.parametrize("step", [5, 11, 14])
 def test_with_workers_that_draw_ahead(tmp_path, step):
     whole = fit(SmallData(workers=1), tmp_path / "whole")
     fit(SmallData(workers=1), tmp_path / "run", Stop(step))
