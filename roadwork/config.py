@@ -9,7 +9,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast, get_args, get_type_hints
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]  # it ships no types
 
@@ -19,6 +19,7 @@ from roadwork.settings import Settings
 _PACKAGE = Path(__file__).resolve().parent
 # Mappings of the user's own keys, which replace the default as a whole.
 _REPLACED = ("data.splits", "data.class_names")
+_FORMS: dict[Any, str] = {ListConfig: "a list, such as [a, b]", DictConfig: "a mapping, such as {a: b}"}
 
 
 def config_folders() -> list[Path]:
@@ -86,6 +87,7 @@ def compose_config(config: DictConfig) -> DictConfig:
     layers = [{group: _plain(_load_group(group, name))} for group, name in _groups_of(config)]
     for layer in (*layers, own):
         _check_keys(layer, Settings)
+    merged: Any = None
     try:
         merged = OmegaConf.merge(*({k: v for k, v in layer.items() if v is not None} for layer in (*layers, own)))
         schema = OmegaConf.structured(Settings)
@@ -95,7 +97,7 @@ def compose_config(config: DictConfig) -> DictConfig:
         composed = cast("DictConfig", OmegaConf.merge(schema, merged))
         OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key or 'The configuration'}: {_first_line(error)}") from error
+        raise ConfigError(_explain(error, merged)) from error
     return composed
 
 
@@ -125,6 +127,14 @@ def _plain(config: DictConfig) -> dict[str, Any]:
 
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0]
+
+
+def _explain(error: OmegaConfBaseException, merged: Any) -> str:
+    key = error.full_key or "The configuration"
+    default = OmegaConf.select(OmegaConf.structured(Settings), key) if error.full_key else None
+    if type(default) not in _FORMS or merged is None:
+        return f"{key}: {_first_line(error)}"
+    return f"{key} is {OmegaConf.select(merged, key)!r}; allowed: {_FORMS[type(default)]}."
 
 
 def _groups_of(config: DictConfig) -> list[tuple[str, str]]:

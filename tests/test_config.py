@@ -74,6 +74,8 @@ def test_a_group_is_chosen_by_an_override(project):
         ("data.gps_sampling.enabled=perhaps", "data.gps_sampling.enabled: Value 'perhaps' is not a valid bool"),
         ("data.gps_sampling.n_clusters=0", "allowed: auto, or a whole number >= 1"),
         ("data.gps_sampling.weight_brackets=[[0,far,1]]", "weight_brackets[0][1]: Value 'far'"),
+        ("data.splitting.regions=Tokyo", "data.splitting.regions is 'Tokyo'; allowed: a list, such as [a, b]."),
+        ("data.splitting.pin_values=test", "pin_values is 'test'; allowed: a mapping, such as {a: b}."),
         ("data.root=${nowhere}", "data.root: Interpolation key 'nowhere' not found"),
         ("data.root=[", "The override 'data.root=[' cannot be read"),
         ("data.hub=mine", "data.hub is 'mine'; it must hold keys, such as data.hub.name"),

@@ -56,6 +56,7 @@ def test_train_evaluate_resume(in_tmp, demo_root, capsys):
     tested = predictions[predictions["split"] == "val_test"]
     assert results["mcc"] == pytest.approx(matthews_corrcoef(tested["label"], tested["probability"] >= 0.5))
     assert results["n"] == len(tested)
+    assert results["leaks"] == []
     assert results["mcc_low"] <= results["mcc"] <= results["mcc_high"]
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["val_test_openings"] == 1
@@ -66,6 +67,17 @@ def test_train_evaluate_resume(in_tmp, demo_root, capsys):
     assert run("train", "--resume", f"data.root={demo_root}", *TINY[:-2], "experiment=tiny", "training.epochs=3") == 0
     epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in epochs] == [0, 1, 2]
+
+
+def test_figures_of_a_random_split_are_flagged(in_tmp, demo_root, capsys):
+    data = (f"data.root={demo_root}", "data.splits_file=random.json", "data.splitting.strategy=random")
+    assert run("split", *data) == 0
+    assert run("train", *data, *TINY_MODEL, "training.epochs=1", "experiment=tiny") == 0
+    capsys.readouterr()
+    assert run("evaluate", "outputs/tiny/latest") == 0
+    assert "a RANDOM split, which leaks by design" in " ".join(capsys.readouterr().out.split())
+    (leaks,) = json.loads((in_tmp / "outputs/tiny/latest/results.json").read_text())["val_test"]["leaks"]
+    assert "a RANDOM split, which leaks by design" in leaks
 
 
 def test_the_best_checkpoint_gives_the_logged_mcc(in_tmp, demo_root):

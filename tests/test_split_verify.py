@@ -185,7 +185,8 @@ def test_what_split_makes_is_verified(tmp_path, monkeypatch, demo_root, capsys):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["--verify", "data.splits_file=none.json"], 1, "There is no splits file at none.json. Run `roadwork split`"),
+        (["--verify", "data.splits_file=none.json"], 2, "data.splits_file is none.json, which is not there. Run `r"),
+        (["data.splitting.strategy=temporal", "data.splitting.after=soon"], 2, "data.splitting.after is 'soon'"),
         (["--verify", "output_dir=results"], 1, "splits.json or results/splits.json"),
         (["--verify", "data.splits_file=damaged.json"], 1, "damaged.json cannot be read as JSON"),
         (["--json"], 2, "it belongs to --verify"),

@@ -25,3 +25,4 @@ def evaluate(run: RunArgument) -> None:
         f"{TEST_SPLIT} was opened {result['openings']} time(s) for this run. "
         f"Written: {run}/results.json and predictions.parquet"
     )
+    print(f"Next: roadwork map {run}")

@@ -58,7 +58,7 @@ def image_hashes(source: ImageSource, names: np.ndarray, cache: Path) -> ImageHa
     Args:
         source: the images of N rows.
         names: (N,) ids of the rows.
-        cache: an npz file, made where there is none, and made anew where it is damaged.
+        cache: an npz file, made where there is none, and made anew where it is damaged; nothing needs it.
     """
     n = len(names)
     keys = np.fromiter(
@@ -140,11 +140,14 @@ def _read(cache: Path, keys: np.ndarray) -> ImageHashes:
 def _write(cache: Path, found: ImageHashes) -> None:
     rows = np.flatnonzero(found.known)
     rows = rows[np.argsort(found.keys[rows])]
-    with atomic_path(cache) as temporary, temporary.open("wb") as file:
-        np.savez(
-            file,
-            version=np.int64(_VERSION),
-            keys=found.keys[rows],
-            hashes=found.hashes[rows],
-            thumbnails=found.thumbnails[rows],
-        )
+    try:
+        with atomic_path(cache) as temporary, temporary.open("wb") as file:
+            np.savez(
+                file,
+                version=np.int64(_VERSION),
+                keys=found.keys[rows],
+                hashes=found.hashes[rows],
+                thumbnails=found.thumbnails[rows],
+            )
+    except OSError as error:  # nothing in the cache is needed
+        logger.warning("Image hashes are not kept (%s). Name a folder for them with ROADWORK_CACHE.", error)

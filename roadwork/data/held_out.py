@@ -11,7 +11,7 @@ import pandas as pd
 from roadwork.data.slice_columns import column_text, find_slice_column, most_frequent
 from roadwork.data.table import SampleTable
 from roadwork.data.utils.cells import h3_cells
-from roadwork.errors import SplitError
+from roadwork.errors import ConfigError, SplitError
 from roadwork.settings import SplittingSettings
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ def rows_in_regions(table: SampleTable, splitting: SplittingSettings) -> np.ndar
     """(N,) bool, True in `splitting.regions`: values of the region column, or H3 cells of any resolution.
 
     Raises:
-        SplitError: no such column, or a region without a row.
+        ConfigError: no such column, or a region without a row.
     """
     column = splitting.region_column
     values = np.full(len(table), "", dtype=object)
@@ -43,7 +43,7 @@ def rows_in_regions(table: SampleTable, splitting: SplittingSettings) -> np.ndar
                 cells[resolution] = h3_cells(table.gps, resolution)
             there = cells[resolution] == region.lower()
         if not there.any():
-            raise SplitError(f"data.splitting.regions names {region!r}, {_why_unknown(region, table, column, values)}")
+            raise ConfigError(f"data.splitting.regions names {region!r}, {_why_unknown(region, table, column, values)}")
         inside |= there
     return inside
 
@@ -68,11 +68,12 @@ def rows_after(table: SampleTable, splitting: SplittingSettings) -> tuple[np.nda
     Times without a zone are UTC. A row without a time is not after.
 
     Raises:
-        SplitError: no such column, or a time that cannot be read.
+        ConfigError: no such column, or `splitting.after` is no time.
+        SplitError: no row has a time, or one that cannot be read.
     """
     after = pd.to_datetime(pd.Series([splitting.after], dtype=object), format="ISO8601", utc=True, errors="coerce")[0]
     if pd.isna(after):
-        raise SplitError(
+        raise ConfigError(
             f"data.splitting.after is {splitting.after!r}. Allowed: a date or moment in ISO 8601, such as 2025-06-01 "
             "or 2025-06-01T12:00:00+02:00."
         )

@@ -67,6 +67,14 @@ def apply_label_corrections(table: SampleTable, path: Path, class_names: Mapping
     return replace(table, labels=labels, notes=(*table.notes, note), corrections=before)
 
 
+def is_filled_in(path: Path) -> bool:
+    """Whether a person has worked on the file, so that it may not be overwritten."""
+    try:
+        return path.is_file() and len(_read_answers(path)) > 0
+    except DataError:  # whatever it has become, it is not as it was written
+        return True
+
+
 def _read_answers(path: Path) -> pd.DataFrame:
     """The filled-in rows as text: `line`, `id`, `label`, `corrected_label`."""
     try:
@@ -79,6 +87,11 @@ def _read_answers(path: Path) -> pd.DataFrame:
             f"data.label_corrections is {path}, which cannot be read: {error}. "
             "Name the label_audit.csv that you have filled in; a spreadsheet saves it as 'CSV UTF-8'."
         ) from error
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes surplus first fields for row names
+        raise DataError(
+            f"{path} has rows with more fields than the {frame.shape[1]} columns that its first line names. "
+            f"Needed: {', '.join(_COLUMNS)}, as in label_audit.csv; remove the surplus fields."
+        )
     frame.columns = frame.columns.str.strip().str.lower()
     missing = [name for name in _COLUMNS if name not in frame]
     if missing:

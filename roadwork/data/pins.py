@@ -7,7 +7,7 @@ import numpy as np
 from roadwork.data.assign import FREE
 from roadwork.data.slice_columns import column_text, find_slice_column, most_frequent
 from roadwork.data.table import SampleTable
-from roadwork.errors import SplitError
+from roadwork.errors import ConfigError, SplitError
 from roadwork.settings import SPLIT_NAMES, SplittingSettings
 
 
@@ -15,7 +15,7 @@ def read_pins(table: SampleTable, splitting: SplittingSettings) -> np.ndarray:
     """(N,) index of the split that each row is pinned to, FREE where it is not.
 
     Raises:
-        SplitError: no such column, or none of its values pins a row.
+        ConfigError: no such column, or none of its values pins a row.
     """
     if splitting.pin_column is None:
         return np.full(len(table), FREE)
@@ -23,7 +23,7 @@ def read_pins(table: SampleTable, splitting: SplittingSettings) -> np.ndarray:
     index = {value: SPLIT_NAMES.index(name) for value, name in splitting.pin_values.items()}
     pins = np.array([index.get(value, FREE) for value in values], dtype=np.int64)
     if (pins == FREE).all():
-        raise SplitError(
+        raise ConfigError(
             f"data.splitting.pin_column is {splitting.pin_column!r}, but it pins no row: its values are "
             f"{most_frequent(values)}, and data.splitting.pin_values has {', '.join(index) or 'none'}. "
             "Map the column's values to splits there, or set pin_column to null."

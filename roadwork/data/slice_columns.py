@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from roadwork.data.table import SampleTable
-from roadwork.errors import SplitError
+from roadwork.errors import ConfigError
 
 _SHOWN = 8
 
@@ -17,10 +17,10 @@ def find_slice_column(table: SampleTable, key: str, column: str) -> pd.Series:
     """The column of `table.slices` that the setting `key` names.
 
     Raises:
-        SplitError: there is none of this name.
+        ConfigError: there is none of this name.
     """
     if column not in table.slices:
-        raise SplitError(
+        raise ConfigError(
             f"{key} is {column!r}. The data's further columns are: {', '.join(map(str, table.slices)) or 'none'}. "
             "Name one of these."
         )

@@ -133,10 +133,6 @@ def find_splits(settings: Settings, table: SampleTable, groups: Groups) -> Split
         SplitError: a file that does not fit the data, or data that cannot be split.
     """
     data = settings.data
-    if data.splits_file and not Path(data.splits_file).is_file():
-        raise ConfigError(
-            f"data.splits_file is {data.splits_file}, which is not there. Run `roadwork split`, or leave it null."
-        )
     splits = read_existing_splits(settings, table)
     if splits is None:
         return make_splits(table, groups, data.splits, data.splitting)
@@ -148,8 +144,12 @@ def read_existing_splits(settings: Settings, table: SampleTable) -> Splits | Non
     """The splits on disk, or None where there are none; they are not checked yet.
 
     Raises:
+        ConfigError: a `data.splits_file` that is not there.
         SplitError: a file that does not fit the data.
     """
+    named = settings.data.splits_file
+    if named and not Path(named).is_file():
+        raise ConfigError(f"data.splits_file is {named}, which is not there. Run `roadwork split`, or leave it null.")
     existing = next((path for path in splits_files(settings) if path.is_file()), None)
     return read_splits(existing, table, settings.data.class_names) if existing else None
 
@@ -158,6 +158,7 @@ def require_existing_splits(settings: Settings, table: SampleTable) -> Splits:
     """The splits on disk.
 
     Raises:
+        ConfigError: a `data.splits_file` that is not there.
         SplitError: there are none, or they do not fit the data.
     """
     splits = read_existing_splits(settings, table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def read_splits(path: Path, table: SampleTable, class_names: Mapping[str, int] |
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SplitError(
             f"{path} cannot be read as JSON: {error}. Mend it, or delete it and run `roadwork split`."
         ) from error
@@ -96,7 +97,7 @@ def _check_header(content: dict[str, Any], path: Path) -> None:
 
 
 def _is_share(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 def _is_shares(value: object) -> bool:

@@ -53,6 +53,7 @@ def assign_rows(
     an error. Rows that `groups` sets aside stay so even if pinned, which is said.
 
     Raises:
+        ConfigError: a setting names a column, region or time that the data lacks.
         SplitError: the data cannot be split as asked.
     """
     shares = np.array([ratios[name] for name in SPLIT_NAMES])

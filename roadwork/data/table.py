@@ -90,11 +90,13 @@ class SampleTable:
         )
 
     def fingerprint(self) -> str:
-        """SHA-256 over ids, labels, positions and sequences, whatever the order of the rows."""
+        """SHA-256 over ids, labels, positions, sequences and dropped rows, whatever the order of the rows."""
         order = np.argsort(self.ids)
         digest = hashlib.sha256()
         for values in (self.ids, self.labels, np.round(self.gps, 7), self.sequence_ids):
             digest.update("\x1f".join(map(str, values[order].tolist())).encode())
+        if self.dropped_ids:
+            digest.update("\x1f".join(["dropped", *sorted(self.dropped_ids)]).encode())
         return f"sha256:{digest.hexdigest()}"
 
     def source_fingerprint(self) -> str:

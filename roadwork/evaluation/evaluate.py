@@ -17,7 +17,7 @@ from torch import nn
 
 from roadwork.config import load_yaml
 from roadwork.data.datamodule import NATIXDataModule
-from roadwork.data.utils.privacy import coarsen, coarsen_km
+from roadwork.data.utils.privacy import coarsen, coarsen_km, number_cells, position_columns
 from roadwork.errors import DataError
 from roadwork.evaluation.predictions import build_predictions, write_predictions
 from roadwork.evaluation.results import evaluate_predictions
@@ -67,7 +67,12 @@ def evaluate_run(folder: Path) -> dict[str, Any]:
         seed=settings.evaluation.seed,
         brackets=[(low, high) for low, high, _ in settings.data.gps_sampling.weight_brackets],
     )
-    results = {TEST_SPLIT: result | {"openings": opened, "unreadable": len(datamodule.ledger.reasons)}}
+    result |= {
+        "openings": opened,
+        "unreadable": len(datamodule.ledger.reasons),
+        "leaks": list(datamodule.split_report.leak_warnings),
+    }
+    results = {TEST_SPLIT: result}
     write_json(folder / "results.json", results)
     write_manifest(folder)
     return results
@@ -138,13 +143,18 @@ def predict_splits(datamodule: NATIXDataModule, model: nn.Module, splits: Sequen
                 logits.append(model(pixel_values=images).logits.double().cpu().numpy())
             rows.append(readable["index"].numpy())
     chosen = np.concatenate(rows)
-    table = datamodule.table.take(chosen)
     # Rounded before anything is computed from them, so that the figures are those of the file.
     decimals = datamodule.settings.privacy.coarsen_gps
+    # Of the whole table, so that the folds of a cross-validation have the same columns and groups.
+    whole, groups = datamodule.table, datamodule.groups.names
+    hidden = position_columns(whole.slices, whole.gps, decimals)
+    if hidden:
+        logger.info("Predictions leave out %s: privacy.coarsen_gps is %s.", ", ".join(map(str, hidden)), decimals)
+    coarse = replace(whole, gps=coarsen(whole.gps, decimals), slices=whole.slices.drop(columns=hidden))
     return build_predictions(
-        replace(table, gps=coarsen(table.gps, decimals)),
+        coarse.take(chosen),
         datamodule.split_names[chosen],
-        datamodule.groups.names[chosen],
+        (groups if decimals is None else number_cells(groups))[chosen],
         np.concatenate(logits),
         coarsen_km(datamodule.distances_to_deployment_km()[chosen], decimals),
     )

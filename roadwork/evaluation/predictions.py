@@ -104,7 +104,7 @@ def read_predictions(path: Path) -> pd.DataFrame:
         raise DataError(f"{path} does not exist. `roadwork evaluate RUN` writes it.") from None
     except (pa.ArrowException, OSError) as error:
         raise DataError(
-            f"{path} cannot be read as parquet: {error}. Write it again with `roadwork evaluate RUN`."
+            f"{path} cannot be read as parquet: {str(error).rstrip('.')}. Write it again with `roadwork evaluate RUN`."
         ) from error
     missing = [name for name in COLUMNS if name not in frame]
     if missing:

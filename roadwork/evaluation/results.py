@@ -177,7 +177,9 @@ def format_results(name: str, result: dict[str, Any]) -> Group:
     """A split's result for a terminal of 80 columns: figures, confusion matrix, by distance, and the verdict."""
     title = Text.assemble((name, "bold"), f": {result['n']:,} rows in {result['groups']:,} groups")
     verdict = Text.assemble(("Verdict  ", "bold"), result["target"]["sentence"])
-    return Group(title, _figures_table(result), _confusion_table(result["confusion"]), _distance_table(result), verdict)
+    leaks = [Text.assemble(("Leaks  ", "bold red"), leak) for leak in result.get("leaks", [])]
+    tables = (_figures_table(result), _confusion_table(result["confusion"]), _distance_table(result))
+    return Group(title, *tables, *leaks, verdict)
 
 
 def _figures_table(result: dict[str, Any]) -> Table:

@@ -83,7 +83,10 @@ def _figures_of_fold(cross_validation: CrossValidation, number: int, frame: pd.D
 
 
 def _read_finished(fold: Fold) -> pd.DataFrame:
-    frame = read_predictions(fold.predictions_file)
+    try:
+        frame = read_predictions(fold.predictions_file)
+    except DataError as error:
+        raise DataError(f"{error} Or remove the file to train the fold again with --resume.") from error
     foreign = set(frame["id"]) - set(fold.splits.ids[HELD_OUT])
     if foreign:
         raise DataError(

@@ -135,8 +135,14 @@ def _check_same_plan(folder: Path, plan: dict[str, Any]) -> None:
             "Name outputs/<experiment>/cv/<time>, or `latest`, or leave --resume out."
         )
     before, now = flat_keys(OmegaConf.to_container(load_yaml(folder / PLAN_FILE))), flat_keys(plan)
+    if before.get("data_fingerprint") != now["data_fingerprint"]:
+        raise DataError(
+            f"{folder} was begun with other data: rows, labels, positions or sequences have changed since, in the "
+            "dataset or in data.label_corrections. Restore them, or start anew without --resume."
+        )
+    options = {"folds": "--folds", "by": "--by"}
     differing = [
-        f"{key.removeprefix('config.')} was {before.get(key)!r}, now {now.get(key)!r}"
+        f"{options.get(key, key.removeprefix('config.'))} was {before.get(key)!r}, now {now.get(key)!r}"
         for key in sorted(before | now)
         if not key.removeprefix("config.").startswith(_MAY_DIFFER) and before.get(key) != now.get(key)
     ]
@@ -149,8 +155,13 @@ def _check_same_plan(folder: Path, plan: dict[str, Any]) -> None:
 def _write_or_check_splits(splits: Splits, path: Path) -> None:
     """Writes a fold's splits; where a resumed fold has some, they must be the same rows."""
     if path.is_file():
-        written = json.loads(path.read_text(encoding="utf-8"))["splits"]
-        if {name: set(ids) for name, ids in written.items()} != {name: set(ids) for name, ids in splits.ids.items()}:
+        try:
+            written = {name: set(ids) for name, ids in json.loads(path.read_bytes())["splits"].items()}
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise SplitError(
+                f"{path} is damaged. Remove {path.parent} to train this fold again with --resume."
+            ) from None
+        if written != {name: set(ids) for name, ids in splits.ids.items()}:
             raise SplitError(
                 f"{path} holds other rows than this data, its splits and its groups give now. "
                 "Restore data.splits_file and the images, or start anew without --resume."

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
+from roadwork.data.slice_columns import column_text, find_slice_column
 from roadwork.data.table import SampleTable
 from roadwork.data.utils.cells import h3_cells
 from roadwork.errors import ConfigError, SplitError
@@ -60,17 +61,20 @@ def find_regions(table: SampleTable, region_column: str | None) -> np.ndarray:
     """(N,) str region of each row: `region_column` of the dataset, else its H3 cell; empty where unknown.
 
     Raises:
-        ConfigError: the dataset has no such column.
+        ConfigError: the dataset has no such column, or no row has a region.
     """
     if region_column is None:
-        return h3_cells(table.gps, REGION_RESOLUTION)
-    if region_column not in table.slices:
+        regions = h3_cells(table.gps, REGION_RESOLUTION)
+        source = "has GPS, and data.splitting.region_column is null"
+    else:
+        regions = column_text(find_slice_column(table, "data.splitting.region_column", region_column))
+        source = f"has a value in data.splitting.region_column={region_column}"
+    if not (regions != "").any():
         raise ConfigError(
-            f"data.splitting.region_column is {region_column!r}; the dataset's further columns are "
-            f"{', '.join(map(str, table.slices.columns)) or 'none'}. Name one of these, or leave it null for H3 cells."
+            f"--by region finds no region: no row {source}. Name a column with data.splitting.region_column: "
+            f"{', '.join(map(str, table.slices)) or 'the dataset has none'}; or leave out --by region."
         )
-    values = table.slices[region_column]
-    return np.where(values.isna(), "", values.astype(str)).astype(object)
+    return regions
 
 
 def _region_of_group(groups: np.ndarray, regions: np.ndarray) -> np.ndarray:
@@ -97,7 +101,7 @@ def _check_labels(labels: np.ndarray, folds: np.ndarray, unit_word: str) -> None
         counts = np.bincount(labels[folds == fold], minlength=2)
         if counts.min() == 0:
             raise SplitError(
-                f"Fold {fold} of {n_folds} would have {counts[0]:,} rows of None and {counts[1]:,} of Roadwork; "
+                f"Fold {fold + 1} of {n_folds} would have {counts[0]:,} rows of None and {counts[1]:,} of Roadwork; "
                 f"each fold needs both. {_remedy(unit_word)}"
             )
 

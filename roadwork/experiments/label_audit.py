@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +10,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from roadwork.data.label_corrections import is_filled_in
 from roadwork.data.utils.privacy import coarsen
 from roadwork.errors import MissingExtraError
 from roadwork.evaluation.results import errors_allowed
 from roadwork.experiments.audit_page import MAX_SHOWN, read_thumbnails, write_audit_page
 from roadwork.experiments.cv_plan import CrossValidation
 from roadwork.runs import atomic_path
+
+logger = logging.getLogger(__name__)
 
 # The best of cleanlab's filters on 85 planted errors among 4,320 demo rows: precision 0.92, recall 0.89. The others:
 # `confident_learning` 0.97 and 0.78, `predicted_neq_given` 0.63 and 0.99.
@@ -100,6 +104,8 @@ def audit_labels(frame: pd.DataFrame, target_mcc: float) -> LabelAudit:
 def write_label_audit(audit: LabelAudit, cross_validation: CrossValidation) -> tuple[Path, Path]:
     """Writes `label_audit.csv`, all rows that are listed, and `label_audit.html`, the first 500 with their pictures.
 
+    A csv that a person has filled in is left as it is.
+
     Returns:
         The page and the csv.
     """
@@ -121,8 +127,11 @@ def write_label_audit(audit: LabelAudit, cross_validation: CrossValidation) -> t
     }
     listed = pd.DataFrame(columns)
     csv_file, page = (cross_validation.folder / f"label_audit.{suffix}" for suffix in ("csv", "html"))
-    with atomic_path(csv_file) as temporary:
-        listed.to_csv(temporary, index=False)
+    if is_filled_in(csv_file):
+        logger.warning("%s has been filled in, so it is left as it is. Move it away to have it written anew.", csv_file)
+    else:
+        with atomic_path(csv_file) as temporary:
+            listed.to_csv(temporary, index=False)
     pictures = read_thumbnails(cross_validation.source, rows[:MAX_SHOWN].tolist(), min(len(rows), MAX_SHOWN))
     write_audit_page(page, listed[:MAX_SHOWN], pictures, summary=audit.sentence, names=names)
     return page, csv_file

@@ -62,7 +62,7 @@ def _build(settings: Settings, title: str, predictions: pd.DataFrame | None, *, 
     splits = require_existing_splits(settings, table)  # none are made, since that compares images
     names = splits.names_by_row(table)
     deployment = None
-    if settings.data.gps_sampling.enabled:
+    if settings.data.gps_sampling.enabled and table.has_gps.any():  # else there is no map to draw
         sampling = settings.data.gps_sampling
         points, origin = find_deployment(settings.data, table, names)
         brackets = parse_brackets(sampling.weight_brackets)

@@ -128,6 +128,15 @@ def test_a_damaged_cache_is_made_anew_and_said(photos, tmp_path, caplog, damage)
     assert cache.read_bytes() == whole
 
 
+def test_a_cache_that_cannot_be_written_is_said_and_not_needed(photos, tmp_path, caplog):
+    expected = image_hashes(FileImages(photos), names_of(photos), tmp_path / "hashes.npz")
+    (tmp_path / "file").touch()
+    with caplog.at_level(logging.WARNING):
+        assert equal(image_hashes(FileImages(photos), names_of(photos), tmp_path / "file/hashes.npz"), expected)
+    assert "Image hashes are not kept" in caplog.text
+    assert "ROADWORK_CACHE" in caplog.text
+
+
 def test_a_cache_of_another_version_is_not_used(photos, tmp_path, hashed, monkeypatch):
     cache = tmp_path / "hashes.npz"
     image_hashes(FileImages(photos), names_of(photos), cache)

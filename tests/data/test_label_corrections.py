@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from roadwork.data.label_corrections import apply_label_corrections
+from roadwork.data.label_corrections import apply_label_corrections, is_filled_in
 from roadwork.data.table import SampleTable
 from roadwork.errors import DataError
 
@@ -83,6 +83,7 @@ def test_what_does_not_fit_is_named_with_its_line(table, tmp_path, row, said):
         (b"", "cannot be read"),
         ("id,label,corrected_label\n\xfc,0,1\n".encode("latin-1"), "cannot be read.*CSV UTF-8"),
         (b"id,label\n000,0\n", "no column corrected_label; it has id, label"),
+        (b"id,label,corrected_label\n000,0,1,surplus\n", "more fields than the 3 columns"),
     ],
 )
 def test_an_unusable_file(table, tmp_path, content, said):
@@ -91,3 +92,25 @@ def test_an_unusable_file(table, tmp_path, content, said):
         path.write_bytes(content)
     with pytest.raises(DataError, match=said):
         apply_label_corrections(table, path, NAMES)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"), [("", False), (" ", False), ("drop", True), ("1", True), ("nonsense", True)]
+)
+def test_a_file_is_filled_in_once_it_has_an_answer(tmp_path, answer, expected):
+    assert is_filled_in(write(tmp_path / "audit.csv", [("000", "0.jpg", "0", "0.9", answer)])) is expected
+
+
+def test_a_file_that_is_not_as_it_was_written_is_somebodys(tmp_path):
+    (tmp_path / "audit.csv").write_text("my notes")
+    assert is_filled_in(tmp_path / "audit.csv")
+    assert not is_filled_in(tmp_path / "absent.csv")
+
+
+def test_dropped_rows_change_the_data_but_not_what_its_splits_were_made_from(table, tmp_path):
+    prints = [
+        apply_label_corrections(table, write(tmp_path / "audit.csv", [("000", "", "0", "", "drop"), second]), NAMES)
+        for second in [("001", "", "1", "", "drop"), ("001", "", "1", "", "1")]
+    ]
+    assert len({table.fingerprint(), *(corrected.fingerprint() for corrected in prints)}) == 3
+    assert {corrected.source_fingerprint() for corrected in prints} == {table.fingerprint()}

@@ -1,6 +1,7 @@
 """Splits are stratified and the same from the same seed; the file says what they are, and users' own files are read."""
 
 import json
+import math
 
 import numpy as np
 import pandas as pd
@@ -114,6 +115,7 @@ def test_only_random_leaks_by_design():
         ("set_aside", {}),
         ("buffer_km", -1),
         ("buffer_km", True),
+        ("buffer_km", math.inf),
         ("shares", {"train": None}),
     ],
 )

@@ -11,7 +11,7 @@ from roadwork.data.groups import Groups
 from roadwork.data.held_out import parse_times
 from roadwork.data.splits import make_splits
 from roadwork.data.table import SampleTable
-from roadwork.errors import SplitError
+from roadwork.errors import ConfigError, SplitError
 from roadwork.settings import SPLIT_NAMES, SplittingSettings
 
 RATIOS = {"train": 0.60, "val_select": 0.15, "val_calib": 0.15, "val_test": 0.10}
@@ -97,17 +97,17 @@ class TestRegionHoldout:
         assert (names[:100] == "val_test").all()
 
     def test_unknown_regions_and_columns_name_what_exists(self):
-        with pytest.raises(SplitError, match=r"'Paris'.*'city'.*Lagos \(300 rows\), Tokyo \(200 rows\), Berlin \(100"):
+        with pytest.raises(ConfigError, match=r"'Paris'.*'city'.*Lagos \(300 rows\), Tokyo \(200 rows\), Berlin \(100"):
             names_of(**self.settings("Berlin", "Paris"))
-        with pytest.raises(SplitError, match=r"region_column is 'town'.*columns are: city, captured_at"):
+        with pytest.raises(ConfigError, match=r"region_column is 'town'.*columns are: city, captured_at"):
             names_of(**self.settings("Berlin", column="town"))
         with pytest.raises(
-            SplitError, match=r"'Berlin', which is no H3 cell.*\(300 rows\).*region_column.*: city, capt"
+            ConfigError, match=r"'Berlin', which is no H3 cell.*\(300 rows\).*region_column.*: city, capt"
         ):
             names_of(**self.settings("Berlin", column=None))
         paris = h3.latlng_to_cell(48.85, 2.35, 3)
         lagos = h3.latlng_to_cell(6.52, 3.38, 3)
-        with pytest.raises(SplitError, match=rf"'{paris}', an H3 cell where no row lies.* {lagos} \(300 rows\)"):
+        with pytest.raises(ConfigError, match=rf"'{paris}', an H3 cell where no row lies.* {lagos} \(300 rows\)"):
             names_of(**self.settings(paris, column=None))
 
     def test_regions_without_a_label_or_without_a_rest(self):
@@ -145,9 +145,9 @@ class TestTemporal:
         assert "2 of 600 rows have no time in 'captured_at'; none of them is in val_test." in caplog.messages
 
     def test_mistakes(self):
-        with pytest.raises(SplitError, match=r"after is 'soon'.*ISO 8601"):
+        with pytest.raises(ConfigError, match=r"after is 'soon'.*ISO 8601"):
             names_of(strategy="temporal", after="soon")
-        with pytest.raises(SplitError, match=r"time_column is 'date'.*columns are: city, captured_at"):
+        with pytest.raises(ConfigError, match=r"time_column is 'date'.*columns are: city, captured_at"):
             names_of(strategy="temporal", after="2025-01-25", time_column="date")
         times = table_of().slices["captured_at"].where(ROW != 17, "last summer")
         with pytest.raises(SplitError, match=r"1 of 600 rows.*'captured_at', first: 0017: 'last summer'"):
@@ -253,9 +253,11 @@ class TestPins:
         assert set(names[40:43]) == {"train"}
 
     def test_a_column_that_is_not_there_or_pins_nothing(self):
-        with pytest.raises(SplitError, match=r"pin_column is 'part'.*columns are: city, captured_at"):
+        with pytest.raises(ConfigError, match=r"pin_column is 'part'.*columns are: city, captured_at"):
             names_of(pin_column="part")
-        with pytest.raises(SplitError, match=r"'city'.*pins no row.*Lagos \(300 rows\).*pin_values has train, val_sel"):
+        with pytest.raises(
+            ConfigError, match=r"'city'.*pins no row.*Lagos \(300 rows\).*pin_values has train, val_sel"
+        ):
             names_of(pin_column="city")
 
     def test_pins_that_agree_with_a_region_or_a_date(self):

@@ -133,3 +133,9 @@ def test_the_table_fits_eighty_columns_and_says_what_is_needed():
     assert max(map(len, text.splitlines())) <= 80
     for needed in ("2,000 rows in 500 groups", "MCC", "95 % interval", "called Roadwork", "500 or more", "Verdict"):
         assert needed in text
+
+
+def test_what_leaks_is_said_beside_the_verdict():
+    result = evaluate(make_frame())
+    assert "Leaks" not in show(result)
+    assert "Leaks  a RANDOM split" in show(result | {"leaks": ["a RANDOM split, which leaks by design"]})

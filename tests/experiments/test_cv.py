@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from roadwork.data.datamodule import NATIXDataModule
 from roadwork.evaluation.evaluate import load_best_model, predict_splits
 from roadwork.experiments.cv import _figures_of_fold, train_fold
 from roadwork.experiments.cv_plan import plan_cross_validation
+from roadwork.models.build import build_model
 
 ARGUMENTS = (*TINY_MODEL, "training.epochs=1", "experiment=tiny", "evaluation.bootstrap_draws=100")
 
@@ -159,6 +161,30 @@ def test_a_fold_with_other_rows_is_not_resumed(copied, demo_root, capsys):
     assert "holds other rows" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"splits": [1]}'])
+def test_a_fold_with_damaged_splits_is_named(copied, demo_root, capsys, content):
+    (copied / "fold_1/splits.json").write_text(content)
+    arguments = ("--folds", "3", "--resume", "latest", f"data.root={demo_root}", "output_dir=outputs")
+    assert run(*arguments, *ARGUMENTS) == 1
+    assert "fold_1/splits.json is damaged. Remove" in "".join(capsys.readouterr().err.splitlines())
+
+
+def test_a_fold_with_damaged_predictions_is_named(copied, demo_root, capsys):
+    (copied / "fold_1/predictions.parquet").write_text("?")
+    arguments = ("--folds", "3", "--resume", "latest", f"data.root={demo_root}", "output_dir=outputs")
+    assert run(*arguments, *ARGUMENTS) == 1
+    assert "remove the file to train the fold again with --resume" in " ".join(capsys.readouterr().err.split())
+
+
+def test_corrected_labels_are_other_data(copied, demo_root, tmp_path, capsys):
+    audit = pd.read_csv(copied / "label_audit.csv", dtype=str, keep_default_na=False)
+    audit.loc[0, "corrected_label"] = "drop"
+    audit.to_csv(tmp_path / "filled_in.csv", index=False)
+    arguments = ("--folds", "3", "--resume", "latest", f"data.root={demo_root}", "output_dir=outputs")
+    assert run(*arguments, "data.label_corrections=filled_in.csv", *ARGUMENTS) == 1
+    assert "was begun with other data" in " ".join(capsys.readouterr().err.split())
+
+
 def test_val_test_is_never_looked_at(demo_root, tmp_path):
     """With val_test's labels turned round and its pictures replaced, every fold predicts the same."""
     labels = labels_of(demo_root)
@@ -207,3 +233,25 @@ def test_by_region_holds_out_whole_cities(demo_root, tiny_config):
     frame = pd.DataFrame({"id": ids, "group": "g", "label": np.arange(len(ids)) % 2, "probability": 1.0})
     cities = _figures_of_fold(cross_validation, 1, frame)["regions"]
     assert set(cities) == {city[row_id] for row_id in ids}
+
+
+def test_coarse_predictions_keep_no_position_in_further_columns_or_group_names(demo_root, tiny_config, tmp_path):
+    root = tmp_path / "streets"
+    root.mkdir()
+    (root / "images").symlink_to(demo_root / "images")
+    labels = pd.read_csv(demo_root / "labels.csv", keep_default_na=False)
+    labels.assign(place="at " + labels["latitude"].astype(str)).to_csv(root / "labels.csv", index=False)
+    whole = NATIXDataModule(tiny_config(f"data.root={root}"))
+    coarse = NATIXDataModule(tiny_config(f"data.root={root}", "privacy.coarsen_gps=1"))
+    frames = []
+    for datamodule in (whole, coarse):
+        datamodule.setup()
+        cells = np.array([f"{name}/871f1d489ffffff" for name in datamodule.groups.names], dtype=object)
+        datamodule.groups = replace(datamodule.groups, names=cells)
+        model = build_model(datamodule.settings.model, datamodule.settings.data.img_size).eval()
+        frames.append(predict_splits(datamodule, model, ["val_calib"]))
+    assert set(frames[0]) - set(frames[1]) == {"place"}
+    assert {"city", "weather"} <= set(frames[1])
+    assert frames[0]["group"].str.endswith("ffffff").all()
+    assert not frames[1]["group"].str.contains("ffffff").any()
+    assert (pd.factorize(frames[0]["group"])[0] == pd.factorize(frames[1]["group"])[0]).all()

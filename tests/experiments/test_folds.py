@@ -108,7 +108,7 @@ def test_many_regions_are_grouped_and_stay_whole():
 def test_a_region_with_one_label_only():
     regions = np.array(["rome", "rome", "oslo", "oslo"], dtype=object)
     with pytest.raises(
-        SplitError, match=r"Fold 0 of 2 would have 2 rows of None and 0 of Roadwork.*leave out --by region"
+        SplitError, match=r"Fold 1 of 2 would have 2 rows of None and 0 of Roadwork.*leave out --by region"
     ):
         make_folds(make_table([0, 1, 0, 0]), np.array(list("abcd"), dtype=object), 5, 0, regions)
 
@@ -120,8 +120,17 @@ def test_regions_come_from_the_column_or_from_the_cells():
     cells = find_regions(table, None)
     assert cells[0] == cells[1] != cells[2]
     assert cells[3] == ""
-    with pytest.raises(ConfigError, match=r"region_column is 'town'.*are city"):
+    with pytest.raises(ConfigError, match=r"region_column is 'town'.*are: city"):
         find_regions(table, "town")
+
+
+def test_regions_that_are_numbers_or_nowhere():
+    table = make_table([0, 1, 0], {"zone": [1.0, np.nan, 12.0], "empty": ["", None, " "]}, np.full((3, 2), np.nan))
+    assert find_regions(table, "zone").tolist() == ["1", "", "12"]
+    with pytest.raises(ConfigError, match=r"no row has GPS.*Name a column.*: zone, empty; or leave out --by"):
+        find_regions(table, None)
+    with pytest.raises(ConfigError, match=r"no row has a value in data\.splitting\.region_column=empty"):
+        find_regions(table, "empty")
 
 
 def splits_of(table, groups):

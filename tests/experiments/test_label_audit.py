@@ -106,7 +106,7 @@ EVIL = '</script><img src=x onerror="alert(1)">&;=é'
 
 @pytest.fixture(scope="module")
 def audited(tmp_path_factory):
-    """An audit of 700 contradicted rows, written; and the table."""
+    """An audit of 700 contradicted rows, written; the table; and a function that writes it again."""
     frame = predictions(300, errors=0.0)
     frame["label"] = np.where(frame.index < 700, 1 - frame["label"], frame["label"])
     frame.loc[3, "filename"] = EVIL
@@ -123,9 +123,13 @@ def audited(tmp_path_factory):
     audit = audit_labels(frame, 0.99)
     listed = frame[:700].assign(suggested=1 - frame["label"][:700], quality=np.linspace(0, 0.4, 700))
     object.__setattr__(audit, "listed", listed)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("roadwork.experiments.label_audit.MAX_SHOWN", 60)
-        return write_label_audit(audit, cross_validation), table
+
+    def write():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("roadwork.experiments.label_audit.MAX_SHOWN", 60)
+            return write_label_audit(audit, cross_validation)
+
+    return write(), table, write
 
 
 class Tags(HTMLParser):
@@ -138,7 +142,7 @@ class Tags(HTMLParser):
 
 
 def test_the_page_is_one_file_with_names_made_harmless(audited):
-    (page, _), _ = audited
+    (page, _), _, _ = audited
     text = page.read_text(encoding="utf-8")
     tags = Tags()
     tags.feed(text)
@@ -162,7 +166,7 @@ def test_the_page_is_one_file_with_names_made_harmless(audited):
 def test_thumbnails_are_upright_and_carry_no_position(audited):
     import base64
 
-    (page, _), _ = audited
+    (page, _), _, _ = audited
     encoded = re.search(r"data:image/jpeg;base64,([^\"]+)", page.read_text(encoding="utf-8"))[1]
     with Image.open(io.BytesIO(base64.b64decode(encoded))) as image:
         assert image.size == (225, 300)
@@ -170,7 +174,7 @@ def test_thumbnails_are_upright_and_carry_no_position(audited):
 
 
 def test_the_csv_lists_all_rows_and_is_read_back(audited, tmp_path):
-    (_, csv_file), table = audited
+    (_, csv_file), table, _ = audited
     listed = pd.read_csv(csv_file, dtype=str, keep_default_na=False)
     assert list(listed) == [
         "id", "filename", "label", "suggested_label", "probability", "quality", "latitude", "longitude", "sequence",
@@ -189,6 +193,20 @@ def test_the_csv_lists_all_rows_and_is_read_back(audited, tmp_path):
     assert (corrected.labels[:10] == 1 - table.labels[:10]).all()
     assert (corrected.labels[10:] == table.labels[10:]).all()
     assert corrected.dropped_ids == {table.ids[10]}
+
+
+def test_what_a_person_has_filled_in_is_not_overwritten(audited, caplog):
+    (page, csv_file), _, write = audited
+    written = csv_file.read_text(encoding="utf-8")
+    filled_in = re.sub(r",$", ",drop", written, count=1, flags=re.MULTILINE)
+    assert filled_in != written
+    try:
+        csv_file.write_text(filled_in, encoding="utf-8")
+        assert write() == (page, csv_file)
+        assert csv_file.read_text(encoding="utf-8") == filled_in
+        assert "has been filled in, so it is left as it is" in caplog.text
+    finally:
+        csv_file.write_text(written, encoding="utf-8")
 
 
 def test_the_names_on_the_page_are_the_first_of_each_label():

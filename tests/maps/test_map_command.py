@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 from typer.testing import CliRunner
@@ -14,7 +15,7 @@ from roadwork.cli.app import app
 from roadwork.config import to_settings
 from roadwork.data.local import read_local
 from roadwork.data.splits import Splits
-from roadwork.errors import SplitError
+from roadwork.errors import DataError, SplitError
 from roadwork.evaluation.predictions import build_predictions, write_predictions
 from roadwork.maps.write import write_data_map, write_run_map
 from roadwork.settings import SPLIT_NAMES
@@ -52,6 +53,14 @@ def test_the_map_of_a_configuration_lies_in_the_output_folder(split_root, tiny_c
 def test_without_splits_the_command_that_makes_them_is_named(split_root, tiny_config):
     (split_root / "splits.json").unlink()
     with pytest.raises(SplitError, match="roadwork split"):
+        write_data_map(to_settings(tiny_config(f"data.root={split_root}")))
+
+
+def test_data_without_positions_is_told_so_before_the_deployment_is_looked_for(split_root, tiny_config):
+    labels = pd.read_csv(split_root / "labels.csv", keep_default_na=False)
+    labels.assign(latitude=np.nan, longitude=np.nan, gps=np.nan).to_csv(split_root / "labels.csv", index=False)
+    (split_root / "deployment.geojson").unlink()
+    with pytest.raises(DataError, match="rows has a position, so there is nothing to draw"):
         write_data_map(to_settings(tiny_config(f"data.root={split_root}")))
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from decimal import ROUND_HALF_EVEN, Decimal
 
 import numpy as np
+import pandas as pd
 import pytest
 from geopy.distance import great_circle
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roadwork.data.utils.privacy import coarsen, coarsen_km, grain_km
+from roadwork.data.utils.privacy import coarsen, coarsen_km, grain_km, number_cells, position_columns
 
 LATITUDES = st.floats(-90, 90)
 LONGITUDES = st.floats(-180, 180)
@@ -56,3 +57,50 @@ def test_distances_are_whole_steps_of_the_grain(distance, decimals):
     steps = rounded / grain_km(decimals)
     assert steps == pytest.approx(round(steps), abs=1e-6)
     assert abs(rounded - distance) <= grain_km(decimals) / 2 + 1e-6
+
+
+GPS = np.array([[52.520008, 13.404954], [48.137154, 11.576124], [np.nan, np.nan]])
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("gps_raw", ["52°31'12\"N 13°24'18\"E", "", ""]),
+        ("image.exifGeoHash", ["u33dc0", "u281z7", ""]),
+        ("Lat", [None, None, None]),
+        ("where", ["at (52.520008, 13.404954)", "https://maps/?q=48.137154,11.576124", None]),
+        ("y", [52.520008, 48.137154, np.nan]),
+        ("nested", [{"x": 13.40495}, None, None]),
+    ],
+)
+def test_a_column_that_tells_positions_is_found(name, values):
+    frame = pd.DataFrame({"city": ["Berlin", "Munich", ""], name: pd.Series(values, dtype=object)})
+    assert position_columns(frame, GPS, 2) == [name]
+    assert position_columns(frame, GPS, None) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("latency", [0.25, 1.5, 2.0]),
+        ("city_center", ["52.52, 13.40", "48.14, 11.58", ""]),  # no more than two decimals tell
+        ("temperature", [13.404, -3.125, 21.5]),  # one of two, by chance
+        ("nothing", [None, None, None]),
+    ],
+)
+def test_other_columns_are_kept(name, values):
+    assert position_columns(pd.DataFrame({name: values}), GPS, 2) == []
+
+
+def test_without_a_position_only_names_tell():
+    frame = pd.DataFrame({"lng": [1.23456], "speed": [1.23456]})
+    assert position_columns(frame, np.full((1, 2), np.nan), 1) == ["lng"]
+
+
+def test_cells_in_group_names_are_numbered_and_groups_stay_the_same():
+    cells = ["871f1d489ffffff", "871f1d48bffffff"]
+    groups = np.array([f"drive/{cells[1]}", "drive/7", f"drive/{cells[0]}", f"drive/{cells[1]}", "row:1"], dtype=object)
+    hidden = number_cells(groups)
+    assert not any(cell in name for cell in cells for name in hidden)
+    assert np.array_equal(pd.factorize(hidden)[0], pd.factorize(groups)[0])
+    assert hidden[[1, 4]].tolist() == ["drive/7", "row:1"]
