@@ -13,7 +13,7 @@ from roadwork.cli.app import FAILED, app
 from roadwork.cli.options import DEFAULT_CONFIG, ConfigOption, Overrides
 
 if TYPE_CHECKING:
-    from roadwork.data.verification import Verification
+    from roadwork.data.splitting.verification import Verification
     from roadwork.settings import Settings
 
 
@@ -61,7 +61,7 @@ def _make(settings: Settings) -> None:
 
 
 def _verify(settings: Settings, as_json: bool) -> None:
-    from roadwork.data.verification import verify_splits
+    from roadwork.data.splitting.verification import verify_splits
 
     verification = verify_splits(settings)
     if as_json:

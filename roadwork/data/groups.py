@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from roadwork.data.dense_areas import divide
-from roadwork.data.proximity import components_within, unite
+from roadwork.data.grouping.dense_areas import divide
+from roadwork.data.grouping.proximity import components_within, unite
 from roadwork.data.table import SampleTable
 
 MIN_UNITS = 50  # fewer sequences are no dense area: what would be set aside costs more than parts are worth

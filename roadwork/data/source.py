@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from roadwork.data.demo import generate_demo_data
+from roadwork.data.grouping.hashes import image_hashes
+from roadwork.data.grouping.near_duplicates import find_near_duplicates
 from roadwork.data.groups import Groups, make_groups
-from roadwork.data.hashes import image_hashes
 from roadwork.data.huggingface import read_huggingface
 from roadwork.data.images import ImageSource
 from roadwork.data.label_corrections import apply_label_corrections
 from roadwork.data.local import read_local
-from roadwork.data.near_duplicates import find_near_duplicates
 from roadwork.data.splits import Splits, make_splits
 from roadwork.data.splits_file import read_splits
 from roadwork.data.table import SampleTable

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from roadwork.data.groups import Groups
-from roadwork.data.strategies import SET_ASIDE, assign_rows
+from roadwork.data.splitting.strategies import SET_ASIDE, assign_rows
 from roadwork.data.table import SampleTable
 from roadwork.runs import write_json
 from roadwork.settings import SPLIT_NAMES, SplittingSettings

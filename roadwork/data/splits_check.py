@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from roadwork.data.groups import Groups
-from roadwork.data.leaks import Leak, RowPair, find_leaks, row_pair
-from roadwork.data.neighbours import Neighbours
 from roadwork.data.splits import Splits
+from roadwork.data.splitting.leaks import Leak, RowPair, find_leaks, row_pair
+from roadwork.data.splitting.neighbours import Neighbours
 from roadwork.data.table import SampleTable
 from roadwork.errors import SplitError
 from roadwork.settings import SPLIT_NAMES

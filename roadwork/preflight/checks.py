@@ -19,12 +19,12 @@ from roadwork.data.augmentation.build import build_train_augmentation
 from roadwork.data.dataset import ImageStore, UnreadableImage, UnreadableLedger
 from roadwork.data.images import ImageSource
 from roadwork.data.reach import REACH_KM, unreachable_targets
-from roadwork.data.resemblance import compare_with_deployment
 from roadwork.data.samplers.brackets import parse_brackets
 from roadwork.data.samplers.clusters import COVERAGE_TARGET, cluster_deployment
 from roadwork.data.source import find_groups, find_splits, read_dataset
 from roadwork.data.splits import Splits
 from roadwork.data.splits_check import check_splits
+from roadwork.data.splitting.resemblance import compare_with_deployment
 from roadwork.data.table import SampleTable
 from roadwork.data.targets import find_deployment
 from roadwork.errors import RoadworkError

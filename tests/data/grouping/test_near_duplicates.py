@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageEnhance
 
-from roadwork.data.hashes import ImageHashes, hash_image, image_hashes
+from roadwork.data.grouping.hashes import ImageHashes, hash_image, image_hashes
+from roadwork.data.grouping.near_duplicates import find_near_duplicates
+from roadwork.data.grouping.proximity import unite
 from roadwork.data.images import FileImages
 from roadwork.data.local import read_local
-from roadwork.data.near_duplicates import find_near_duplicates
-from roadwork.data.proximity import unite
 from roadwork.data.table import SampleTable
 
 

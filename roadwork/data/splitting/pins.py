@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from roadwork.data.assign import FREE
 from roadwork.data.slice_columns import column_text, find_slice_column, most_frequent
+from roadwork.data.splitting.assign import FREE
 from roadwork.data.table import SampleTable
 from roadwork.errors import ConfigError, SplitError
 from roadwork.settings import SPLIT_NAMES, SplittingSettings

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from roadwork.data.assign import FREE, assign_groups
 from roadwork.data.groups import Groups
-from roadwork.data.held_out import rows_after, rows_in_regions
-from roadwork.data.pins import pins_of_groups, read_pins
+from roadwork.data.splitting.assign import FREE, assign_groups
+from roadwork.data.splitting.held_out import rows_after, rows_in_regions
+from roadwork.data.splitting.pins import pins_of_groups, read_pins
 from roadwork.data.table import SampleTable
 from roadwork.errors import SplitError
 from roadwork.settings import SPLIT_NAMES, SplittingSettings

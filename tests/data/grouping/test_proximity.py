@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse.csgraph import connected_components
 
-from roadwork.data import proximity
-from roadwork.data.proximity import components_within
+from roadwork.data.grouping import proximity
+from roadwork.data.grouping.proximity import components_within
 from roadwork.data.utils.geo import haversine_km
 
 RADIUS_KM = 1.0

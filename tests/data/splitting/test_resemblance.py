@@ -8,7 +8,7 @@ from geopy.distance import great_circle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roadwork.data.resemblance import Resemblance, compare_with_deployment
+from roadwork.data.splitting.resemblance import Resemblance, compare_with_deployment
 from roadwork.errors import DataError
 
 DEGREE_KM = great_circle((0, 0), (0, 1)).km

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from roadwork.data.groups import Groups
-from roadwork.data.held_out import parse_times
 from roadwork.data.splits import make_splits
+from roadwork.data.splitting.held_out import parse_times
 from roadwork.data.table import SampleTable
 from roadwork.errors import ConfigError, SplitError
 from roadwork.settings import SPLIT_NAMES, SplittingSettings

@@ -9,8 +9,8 @@ from itertools import chain
 import numpy as np
 import pandas as pd
 
-from roadwork.data.hash_search import close_hashes
-from roadwork.data.hashes import ImageHashes
+from roadwork.data.grouping.hash_search import close_hashes
+from roadwork.data.grouping.hashes import ImageHashes
 from roadwork.data.table import SampleTable
 from roadwork.data.utils.geo import haversine_km
 from roadwork.data.utils.ragged import batches, ranges

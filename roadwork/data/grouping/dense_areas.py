@@ -9,8 +9,8 @@ import h3
 import numpy as np
 from scipy.spatial import cKDTree
 
-from roadwork.data.area_parts import area_parts
-from roadwork.data.proximity import chord_of
+from roadwork.data.grouping.area_parts import area_parts
+from roadwork.data.grouping.proximity import chord_of
 from roadwork.data.utils.geo import degrees_of, unit_vectors
 
 MAX_SET_ASIDE = 0.5

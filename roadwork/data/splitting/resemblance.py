@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import wasserstein_distance
 
-from roadwork.data.leaks import format_km
+from roadwork.data.splitting.leaks import format_km
 from roadwork.data.utils.position_tree import PositionTree
 from roadwork.errors import DataError
 

@@ -7,7 +7,7 @@ import itertools
 
 import numpy as np
 
-from roadwork.data.exchange import exchange_groups, worst_misfit
+from roadwork.data.splitting.exchange import exchange_groups, worst_misfit
 from roadwork.errors import SplitError
 
 FREE = -1

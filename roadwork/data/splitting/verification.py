@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from roadwork.data.resemblance import Resemblance, compare_with_deployment
 from roadwork.data.source import find_groups, read_dataset, require_existing_splits
 from roadwork.data.splits_check import SplitReport, inspect_splits
+from roadwork.data.splitting.resemblance import Resemblance, compare_with_deployment
 from roadwork.data.table import SampleTable
 from roadwork.data.targets import find_deployment
 from roadwork.settings import SPLIT_NAMES, DataSettings, Settings

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from roadwork.data.assign import FREE, assign_groups
 from roadwork.data.groups import Groups
 from roadwork.data.splits import make_splits
+from roadwork.data.splitting.assign import FREE, assign_groups
 from roadwork.data.table import SampleTable
 from roadwork.errors import SplitError
 from roadwork.settings import SPLIT_NAMES, SplittingSettings

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from roadwork.data.neighbours import Neighbours
-from roadwork.data.proximity import unite
+from roadwork.data.grouping.proximity import unite
+from roadwork.data.splitting.neighbours import Neighbours
 from roadwork.data.table import SampleTable
 from roadwork.data.utils.geo import haversine_km
 

@@ -1,0 +1,1 @@
+"""How groups are found: places, pictures, and dense cities in parts."""
