@@ -10,7 +10,7 @@ import numpy as np
 
 from roadwork.data.groups import Groups
 from roadwork.data.splits import Splits
-from roadwork.data.splitting.leaks import Leak, RowPair, find_leaks, row_pair
+from roadwork.data.splitting.leaks import Leak, RowPair, find_leaks, format_km, row_pair
 from roadwork.data.splitting.neighbours import Neighbours
 from roadwork.data.table import SampleTable
 from roadwork.errors import SplitError
@@ -80,7 +80,11 @@ class SplitReport:
             f"{name} {self.rows[name]:,} ({self.shares[name]:.1%}, {self.positive_share[name]:.0%} Roadwork)"
             for name in SPLIT_NAMES
         ]
-        return "; ".join(parts) + (f"; set aside {self.set_aside:,}" if self.set_aside else "")
+        if self.set_aside:
+            parts.append(f"set aside {self.set_aside:,}")
+        if self.closest:
+            parts.append(f"closest rows of two splits {format_km(min(pair.km for pair in self.closest))} apart")
+        return "; ".join(parts)
 
 
 def check_splits(splits: Splits, table: SampleTable, groups: Groups) -> SplitReport:
