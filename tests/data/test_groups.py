@@ -1,18 +1,24 @@
 """Groups never leak: not by sequence, duplicate or distance, in any world, and whatever the order of the rows."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from scipy.sparse.csgraph import connected_components
 
 from roadwork.data.groups import Groups, make_groups
+from roadwork.data.splits import make_splits
+from roadwork.data.splits_check import check_splits
 from roadwork.data.table import SampleTable
 from roadwork.data.utils.geo import haversine_km
+from roadwork.errors import RoadworkError
+from roadwork.settings import SplittingSettings
 
+RATIOS = {"train": 0.60, "val_select": 0.15, "val_calib": 0.15, "val_test": 0.10}
 NO_PAIRS = np.empty((0, 2), dtype=np.int64)
 KM = 1 / 111.195  # degrees of latitude
 
@@ -80,6 +86,43 @@ def test_no_world_leaks_and_no_row_is_lost(world, buffer_km, max_group_share):
     if max_group_share == 1.0:
         assert not groups.set_aside.any()
         assert groups.notes == ()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    world=worlds(),
+    buffer_km=st.sampled_from([0.0, 1.0, 5.0]),
+    strategy=st.sampled_from(["geographic", "region_holdout", "temporal"]),
+    seed=st.integers(0, 99),
+)
+def test_splits_of_any_world_leak_nothing_lose_nothing_and_say_their_shares(world, buffer_km, strategy, seed):
+    """The whole chain, held to every pair of rows."""
+    table, duplicates = world
+    rng = np.random.default_rng(seed)
+    days = pd.Timestamp("2025-01-01") + pd.to_timedelta(rng.integers(0, 100, len(table)), unit="D")
+    slices = pd.DataFrame({"captured_at": days.astype(str), "city": np.where(table.gps[:, 0] > 0, "north", "south")})
+    table = replace(table, labels=rng.integers(0, 2, len(table)), slices=slices)
+    groups = make_groups(table, buffer_km=buffer_km, max_group_share=0.05, duplicates=duplicates)
+    splitting = SplittingSettings(
+        strategy=strategy, seed=seed, buffer_km=buffer_km, regions=["south"], region_column="city", after="2025-03-20"
+    )
+    try:
+        splits = make_splits(table, groups, RATIOS, splitting)
+    except RoadworkError:
+        reject()  # too few groups, or none on one side
+    names = splits.names_by_row(table).astype(str)
+    assert sorted([*itertools.chain(*splits.ids.values()), *splits.set_aside]) == sorted(table.ids)
+    assert splits.shares == {name: (names == name).sum() / (names != "").sum() for name in RATIOS}
+    in_split = np.flatnonzero(names != "")
+    is_across = names[in_split][:, None] != names[in_split][None]
+    distances = haversine_km(table.gps[in_split][:, None], table.gps[in_split][None])
+    assert not (is_across & (distances < buffer_km)).any()
+    sequences = table.sequence_ids[in_split].astype(str)
+    assert not (is_across & (sequences[:, None] == sequences[None]) & (sequences != "")).any()
+    assert all(names[a] == names[b] for a, b in duplicates if names[a] and names[b])
+    report = check_splits(splits, table, groups)  # which finds the same
+    assert report.leaks == ()
+    assert report.rows == {name: (names == name).sum() for name in RATIOS}
 
 
 @settings(max_examples=20, deadline=None)
