@@ -82,8 +82,8 @@ class SplitReport:
         ]
         if self.set_aside:
             parts.append(f"set aside {self.set_aside:,}")
-        if self.closest:
-            parts.append(f"closest rows of two splits {format_km(min(pair.km for pair in self.closest))} apart")
+        if distances_km := [pair.km for pair in self.closest if pair.km is not None]:
+            parts.append(f"closest rows of two splits {format_km(min(distances_km))} apart")
         return "; ".join(parts)
 
 
