@@ -87,9 +87,15 @@ def _inline_points(target: Sequence[Any]) -> np.ndarray:
     return np.array([_inline_point(position) for position in target])
 
 
+def _number(value: Any) -> float:
+    if isinstance(value, bool):
+        raise TypeError
+    return float(value)
+
+
 def _inline_point(position: Any) -> tuple[float, float]:
     try:
-        latitude, longitude = map(float, () if isinstance(position, str) else position)
+        latitude, longitude = map(_number, () if isinstance(position, str) else position)
     except (TypeError, ValueError):
         raise ConfigError(
             f"{_KEY} holds {position!r}, which is not a pair of numbers. "

@@ -68,6 +68,7 @@ def test_points_in_the_configuration(as_configured):
         ([[52.37]], r"holds \[52.37\], which is not a pair"),
         ([[52.37, 4.9, 1.0]], "which is not a pair"),
         ([["here", "there"]], "which is not a pair"),
+        ([[True, 4.9]], "which is not a pair"),
         (["52"], "holds '52', which is not a pair"),
         ([[1, 2], [None, 4.9]], r"holds \[None, 4.9\], which is not a pair"),
         ([[139.65, 35.68]], r"holds \[139.65, 35.68\], which is no place.*latitude \(±90\) first"),

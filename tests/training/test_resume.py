@@ -1,8 +1,10 @@
 """A run is continued as it was, or not at all."""
 
+import csv
 import json
 
 import pytest
+from omegaconf import OmegaConf
 
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.errors import ConfigError, DataError, SplitError
@@ -47,6 +49,19 @@ def test_other_splits_would_train_on_what_judges(begun, tiny_config, tmp_path):
     with pytest.raises(SplitError, match="train, val_select"):
         resume(begun, tiny_config("training.epochs=2", f"data.splits_file={tmp_path / 'own.json'}"))
     assert (begun / "splits.json").read_bytes() == before
+
+
+def test_labels_that_changed_since(begun, tiny_config, tmp_path, demo_root):
+    with (demo_root / "labels.csv").open() as file:
+        row = next(csv.DictReader(file))
+    now, other = (1, 0) if row["label"] == "Roadwork" else (0, 1)
+    (tmp_path / "audit.csv").write_text(f"id,label,corrected_label\n{row['filename']},{now},{other}\n")
+    config = tiny_config("training.epochs=2", f"data.label_corrections={tmp_path / 'audit.csv'}")
+    mended = OmegaConf.load(begun / "config.yaml")
+    mended.data.label_corrections = str(tmp_path / "audit.csv")  # the same configuration: only the file has changed
+    OmegaConf.save(mended, begun / "config.yaml")
+    with pytest.raises(DataError, match=r"begun with other data.*data.label_corrections"):
+        resume(begun, config)
 
 
 def test_a_run_without_a_checkpoint(begun, tiny_config):

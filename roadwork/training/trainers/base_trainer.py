@@ -83,10 +83,19 @@ class BaseTrainer:
         L.seed_everything(self.settings.training.seed, workers=True, verbose=False)
         datamodule.setup("fit")
         if resume_from:
-            check_resumable(resume_from, self.cfg, datamodule.splits)
+            check_resumable(resume_from, self.cfg, datamodule.splits, datamodule.table.fingerprint())
         self.run_folder = resume_from or create_run_folder(Path(self.settings.output_dir), self.settings.experiment)
         OmegaConf.save(self.cfg, self.run_folder / "config.yaml", resolve=True)
         datamodule.splits.write(self.run_folder / "splits.json")
+        write_manifest(  # before training, so that an interrupted run has one
+            self.run_folder,
+            seeds={
+                "training": self.settings.training.seed,
+                "splits": datamodule.splits.seed,
+                "sampler": self.settings.data.gps_sampling.random_seed,
+            },
+            data_fingerprint=datamodule.table.fingerprint(),
+        )
         self.trainer = build_lightning_trainer(
             self.settings.training, [*self.callbacks, *self._run_callbacks()], self.run_folder,
             logger=TensorBoardLogger(self.run_folder, name="", version="tensorboard"),
@@ -100,12 +109,6 @@ class BaseTrainer:
             raise KeyboardInterrupt from error
         write_manifest(
             self.run_folder,
-            seeds={
-                "training": self.settings.training.seed,
-                "splits": datamodule.splits.seed,
-                "sampler": self.settings.data.gps_sampling.random_seed,
-            },
-            data_fingerprint=datamodule.table.fingerprint(),
             best_val_select_mcc=self.mcc_callback.best_mcc,
             epochs_trained=self.trainer.current_epoch,
         )

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from roadwork.data.splits import Splits
 from roadwork.errors import ConfigError, DataError, SplitError
+from roadwork.runs import read_manifest
 
 # What can change between a run and its continuation: its length, the machine's part, and where things lie. Most other
 # keys would be ignored in silence, since the checkpoint brings back the optimizer and its schedule.
@@ -28,11 +29,11 @@ _MAY_DIFFER = (
 )
 
 
-def check_resumable(folder: Path, cfg: DictConfig, splits: Splits) -> None:
-    """Checks the run in `folder` against the configuration and the splits it would go on with.
+def check_resumable(folder: Path, cfg: DictConfig, splits: Splits, data_fingerprint: str) -> None:
+    """Checks the run in `folder` against the configuration, the splits and the data it would go on with.
 
     Raises:
-        DataError: the run has no checkpoint yet.
+        DataError: the run has no checkpoint yet, or was begun on other labels, positions or sequences.
         ConfigError: a key differs that the checkpoint would overrule.
         SplitError: the rows of a split are others than the run's: it would train on what it is judged by.
     """
@@ -50,6 +51,11 @@ def check_resumable(folder: Path, cfg: DictConfig, splits: Splits) -> None:
         raise ConfigError(
             f"{folder} was trained with another configuration: {'; '.join(differing[:5])}. "
             "Set these back, or train without --resume."
+        )
+    if read_manifest(folder).get("data_fingerprint") not in (None, data_fingerprint):
+        raise DataError(
+            f"{folder} was begun with other data: rows, labels, positions or sequences have changed since, in the "
+            "dataset or in data.label_corrections. Restore them, or train without --resume."
         )
     written = json.loads((folder / "splits.json").read_text(encoding="utf-8"))["splits"]
     moved = [name for name, ids in splits.ids.items() if set(written[name]) != set(ids)]
