@@ -274,6 +274,6 @@ def test_evaluate_refuses_a_damaged_run_and_counts_no_opening(in_tmp, demo_root,
 
 
 def test_every_command_has_help_with_an_example(capsys):
-    for command in ("demo-data", "preflight", "split", "train", "evaluate"):
-        assert run(command, "--help") == 0
+    for command in ("demo-data", "preflight", "split", "train", "evaluate", "map", "experiment cv", "experiment gps"):
+        assert run(*command.split(), "--help") == 0
         assert "Example: roadwork" in " ".join(capsys.readouterr().out.split())
