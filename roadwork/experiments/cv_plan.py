@@ -21,22 +21,12 @@ from roadwork.experiments.fold_splits import make_fold_splits
 from roadwork.experiments.folds import find_regions
 from roadwork.runs import create_run_folder
 from roadwork.settings import Settings
-from roadwork.training.trainers.resume import flat_keys
+from roadwork.training.trainers.resume import MACHINE_KEYS, flat_keys
 
 PLAN_FILE = "cv.yaml"
-# What can change between the folds of one cross-validation: the machine's part, where things lie, what is read after
-# training. Other splits or other data are found out by their rows.
-_MAY_DIFFER = (
-    "output_dir",
-    "data.root",
-    "data.hub.name",
-    "data.splits_file",
-    "data.cache",
-    "data.dataloader.num_workers",
-    "data.dataloader.prefetch_factor",
-    "training.accelerator",
-    "evaluation.",
-)
+# What can change between the folds of one cross-validation: `evaluation` is read after training, and other splits or
+# other data are found out by their rows.
+_MAY_DIFFER = (*MACHINE_KEYS, "evaluation.")
 
 
 @dataclass(frozen=True)

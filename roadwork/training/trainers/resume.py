@@ -12,12 +12,8 @@ from roadwork.data.splits import Splits
 from roadwork.errors import ConfigError, DataError, SplitError
 from roadwork.runs import read_manifest
 
-# What can change between a run and its continuation: its length, the machine's part, and where things lie. Most other
-# keys would be ignored in silence, since the checkpoint brings back the optimizer and its schedule.
-_MAY_DIFFER = (
-    "training.epochs",
-    "training.patience",
-    "training.precision",
+# The machine's part, and where things lie.
+MACHINE_KEYS = (
     "training.accelerator",
     "data.root",
     "data.hub.name",
@@ -27,6 +23,9 @@ _MAY_DIFFER = (
     "data.dataloader.prefetch_factor",
     "output_dir",
 )
+# What can change between a run and its continuation. Most other keys would be ignored in silence, since the checkpoint
+# brings back the optimizer and its schedule.
+_MAY_DIFFER = ("training.epochs", "training.patience", "training.precision", *MACHINE_KEYS)
 
 
 def check_resumable(folder: Path, cfg: DictConfig, splits: Splits, data_fingerprint: str) -> None:
