@@ -67,7 +67,7 @@ def test_a_group_is_chosen_by_an_override(project):
         ("training.precision=bf16-true", "training.precision is 'bf16-true'; allowed: auto, 32-true"),
         ("data.img_size=5", "data.img_size is 5; it must be between 32 and 4096"),
         ("data.img_size.x=5", "data.img_size: Value"),
-        ("data.dataloader.batch_size=0", "data.dataloader.batch_size is 0; it must be a number of at least 1"),
+        ("data.dataloader.batch_size=0", "data.dataloader.batch_size is 0; allowed: auto, or a whole number >= 1"),
         ("data.splits.train=0.7", "the four ratios must be positive and sum to 1"),
         ("data.splits.extra=0.1", "it must name train, val_select, val_calib, val_test"),
         ("data.class_names.Works=2", "it must map names to both 0 and 1"),

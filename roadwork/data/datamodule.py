@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
+from joblib import cpu_count
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
 from roadwork.config import compose_config, to_settings
 from roadwork.data.augmentation.build import build_train_augmentation
+from roadwork.data.augmentation.seeding import repeatable_draws
 from roadwork.data.dataset import ImageStore, RoadworkDataset, UnreadableLedger, collate
 from roadwork.data.groups import Groups
-from roadwork.data.images import ImageSource
+from roadwork.data.images import TRAINING_SCALE, ImageSource
 from roadwork.data.loader import ResumableLoader
+from roadwork.data.prepared.copy import find_copy
 from roadwork.data.reach import unreachable_targets
 from roadwork.data.samplers.brackets import parse_brackets
 from roadwork.data.samplers.clusters import cluster_deployment
@@ -39,6 +43,8 @@ logger = logging.getLogger(__name__)
 # Images go to RAM by themselves where they take at most this share of the free memory.
 RAM_SHARE = 0.25
 MAX_WORKERS = 16
+# Those that a fit reads, epoch after epoch.
+FITTED_SPLITS = ("train", "val_select")
 
 
 class NATIXDataModule(L.LightningDataModule):
@@ -46,6 +52,8 @@ class NATIXDataModule(L.LightningDataModule):
 
     Batches are dicts: `image` (B, 3, S, S) float, normalised; `label` (B,) int64, or soft (B, 2) where the
     augmentation mixes; `index` (B,) rows of `table`.
+
+    A fit reads the resized copy where there is one. Everything else reads the photos, as prediction does.
 
     Users override two seams: `_get_train_transforms` and `_get_test_gps_coords`.
     """
@@ -69,8 +77,7 @@ class NATIXDataModule(L.LightningDataModule):
         self.target_source = "points of your own"
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads the table, checks splits and images, and builds the datasets; once, whatever the stage."""
-        del stage
+        """Reads the table, checks splits and images, and builds the datasets; once, for its first stage."""
         if self.datasets:
             return
         data = self.settings.data
@@ -84,7 +91,7 @@ class NATIXDataModule(L.LightningDataModule):
         for warning in self.split_report.warnings:
             logger.warning(warning)
         self.split_names = self.splits.names_by_row(self.table)
-        self._build_datasets()
+        self._build_datasets(is_fit=stage in (None, "fit"))
 
     def _say_what_was_read(self) -> None:
         for note in (*self.table.notes, *self.groups.notes):
@@ -98,20 +105,25 @@ class NATIXDataModule(L.LightningDataModule):
                 100 * coverage, 100 * sampling.min_coverage, sampling.missing_weight,
             )  # fmt: skip
 
-    def _build_datasets(self) -> None:
+    def _build_datasets(self, *, is_fit: bool) -> None:
         data = self.settings.data
         self.ledger = UnreadableLedger(self.table, data.max_unreadable)
-        store = ImageStore(self.source, data.img_size)
-        rows = np.flatnonzero(self.split_names != "")
-        self.ledger.add(store.find_unreadable(rows))
-        readable = self._readable(rows)
-        if self._fits_ram(len(self.table)):
-            self.ledger.add(store.load_into_ram(readable, len(self.table)))
-            readable = self._readable(rows)
+        copy = find_copy(data, self.table, self.source) if is_fit else None
+        photos = ImageStore(self.source, data.img_size)
+        stores = dict.fromkeys(SPLIT_NAMES, photos)
+        if is_fit:
+            stores["train"] = ImageStore(self.source, data.img_size, scale=TRAINING_SCALE, copy=copy)
+            stores["val_select"] = ImageStore(self.source, data.img_size, copy=copy)
+        self.ledger.add(photos.find_unreadable(np.flatnonzero(self.split_names != "")))
+        rows = {name: self._readable_rows(name) for name in SPLIT_NAMES}
+        if is_fit and self._fits_ram(sum(len(rows[name]) for name in FITTED_SPLITS)):
+            for name in FITTED_SPLITS:  # only a fit reads an image more than once
+                self.ledger.add(stores[name].load_into_ram(rows[name]))
         for name in SPLIT_NAMES:
-            self.datasets[name] = RoadworkDataset(self.table, readable[self.split_names[readable] == name], store)
+            self.datasets[name] = RoadworkDataset(self.table, self._readable_rows(name), stores[name])
 
-    def _readable(self, rows: np.ndarray) -> np.ndarray:
+    def _readable_rows(self, split: str) -> np.ndarray:
+        rows = np.flatnonzero(self.split_names == split)
         return rows[~np.isin(rows, list(self.ledger.reasons))]
 
     def _fits_ram(self, n_rows: int) -> bool:
@@ -175,9 +187,13 @@ class NATIXDataModule(L.LightningDataModule):
     def _loader(self, split: str, sampler: Sampler[int] | range) -> ResumableLoader:
         dataset = self.datasets[split]
         settings = self.settings.data.dataloader
-        workers = settings.num_workers
-        if workers < 0:
-            workers = 0 if dataset.store.loaded is not None else min(MAX_WORKERS, os.cpu_count() or 1)
+        if settings.batch_size == "auto":
+            raise ConfigError(
+                "data.dataloader.batch_size is auto, which takes a network to try: `roadwork train` finds it. "
+                "Without one, give a number."
+            )
+        workers = self._choose_workers(dataset.store)
+        on_gpu = torch.cuda.is_available() and self.settings.training.accelerator != "cpu"
         return ResumableLoader(
             dataset,  # type: ignore[arg-type]  # its items become dicts in collate
             batch_size=settings.batch_size,
@@ -185,9 +201,15 @@ class NATIXDataModule(L.LightningDataModule):
             collate_fn=collate,
             num_workers=workers,
             prefetch_factor=settings.prefetch_factor if workers else None,
-            persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            persistent_workers=settings.persistent_workers and workers > 0,
+            pin_memory=on_gpu if settings.pin_memory is None else settings.pin_memory,
         )
+
+    def _choose_workers(self, store: ImageStore) -> int:
+        workers = self.settings.data.dataloader.num_workers
+        if workers >= 0:
+            return workers
+        return 0 if store.loaded is not None else min(MAX_WORKERS, cpu_count())
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         del dataloader_idx
@@ -198,10 +220,17 @@ class NATIXDataModule(L.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         del dataloader_idx
+        where = batch.pop("epoch", None), batch.pop("position", None)
         images, labels = batch["image"].float().div_(255), batch["label"]
         if self.trainer is not None and self.trainer.training:
-            images, labels = self.augment(images, labels)
+            with self._draws_of(images.device, *where):
+                images, labels = self.augment(images, labels)
         return batch | {"image": self.normalise(images), "label": labels}
+
+    def _draws_of(self, device: torch.device, epoch: int | None, position: int | None) -> AbstractContextManager[None]:
+        if self.trainer is None or epoch is None or position is None:  # a loader of the user's own
+            return nullcontext()
+        return repeatable_draws(device, self.settings.training.seed, epoch, position, self.trainer.global_rank)
 
     def distances_to_deployment_km(self) -> np.ndarray:
         """(N,) kilometres from each row of the table to the nearest deployment centre, NaN without GPS.

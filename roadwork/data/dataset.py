@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from roadwork.data.images import ImageSource, UnreadableImageError, decode_image, quick_check
+from roadwork.data.images import EVALUATION_SCALE, ImageSource, UnreadableImageError, decode_image, quick_check
+from roadwork.data.prepared.copy import PreparedCopy
 from roadwork.data.table import SampleTable
 from roadwork.errors import DataError
 from roadwork.progress import track
@@ -74,41 +75,55 @@ class UnreadableLedger:
 
 
 class ImageStore:
-    """Images of a table's rows, resized to (3, size, size) uint8: from RAM where they were loaded, else decoded."""
+    """Images of rows as (3, size, size) uint8: from RAM where they were loaded, else from the copy, else the photos.
 
-    def __init__(self, source: ImageSource, size: int) -> None:
+    Args:
+        source: the photos.
+        size: pixels.
+        scale: how finely photos are decoded, as `decode_image` takes it.
+        copy: the resized copy, where there is one and it may be read.
+    """
+
+    def __init__(
+        self, source: ImageSource, size: int, *, scale: int = EVALUATION_SCALE, copy: PreparedCopy | None = None
+    ) -> None:
         self.source = source
         self.size = size
+        self.scale = scale
+        self.copy = copy
         self.loaded: Tensor | None = None
-        self._is_loaded = np.zeros(0, dtype=bool)
+        self._place = np.zeros(0, dtype=np.int64)
 
     def get(self, row: int) -> Tensor | UnreadableImage:
         """(3, size, size) uint8 RGB of a row, or why there is none."""
-        if self.loaded is not None and self._is_loaded[row]:
-            return self.loaded[row]
+        if self.loaded is not None and row < len(self._place) and self._place[row] >= 0:
+            return self.loaded[self._place[row]]
         try:
-            return torch.from_numpy(decode_image(self.source.read(row), self.size).copy()).permute(2, 0, 1)
+            pixels = self.copy.image(row, self.size) if self.copy is not None else None
+            if pixels is None:
+                pixels = decode_image(self.source.read(row), self.size, self.scale)
         except UnreadableImageError as error:
             return UnreadableImage(row, str(error))
+        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
     def find_unreadable(self, rows: np.ndarray) -> list[UnreadableImage]:
         """The images that are missing, empty, cut off or no image; no whole image is decoded for it."""
         reasons = _in_threads(lambda row: quick_check(self.source, row), rows, 16, "Checking images")
         return [UnreadableImage(row, why) for row, why in zip(rows.tolist(), reasons, strict=True) if why]
 
-    def load_into_ram(self, rows: np.ndarray, n_rows: int) -> list[UnreadableImage]:
-        """Decodes these rows of a table of `n_rows` into RAM, once; gives those that cannot be decoded."""
-        loaded = torch.zeros((n_rows, 3, self.size, self.size), dtype=torch.uint8)
-        is_loaded = np.zeros(n_rows, dtype=bool)
+    def load_into_ram(self, rows: np.ndarray) -> list[UnreadableImage]:
+        """Decodes these rows into RAM, once; gives those that cannot be decoded."""
+        loaded = torch.zeros((len(rows), 3, self.size, self.size), dtype=torch.uint8)
+        place = np.full(int(rows.max(initial=-1)) + 1, -1)
         unreadable = []
         images = _in_threads(self.get, rows, None, "Reading images into RAM")
-        for row, image in zip(rows.tolist(), images, strict=True):
+        for number, (row, image) in enumerate(zip(rows.tolist(), images, strict=True)):
             if isinstance(image, UnreadableImage):
                 unreadable.append(image)
             else:
-                loaded[row] = image
-                is_loaded[row] = True
-        self.loaded, self._is_loaded = loaded, is_loaded
+                loaded[number] = image
+                place[row] = number
+        self.loaded, self._place = loaded, place
         return unreadable
 
 

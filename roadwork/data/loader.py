@@ -15,6 +15,8 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
     That is the first of all, unless the trainer was restarted from a checkpoint inside an epoch. A position of its own
     would be no guide, as it runs ahead of the training by what it prefetches. The sampler needs ``start_at``.
 
+    Each batch says where it stands: `epoch`, and `position`, the number of this rank's rows before it in the epoch.
+
     Attributes:
         trainer: whose training loader this is; without one each pass begins at the beginning.
     """
@@ -24,9 +26,12 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
     def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]  # torch names its own iterator's class
         # Lightning asks for the iterator before it has restored its counts and the epoch, and worker processes draw
         # at once. A generator waits until the first batch is asked for.
-        if n_completed := self._completed_batches():
+        n_completed = self._completed_batches()
+        if n_completed:
             self.sampler.start_at(n_completed * self.batch_size)  # type: ignore[attr-defined, operator]
-        yield from super().__iter__()
+        epoch = getattr(self.sampler, "epoch", 0)
+        for number, batch in enumerate(super().__iter__(), n_completed):
+            yield batch | {"epoch": epoch, "position": number * self.batch_size}  # type: ignore[operator]
 
     def _completed_batches(self) -> int:
         trainer = self.trainer

@@ -75,6 +75,12 @@ def make_demo_data(root: Path, **options: Any) -> None:
     )
 
 
+def dataset_key(data: DataSettings) -> str:
+    """16 hexadecimal digits that name a dataset in the cache folder: of its folder, or of its name and split."""
+    name = str(Path(data.root).resolve()) if data.mode == "local" else f"{data.hub.name}:{data.hub.split}"
+    return hashlib.sha256(name.encode()).hexdigest()[:16]
+
+
 def splits_path(settings: Settings) -> Path:
     """Where `roadwork split` writes: `data.splits_file`, else beside the local data, else the output folder."""
     if settings.data.splits_file:
@@ -116,8 +122,7 @@ def find_groups(data: DataSettings, table: SampleTable, source: ImageSource) -> 
     splitting = data.splitting
     duplicates = np.empty((0, 2), dtype=np.int64)
     if splitting.near_duplicates:
-        name = str(Path(data.root).resolve()) if data.mode == "local" else f"{data.hub.name}:{data.hub.split}"
-        cache = cache_folder() / "image-hashes" / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.npz"
+        cache = cache_folder() / "image-hashes" / f"{dataset_key(data)}.npz"
         duplicates = find_near_duplicates(table, image_hashes(source, table.ids, cache))
     groups = make_groups(
         table, buffer_km=splitting.buffer_km, max_group_share=splitting.max_group_share, duplicates=duplicates

@@ -17,7 +17,9 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from roadwork.data.dataset import ImageStore, RoadworkDataset, UnreadableLedger, collate
-from roadwork.data.images import FileImages, ImageSource, UnreadableImageError
+from roadwork.data.image_identity import identify_image
+from roadwork.data.images import ImageSource
+from roadwork.data.source import dataset_key
 from roadwork.data.table import SampleTable
 from roadwork.errors import DataError
 from roadwork.models.build import build_model
@@ -25,7 +27,7 @@ from roadwork.models.head import find_head
 from roadwork.models.processor import image_statistics
 from roadwork.progress import track
 from roadwork.runs import atomic_path, cache_folder
-from roadwork.settings import DataSettings, Settings
+from roadwork.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -66,9 +68,9 @@ def compute_features(settings: Settings, table: SampleTable, source: ImageSource
     """
     backbone = build_backbone(settings)
     identity = _identify_backbone(backbone, settings)
-    path = cache_folder() / "features" / f"{_identify_data(settings.data)}-{identity[:16]}.npz"
+    path = cache_folder() / "features" / f"{dataset_key(settings.data)}-{identity[:16]}.npz"
     ids = table.ids[rows].tolist()
-    files = dict(zip(ids, (_identify_file(source, int(row)) for row in rows), strict=True))
+    files = dict(zip(ids, (identify_image(source, int(row)) for row in rows), strict=True))
     known = _read_cache(path)
     current = np.array([row_id in known and known[row_id][0] == files[row_id] for row_id in ids], dtype=bool)
     if known:
@@ -137,23 +139,6 @@ def _identify_backbone(backbone: PreTrainedModel, settings: Settings) -> str:
         digest.update(name.encode())
         digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()
-
-
-def _identify_data(data: DataSettings) -> str:
-    name = str(Path(data.root).resolve()) if data.mode == "local" else f"{data.hub.name}:{data.hub.split}"
-    return hashlib.sha256(name.encode()).hexdigest()[:16]
-
-
-def _identify_file(source: ImageSource, row: int) -> str:
-    """Text that changes when the image does, found without reading all of it."""
-    try:
-        if isinstance(source, FileImages):
-            status = source.paths[row].stat()
-            return f"{status.st_size}:{status.st_mtime_ns}"
-        first, last, n_bytes = source.read_ends(row)
-    except (OSError, UnreadableImageError):
-        return "unreadable"
-    return f"{n_bytes}:{first.hex()}:{last.hex()}"
 
 
 def _read_cache(path: Path) -> _Known:

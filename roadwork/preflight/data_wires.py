@@ -14,6 +14,7 @@ from roadwork.data.augmentation.batch_augmentation import BatchAugmentation
 from roadwork.data.augmentation.latest_aug_2025 import LatestAugmentation2025
 from roadwork.data.samplers.gps_weighted_sampler import GPSWeightedSampler
 from roadwork.preflight.observations import Observations, WireRow
+from roadwork.preflight.probe import StageRecord
 
 # Of pixels: bf16 rounds; a changed picture differs by far more.
 IMAGE_TOLERANCE = 0.02
@@ -86,7 +87,7 @@ def augmentation_rows(seen: Observations) -> Iterator[WireRow]:
     module = seen.datamodule.train_augmentation
     is_ours = isinstance(module, BatchAugmentation)
     name = seen.datamodule.settings.data.augmentation.train.mode if is_ours else type(module).__name__
-    changed = _share_changed(seen, seen.probe.train.rows, seen.probe.train.images)
+    changed = _share_changed(seen, "train", seen.probe.train)
     arrived = sum(
         returned is not None and _equal_images(seen.datamodule.normalise(returned[0]), images)
         for returned, images in zip(seen.probe.augmented, seen.probe.train.images, strict=True)
@@ -98,7 +99,7 @@ def augmentation_rows(seen: Observations) -> Iterator[WireRow]:
         arrived == len(seen.probe.augmented) and (changed > 0 or not is_ours),
         "on_after_batch_transfer must call augment() while training, and pass on what it returns",
     )
-    untouched = 1 - _share_changed(seen, seen.probe.validation.rows, seen.probe.validation.images)
+    untouched = 1 - _share_changed(seen, "val_select", seen.probe.validation)
     yield WireRow(
         "no augmentation in validation",
         f"{untouched:.0%} of {sum(map(len, seen.probe.validation.images))} validation images equal their files",
@@ -153,11 +154,11 @@ def _as_soft(labels: Tensor) -> Tensor:
     return labels if labels.ndim == 2 else torch.nn.functional.one_hot(labels, 2).float()
 
 
-def _share_changed(seen: Observations, rows: list[Tensor], images: list[Tensor]) -> float:
+def _share_changed(seen: Observations, split: str, record: StageRecord) -> float:
     """Share of images that the network saw otherwise than the reader gives them."""
-    store = seen.datamodule.datasets["train"].store
+    store = seen.datamodule.datasets[split].store
     changed = []
-    for batch_rows, batch in zip(rows, images, strict=True):
+    for batch_rows, batch in zip(record.rows, record.images, strict=True):
         original = torch.stack([torch.as_tensor(store.get(int(row))) for row in batch_rows]).float().div_(255)
         difference = (seen.datamodule.normalise(original) - batch).abs().flatten(1).amax(dim=1)
         changed.append(difference > IMAGE_TOLERANCE)

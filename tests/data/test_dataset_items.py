@@ -69,7 +69,7 @@ def assert_truthful(batches):
 @pytest.mark.parametrize("in_ram", [False, True])
 def test_batches_from_files_and_ram_with_and_without_workers(store, num_workers, in_ram):
     if in_ram:
-        found = store.load_into_ram(np.arange(N), N)
+        found = store.load_into_ram(np.arange(N))
         assert [image.row for image in found] == list(BROKEN)
     dataset = RoadworkDataset(table_of(), np.arange(N), store)
     assert_truthful(DataLoader(dataset, batch_size=4, num_workers=num_workers, collate_fn=collate))
@@ -77,7 +77,7 @@ def test_batches_from_files_and_ram_with_and_without_workers(store, num_workers,
 
 def test_ram_holds_what_decoding_gives(store):
     decoded = {row: store.get(row) for row in range(N) if row not in BROKEN}
-    store.load_into_ram(np.array([0, 5]), N)
+    store.load_into_ram(np.array([0, 5]))
     for row, image in decoded.items():  # rows that were not loaded are decoded, never blank
         assert torch.equal(store.get(row), image)
     assert store.get(3).row == 3

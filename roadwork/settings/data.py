@@ -1,0 +1,140 @@
+"""The dataset, and how its images reach the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from roadwork.errors import ConfigError
+from roadwork.settings.checks import check_at_least, check_choice, check_range, check_word_or_count
+from roadwork.settings.sampling import SPLIT_NAMES, GpsSamplingSettings, SplittingSettings
+
+DATA_MODES = ("local", "huggingface")
+AUGMENTATION_MODES = ("latest_2025", "heavy_kornia", "none")
+CACHE_MODES = ("auto", "ram", "none")
+PREPARED_MODES = ("auto", "never", "require")
+
+
+@dataclass
+class HubSettings:
+    # Name on the Hugging Face hub, a `save_to_disk` folder, or a folder or glob of parquet files.
+    name: str = "natix-network-org/roadwork"
+    # The hub dataset's own split to read; ours are made from it.
+    split: str = "train"
+
+
+@dataclass
+class TrainAugmentationSettings:
+    # `latest_2025` (TrivialAugment, then CutMix or MixUp), `heavy_kornia` (geometry, colour, weather, erasing), or
+    # `none`: the pictures as they are.
+    mode: str = "latest_2025"
+    # Share of batches mixed by CutMix or MixUp (latest_2025 only).
+    mix_probability: float = 1.0
+    # Of the mixed batches, the share that is CutMix; the others are MixUp.
+    cutmix_share: float = 0.5
+    # Beta distribution parameter of CutMix and of MixUp.
+    cutmix_alpha: float = 1.0
+    mixup_alpha: float = 0.2
+    # Scales the strength of TrivialAugment's operations; 1.0 is the paper's wide range.
+    trivial_strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("mix_probability", "cutmix_share", "trivial_strength"):
+            check_range(f"data.augmentation.train.{name}", getattr(self, name), 0.0, 1.0)
+        for name in ("cutmix_alpha", "mixup_alpha"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"data.augmentation.train.{name} is {getattr(self, name)}; it must be above 0.")
+        # The mode itself is checked where it is used, with the message the contract fixes.
+
+
+@dataclass
+class AugmentationSettings:
+    train: TrainAugmentationSettings = field(default_factory=TrainAugmentationSettings)
+
+
+@dataclass
+class DataloaderSettings:
+    # Images a step, or `auto`: the largest that fits the device's memory, found by trying before training.
+    batch_size: Any = 32
+    # Worker processes; -1 chooses: none where images are held in RAM, else one a core up to 16.
+    num_workers: int = -1
+    # Batches each worker prepares ahead.
+    prefetch_factor: int = 2
+    # Copy batches to the device from page-locked memory; null: where the device is a GPU.
+    pin_memory: bool | None = None
+    # Keep the workers from one epoch to the next.
+    persistent_workers: bool = True
+
+    def __post_init__(self) -> None:
+        check_word_or_count("data.dataloader.batch_size", self.batch_size, "auto")
+        for name, low in (("num_workers", -1), ("prefetch_factor", 1)):
+            check_at_least(f"data.dataloader.{name}", getattr(self, name), low)
+
+
+@dataclass
+class PreparedSettings:
+    # The resized copy that `roadwork prepare` makes. Training reads it instead of the photos: `auto` where it is there
+    # and fits, `never`, or `require` (the run stops without it).
+    use: str = "auto"
+    # Where it lies; null: in the user's cache folder (ROADWORK_CACHE).
+    folder: str | None = None
+    # Pixels of its images' shorter side; null: 1.15 x img_size, rounded up.
+    short_side: int | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("data.prepared.use", self.use, PREPARED_MODES)
+        if self.short_side is not None:
+            check_range("data.prepared.short_side", self.short_side, 32, 8192)
+
+
+@dataclass
+class DataSettings:
+    # `local`: a folder of images with a labels file (or one folder a class). `huggingface`: see `hub`.
+    mode: str = "local"
+    # The dataset's folder (local mode). The shipped default is the demo data, made on first use.
+    root: str = "${oc.env:ROADWORK_DATA,data/demo}"
+    # splits.json; null: `<root>/splits.json`, else `outputs/splits.json`, else made.
+    splits_file: str | None = None
+    hub: HubSettings = field(default_factory=HubSettings)
+    # Overrides of the columns found by name, e.g. {label: is_roadwork, latitude: y}.
+    columns: dict[str, str] = field(default_factory=dict)
+    # A csv of label corrections that `roadwork experiment cv` has listed and a person has filled in.
+    label_corrections: str | None = None
+    # Names of class folders and of string labels.
+    class_names: dict[str, int] = field(default_factory=lambda: {"None": 0, "Roadwork": 1})
+    splitting: SplittingSettings = field(default_factory=SplittingSettings)
+    # Share of rows in each split.
+    splits: dict[str, float] = field(
+        default_factory=lambda: {"train": 0.60, "val_select": 0.15, "val_calib": 0.15, "val_test": 0.10}
+    )
+    # Images are resized to img_size x img_size pixels.
+    img_size: int = 224
+    # Hold decoded images in RAM: `auto` where they fit a quarter of the free memory, `ram`, or `none`.
+    cache: str = "auto"
+    prepared: PreparedSettings = field(default_factory=PreparedSettings)
+    # The run stops when a larger share of the images than this is missing or cannot be decoded.
+    max_unreadable: float = 0.0
+    gps_sampling: GpsSamplingSettings = field(default_factory=GpsSamplingSettings)
+    augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
+    dataloader: DataloaderSettings = field(default_factory=DataloaderSettings)
+
+    def __post_init__(self) -> None:
+        check_choice("data.mode", self.mode, DATA_MODES)
+        check_choice("data.cache", self.cache, CACHE_MODES)
+        check_range("data.max_unreadable", self.max_unreadable, 0.0, 1.0)
+        check_range("data.img_size", self.img_size, 32, 4096)
+        if self.prepared.short_side is not None and self.prepared.short_side < self.img_size:
+            raise ConfigError(
+                f"data.prepared.short_side is {self.prepared.short_side}, below data.img_size, {self.img_size}: its "
+                "images would be enlarged again. Leave it null, or make it larger."
+            )
+        if tuple(self.splits) != SPLIT_NAMES:
+            raise ConfigError(
+                f"data.splits names {list(self.splits)}; it must name {', '.join(SPLIT_NAMES)} in this order."
+            )
+        if any(ratio <= 0 for ratio in self.splits.values()) or abs(sum(self.splits.values()) - 1) > 1e-6:
+            raise ConfigError(f"data.splits is {dict(self.splits)}; the four ratios must be positive and sum to 1.")
+        if sorted(set(self.class_names.values())) != [0, 1]:
+            raise ConfigError(
+                f"data.class_names is {dict(self.class_names)}; it must map names to both 0 and 1, nothing else."
+            )
