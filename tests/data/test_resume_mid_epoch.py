@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import nn
 from torch.utils.data import Dataset
 
+from roadwork.data.datamodule import NATIXDataModule
 from roadwork.data.loader import ResumableLoader
 from roadwork.data.samplers.gps_weighted_sampler import GPSWeightedSampler
 from roadwork.data.samplers.uniform_sampler import UniformSampler
@@ -17,13 +18,14 @@ STOP = "step {}.ckpt"
 
 
 class Rows(Callback):
-    """Notes the rows of every batch that is trained on, with its epoch."""
+    """Notes the rows of every batch that is trained on, with its epoch, and a sum over its images if it has any."""
 
     def __init__(self):
         self.seen = []
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.seen.append((trainer.current_epoch, batch_idx, batch["index"].tolist()))
+        images = batch["image"].double().sum().item() if "image" in batch else 0.0
+        self.seen.append((trainer.current_epoch, batch_idx, batch["index"].tolist(), images))
 
 
 class Stop(Callback):
@@ -116,7 +118,7 @@ class SmallData(L.LightningDataModule):
 def test_after_any_step_the_rest_is_the_same(tmp_path, sampler, step):
     whole = fit(SmallData(sampler), tmp_path / "whole")
     assert len(whole) == EPOCHS * 11
-    assert [len(rows) for _, _, rows in whole[:11]] == [4] * 10 + [2]
+    assert [len(rows) for _, _, rows, _ in whole[:11]] == [4] * 10 + [2]
     before = fit(SmallData(sampler), tmp_path / "run", Stop(step))
     assert before == whole[:step]
     assert fit(SmallData(sampler), tmp_path / "run", resume_from=tmp_path / "run" / STOP.format(step)) == whole[step:]
@@ -172,13 +174,32 @@ def test_a_loader_outside_of_training_begins_at_the_beginning(tmp_path):
 
 @pytest.mark.parametrize("enabled", ["true", "false"])
 def test_the_data_module_itself(tiny_config, tmp_path, enabled):
-    from roadwork.data.datamodule import NATIXDataModule
+    """Rows and augmented images after a resume inside an epoch are those of the uninterrupted run."""
 
-    def data():
-        return NATIXDataModule(tiny_config(f"data.gps_sampling.enabled={enabled}"))
+    def data(*overrides):
+        return NATIXDataModule(tiny_config(f"data.gps_sampling.enabled={enabled}", *overrides))
 
     whole = fit(data(), tmp_path / "whole")
+    assert len({images for *_, images in whole}) == len(whole)
     fit(data(), tmp_path / "run", Stop(7))
+    torch.rand(5)  # nothing that was drawn before may count
     rest = fit(data(), tmp_path / "run", resume_from=tmp_path / "run" / STOP.format(7))
     assert 7 % (len(whole) // EPOCHS)  # inside an epoch
     assert rest == whole[7:]
+
+
+def test_the_number_of_workers_changes_nothing(tiny_config, tmp_path):
+    def seen(workers):
+        data = NATIXDataModule(tiny_config("data.cache=none", f"data.dataloader.num_workers={workers}"))
+        torch.manual_seed(workers)
+        return fit(data, tmp_path / str(workers))
+
+    assert seen(0) == seen(1) == seen(2)
+
+
+def test_another_seed_augments_otherwise(tiny_config, tmp_path):
+    first, second = (
+        fit(NATIXDataModule(tiny_config(f"training.seed={seed}")), tmp_path / str(seed)) for seed in (0, 1)
+    )
+    assert [rows for _, _, rows, _ in first] == [rows for _, _, rows, _ in second]
+    assert not {images for *_, images in first} & {images for *_, images in second}
