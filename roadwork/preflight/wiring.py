@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from roadwork.preflight.callback_wires import callback_rows
+from roadwork.preflight.copy_wire import copy_rows
 from roadwork.preflight.data_wires import augmentation_rows, data_rows
 from roadwork.preflight.observations import Observations, WireRow
 
@@ -16,6 +17,7 @@ def judge(seen: Observations) -> list[WireRow]:
     """Every row of the wiring table, in the order in which data flows."""
     return [
         *data_rows(seen),
+        *copy_rows(seen),
         *augmentation_rows(seen),
         *_training_rows(seen),
         *callback_rows(seen),

@@ -21,6 +21,16 @@ MACHINE_KEYS = (
     "data.cache",
     "data.dataloader.num_workers",
     "data.dataloader.prefetch_factor",
+    "data.dataloader.pin_memory",
+    "data.dataloader.persistent_workers",
+    "data.prepared.use",
+    "data.prepared.folder",
+    "data.prepared.short_side",
+    "model.attention",
+    "training.compile",
+    "training.channels_last",
+    "training.fused_optimizer",
+    "training.gradient_checkpointing",
     "output_dir",
 )
 # What can change between a run and its continuation. Most other keys would be ignored in silence, since the checkpoint
