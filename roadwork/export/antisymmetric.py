@@ -1,0 +1,65 @@
+"""A head in which temperature and threshold are folded, so that every consumer decides alike at 0.5.
+
+With z the logits, T the temperature and t the threshold on the calibrated probability, the decision depends on the sign
+of d = (z1 - z0) / T - logit(t) alone. The folded head gives the logits (-d / 2, d / 2). Softmax then says sigmoid(d)
+for Roadwork. A consumer that applies a sigmoid to each logit says sigmoid(d / 2): another number, the same decision.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from roadwork.errors import ConfigError
+from roadwork.models.head import find_head
+
+
+@torch.no_grad()
+def fold_calibration(network: nn.Module, temperature: float, threshold: float) -> None:
+    """Changes the head of `network` in place: its logits become (-d / 2, d / 2).
+
+    Args:
+        network: an image classifier with two classes, adapters merged.
+        temperature: T, above 0; the logits are divided by it.
+        threshold: t, between 0 and 1; the calibrated probability at which Roadwork is decided.
+
+    Raises:
+        ConfigError: temperature or threshold is out of range, or the head does not end in a linear layer of 2 outputs.
+    """
+    if not 0 < temperature < math.inf:
+        raise ConfigError(f"The temperature is {temperature}; it must be a number above 0.")
+    if not 0 < threshold < 1:
+        raise ConfigError(f"The threshold is {threshold}; it must be between 0 and 1, both excluded.")
+    layer = last_linear(network)
+    weight, bias = layer.weight.double(), layer.bias.double()
+    half_weight = (weight[1] - weight[0]) / (2 * temperature)
+    half_bias = ((bias[1] - bias[0]) / temperature - math.log(threshold / (1 - threshold))) / 2
+    layer.weight.copy_(torch.stack([-half_weight, half_weight]))
+    layer.bias.copy_(torch.stack([-half_bias, half_bias]))
+
+
+def calibrated_probability(folded_logits: Tensor, threshold: float) -> Tensor:
+    """(B,) the calibrated probability of Roadwork behind the logits (B, 2) of a folded network.
+
+    Folding moved the threshold to 0.5 by subtracting logit(t); this adds it again.
+    """
+    d = folded_logits[:, 1] - folded_logits[:, 0]
+    return torch.sigmoid(d.double() + math.log(threshold / (1 - threshold)))
+
+
+def last_linear(network: nn.Module) -> nn.Linear:
+    """The linear layer that gives the two logits.
+
+    Raises:
+        ConfigError: the head ends in something else.
+    """
+    name = find_head(network)
+    linear = [module for module in getattr(network, name).modules() if isinstance(module, nn.Linear)]
+    if not linear or linear[-1].out_features != 2 or linear[-1].bias is None:
+        raise ConfigError(
+            f"The head {name} of {type(network).__name__} does not end in a linear layer with two outputs and a bias, "
+            "so temperature and threshold cannot be folded into it."
+        )
+    return linear[-1]
