@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
     # the small ResNet then takes 1.6 times as long, and even alone 1.1 times (docs/LOG.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import roadwork.cli.map  # noqa: F401 -- as a name of its own it would hide the builtin
-    from roadwork.cli import demo_data, evaluate, experiment, preflight, split, train  # noqa: F401 -- registers them
+    from roadwork.cli import calibrate, demo_data, evaluate, experiment, preflight, prepare, profile, split, train  # noqa: F401
 
     try:
         app(args=arguments)

@@ -40,7 +40,7 @@ def train(
     datamodule = NATIXDataModule(load_config(config, overrides or []))
     latest = Path(datamodule.settings.output_dir) / datamodule.settings.experiment / "latest"
     resume_from = find_run_folder(latest) if resume else None
-    trainer = prepare_trainer(datamodule)
+    trainer = prepare_trainer(datamodule, resume_from)
     wiring = run_dry(datamodule, trainer)
     _print_callbacks(trainer)
     print_wiring(wiring)

@@ -17,11 +17,13 @@ from torch.utils.data import DataLoader, Sampler
 
 from roadwork.config import compose_config, to_settings
 from roadwork.data.augmentation.build import build_train_augmentation
+from roadwork.data.augmentation.no_augmentation import NoAugmentation
 from roadwork.data.augmentation.seeding import repeatable_draws
 from roadwork.data.dataset import ImageStore, RoadworkDataset, UnreadableLedger, collate
 from roadwork.data.groups import Groups
 from roadwork.data.images import TRAINING_SCALE, ImageSource
 from roadwork.data.loader import ResumableLoader
+from roadwork.data.pixels import normalise, to_unit_range
 from roadwork.data.prepared.copy import find_copy
 from roadwork.data.reach import unreachable_targets
 from roadwork.data.samplers.brackets import parse_brackets
@@ -116,7 +118,8 @@ class NATIXDataModule(L.LightningDataModule):
             stores["val_select"] = ImageStore(self.source, data.img_size, copy=copy)
         self.ledger.add(photos.find_unreadable(np.flatnonzero(self.split_names != "")))
         rows = {name: self._readable_rows(name) for name in SPLIT_NAMES}
-        if is_fit and self._fits_ram(sum(len(rows[name]) for name in FITTED_SPLITS)):
+        reads_once = self.settings.training.freeze_backbone and self.leaves_images_alone
+        if is_fit and not reads_once and self._fits_ram(sum(len(rows[name]) for name in FITTED_SPLITS)):
             for name in FITTED_SPLITS:  # only a fit reads an image more than once
                 self.ledger.add(stores[name].load_into_ram(rows[name]))
         for name in SPLIT_NAMES:
@@ -125,6 +128,11 @@ class NATIXDataModule(L.LightningDataModule):
     def _readable_rows(self, split: str) -> np.ndarray:
         rows = np.flatnonzero(self.split_names == split)
         return rows[~np.isin(rows, list(self.ledger.reasons))]
+
+    @property
+    def leaves_images_alone(self) -> bool:
+        """Whether training batches show the images as they are, so that what a frozen network sees can be kept."""
+        return type(self.train_augmentation) is NoAugmentation
 
     def _fits_ram(self, n_rows: int) -> bool:
         data = self.settings.data
@@ -221,7 +229,7 @@ class NATIXDataModule(L.LightningDataModule):
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         del dataloader_idx
         where = batch.pop("epoch", None), batch.pop("position", None)
-        images, labels = batch["image"].float().div_(255), batch["label"]
+        images, labels = to_unit_range(batch["image"]), batch["label"]
         if self.trainer is not None and self.trainer.training:
             with self._draws_of(images.device, *where):
                 images, labels = self.augment(images, labels)
@@ -258,7 +266,4 @@ class NATIXDataModule(L.LightningDataModule):
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images in [0, 1] as the backbone was trained to see them: its own mean and standard deviation."""
-        mean, std = (
-            images.new_tensor(values).view(1, 3, 1, 1) for values in (self.statistics.mean, self.statistics.std)
-        )
-        return (images - mean) / std
+        return normalise(images, self.statistics)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from PIL import ExifTags, Image
 
+from roadwork.data.resizing import resize_antialiased
+
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 200_000_000
+MAX_JPEG_SIDE = 65_000
 # Counts up whenever the same bytes give other pixels, so that nothing made by an older reader is taken for new.
 READER_VERSION = 1
 # A JPEG is decoded at the smallest of 1/1, 1/2, 1/4 and 1/8 that is still this many times the size that is wanted.
@@ -21,6 +24,7 @@ EVALUATION_SCALE = 2
 # Pillow's own guard refuses below our limit, and so a 200-megapixel phone's photos.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 N_END_BYTES = 16
+Size = tuple[int, int]  # width, height
 # How each EXIF orientation is turned upright (as in PIL.ImageOps.exif_transpose).
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -95,13 +99,42 @@ def decode_image(data: bytes, size: int, scale: int = EVALUATION_SCALE) -> np.nd
         UnreadableImageError: not a JPEG, PNG or WebP, damaged, or above 200 million pixels. A JPEG whose damaged bytes
             still decode to some picture is not noticed: the format has no checksum.
     """
+    return _decode(data, lambda _: (size, size), scale)
+
+
+def decode_short_side(data: bytes, short_side: int) -> np.ndarray:
+    """(H, W, 3) uint8 RGB: the whole picture upright, its shorter side `short_side` pixels, its aspect kept.
+
+    A smaller picture keeps its size.
+
+    Args:
+        data: as of `decode_image`, which gives nearly the same pixels from the result as from `data`.
+        short_side: in pixels.
+
+    Raises:
+        UnreadableImageError: as of `decode_image`.
+    """
+    return _decode(data, lambda stored: _fit_short_side(stored, short_side), EVALUATION_SCALE)
+
+
+def _fit_short_side(stored: Size, short_side: int) -> Size:
+    shrink = min(1.0, short_side / min(stored))
+    # The limit is JPEG's own: a strip that is longer yet is squashed.
+    width, height = (min(MAX_JPEG_SIDE, max(1, round(side * shrink))) for side in stored)
+    return width, height
+
+
+def _decode(data: bytes, choose_size: Callable[[Size], Size], scale: int) -> np.ndarray:
+    """`choose_size` gives the width and height that are wanted from those that are stored, before any turning."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_pixels(image)
-            image.draft("RGB", (scale * size, scale * size))
-            resized = _to_rgb(image).resize((size, size), Image.Resampling.BICUBIC)
+            width, height = choose_size(image.size)
+            image.draft("RGB", (scale * width, scale * height))
+            image.decodermaxblock = max(1, len(data))  # all at once: the decoder is not stopped and started on the way
+            resized = resize_antialiased(_to_rgb(image), (width, height))
             turn = _UPRIGHT.get(_orientation(image))
-            return np.asarray(resized if turn is None else resized.transpose(turn))
+            return resized if turn is None else np.asarray(Image.fromarray(resized).transpose(turn))
     except UnreadableImageError:
         raise
     except Exception as error:  # decoders raise nearly anything on damaged data: OS, syntax, value, struct, EOF errors
@@ -144,7 +177,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _check_pixels(image: Image.Image) -> None:

@@ -36,10 +36,12 @@ _RANKING_BUDGET = 50_000_000
 _MIN_RANKING_DRAWS = 200
 
 
-def count_by_group(labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray) -> np.ndarray:
+def count_by_group(
+    labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, threshold: float = 0.5
+) -> np.ndarray:
     """(G, 4) int64 counts tn, fp, fn, tp of each group, from labels, probabilities and groups (N,)."""
     _, codes = np.unique(groups, return_inverse=True)
-    cells = 4 * codes + 2 * labels + decide(probabilities)
+    cells = 4 * codes + 2 * labels + decide(probabilities, threshold)
     return np.bincount(cells, minlength=4 * (codes.max() + 1)).reshape(-1, 4)
 
 

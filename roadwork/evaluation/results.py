@@ -23,7 +23,7 @@ from roadwork.evaluation.intervals import (
     groups_to_show,
     ranking_intervals,
 )
-from roadwork.evaluation.metrics import mcc, score_all
+from roadwork.evaluation.metrics import decide, mcc, score_all
 
 SHOWN, EXCLUDED, UNDECIDED = "shown", "excluded", "not decided by this set"
 _UNDEFINED: Interval = (math.nan, math.nan)
@@ -39,16 +39,23 @@ _MEANINGS = {
 
 
 def evaluate_predictions(
-    frame: pd.DataFrame, *, target_mcc: float, draws: int, seed: int, brackets: Sequence[tuple[float, float]]
+    frame: pd.DataFrame,
+    *,
+    target_mcc: float,
+    draws: int,
+    seed: int,
+    brackets: Sequence[tuple[float, float]],
+    threshold: float = 0.5,
 ) -> dict[str, Any]:
-    """Figures of one split at threshold 0.5, ready for JSON: None where a figure or an interval is undefined.
+    """Figures of one split, ready for JSON: None where a figure or an interval is undefined.
 
     Args:
-        frame: The split's rows of a predictions table.
+        frame: The split's rows of a predictions table; its column `probability` decides.
         target_mcc: The MCC that the split is held against, above 0 and at most 1.
         draws: Bootstrap samples.
         seed: Of the bootstrap.
         brackets: Half-open ranges [from, to) of kilometres to the nearest deployment centre.
+        threshold: A probability that reaches it is Roadwork.
 
     Raises:
         ConfigError: The target is out of range.
@@ -59,8 +66,8 @@ def evaluate_predictions(
     if frame.empty:
         raise DataError("There are no predictions to evaluate. Does splits.json give this split any row?")
     labels, probabilities, groups = (frame[name].to_numpy() for name in ("label", "probability", "group"))
-    counts = count_by_group(labels, probabilities, groups)
-    figures = score_all(labels, probabilities)
+    counts = count_by_group(labels, probabilities, groups, threshold)
+    figures = score_all(labels, probabilities, threshold)
     method, intervals = count_intervals(counts, draws=draws, seed=seed)
     if method == BOOTSTRAP:
         intervals |= ranking_intervals(labels, probabilities, groups, draws=draws, seed=seed)
@@ -74,7 +81,8 @@ def evaluate_predictions(
     confusion = dict(zip(("tn", "fp", "fn", "tp"), counts.sum(axis=0).tolist(), strict=True))
     result |= {"n": len(frame), "groups": len(counts), "confusion": confusion, "method": method}
     result["by_distance"] = [
-        _evaluate_bracket(*cut, draws=draws, seed=seed) for cut in _cut_by_distance(frame, brackets)
+        _evaluate_bracket(*cut, draws=draws, seed=seed, threshold=threshold)
+        for cut in _cut_by_distance(frame, brackets)
     ]
     result["target"] = _hold_against_target(result, counts, target_mcc)
     return result
@@ -147,7 +155,7 @@ def _cut_by_distance(
 
 
 def _evaluate_bracket(
-    start: float | None, end: float | None, rows: pd.DataFrame, *, draws: int, seed: int
+    start: float | None, end: float | None, rows: pd.DataFrame, *, draws: int, seed: int, threshold: float
 ) -> dict[str, Any]:
     row: dict[str, Any] = {
         "from_km": _json(start),
@@ -157,9 +165,9 @@ def _evaluate_bracket(
     }
     labels, probabilities = rows["label"].to_numpy(), rows["probability"].to_numpy()
     if rows["label"].nunique() < 2:
-        errors = int((labels != (probabilities >= 0.5)).sum())
+        errors = int((labels != decide(probabilities, threshold)).sum())
         return row | {"errors": errors, "mcc": None, "mcc_low": None, "mcc_high": None, "method": None}
-    counts = count_by_group(labels, probabilities, rows["group"].to_numpy())
+    counts = count_by_group(labels, probabilities, rows["group"].to_numpy(), threshold)
     total = counts.sum(axis=0)
     method, intervals = count_intervals(counts, draws=draws, seed=seed)
     low, high = intervals["mcc"]

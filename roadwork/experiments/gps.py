@@ -7,14 +7,18 @@ import logging
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from transformers import PreTrainedModel
 
+from roadwork.data.dataset import UnreadableLedger
+from roadwork.data.features import compute_features
 from roadwork.data.samplers.gps_weighted_sampler import GPSWeightedSampler
 from roadwork.data.source import find_groups, find_splits, read_dataset
 from roadwork.data.table import SampleTable
 from roadwork.data.targets import find_deployment
 from roadwork.experiments.arms import TrainingRows
-from roadwork.experiments.features import compute_features
 from roadwork.experiments.heads import HeadSettings
+from roadwork.models.build import build_model
 from roadwork.settings import SPLIT_NAMES, GpsSamplingSettings, Settings
 
 logger = logging.getLogger(__name__)
@@ -78,7 +82,8 @@ def prepare_experiment(settings: Settings, heads: HeadSettings, n_folds: int) ->
             settings.model.name,
         )
     rows = np.flatnonzero(np.isin(split_names, DEVELOPMENT_SPLITS) & ~groups.set_aside)
-    features = compute_features(settings, table, source, rows)
+    ledger = UnreadableLedger(table, settings.data.max_unreadable)
+    features = compute_features(_build_network(settings), settings, ledger, source, rows)
     return GpsExperiment(
         table.take(features.rows),
         groups.names[features.rows],
@@ -90,6 +95,13 @@ def prepare_experiment(settings: Settings, heads: HeadSettings, n_folds: int) ->
         n_folds,
         features.backbone,
     )
+
+
+def _build_network(settings: Settings) -> PreTrainedModel:
+    """The configured network; without pretrained weights it is random, drawn from `training.seed`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.training.seed)
+        return build_model(settings.model, settings.data.img_size)
 
 
 def build_sampler(experiment: GpsExperiment) -> GPSWeightedSampler:

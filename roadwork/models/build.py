@@ -33,10 +33,12 @@ def build_model(model: ModelSettings, img_size: int) -> PreTrainedModel:
 
     Raises:
         ConfigError: the model cannot be found, a field of its configuration is unknown or does not fit the weights,
-            or img_size is not a multiple of its patch size.
+            img_size is not a multiple of its patch size, or it lacks model.attention.
     """
     config = read_config(model)
     _check_patches(config, img_size)
+    if model.attention != "auto":
+        config._attn_implementation = model.attention  # noqa: SLF001  # it goes with the config wherever one is built
     if model.pretrained:
         network = _resize(_load(model.name, config), img_size)
     else:
@@ -191,4 +193,6 @@ def _interpolate(method: Any, positions: torch.Tensor, img_size: int) -> torch.T
 
 def _unusable(config: PreTrainedConfig, error: ValueError) -> ConfigError:
     reason = str(error).strip().splitlines()[0]
+    if "scaled_dot_product_attention" in reason:
+        return ConfigError(f"model.attention is sdpa, which a {config.model_type} lacks; allowed for it: auto, eager.")
     return ConfigError(f"transformers cannot build an image classifier from this {config.model_type}: {reason}")

@@ -29,6 +29,7 @@ from roadwork.data.table import SampleTable
 from roadwork.data.targets import find_deployment
 from roadwork.errors import RoadworkError
 from roadwork.models.build import build_model
+from roadwork.models.head import freeze_backbone
 from roadwork.settings import SPLIT_NAMES, Settings
 
 OK, WARNING, BLOCKER = "ok", "warning", "blocker"
@@ -212,9 +213,11 @@ class Preflight:
         """Measures forward and backward on a random batch."""
         data, training = self.settings.data, self.settings.training
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        size = min(data.dataloader.batch_size, 8)
+        size = 8 if data.dataloader.batch_size == "auto" else min(data.dataloader.batch_size, 8)
         images = torch.rand(size, 3, data.img_size, data.img_size, device=device)
         model = model.to(device).train()
+        if training.freeze_backbone:
+            freeze_backbone(model)
         seconds = []
         for _ in range(4):
             started = time.monotonic()
@@ -223,6 +226,12 @@ class Preflight:
                 torch.cuda.synchronize()
             seconds.append(time.monotonic() - started)
         per_image = min(seconds) / size  # the first one warms up
+        if training.freeze_backbone and data.augmentation.train.mode == "none":
+            n_seen = n_rows * (data.splits["train"] + data.splits["val_select"])
+            return (
+                f"about {n_seen * per_image / 60:.0f} min for the features of {n_seen:,.0f} images, once "
+                f"({1 / per_image:.0f} images/s), reading not counted; the head then trains in seconds"
+            )
         n_train = n_rows * data.splits["train"]
         minutes = training.epochs * n_train * per_image / 60
         return (

@@ -96,7 +96,8 @@ def augmentation_rows(seen: Observations) -> Iterator[WireRow]:
         f"augmentation ({name})",
         f"its images reached the network in {arrived} of {len(seen.probe.augmented)} batches; "
         f"{changed:.0%} of {sum(map(len, seen.probe.train.images))} training images differ from their files",
-        arrived == len(seen.probe.augmented) and (changed > 0 or not is_ours),
+        arrived == len(seen.probe.augmented)
+        and (changed == 0 if seen.datamodule.leaves_images_alone else changed > 0 or not is_ours),
         "on_after_batch_transfer must call augment() while training, and pass on what it returns",
     )
     untouched = 1 - _share_changed(seen, "val_select", seen.probe.validation)
@@ -121,6 +122,8 @@ def _training_labels_row(seen: Observations) -> WireRow:
     labels = torch.cat([_as_soft(label) for label in seen.probe.train.labels])
     error = float((labels.sum(dim=1) - 1).abs().max())
     mixed = float(((labels > 1e-6).sum(dim=1) > 1).float().mean())
+    table_labels = torch.as_tensor(seen.datamodule.table.labels[torch.cat(seen.probe.train.rows).numpy()])
+    unlike = int((labels != _as_soft(table_labels)).any(dim=1).sum())
     arrived = sum(
         returned is not None and torch.equal(returned[1], label)
         for returned, label in zip(seen.probe.augmented, seen.probe.train.labels, strict=True)
@@ -128,11 +131,12 @@ def _training_labels_row(seen: Observations) -> WireRow:
     return WireRow(
         "labels of training",
         f"those of the augmentation reached the loss in {arrived} of {len(seen.probe.augmented)} batches; "
-        f"they sum to 1 within {error:.0e}; {mixed:.0%} are mixed",
+        f"they sum to 1 within {error:.0e}; {mixed:.0%} are mixed, {unlike} of {len(labels)} unlike the table's",
         arrived == len(seen.probe.augmented)
         and error < 1e-5
         and bool((labels >= 0).all())
-        and (mixed > 0 or not _must_mix(seen)),
+        and (mixed > 0 or not _must_mix(seen))
+        and (unlike == 0 or not seen.datamodule.leaves_images_alone),
         "the augmentation must return the labels that go with its images",
     )
 

@@ -10,6 +10,7 @@ import torch
 from roadwork.preflight.callback_wires import callback_rows
 from roadwork.preflight.copy_wire import copy_rows
 from roadwork.preflight.data_wires import augmentation_rows, data_rows
+from roadwork.preflight.frozen_wires import frozen_rows
 from roadwork.preflight.observations import Observations, WireRow
 
 
@@ -20,6 +21,7 @@ def judge(seen: Observations) -> list[WireRow]:
         *copy_rows(seen),
         *augmentation_rows(seen),
         *_training_rows(seen),
+        *frozen_rows(seen),
         *callback_rows(seen),
         _checkpoint_row(seen),
     ]

@@ -2,40 +2,66 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self, cast
 
 import lightning as L
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from typing_extensions import override
 
+from roadwork.models.head import freeze_backbone, head_of, train_head_alone
 from roadwork.settings import TrainingSettings
 from roadwork.training.callbacks.adalora_callback import adalora_orthogonal_loss
-from roadwork.training.optim import build_optimizer, warmup_cosine
+from roadwork.training.optim import build_optimizer, use_fused, warmup_cosine
 
 
 class RoadworkClassifier(L.LightningModule):
     """Trains `model`, a network whose forward takes `pixel_values` (B, 3, S, S) and gives `.logits` (B, 2).
 
-    Batches are the data module's: `image`, and `label` as (B,) integers or (B, 2) soft labels.
+    Batches are the data module's: `image`, and `label` as (B,) integers or (B, 2) soft labels. Where the backbone is
+    frozen they may have `features` (B, D) in place of `image`; then the head alone is called.
     """
 
     def __init__(self, model: nn.Module, settings: TrainingSettings) -> None:
         super().__init__()
-        # 0.7 of the time for a step of the small ResNet on a CPU, and what GPUs' convolutions want too.
-        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+        # Channels last: 0.7 of the time for a step of the small ResNet on a CPU, and what GPUs' convolutions want too.
+        self.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
+        self.model = model.to(memory_format=self.memory_format)  # type: ignore[call-overload]  # torch's stubs lack it
         self.settings = settings
+        self.model.train()  # pretrained networks come in evaluation mode
+        if settings.freeze_backbone:
+            freeze_backbone(self.model)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 2) logits of None and Roadwork."""
-        logits: Tensor = self.model(pixel_values=images.contiguous(memory_format=torch.channels_last)).logits
+        logits: Tensor = self.model(pixel_values=images.contiguous(memory_format=self.memory_format)).logits
         return logits
+
+    def logits_of(self, batch: dict[str, Any]) -> Tensor:
+        """(B, 2) logits of a batch: from its images, or from the features that its frozen backbone gave."""
+        if "features" in batch:
+            logits: Tensor = head_of(self.model)(batch["features"])
+            return logits
+        return cast("Tensor", self(batch["image"]))
+
+    @override
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if mode and self.settings.freeze_backbone:
+            train_head_alone(self.model)
+        return self
+
+    @override
+    def on_train_start(self) -> None:
+        if self.settings.freeze_backbone:
+            self.train()  # not before: Lightning warns of modules that are in evaluation mode until here
 
     @override
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        logits = self(batch["image"])
+        logits = self.logits_of(batch)
         loss = F.cross_entropy(logits.float(), batch["label"], label_smoothing=self.settings.label_smoothing)
         self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, prog_bar=True, batch_size=len(logits))
         if self.settings.adapter == "adalora":  # peft adds it only where the wrapped model computes the loss
@@ -44,14 +70,27 @@ class RoadworkClassifier(L.LightningModule):
 
     @override
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        logits = self(batch["image"])
+        logits = self.logits_of(batch)
         loss = F.cross_entropy(logits.float(), batch["label"])
         self.log("val_select/loss", loss, on_epoch=True, sync_dist=True, batch_size=len(logits))
         return {"loss": loss, "logits": logits, "labels": batch["label"]}
 
     @override
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        # Lightning's own refuses fused optimizers in any mixed precision, also bf16, which scales no loss.
+        if gradient_clip_val:
+            self.trainer.precision_plugin.clip_grad_by_norm(optimizer, gradient_clip_val)
+
+    @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = build_optimizer(self.model, self.settings.lr, self.settings.weight_decay)
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        fused = use_fused(self.settings.fused_optimizer, trained, self.trainer.precision)
+        optimizer = build_optimizer(self.model, self.settings.lr, self.settings.weight_decay, fused=fused)
         total_steps = int(self.trainer.estimated_stepping_batches)
         schedule = warmup_cosine(optimizer, total_steps, self.settings.warmup)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

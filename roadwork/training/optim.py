@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -21,6 +23,8 @@ _NOT_DECAYED = (
     "register_token",
     "distillation_token",
 )
+# Where torch has AdamW in one kernel.
+_FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -47,9 +51,53 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [group for group in groups if group["params"]]
 
 
-def build_optimizer(model: nn.Module, lr: float, weight_decay: float) -> AdamW:
-    """AdamW over the trainable parameters, grouped by :func:`parameter_groups`."""
-    return AdamW(parameter_groups(model, weight_decay), lr=lr)
+def build_optimizer(model: nn.Module, lr: float, weight_decay: float, *, fused: bool = False) -> AdamW:
+    """AdamW over the trainable parameters, grouped by :func:`parameter_groups`; in one kernel where `fused`."""
+    optimizer = AdamW(parameter_groups(model, weight_decay), lr=lr, fused=fused or None)
+    optimizer.register_load_state_dict_post_hook(_fit_loaded_state)
+    return optimizer
+
+
+def use_fused(wanted: bool | None, parameters: Iterable[Tensor], precision: str) -> bool:
+    """Whether AdamW runs in one kernel: as wanted; where that is None, where it can.
+
+    It can where all parameters are real floating-point numbers on a device that has the kernel. It cannot under
+    16-mixed: it would undo the loss scale itself, after the gradients were clipped.
+
+    Args:
+        wanted: `training.fused_optimizer`.
+        parameters: those that are trained, where they are trained.
+        precision: Lightning's name of it.
+
+    Raises:
+        ConfigError: It is wanted where it cannot be.
+    """
+    reason = ""
+    if precision == "16-mixed":
+        reason = "training.precision is 16-mixed, whose loss scale and clipping need the gradients before the step"
+    elif unfit := [p for p in parameters if p.device.type not in _FUSED_DEVICES or not p.is_floating_point()]:
+        reason = f"it has no kernel for {unfit[0].dtype} on {unfit[0].device.type}"
+    if wanted and reason:
+        raise ConfigError(
+            f"training.fused_optimizer is true, but {reason}. Set it to null (where it can be) or to false."
+        )
+    return wanted is not False and not reason
+
+
+def _fit_loaded_state(optimizer: Optimizer) -> None:
+    """Lets what a checkpoint brought follow this optimizer, where it was written by a fused one and this is not, say.
+
+    The fused kernels walk weights and averages side by side in memory; on a CPU they do not check the strides, and
+    those of a run with another `training.channels_last` would silently give wrong weights.
+    """
+    fused = optimizer.defaults["fused"]
+    for group in optimizer.param_groups:
+        group["fused"] = fused
+    for parameter, state in optimizer.state.items():
+        state["step"] = state["step"].to(parameter.device if fused else "cpu")
+        for name in ("exp_avg", "exp_avg_sq"):
+            if state[name].stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=state[name].dtype).copy_(state[name])
 
 
 def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup_share: float) -> LambdaLR:

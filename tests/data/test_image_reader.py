@@ -7,8 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from roadwork.data import images
-from roadwork.data.images import FileImages, UnreadableImageError, decode_image, quick_check
+from roadwork.data import images, resizing
+from roadwork.data.images import (
+    EVALUATION_SCALE,
+    TRAINING_SCALE,
+    FileImages,
+    UnreadableImageError,
+    decode_image,
+    quick_check,
+)
+from roadwork.data.resizing import resize_antialiased
 
 
 def encode(image, fmt="JPEG", **options):
@@ -43,15 +51,64 @@ def check(tmp_path, data):
     return quick_check(FileImages([path]), 0)
 
 
-@pytest.mark.parametrize("size", [224, 96])
-def test_close_to_a_full_decode(size):
-    data = encode(photo(), quality=90)
+def difference_from_full_decode(data, size, *scale):
+    """The mean, of 255."""
     with Image.open(io.BytesIO(data)) as image:
         full = np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC), dtype=float)
-    ours = decode_image(data, size)
+    ours = decode_image(data, size, *scale)
     assert ours.shape == (size, size, 3)
     assert ours.dtype == np.uint8
-    assert np.abs(ours - full).mean() < 0.5
+    return np.abs(ours - full).mean()
+
+
+@pytest.mark.parametrize("size", [224, 96])
+def test_close_to_a_full_decode(size):
+    assert difference_from_full_decode(encode(photo(), quality=90), size) < 0.5
+
+
+def test_training_is_coarser_than_evaluation_which_is_the_default():
+    data = encode(photo(2016, 1512), quality=90)
+    evaluation, training = (difference_from_full_decode(data, 180, s) for s in (EVALUATION_SCALE, TRAINING_SCALE))
+    assert evaluation < 0.5 < training < 2
+    np.testing.assert_array_equal(decode_image(data, 180), decode_image(data, 180, EVALUATION_SCALE))
+
+
+@pytest.mark.parametrize(
+    ("size", "scale", "decoded"),
+    [  # of 1/1, 1/2, 1/4 and 1/8 of 1200 x 900, the smallest with both sides at least scale * size
+        (112, TRAINING_SCALE, (150, 113)),
+        (112, EVALUATION_SCALE, (300, 225)),
+        (113, EVALUATION_SCALE, (600, 450)),
+        (300, TRAINING_SCALE, (600, 450)),
+        (300, EVALUATION_SCALE, (1200, 900)),
+        (1000, TRAINING_SCALE, (1200, 900)),
+    ],
+)
+def test_a_jpeg_is_decoded_no_larger_than_it_must_be(monkeypatch, size, scale, decoded):
+    sizes = []
+    monkeypatch.setattr(images, "resize_antialiased", lambda image, to: sizes.append(image.size) or np.zeros(to))
+    decode_image(encode(photo()), size, scale)
+    assert sizes == [decoded]
+
+
+@pytest.mark.parametrize("size", [(1200, 900), (224, 224), (64, 300), (1400, 1000), (1, 1)])
+def test_resizing_is_pillows(size):
+    picture = photo()
+    expected = np.asarray(picture.resize(size, Image.Resampling.BICUBIC), dtype=int)
+    ours = resize_antialiased(picture, size)
+    assert ours.dtype == np.uint8
+    assert ours.flags.c_contiguous
+    assert ours.shape == expected.shape
+    difference = np.abs(ours - expected)
+    assert difference.max() <= 2
+    assert difference.mean() < 0.05
+
+
+def test_pictures_too_large_to_copy_are_pillows_to_the_bit(monkeypatch):
+    picture = photo(400, 300)
+    monkeypatch.setattr(resizing, "MAX_COPIED_PIXELS", 400 * 300 - 1)
+    expected = np.asarray(picture.resize((90, 80), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(resize_antialiased(picture, (90, 80)), expected)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

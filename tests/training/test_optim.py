@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from roadwork.errors import ConfigError, WiringError
-from roadwork.training.optim import build_optimizer, parameter_groups, warmup_cosine
+from roadwork.training.optim import build_optimizer, parameter_groups, use_fused, warmup_cosine
 
 
 def tiny_vit():
@@ -100,3 +100,76 @@ def test_the_schedules_state_loads_without_pickle(tmp_path):
 def test_an_impossible_schedule_is_refused(total_steps, share, message):
     with pytest.raises(ConfigError, match=message):
         warmup_cosine(build_optimizer(nn.Linear(2, 2), 1.0, 0.0), total_steps, share)
+
+
+def train(model, optimizer, steps):
+    for step in range(steps):
+        inputs = torch.rand(8, 4, 5, 5, generator=torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        model(inputs.contiguous(memory_format=torch.channels_last)).square().sum().backward()
+        optimizer.step()
+
+
+def convolution():
+    torch.manual_seed(0)
+    return nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last)
+
+
+def test_the_fused_optimizer_learns_the_same():
+    weights = []
+    for fused in (True, False):
+        model = convolution()
+        optimizer = build_optimizer(model, 0.1, 0.05, fused=fused)
+        assert {bool(group["fused"]) for group in optimizer.param_groups} == {fused}
+        train(model, optimizer, 10)
+        weights.append(model.state_dict())
+    torch.testing.assert_close(*weights, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("before", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_fused_optimizer_goes_on_from_a_checkpoint_in_another_layout(tmp_path, before, fused):
+    """Its kernel on a CPU reads weights and averages side by side in memory, whatever their strides."""
+    model = convolution().to(memory_format=before)
+    first = build_optimizer(model, 0.1, 0.05, fused=fused)
+    train(model, first, 1)
+    torch.save([model.state_dict(), first.state_dict()], tmp_path / "state.pt")
+    resumed = []
+    for now_fused in (True, False):
+        weights, state = torch.load(tmp_path / "state.pt", weights_only=True)
+        model = convolution()
+        model.load_state_dict(weights)
+        optimizer = build_optimizer(model, 0.1, 0.05, fused=now_fused)
+        optimizer.load_state_dict(state)
+        assert {bool(group["fused"]) for group in optimizer.param_groups} == {now_fused}
+        train(model, optimizer, 2)
+        resumed.append(model.state_dict())
+    torch.testing.assert_close(*resumed, rtol=1e-5, atol=1e-6)
+
+
+WEIGHTS = [torch.zeros(2)]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "parameters", "precision", "expected"),
+    [
+        (None, WEIGHTS, "32-true", True),
+        (None, WEIGHTS, "bf16-mixed", True),
+        (True, WEIGHTS, "32-true", True),
+        (False, WEIGHTS, "32-true", False),
+        (None, WEIGHTS, "16-mixed", False),  # Lightning refuses to clip before a fused step undoes the loss scale
+        (None, [*WEIGHTS, torch.zeros(2, device="meta")], "32-true", False),
+        (None, [torch.zeros(2, dtype=torch.complex64)], "32-true", False),
+    ],
+)
+def test_the_optimizer_is_fused_where_it_can_be(wanted, parameters, precision, expected):
+    assert use_fused(wanted, parameters, precision) is expected
+
+
+@pytest.mark.parametrize(
+    ("parameters", "precision", "reason"),
+    [(WEIGHTS, "16-mixed", "16-mixed, whose loss scale"), ([torch.zeros(2, device="meta")], "32-true", "on meta")],
+)
+def test_a_fused_optimizer_that_cannot_be_is_refused(parameters, precision, reason):
+    with pytest.raises(ConfigError, match=rf"fused_optimizer is true, but .*{reason}.*to false"):
+        use_fused(True, parameters, precision)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from roadwork.data.augmentation.draws import to_device
+
 # ITU-R BT.601, as Pillow converts to "L" and as NTSC defines Y, I and Q.
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)
 RGB_TO_YIQ = (LUMA_WEIGHTS, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
@@ -34,7 +36,7 @@ def color_twist(
     Returns:
         (B, 3, H, W), clipped to [0, 1].
     """
-    to_yiq = torch.tensor(RGB_TO_YIQ)
+    to_yiq = torch.tensor(RGB_TO_YIQ)  # on the CPU, as the draws are: small, and moved at once
     radians = torch.deg2rad(hue_shifts_deg)
     cosines, sines = saturation * radians.cos(), saturation * radians.sin()
     turn = torch.zeros(len(images), 3, 3)
@@ -43,5 +45,6 @@ def color_twist(
     turn[:, 2, 1], turn[:, 2, 2] = sines, cosines
     matrices = (brightness * contrast).view(-1, 1, 1) * (torch.linalg.inv(to_yiq) @ turn @ to_yiq)
     offsets = (0.5 * brightness * (1 - contrast)).view(-1, 1, 1).expand(-1, 3, 1)
-    twisted = torch.baddbmm(offsets.to(images.device), matrices.to(images.device), images.flatten(2))
+    affine = to_device(torch.cat([matrices, offsets], dim=2), images.device)
+    twisted = torch.baddbmm(affine[..., 3:], affine[..., :3], images.flatten(2))
     return twisted.clamp_(0, 1).view_as(images)

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from roadwork.data.augmentation.draws import to_device
+
 
 def _identity(count: int) -> Tensor:
     return torch.eye(3).repeat(count, 1, 1)
@@ -82,12 +84,21 @@ def perspective(tilts_x: Tensor, tilts_y: Tensor) -> Tensor:
 
 def warp(images: Tensor, matrices: Tensor, padding: Literal["zeros", "border", "reflection"]) -> Tensor:
     """Images (B, C, S, S) sampled bilinearly through ``matrices`` (B, 3, 3), in one pass."""
-    size = images.shape[-1]
-    centres = (torch.arange(size, device=images.device) + 0.5) * (2 / size) - 1
-    rows, columns = torch.meshgrid(centres, centres, indexing="ij")
-    points = torch.stack([columns, rows, torch.ones_like(rows)], dim=-1).view(-1, 3)
-    projected = points @ matrices.to(images.device).transpose(1, 2)
-    grid = projected[..., :2] / projected[..., 2:]
-    return F.grid_sample(
-        images, grid.view(-1, size, size, 2), mode="bilinear", padding_mode=padding, align_corners=False
-    )
+    grid = _grid(to_device(matrices, images.device), images.shape[-1])
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode=padding, align_corners=False)
+
+
+def _grid(matrices: Tensor, size: int) -> Tensor:
+    """Where each pixel of the output is taken from, (B, size, size, 2), as x and y.
+
+    A row of a matrix is a share of x and one of y. Added up by broadcasting, they take a tenth of the time of a
+    product of all pixels' coordinates with the matrices, which are far too small for one.
+    """
+    centres = (torch.arange(size, device=matrices.device) + 0.5) * (2 / size) - 1
+    along_x = matrices[:, :, 0, None] * centres + matrices[:, :, 2, None]
+    along_y = matrices[:, :, 1, None] * centres
+    distance = along_x[:, 2, None, :] + along_y[:, 2, :, None]
+    grid = matrices.new_empty(len(matrices), size, size, 2)
+    for axis in (0, 1):
+        torch.div(along_x[:, axis, None, :] + along_y[:, axis, :, None], distance, out=grid[..., axis])
+    return grid

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Beta
 
 from roadwork.data.augmentation.batch_augmentation import BatchAugmentation
-from roadwork.data.augmentation.draws import coin, per_image
+from roadwork.data.augmentation.draws import change_rows_, coin, rows_where, to_device
 from roadwork.data.augmentation.mixing import cutmix, draw_boxes, mixup
-from roadwork.data.augmentation.trivial_augment import trivial_augment
+from roadwork.data.augmentation.trivial_augment import trivial_augment_
 from roadwork.errors import ConfigError
 from roadwork.settings import TrainAugmentationSettings
 
@@ -80,21 +79,21 @@ class LatestAugmentation2025(BatchAugmentation):
 
     def encode_labels(self, labels: Tensor) -> Tensor:
         """One-hot labels (B, 2) float32."""
-        return F.one_hot(labels, CLASSES).float()
+        return (labels.view(-1, 1) == torch.arange(CLASSES, device=labels.device)).float()
 
     def augment(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, S, S) and soft labels (B, 2), augmented."""
-        images = torch.where(per_image(coin(len(images), 0.5), images), images.flip(-1), images)
-        images = trivial_augment(images, self.trivial_strength)
+        """Images (B, 3, S, S) and soft labels (B, 2), augmented; changes ``images``."""
+        change_rows_(images, rows_where(coin(len(images), 0.5)), lambda chosen: chosen.flip(-1))
+        trivial_augment_(images, self.trivial_strength)
         if not coin(1, self.mix_probability):
             return images, labels
         return self._mix(images, labels)
 
     def _mix(self, images: Tensor, soft_labels: Tensor) -> tuple[Tensor, Tensor]:
         count, _, height, width = images.shape
-        partner = torch.randperm(count).to(images.device)
+        partner = to_device(torch.randperm(count), images.device)
         if coin(1, self.cutmix_share):
             lam = Beta(self.cutmix_alpha, self.cutmix_alpha).sample((count,))
-            return cutmix(images, soft_labels, partner, draw_boxes(lam, height, width).to(images.device))
+            return cutmix(images, soft_labels, partner, to_device(draw_boxes(lam, height, width), images.device))
         lam = Beta(self.mixup_alpha, self.mixup_alpha).sample((count,))
-        return mixup(images, soft_labels, partner, lam.to(images.device))
+        return mixup(images, soft_labels, partner, to_device(lam, images.device))

@@ -20,7 +20,8 @@ def mixup(images: Tensor, soft_labels: Tensor, partner: Tensor, lam: Tensor) -> 
     Returns:
         Images and soft labels: ``lam * own + (1 - lam) * partner``.
     """
-    mixed = torch.lerp(images[partner], images, per_image(lam, images))
+    own_share = per_image(lam, images)
+    mixed = images.index_select(0, partner).mul_(1 - own_share).addcmul_(images, own_share)
     return mixed, _mix_labels(soft_labels, partner, lam)
 
 
@@ -31,18 +32,25 @@ def cutmix(images: Tensor, soft_labels: Tensor, partner: Tensor, boxes: Tensor) 
         images: (B, C, H, W).
         soft_labels: (B, K), each row summing to 1.
         partner: (B,) int64, the row that each box is cut from.
-        boxes: (B, 4) int64 top, bottom, left, right in pixels; bottom and right are outside the box.
+        boxes: (B, 4) int64 top, bottom, left, right in pixels; bottom and right are outside the box. Within the image.
 
     Returns:
         Images, and soft labels weighted by the exact share of pixels that each side shows.
     """
     height, width = images.shape[-2:]
+    theirs = images.index_select(0, partner)
+    mixed = torch.where(inside(boxes, height, width), theirs, images, out=theirs)
+    top, bottom, left, right = boxes.unbind(1)
+    lam = 1 - (bottom - top) * (right - left) / (height * width)
+    return mixed, _mix_labels(soft_labels, partner, lam)
+
+
+def inside(boxes: Tensor, height: int, width: int) -> Tensor:
+    """True (B, 1, height, width) within ``boxes`` (B, 4): top, bottom, left, right in pixels."""
     top, bottom, left, right = (edge.view(-1, 1) for edge in boxes.unbind(1))
     row, column = torch.arange(height, device=boxes.device), torch.arange(width, device=boxes.device)
     in_rows, in_columns = (row >= top) & (row < bottom), (column >= left) & (column < right)
-    pasted = in_rows[:, None, :, None] & in_columns[:, None, None, :]
-    lam = 1 - in_rows.sum(1) * in_columns.sum(1) / (height * width)
-    return torch.where(pasted, images[partner], images), _mix_labels(soft_labels, partner, lam)
+    return in_rows[:, None, :, None] & in_columns[:, None, None, :]
 
 
 def draw_boxes(lam: Tensor, height: int, width: int) -> Tensor:

@@ -11,65 +11,76 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from kornia import enhance
 from torch import Tensor
 
 from roadwork.data.augmentation import geometry
 from roadwork.data.augmentation.color import luma
-from roadwork.data.augmentation.draws import coin, per_image
+from roadwork.data.augmentation.draws import change_rows_, coin, per_image, rows_where
 
 # Strengths are drawn from this many steps, 0 and the greatest included.
 STRENGTH_STEPS = 31
 
 
-def _identity(images: Tensor, _magnitudes: Tensor) -> Tensor:
-    return images
+def _brightness(images: Tensor, magnitudes: Tensor) -> Tensor:
+    return (images * per_image(1 + magnitudes, images)).clamp_(0, 1)
 
 
 def _enhance(images: Tensor, plain: Tensor, magnitudes: Tensor) -> Tensor:
     """As PIL.ImageEnhance: away from or towards a plain version of the image, by the factor 1 + magnitude."""
-    return torch.lerp(plain, images, per_image(1 + magnitudes, images)).clamp_(0, 1)
-
-
-def _brightness(images: Tensor, magnitudes: Tensor) -> Tensor:
-    return _enhance(images, torch.zeros_like(images), magnitudes)
+    magnitudes = per_image(magnitudes, images)
+    return (images * (1 + magnitudes)).sub_(plain * magnitudes).clamp_(0, 1)
 
 
 def _color(images: Tensor, magnitudes: Tensor) -> Tensor:
-    return _enhance(images, luma(images).expand_as(images), magnitudes)
+    return _enhance(images, luma(images), magnitudes)
 
 
 def _contrast(images: Tensor, magnitudes: Tensor) -> Tensor:
-    return _enhance(images, luma(images).mean((2, 3), keepdim=True).expand_as(images), magnitudes)
+    return _enhance(images, luma(images.mean((2, 3), keepdim=True)), magnitudes)
 
 
 def _sharpness(images: Tensor, magnitudes: Tensor) -> Tensor:
     # PIL's SMOOTH kernel: ones with 5 in the middle, over 13. The border has no neighbours and stays.
-    smooth = images.clone()
-    smooth[:, :, 1:-1, 1:-1] = (9 * F.avg_pool2d(images, 3, stride=1) + 4 * images[:, :, 1:-1, 1:-1]) / 13
-    return _enhance(images, smooth, magnitudes)
+    inner = images[:, :, 1:-1, 1:-1]
+    rows = (images[:, :, :-2] + images[:, :, 1:-1]).add_(images[:, :, 2:])
+    smooth = (rows[..., :-2] + rows[..., 1:-1]).add_(rows[..., 2:]).add_(inner, alpha=4).div_(13)
+    sharpened = images.clone()
+    sharpened[:, :, 1:-1, 1:-1] = _enhance(inner, smooth, magnitudes)
+    return sharpened
 
 
 def _posterize(images: Tensor, magnitudes: Tensor) -> Tensor:
-    posterized: Tensor = enhance.posterize(images, (8 - magnitudes.abs().round()).int())
-    return posterized
+    # As shifting 8-bit levels right and left again, but without leaving floats.
+    step = per_image(2 ** magnitudes.abs().round(), images)
+    return (images * (255 / step)).floor_().mul_(step / 255)
 
 
 def _solarize(images: Tensor, magnitudes: Tensor) -> Tensor:
-    solarized: Tensor = enhance.solarize(images, 1 - magnitudes.abs())
-    return solarized
+    return torch.where(images < per_image(1 - magnitudes.abs(), images), images, 1 - images)
 
 
 def _auto_contrast(images: Tensor, _magnitudes: Tensor) -> Tensor:
     darkest, brightest = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
-    spread = brightest - darkest
-    return torch.where(spread > 0, (images - darkest) / spread, images)
+    is_flat = brightest == darkest
+    return (images - darkest.masked_fill(is_flat, 0)).div_((brightest - darkest).masked_fill(is_flat, 1))
 
 
 def _equalize(images: Tensor, _magnitudes: Tensor) -> Tensor:
-    equalized: Tensor = enhance.equalize(images)
-    return equalized
+    """As PIL.ImageOps.equalize: each channel's 8-bit levels moved so that all are about equally common."""
+    levels = (images * 255).byte().flatten(0, 1).flatten(1).long()  # by way of bytes none is outside the table
+    one = levels.new_ones(1, 1).expand_as(levels)
+    # Not histc or bincount: one takes a call a channel, the other waits for the device.
+    counts = levels.new_zeros(len(levels), 256).scatter_add_(1, levels, one)
+    up_to = counts.cumsum(1)
+    brightest = levels.amax(1, keepdim=True)
+    step = (levels.shape[1] - counts.gather(1, brightest)) // 255
+    moved = ((up_to - counts + step // 2) // step.clamp(min=1)).clamp(max=255)
+    table = torch.where(step > 0, moved, torch.arange(256, device=levels.device)).float().div_(255)
+    return table.gather(1, levels).view_as(images)
+
+
+def _move(images: Tensor, matrices: Tensor) -> Tensor:
+    return geometry.warp(images, matrices, padding="zeros")
 
 
 @dataclass(frozen=True)
@@ -88,8 +99,8 @@ class Photometric:
     apply: Callable[[Tensor, Tensor], Tensor]
 
 
-OPERATIONS: dict[str, Geometric | Photometric] = {
-    "Identity": Photometric(0, _identity),
+OPERATIONS: dict[str, Geometric | Photometric | None] = {
+    "Identity": None,
     "ShearX": Geometric(0.99, geometry.shear_x),  # tangent
     "ShearY": Geometric(0.99, geometry.shear_y),
     "TranslateX": Geometric(32 / 224, geometry.translate_x),  # share of the width
@@ -106,8 +117,8 @@ OPERATIONS: dict[str, Geometric | Photometric] = {
 }
 
 
-def trivial_augment(images: Tensor, strength: float = 1.0) -> Tensor:
-    """Images (B, 3, S, S) in [0, 1], each changed by one operation of its own.
+def trivial_augment_(images: Tensor, strength: float = 1.0) -> None:
+    """Changes each image by one operation of its own, in place.
 
     Args:
         images: (B, 3, S, S) float32 in [0, 1].
@@ -116,29 +127,29 @@ def trivial_augment(images: Tensor, strength: float = 1.0) -> Tensor:
     count = len(images)
     choices = torch.randint(len(OPERATIONS), (count,))
     levels = strength * torch.randint(STRENGTH_STEPS, (count,)) / (STRENGTH_STEPS - 1)
-    return apply_operations(images, choices, torch.where(coin(count, 0.5), levels, -levels))
+    apply_operations_(images, choices, torch.where(coin(count, 0.5), levels, -levels))
 
 
-def apply_operations(images: Tensor, choices: Tensor, levels: Tensor) -> Tensor:
-    """Images with operation ``choices[i]`` applied to image i, one call for all images that drew the same.
+def apply_operations_(images: Tensor, choices: Tensor, levels: Tensor) -> None:
+    """Applies operation ``choices[i]`` to image i in place, in one call for all images that drew the same.
+
+    All that move pixels are one group, whatever they do: their matrices differ, the sampling does not.
 
     Args:
         images: (B, 3, S, S) float32 in [0, 1].
         choices: (B,) int64 on the CPU, positions in ``OPERATIONS``.
         levels: (B,) float32 on the CPU, -1 to 1 of each operation's limit; some have no direction.
     """
-    augmented = images.clone()
     moved, matrices = [], []
     for index, operation in enumerate(OPERATIONS.values()):
-        rows = (choices == index).nonzero().squeeze(1)
+        rows = rows_where(choices == index)
+        if operation is None or not len(rows):
+            continue
         magnitudes = operation.limit * levels[rows]
         if isinstance(operation, Geometric):
             moved.append(rows)
             matrices.append(operation.matrices(magnitudes))
-        elif len(rows):
-            on_device = rows.to(images.device)
-            augmented[on_device] = operation.apply(images[on_device], magnitudes.to(images.device))
-    rows = torch.cat(moved).to(images.device)
-    if len(rows):
-        augmented[rows] = geometry.warp(images[rows], torch.cat(matrices), padding="zeros")
-    return augmented
+        else:
+            change_rows_(images, rows, operation.apply, magnitudes)
+    if moved:
+        change_rows_(images, torch.cat(moved), _move, torch.cat(matrices))

@@ -13,27 +13,34 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from roadwork.data.augmentation import geometry
-from roadwork.data.augmentation.draws import per_image, uniform
+from roadwork.data.augmentation.draws import change_rows_, per_image, rows_where, uniform
 
 
 def _cover(images: Tensor, color: float, opacity: Tensor) -> Tensor:
     """Images under a grey layer of this opacity (N, 1, S, S)."""
-    return torch.lerp(images, torch.full_like(images[:, :1], color), opacity)
+    return (images * (1 - opacity)).add_(color * opacity)
 
 
 def _specks(images: Tensor, size: int, low: float, high: float) -> Tensor:
-    """A layer (N, 1, size, size) of ones on zeros, their share drawn between ``low`` and ``high`` for each image."""
+    """A layer (N, 1, size, size) that is True in places, their share drawn between ``low`` and ``high`` an image."""
     shares = per_image(uniform(len(images), low, high), images)
-    return (torch.rand(len(images), 1, size, size, device=images.device) < shares).float()
+    return torch.rand(len(images), 1, size, size, device=images.device) < shares
+
+
+def _lengthen(specks: Tensor, half_length: int) -> Tensor:
+    """Specks (N, 1, S, S) grown up and down by ``half_length`` pixels, by doubling: a few passes at any length."""
+    length, grown = 1, F.pad(specks, (0, 0, half_length, half_length))
+    while length < 2 * half_length + 1:
+        step = min(length, 2 * half_length + 1 - length)
+        grown = grown[:, :, :-step] | grown[:, :, step:]
+        length += step
+    return grown
 
 
 def rain(images: Tensor) -> Tensor:
     """Slanted, half transparent streaks under a greyed sky."""
     count, size = len(images), images.shape[-1]
-    half_length = max(1, size // 28)
-    streaks = F.max_pool2d(
-        _specks(images, size, 0.002, 0.008), (2 * half_length + 1, 1), stride=1, padding=(half_length, 0)
-    )
+    streaks = _lengthen(_specks(images, size, 0.002, 0.008), max(1, size // 28)).float()
     streaks = geometry.warp(streaks, geometry.shear_x(uniform(count, -0.3, 0.3)), padding="reflection")
     haze = per_image(uniform(count, 0.05, 0.2), images)
     return _cover(_cover(images, 0.5, haze), 0.85, 0.5 * streaks)
@@ -43,7 +50,7 @@ def snow(images: Tensor) -> Tensor:
     """Soft white flakes in front of a paler scene."""
     count, size = len(images), images.shape[-1]
     flakes = F.interpolate(
-        _specks(images, max(4, min(size // 2, 128)), 0.01, 0.05),
+        _specks(images, max(4, min(size // 2, 128)), 0.01, 0.05).float(),
         size=(size, size),
         mode="bilinear",
         align_corners=False,
@@ -78,12 +85,9 @@ def shadow(images: Tensor) -> Tensor:
 CONDITIONS = (rain, snow, fog, shadow)
 
 
-def random_weather(images: Tensor) -> Tensor:
-    """Images (N, 3, S, S), each with one of the conditions."""
+def random_weather_(images: Tensor) -> Tensor:
+    """Puts each of the images (N, 3, S, S) into one of the conditions, in place."""
     choices = torch.randint(len(CONDITIONS), (len(images),))
-    result = images.clone()
     for index, condition in enumerate(CONDITIONS):
-        rows = (choices == index).nonzero().squeeze(1).to(images.device)
-        if len(rows):
-            result[rows] = condition(images[rows])
-    return result
+        change_rows_(images, rows_where(choices == index), condition)
+    return images

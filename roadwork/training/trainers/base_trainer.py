@@ -24,8 +24,10 @@ from roadwork.training.callbacks.adalora_callback import AdaLoraCallback
 from roadwork.training.callbacks.ema_callback import EMACallback
 from roadwork.training.callbacks.mcc_callback import MCCCallback
 from roadwork.training.callbacks.metrics_log import MetricsLog
+from roadwork.training.frozen import data_for_head
 from roadwork.training.lora.apply import adapter_summary, apply_adapter
 from roadwork.training.module import RoadworkClassifier
+from roadwork.training.speed import checkpoint_gradients, compile_network
 from roadwork.training.trainers.resume import check_resumable
 
 logger = logging.getLogger(__name__)
@@ -54,6 +56,8 @@ class BaseTrainer:
         self.cfg = compose_config(cfg)
         self.settings = to_settings(self.cfg)
         training = self.settings.training
+        if training.gradient_checkpointing:
+            checkpoint_gradients(model)
         adapted = apply_adapter(model, training.adapter, rank=training.adapter_rank, total_steps=STEPS_BEFORE_FIT)
         if training.adapter != "none":
             logger.info("%s", adapter_summary(adapted))
@@ -84,6 +88,7 @@ class BaseTrainer:
         datamodule.setup("fit")
         if resume_from:
             check_resumable(resume_from, self.cfg, datamodule.splits, datamodule.table.fingerprint())
+        batches = data_for_head(self.module.model, datamodule) if self.settings.training.freeze_backbone else datamodule
         self.run_folder = resume_from or create_run_folder(Path(self.settings.output_dir), self.settings.experiment)
         OmegaConf.save(self.cfg, self.run_folder / "config.yaml", resolve=True)
         datamodule.splits.write(self.run_folder / "splits.json")
@@ -101,9 +106,11 @@ class BaseTrainer:
             logger=TensorBoardLogger(self.run_folder, name="", version="tensorboard"),
             enable_progress_bar=sys.stderr.isatty(),
         )  # fmt: skip
+        if self.settings.training.compile and batches is datamodule:
+            compile_network(self.module.model, self.trainer.strategy.root_device)
         checkpoint = str(self.run_folder / "checkpoints" / "last.ckpt") if resume_from else None
         try:
-            self.trainer.fit(self.module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+            self.trainer.fit(self.module, datamodule=batches, ckpt_path=checkpoint, weights_only=True)
         except SystemExit as error:  # Lightning's answer to Ctrl-C, without a word
             logger.warning("The run in %s was interrupted; `--resume` goes on after its last epoch.", self.run_folder)
             raise KeyboardInterrupt from error

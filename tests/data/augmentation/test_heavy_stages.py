@@ -1,24 +1,24 @@
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from roadwork.data.augmentation import geometry, heavy_aug_kornia
 from roadwork.data.augmentation.color import color_twist, luma
-from roadwork.data.augmentation.heavy_aug_kornia import HeavyAugmentationKornia
+from roadwork.data.augmentation.heavy_aug_kornia import STAGES, HeavyAugmentationKornia
 from roadwork.data.augmentation.jpeg import compress
-from roadwork.data.augmentation.weather import CONDITIONS, random_weather
-
-SHARES = ("COLOR_SHARE", "WEATHER_SHARE", "BLUR_SHARE", "NOISE_SHARE", "JPEG_SHARE", "ERASING_SHARE")
+from roadwork.data.augmentation.weather import CONDITIONS, _lengthen, random_weather_
 
 
 @pytest.fixture
 def images():
     torch.manual_seed(0)
     coarse = torch.rand(8, 3, 8, 8) * 0.8 + 0.1
-    return torch.nn.functional.interpolate(coarse, size=(64, 64), mode="bilinear", align_corners=False)
+    return F.interpolate(coarse, size=(64, 64), mode="bilinear", align_corners=False)
 
 
 def through_jpeg(images, quality, mode):
@@ -135,31 +135,68 @@ def test_one_condition_an_image_all_equally_often(monkeypatch):
     counted = tuple(lambda batch, amount=10.0**power: batch + amount for power in range(len(CONDITIONS)))
     monkeypatch.setattr("roadwork.data.augmentation.weather.CONDITIONS", counted)
     torch.manual_seed(0)
-    values, counts = random_weather(torch.zeros(4000, 1, 1, 1)).unique(return_counts=True)
+    values, counts = random_weather_(torch.zeros(4000, 1, 1, 1)).unique(return_counts=True)
     assert values.tolist() == [1.0, 10.0, 100.0, 1000.0]
     assert counts.min() > 900
 
 
-@pytest.mark.parametrize("stage", SHARES)
-def test_each_stage_touches_its_share_of_the_images(monkeypatch, images, stage):
-    shares = {name: getattr(heavy_aug_kornia, name) for name in SHARES}
+def only(monkeypatch, stage, share):
+    """Leaves out the viewpoint and all stages but one."""
+    shares = {name: share if name == stage else 0.0 for name in STAGES}
     monkeypatch.setattr(heavy_aug_kornia, "_move_camera", torch.clone)
-    for name in SHARES:
-        monkeypatch.setattr(heavy_aug_kornia, name, shares[name] if name == stage else 0.0)
-    augmentation = HeavyAugmentationKornia(64)
+    monkeypatch.setattr(
+        heavy_aug_kornia, "STAGES", {name: replace(STAGES[name], share=share) for name, share in shares.items()}
+    )
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_stage_touches_its_share_of_the_images(monkeypatch, images, stage):
+    only(monkeypatch, stage, STAGES[stage].share)
     torch.manual_seed(0)
     batch = images[:1].repeat(600, 1, 1, 1)
-    augmented, _ = augmentation(batch, torch.zeros(600, dtype=torch.int64))
+    augmented, _ = HeavyAugmentationKornia(64)(batch, torch.zeros(600, dtype=torch.int64))
     changed = (augmented != batch).flatten(1).any(1)
-    assert changed.float().mean() == pytest.approx(shares[stage], abs=0.06)
+    assert changed.float().mean() == pytest.approx(STAGES[stage].share, abs=0.06)
     assert torch.unique(augmented[changed], dim=0).shape[0] > 0.7 * changed.sum()
 
 
 def test_erasing_is_mild(monkeypatch, images):
-    monkeypatch.setattr(heavy_aug_kornia, "_move_camera", torch.clone)
-    for name in SHARES:
-        monkeypatch.setattr(heavy_aug_kornia, name, float(name == "ERASING_SHARE"))
-    augmented, _ = HeavyAugmentationKornia(64)(images, torch.zeros(8, dtype=torch.int64))
-    erased = (augmented != images).any(1).float().mean((1, 2))
-    assert (erased > 0).all()
-    assert erased.max() < 0.04
+    only(monkeypatch, "erasing", 1.0)
+    batch = images.repeat(30, 1, 1, 1)
+    augmented, _ = HeavyAugmentationKornia(64)(batch, torch.zeros(240, dtype=torch.int64))
+    erased = (augmented != batch).any(1)
+    share = erased.float().mean((1, 2))
+    assert 0.004 < share.min() < share.max() < 0.04
+    # Boxes, of 1 to 2.5 to either side, anywhere.
+    heights, widths = erased.any(2).sum(1), erased.any(1).sum(1)
+    torch.testing.assert_close(erased.sum((1, 2)), heights * widths)
+    ratios = heights / widths
+    assert 0.3 < ratios.min() < 0.6
+    assert 1.8 < ratios.max() < 3.5
+    assert erased.any(0).float().mean() > 0.9
+
+
+def test_blur_keeps_the_border_and_moves_along_a_line(monkeypatch, images):
+    only(monkeypatch, "blur", 1.0)
+    flat = torch.full((4, 3, 64, 64), 0.25)
+    blurred, _ = HeavyAugmentationKornia(64)(flat, torch.zeros(4, dtype=torch.int64))
+    torch.testing.assert_close(blurred, flat)  # kornia's own default darkens the border
+    blurred, _ = HeavyAugmentationKornia(64)(images, torch.zeros(8, dtype=torch.int64))
+    assert (blurred - images).abs().mean() > 0.003
+
+
+def test_lengths_of_motion_follow_the_size(monkeypatch):
+    sizes = set()
+    monkeypatch.setattr(heavy_aug_kornia, "motion_blur", lambda images, size, *_, **__: sizes.add(size) or images)
+    for size, expected in ((64, {3}), (320, {3, 5, 7, 9})):
+        sizes.clear()
+        for _ in range(60):
+            STAGES["blur"].change(torch.zeros(1, 3, size, size))
+        assert sizes == expected
+
+
+@pytest.mark.parametrize("half_length", [1, 2, 3, 4, 7, 8, 22])
+def test_streaks_are_the_maximum_over_their_length(half_length):
+    specks = torch.rand(3, 1, 60, 20) < 0.02
+    expected = F.max_pool2d(specks.float(), (2 * half_length + 1, 1), stride=1, padding=(half_length, 0))
+    assert torch.equal(_lengthen(specks, half_length).float(), expected)

@@ -3,9 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from kornia import enhance
 from PIL import Image, ImageEnhance, ImageOps
 
-from roadwork.data.augmentation.trivial_augment import OPERATIONS, Geometric, apply_operations, trivial_augment
+from roadwork.data.augmentation.trivial_augment import (
+    OPERATIONS,
+    Geometric,
+    Photometric,
+    apply_operations_,
+    trivial_augment_,
+)
 
 SIZE = 64
 NAMES = list(OPERATIONS)
@@ -27,8 +34,9 @@ def to_batch(picture):
 
 def apply(picture, name, level):
     """In 8-bit levels, (64, 64, 3)."""
-    result = apply_operations(to_batch(picture), torch.tensor([NAMES.index(name)]), torch.tensor([level]))
-    return result[0].permute(1, 2, 0).numpy() * 255
+    images = to_batch(picture)
+    apply_operations_(images, torch.tensor([NAMES.index(name)]), torch.tensor([level]))
+    return images[0].permute(1, 2, 0).numpy() * 255
 
 
 def difference(ours, reference):
@@ -66,6 +74,47 @@ def test_solarize(picture, level):
 )
 def test_without_magnitude(picture, name, reference, tolerance):
     assert difference(apply(picture, name, 0.7), reference(picture)).max() <= tolerance
+
+
+@pytest.fixture
+def levels():
+    """8-bit images, from dark ones of few levels to noise, as the reader gives them."""
+    generator = torch.Generator().manual_seed(0)
+    tops = torch.tensor([1, 2, 5, 30, 100, 256])
+    noise = torch.rand(6, 3, 33, 41, generator=generator)
+    return (noise * tops.view(-1, 1, 1, 1)).floor() / 255
+
+
+def operate(name, images, magnitudes):
+    return OPERATIONS[name].apply(images, magnitudes)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if isinstance(OPERATIONS[name], Photometric)])
+def test_kornia_s_counterpart_gives_the_same(levels, name):
+    """kornia's, which also follow Pillow, were what these operations were made of."""
+    magnitudes = torch.linspace(-0.9, 0.9, len(levels)) * OPERATIONS[name].limit
+    factors = 1 + magnitudes
+    expected = {
+        "Brightness": lambda: enhance.adjust_brightness_accumulative(levels, factors),
+        "Color": lambda: enhance.adjust_saturation_with_gray_subtraction(levels, factors),
+        "Contrast": lambda: enhance.adjust_contrast_with_mean_subtraction(levels, factors),
+        "Sharpness": lambda: enhance.sharpness(levels, factors),
+        "Posterize": lambda: enhance.posterize(levels, (8 - magnitudes.abs().round()).int()),
+        "Solarize": lambda: enhance.solarize(levels, 1 - magnitudes.abs()),
+        "AutoContrast": lambda: enhance.normalize_min_max(levels),
+        "Equalize": lambda: enhance.equalize(levels),
+    }[name]()
+    # kornia adds 1e-6 to the spread.
+    tolerance = 3e-4 if name == "AutoContrast" else 1e-5
+    torch.testing.assert_close(operate(name, levels, magnitudes), expected, atol=tolerance, rtol=0)
+
+
+def test_operations_leave_their_images_alone(levels):
+    for name, operation in OPERATIONS.items():
+        if isinstance(operation, Photometric):
+            given = levels.clone()
+            operate(name, given, torch.full((len(levels),), 0.5 * operation.limit))
+            assert torch.equal(given, levels), name
 
 
 def shear_matrix(along_x, along_y):
@@ -113,21 +162,22 @@ def test_grouped_equals_one_at_a_time():
     torch.manual_seed(0)
     images = torch.rand(40, 3, 20, 20)
     choices, levels = torch.randint(len(NAMES), (40,)), torch.rand(40) * 2 - 1
-    grouped = apply_operations(images, choices, levels)
+    grouped = images.clone()
+    apply_operations_(grouped, choices, levels)
     for row in range(40):
-        alone = apply_operations(images[row : row + 1], choices[row : row + 1], levels[row : row + 1])
-        torch.testing.assert_close(grouped[row : row + 1], alone, atol=1e-5, rtol=0)
+        apply_operations_(images[row : row + 1], choices[row : row + 1], levels[row : row + 1])
+    torch.testing.assert_close(grouped, images, atol=1e-5, rtol=0)
 
 
 def test_operations_strengths_and_directions_are_drawn_evenly(monkeypatch):
     """Chi-square over 14,000 draws: below the 99.9 % quantile of its distribution with 13 and 30 degrees of freedom."""
     drawn = []
     monkeypatch.setattr(
-        "roadwork.data.augmentation.trivial_augment.apply_operations",
+        "roadwork.data.augmentation.trivial_augment.apply_operations_",
         lambda images, choices, levels: drawn.append((choices, levels)),
     )
     torch.manual_seed(0)
-    trivial_augment(torch.zeros(14_000, 1, 1, 1), strength=0.5)
+    trivial_augment_(torch.zeros(14_000, 1, 1, 1), strength=0.5)
     ((choices, levels),) = drawn
     counts = torch.bincount(choices, minlength=14).double()
     assert ((counts - 1000) ** 2 / 1000).sum() < 34.5

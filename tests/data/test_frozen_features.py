@@ -11,11 +11,13 @@ import torch
 from PIL import Image
 
 from roadwork.config import to_settings
+from roadwork.data import features
+from roadwork.data.dataset import ImageStore, UnreadableLedger
+from roadwork.data.features import Features, compute_features
 from roadwork.data.source import read_dataset
 from roadwork.errors import DataError
-from roadwork.experiments import features
-from roadwork.experiments.features import build_backbone, compute_features
 from roadwork.models.build import build_model
+from roadwork.models.processor import image_statistics
 from roadwork.settings import ModelSettings, Settings
 
 
@@ -41,9 +43,17 @@ def settings(tiny_config, photos: Path) -> Settings:
     return to_settings(tiny_config(f"data.root={photos}"))
 
 
-def compute(settings: Settings, rows: np.ndarray | None = None) -> features.Features:
+def build(settings: Settings):
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.training.seed)
+        return build_model(settings.model, settings.data.img_size)
+
+
+def compute(settings: Settings, rows: np.ndarray | None = None, network=None) -> Features:
     table, source = read_dataset(settings.data)
-    return compute_features(settings, table, source, np.arange(len(table)) if rows is None else rows)
+    rows = np.arange(len(table)) if rows is None else rows
+    ledger = UnreadableLedger(table, settings.data.max_unreadable)
+    return compute_features(network or build(settings), settings, ledger, source, rows)
 
 
 @pytest.fixture
@@ -61,30 +71,54 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return rows
 
 
-def test_features_are_what_the_head_is_given(settings):
-    """The original head on the features gives the original logits."""
-    with torch.random.fork_rng():
-        torch.manual_seed(settings.training.seed)
-        network = build_model(settings.model, 32).eval()
-    images = torch.randn(3, 3, 32, 32)
-    with torch.no_grad():
-        seen = build_backbone(settings)(pixel_values=images).logits
-        torch.testing.assert_close(network.classifier(seen), network(pixel_values=images).logits)
-
-
 @pytest.mark.parametrize(
     ("name", "config", "size"),
     [
+        ("resnet", {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}, 16),
         ("vit", {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}, 8),
         ("dinov2", {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 16}, 16),
         ("convnextv2", {"hidden_sizes": [4, 4, 4, 6], "depths": [1, 1, 1, 1]}, 6),
     ],
 )
-def test_every_architecture_gives_a_vector_an_image(settings, name, config, size):
+def test_features_are_what_the_head_is_given(settings, name, config, size):
+    """The network's own head on the features gives its logits for the photos."""
     settings.model = ModelSettings(name=name, config=config)
+    network = build(settings)
+    found = compute(settings, network=network)
+    assert found.values.shape == (12, size)
+    store = ImageStore(read_dataset(settings.data)[1], 32)
+    statistics = image_statistics(settings.model)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (statistics.mean, statistics.std))
+    images = torch.stack([(store.get(row) / 255 - mean) / std for row in range(12)])
+    network.eval()
     with torch.no_grad():
-        values = build_backbone(settings)(pixel_values=torch.randn(2, 3, 32, 32)).logits
-    assert values.shape == (2, size)
+        logits = network(pixel_values=images).logits
+        torch.testing.assert_close(network.classifier(torch.from_numpy(found.values)), logits)
+
+
+def test_the_network_stays_as_it_was(settings):
+    network = build(settings)
+    network.resnet.eval()
+    modes = {name: module.training for name, module in network.named_modules()}
+    weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    compute(settings, network=network)
+    assert {name: module.training for name, module in network.named_modules()} == modes
+    assert network.state_dict().keys() == weights.keys()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())
+    assert all(not tensor.is_inference() for tensor in network.state_dict().values())
+
+
+def test_the_global_generator_stays_where_it_was(settings):
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    compute(settings)
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_rows_are_looked_up_in_any_order():
+    found = Features(np.array([5, 2, 9]), np.array([[50.0], [20.0], [90.0]], dtype=np.float32), "")
+    np.testing.assert_array_equal(found.of(np.array([9, 5, 2, 9]))[:, 0], [90, 50, 20, 90])
 
 
 def test_features_are_computed_once(settings, computed):
@@ -118,6 +152,13 @@ def test_a_changed_image_is_computed_again_and_said(settings, photos, computed, 
     assert len(computed) == 1
     assert "1 images have changed" in caplog.text
     assert ((before.values != after.values).any(axis=1) == (np.arange(12) == computed[0])).all()
+
+
+def test_another_reader_gives_other_features(settings, computed, monkeypatch):
+    first = compute(settings)
+    monkeypatch.setattr(features, "READER_VERSION", 99)
+    assert compute(settings).backbone != first.backbone
+    assert len(computed) == 24
 
 
 @pytest.mark.parametrize("override", ["data.img_size=64", "training.seed=1"])

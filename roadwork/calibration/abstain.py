@@ -1,0 +1,88 @@
+"""Answer or abstain at a risk that the user names, by conformal risk control.
+
+The loss of a photo is 1 where it is answered, and wrongly; that of a group is the mean over its photos. It lies between
+0 and 1 and can only fall as more photos near the threshold are left unanswered, which is what the method asks for
+(Angelopoulos, Bates, Fisch, Lei and Schuster, Conformal risk control, ICLR 2024, arXiv 2208.02814, theorem 1). With n
+groups that had no part in temperature and threshold, the narrowest band for which
+
+    (sum of the n losses + 1) / (n + 1) <= risk
+
+keeps the expected loss of one more group at or below the risk, whatever the detector and its errors are like, if the
+n + 1 groups are exchangeable: as if drawn from one population in random order. The expectation is over the n groups,
+too. Nothing is promised of the error rate *among answered photos*, which is a ratio and not monotone, of a single
+group, or of groups from elsewhere: where the geography shifts, the guarantee ends.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import expit, logit
+
+from roadwork.evaluation.metrics import decide
+
+# The band is so much wider than the last wrong row's distance that rounding cannot leave that row out.
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Band:
+    """Photos to leave unanswered: `low <= probability <= high`.
+
+    Attributes:
+        low: 0 where no photo may be answered; None, as `high`, where all may.
+        high: 1 where no photo may be answered.
+        bound: (sum of losses + 1) / (n + 1), at most the risk, unless no photo may be answered.
+        n_groups: n.
+    """
+
+    low: float | None
+    high: float | None
+    bound: float
+    n_groups: int
+
+    def abstains(self, probabilities: np.ndarray) -> np.ndarray:
+        """(N,) bool of probabilities (N,)."""
+        if self.low is None or self.high is None:
+            return np.zeros(len(probabilities), dtype=bool)
+        inside: np.ndarray = (probabilities >= self.low) & (probabilities <= self.high)
+        return inside
+
+
+def groups_needed(risk: float) -> int:
+    """The fewest groups with which a risk can be promised: with fewer, 1 / (n + 1) alone is above it."""
+    return math.ceil(round(1 / risk, 9)) - 1
+
+
+def choose_band(
+    labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, *, threshold: float, risk: float
+) -> Band:
+    """The narrowest band around the threshold, symmetric in logits, that controls the risk.
+
+    Args:
+        labels: (N,) 0 or 1.
+        probabilities: (N,) of Roadwork, strictly between 0 and 1.
+        groups: (N,) names or numbers; none of them may have had a part in the temperature or the threshold.
+        threshold: `probability >= threshold` is Roadwork.
+        risk: Above 0 and below 1.
+    """
+    _, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    n_groups = len(sizes)
+    wrong = decide(probabilities, threshold) != labels
+    distances = np.abs(logit(probabilities[wrong]) - logit(threshold))
+    # Leaving rows unanswered in order of rising distance takes their losses away one by one.
+    rising = np.argsort(distances, kind="stable")
+    losses = (1 / sizes[codes[wrong]])[rising]
+    bounds = (np.concatenate([np.cumsum(losses[::-1])[::-1], [0.0]]) + 1) / (n_groups + 1)
+    kept_out = int(np.argmax(bounds <= risk + _ROUNDING))
+    if bounds[kept_out] > risk + _ROUNDING:
+        return Band(0.0, 1.0, float(bounds[-1]), n_groups)
+    if kept_out == 0:
+        return Band(None, None, float(bounds[0]), n_groups)
+    half_width = float(distances[rising][kept_out - 1]) * (1 + _ROUNDING) + _ROUNDING
+    # Rows at the same distance are left out together.
+    bound = (losses[distances[rising] > half_width].sum() + 1) / (n_groups + 1)
+    low, high = expit(logit(threshold) - half_width), expit(logit(threshold) + half_width)
+    return Band(float(low), float(high), float(bound), n_groups)

@@ -1,0 +1,152 @@
+"""Temperature, threshold and answer-or-abstain of a detector, from `val_calib`'s predictions alone."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from roadwork.calibration.abstain import choose_band, groups_needed
+from roadwork.calibration.cuts import Cuts
+from roadwork.calibration.figures import Costs, decision_figures, figures_with_intervals
+from roadwork.calibration.priors import at_prior
+from roadwork.calibration.probabilities import to_probability
+from roadwork.calibration.rows import ABSTAIN_PARTS, CALIBRATION_SPLIT, Rows, read_rows, set_aside
+from roadwork.calibration.temperature import choose_temperature
+from roadwork.calibration.threshold import ThresholdChoice, choose_threshold
+from roadwork.errors import ConfigError
+from roadwork.evaluation.metrics import decide
+
+_CURVE_POINTS = 200
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """What a user asks of a calibration.
+
+    Attributes:
+        prior: Share of Roadwork where the detector will be used; None: as in the sample.
+        risk: Of a photo to be answered wrongly, that abstaining keeps to; above 0 and below 1.
+        costs: Of errors, 0 or more.
+    """
+
+    prior: float | None = None
+    risk: float = 0.05
+    costs: Costs = field(default_factory=Costs)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.risk < 1:
+            raise ConfigError(f"--risk is {self.risk}; it must be above 0 and below 1, as 0.05.")
+        for name, cost in asdict(self.costs).items():
+            if not 0 <= cost < float("inf"):
+                raise ConfigError(f"--cost-{name.replace('_', '-')} is {cost}; it must be 0 or more.")
+
+
+def calibrate(frame: pd.DataFrame, options: CalibrationOptions, *, draws: int, seed: int) -> dict[str, Any]:
+    """What `calibration.json` holds: temperature, threshold and band, what spoke for each, and the figures.
+
+    Labels and logits of other splits than `val_calib` are not read, and the order of rows does not matter.
+
+    Args:
+        frame: A predictions table.
+        options: What is asked.
+        draws: Bootstrap samples.
+        seed: Of folds and draws.
+
+    Raises:
+        DataError: `val_calib` has no row, holds one label only, or a logit that is not finite.
+    """
+    rows, sha256 = read_rows(frame)
+    fitting, aside = set_aside(rows, options.risk, seed)
+    fit = choose_temperature(fitting.labels, fitting.differences, fitting.groups, seed)
+    probabilities = to_probability(fitting.differences, fit.temperature)
+    choice = choose_threshold(
+        fitting.labels, probabilities, fitting.groups, prior=options.prior, draws=draws, seed=seed
+    )
+    abstain = _describe_abstaining(aside, fit.temperature, choice.threshold, options.risk, rows.n_groups)
+    return {
+        "temperature": fit.temperature,
+        "threshold": choice.threshold,
+        "prior": float(fitting.labels.mean()) if options.prior is None else options.prior,
+        "prior_is_the_samples": options.prior is None,
+        "temperature_fit": asdict(fit),
+        "threshold_fit": _describe_choice(choice, options),
+        "abstain": abstain,
+        "curve": _draw_curve(Cuts(fitting.labels, probabilities), choice.best, options),
+        "rows": rows.describe(),
+        "rows_fitted": fitting.describe(),
+        "costs": asdict(options.costs),
+        "seed": seed,
+        "sha256_of_rows": sha256,
+    }
+
+
+def _describe_abstaining(
+    aside: Rows, temperature: float, threshold: float, risk: float, n_groups: int
+) -> dict[str, Any]:
+    if not len(aside):
+        needed = groups_needed(risk)
+        sentence = (
+            f"Abstaining: none. A risk of {risk:.3g} takes {needed:,} groups set aside for it, about "
+            f"{needed * ABSTAIN_PARTS:,} in {CALIBRATION_SPLIT}; there are {n_groups:,}, so nothing is promised."
+        )
+        return {"promised": False, "risk": risk, "low": None, "high": None, "n": 0, "groups": 0, "sentence": sentence}
+    probabilities = to_probability(aside.differences, temperature)
+    band = choose_band(aside.labels, probabilities, aside.groups, threshold=threshold, risk=risk)
+    answered = ~band.abstains(probabilities)
+    wrong = answered & (decide(probabilities, threshold) != aside.labels)
+    what = "every photo is answered"
+    if band.low is not None:
+        share = f"{1 - answered.mean():.1%} of photos"
+        what = f"no answer where the probability is {band.low:.4f} to {band.high:.4f} ({share})"
+    sentence = (
+        f"Abstaining: {what}. At most {risk:.3g} of a new group's photos are then expected to be answered wrongly, "
+        f"by {band.n_groups:,} groups set aside for this; the promise ends where the geography shifts."
+    )
+    return {
+        "promised": True,
+        "risk": risk,
+        "low": band.low,
+        "high": band.high,
+        "bound": band.bound,
+        "n": len(aside),
+        "groups": band.n_groups,
+        "answered_share": float(answered.mean()),
+        "answered_wrongly_share": float(wrong.mean()),
+        "sentence": sentence,
+    }
+
+
+def _describe_choice(choice: ThresholdChoice, options: CalibrationOptions) -> dict[str, Any]:
+    judged = choice.out_of_bag
+    figures = [
+        figures_with_intervals(counts, options.prior, options.costs) for counts in (judged.at_half, judged.chosen)
+    ]
+    return {
+        "kept": choice.kept,
+        "best": choice.best,
+        "best_mcc_in_sample": choice.best_mcc,
+        "interval": list(judged.threshold_interval),
+        "at_half": figures[0],
+        "out_of_bag": figures[1],
+        "gain": judged.gain,
+        "gain_interval": list(judged.gain_interval),
+        "deciding_groups": choice.deciding_groups,
+        "draws": judged.draws,
+        "sentence": choice.sentence,
+    }
+
+
+def _draw_curve(cuts: Cuts, best: float, options: CalibrationOptions) -> list[dict[str, float | None]]:
+    """Figures at up to some 200 cuts, on the fitted rows, the best one and the two around 0.5 among them."""
+    last = len(cuts.thresholds) - 1
+    thinned = np.linspace(0, last, min(_CURVE_POINTS, last + 1)).round().astype(np.int64)
+    marked = np.searchsorted(cuts.thresholds, [best, 0.5])
+    numbers = np.unique(np.clip(np.concatenate([thinned, marked, marked - 1]), 0, last))
+    shares = at_prior(cuts.counts[numbers], options.prior)
+    return [
+        {"threshold": float(threshold), **decision_figures(row, options.costs)}
+        for threshold, row in zip(cuts.thresholds[numbers], shares, strict=True)
+    ]

@@ -1,0 +1,74 @@
+"""What decisions are worth at a prior, and how well a few groups can know it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from roadwork.calibration.priors import at_prior
+from roadwork.evaluation.intervals import effective_groups
+from roadwork.evaluation.metrics import mcc, precision, recall
+
+# Two rates, each at 97.5 %, hold together at 95 % (Bonferroni).
+_TAIL = 0.0125
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a missed roadwork and a false alarm cost, in one unit."""
+
+    miss: float = 1.0
+    false_alarm: float = 1.0
+
+
+def decision_figures(shares: np.ndarray, costs: Costs) -> dict[str, float | None]:
+    """MCC, precision (None where nothing is called), recall and mean cost a photo, of shares tn, fp, fn, tp (4,)."""
+    called = float(precision(shares))
+    return {
+        "mcc": float(mcc(shares)),
+        "precision": None if np.isnan(called) else called,
+        "recall": float(recall(shares)),
+        "cost": float(costs.false_alarm * shares[1] + costs.miss * shares[2]),
+    }
+
+
+def figures_with_intervals(counts: np.ndarray, prior: float | None, costs: Costs) -> dict[str, float | None]:
+    """The figures, and a 95 % interval of each as `<name>_low` and `<name>_high`.
+
+    A detector without a false alarm among a few hundred photos need not be one where roadwork is rare. So the rates of
+    false alarms and misses each get an exact interval that takes the rows of a group to fail as one (Clopper-Pearson
+    with Kish's effective number of groups; docs/decisions/0003-intervals.md). Every figure is monotone in both rates,
+    so its ends are those at the two highest and the two lowest rates.
+
+    Args:
+        counts: (G, 4) tn, fp, fn, tp by group, both classes present.
+        prior: Share of Roadwork; None: the sample's.
+        costs: Of errors.
+    """
+    total = counts.sum(axis=0)
+    none, roadwork = total[:2].sum(), total[2:].sum()
+    share = roadwork / (none + roadwork) if prior is None else prior
+    rates = np.array([rate_interval(counts[:, 1], counts[:, :2].sum(axis=1)),
+                      rate_interval(counts[:, 2], counts[:, 2:].sum(axis=1))])  # fmt: skip
+    best, worst = (
+        decision_figures(
+            np.array([(1 - share) * (1 - alarms), (1 - share) * alarms, share * misses, share * (1 - misses)]), costs
+        )
+        for alarms, misses in rates.T
+    )
+    figures = decision_figures(at_prior(total, prior), costs)
+    for name in tuple(figures):
+        low, high = (best, worst) if name == "cost" else (worst, best)
+        figures |= {f"{name}_low": low[name], f"{name}_high": high[name]}
+    return figures
+
+
+def rate_interval(errors: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
+    """97.5 % Clopper-Pearson interval of an error rate, from wrong rows and rows by group (G,), some of them 0."""
+    trials = effective_groups(sizes)
+    failures = trials * errors.sum() / sizes.sum()
+    low = stats.beta.ppf(_TAIL, failures, trials - failures + 1) if failures > 0 else 0.0
+    high = stats.beta.ppf(1 - _TAIL, failures + 1, trials - failures) if failures < trials else 1.0
+    return float(low), float(high)

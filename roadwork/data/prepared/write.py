@@ -1,0 +1,154 @@
+"""Makes a resized copy: a pool of processes resizes, this one writes the shards."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import chain, starmap
+from pathlib import Path
+from typing import Any, TypeVar
+
+from roadwork.data.dataset import UnreadableImage
+from roadwork.data.prepared.folder import shard_paths
+from roadwork.data.prepared.index import index_copy
+from roadwork.data.prepared.plan import CopyPlan
+from roadwork.data.prepared.resize import ResizedPhoto, narrow, resize_photos, start_worker
+from roadwork.data.prepared.shards import MAX_BYTES, MAX_ROWS, Record, find_damage, write_shard
+from roadwork.errors import DataError
+from roadwork.progress import new_progress, track
+
+T = TypeVar("T")
+
+_ROWS_PER_JOB = 8
+_JOBS_AHEAD = 3  # a process, so that one slow photo does not hold up the others
+
+
+@dataclass(frozen=True)
+class CopySummary:
+    """What was made.
+
+    Attributes:
+        n_written: images made now.
+        n_held: rows of the table that the copy holds.
+        n_bytes: of the copy on the disk.
+        unreadable: rows that cannot be read, and why.
+        seconds: that it took.
+    """
+
+    n_written: int
+    n_held: int
+    n_bytes: int
+    unreadable: list[UnreadableImage]
+    seconds: float
+
+
+def write_copy(plan: CopyPlan, processes: int) -> CopySummary:
+    """Resizes the plan's rows into shards; each that is finished stays, however this ends.
+
+    Raises:
+        DataError: a process of the pool was killed.
+    """
+    started = time.perf_counter()
+    unreadable: list[UnreadableImage] = []
+    photos = _with_progress(_resize_all(plan, processes), len(plan.rows))
+    n_written = 0
+    for records in _by_shard(_readable(plan, photos, unreadable)):
+        write_shard(plan.folder, records)
+        n_written += len(records)
+    return _finish(plan, n_written, unreadable, time.perf_counter() - started)
+
+
+def _readable(plan: CopyPlan, photos: Iterator[ResizedPhoto], unreadable: list[UnreadableImage]) -> Iterator[Record]:
+    """The records of the photos that can be read; the others go to `unreadable`."""
+    for row, photo in zip(plan.rows.tolist(), photos, strict=True):
+        if photo.reason:
+            unreadable.append(UnreadableImage(row, photo.reason))
+        else:
+            yield Record(str(plan.table.ids[row]), photo.identity, photo.jpeg)
+
+
+def _by_shard(records: Iterator[Record]) -> Iterator[list[Record]]:
+    shard: list[Record] = []
+    n_bytes = 0
+    for record in records:
+        shard.append(record)
+        n_bytes += len(record.jpeg)
+        if len(shard) == MAX_ROWS or n_bytes >= MAX_BYTES:
+            yield shard
+            shard, n_bytes = [], 0
+    if shard:
+        yield shard
+
+
+def _finish(plan: CopyPlan, n_written: int, unreadable: list[UnreadableImage], seconds: float) -> CopySummary:
+    paths = shard_paths(plan.folder)
+    index = index_copy(paths, plan.table, plan.source)
+    n_bytes = sum(path.stat().st_size for path in paths)
+    without = {str(plan.table.ids[image.row]): index.identities[image.row] for image in unreadable}
+    replace(plan.manifest, rows=int(index.has.sum()), n_bytes=n_bytes, unreadable=without).write(plan.folder)
+    return CopySummary(n_written, int(index.has.sum()), n_bytes, unreadable, seconds)
+
+
+def _with_progress(photos: Iterator[ResizedPhoto], total: int) -> Iterator[ResizedPhoto]:
+    with new_progress() as progress:
+        task = progress.add_task("Resizing photos", total=total)
+        for photo in photos:
+            yield photo
+            speed = progress.tasks[0].speed
+            progress.update(task, advance=1, description=f"Resizing photos, {speed or 0:.1f} images/s")
+
+
+def _resize_all(plan: CopyPlan, processes: int) -> Iterator[ResizedPhoto]:
+    """The plan's photos, resized, in order."""
+    starts = range(0, len(plan.rows), _ROWS_PER_JOB)
+    jobs = (plan.rows[start : start + _ROWS_PER_JOB].tolist() for start in starts)
+    calls = ((*narrow(plan.source, job), plan.manifest.short_side) for job in jobs)
+    yield from chain.from_iterable(_in_order(resize_photos, calls, min(processes, len(starts))))
+
+
+def _in_order(function: Callable[..., T], calls: Iterable[tuple[Any, ...]], processes: int) -> Iterator[T]:
+    """What `function` gives of each call's arguments; only some calls ahead, so that results do not pile up."""
+    if processes <= 1:
+        yield from starmap(function, calls)
+        return
+    with _pool(processes) as pool:
+        pending: deque[Future[T]] = deque()
+        for call in calls:
+            pending.append(pool.submit(function, *call))
+            if len(pending) >= processes * _JOBS_AHEAD:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+@contextmanager
+def _pool(processes: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that are spawned, as a fork of one with threads can hang, and that end with this one."""
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=start_worker)
+    try:
+        yield pool
+    except BrokenProcessPool as error:
+        raise DataError(
+            "A process was killed, perhaps for want of memory. Finished shards are kept: run the command again, with "
+            f"fewer than --processes {processes}."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def remove_damaged(folder: Path, short_side: int, processes: int) -> list[str]:
+    """Decodes every image of a copy, and removes the shards that are damaged; gives what is wrong with each."""
+    paths = shard_paths(folder)
+    reasons = _in_order(find_damage, ((path, short_side) for path in paths), min(processes, len(paths)))
+    found = list(track(reasons, len(paths), "Checking shards"))
+    for path, reason in zip(paths, found, strict=True):
+        if reason:
+            path.unlink()
+    return [reason for reason in found if reason]

@@ -1,0 +1,179 @@
+"""The largest batch whose training step fits the device."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]  # it ships no types
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, nn
+
+from roadwork.data.datamodule import NATIXDataModule
+from roadwork.errors import ConfigError
+from roadwork.training.optim import build_optimizer
+from roadwork.training.trainers.base_trainer import BaseTrainer, build_lightning_trainer
+
+logger = logging.getLogger(__name__)
+
+MIN_BATCH = 2  # CutMix and MixUp take two images
+MAX_BATCH = 1024
+# An epoch of fewer steps would learn little in the usual number of epochs.
+MIN_STEPS = 8
+# A GPU keeps a tenth free for what the trial does not see: fragments, other shapes, other programs.
+GPU_SHARE = 0.9
+# A CPU's memory is only estimated, and whoever takes too much of it is killed.
+CPU_SHARE = 0.5
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def find_batch_size(trainer: BaseTrainer, datamodule: NATIXDataModule) -> int:
+    """The largest power of two of images whose training step fits the device.
+
+    It is at most 1024, and at most an eighth of the training rows. On a GPU whole steps are made (augmentation,
+    forward, backward, AdamW, under the run's precision; not compiled) until one takes over nine tenths of the memory.
+    On other devices the memory of a row is estimated, and half of what is available may be taken.
+
+    A copy of the network is tried; the trainer, and all random generators, stay as they are.
+
+    Args:
+        trainer: with the network.
+        datamodule: set up for the fit.
+
+    Raises:
+        ConfigError: not even a batch of two fits.
+    """
+    cap = min(MAX_BATCH, len(datamodule.datasets["train"]) // MIN_STEPS)
+    with isolate_rng():
+        trial = _Trial(trainer, datamodule)
+        if trial.device.type == "cuda":
+            found, why = grow(trial.fits_gpu, cap), f"{GPU_SHARE:.0%} of {trial.device}'s free memory"
+        else:
+            free, a_row = CPU_SHARE * available_bytes() - trial.state_bytes(), trial.bytes_a_row()
+            found = grow(lambda batch: batch * a_row <= free, cap)
+            why = f"about {a_row / 2**20:.1f} MiB an image in {max(free, 0) / 2**30:.1f} GiB, half of what is available"
+    if found is None:
+        raise ConfigError(
+            f"data.dataloader.batch_size is auto, but not even {MIN_BATCH} images fit ({why}). Set a smaller "
+            "data.img_size or training.gradient_checkpointing=true, or choose a smaller model."
+        )
+    logger.info(
+        "data.dataloader.batch_size is auto: %d images a step (%s; at most %d and 1/%d of the training rows). "
+        "training.lr is not scaled with it.",
+        *(found, why, MAX_BATCH, MIN_STEPS),
+    )
+    return found
+
+
+def set_batch_size(number: int, *holders: NATIXDataModule | BaseTrainer) -> None:
+    """Writes a number of images a step in the place of `auto`."""
+    for holder in holders:
+        holder.cfg.data.dataloader.batch_size = number
+        holder.settings.data.dataloader.batch_size = number
+
+
+def grow(fits: Callable[[int], bool], cap: int) -> int | None:
+    """The largest power of two from 2 up to `cap` before the first that does not fit; None where 2 does not."""
+    found, batch = None, MIN_BATCH
+    while batch <= max(cap, MIN_BATCH) and fits(batch):
+        found, batch = batch, 2 * batch
+    return found
+
+
+def available_bytes() -> int:
+    """Memory that can be taken without swapping: the machine's, or what its container may still have (cgroup 2)."""
+    machine = int(psutil.virtual_memory().available)
+    try:
+        limit, used = (int((_CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+    except (OSError, ValueError):  # no container, or one without a limit ("max")
+        return machine
+    return min(machine, limit - used)
+
+
+def kept_bytes(forward: Callable[[], Tensor]) -> int:
+    """Bytes that a forward pass keeps for the backward pass, weights included, each storage once."""
+    storages: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = forward()
+    del loss  # until here it kept the storages alive, so that none came twice at the same address
+    return sum(storages.values())
+
+
+class _Trial:
+    """Training steps of a copy of the network on images made up."""
+
+    def __init__(self, trainer: BaseTrainer, datamodule: NATIXDataModule) -> None:
+        self.settings = trainer.settings.training
+        self.datamodule = datamodule
+        self.lightning = build_lightning_trainer(
+            self.settings, [], Path(), logger=False, enable_checkpointing=False, enable_progress_bar=False
+        )
+        self.device = self.lightning.strategy.root_device
+        self.module = copy.deepcopy(trainer.module).to(self.device).train()
+        self.optimizer = build_optimizer(self.module.model, self.settings.lr, self.settings.weight_decay)
+        self.average = [p.detach().clone() for p in self._trained()] if self.settings.use_ema else []
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for p in self.module.parameters() if p.requires_grad]
+
+    def loss(self, batch: int) -> Tensor:
+        size = self.datamodule.settings.data.img_size
+        pixels = torch.randint(256, (batch, 3, size, size), dtype=torch.uint8).to(self.device)
+        labels = torch.arange(batch, device=self.device) % 2
+        images, labels = self.datamodule.augment(pixels.float().div_(255), labels)
+        with self.lightning.precision_plugin.forward_context():
+            logits = self.module(self.datamodule.normalise(images))
+            return F.cross_entropy(logits.float(), labels, label_smoothing=self.settings.label_smoothing)
+
+    def step(self, batch: int) -> None:
+        self.loss(batch).backward()  # type: ignore[no-untyped-call]  # torch gives it no types
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def fits_gpu(self, batch: int) -> bool:
+        """Whether a step leaves a tenth of the memory free that was free before."""
+        torch.cuda.empty_cache()
+        free = torch.cuda.mem_get_info(self.device)[0] + torch.cuda.memory_reserved(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        try:
+            self.step(batch)
+            self.step(batch)  # the first one makes AdamW's averages, at its end
+        except torch.cuda.OutOfMemoryError:
+            self.optimizer.zero_grad()
+            return False
+        return torch.cuda.max_memory_reserved(self.device) <= GPU_SHARE * free
+
+    def state_bytes(self) -> int:
+        """What training holds beside the weights, whatever the batch: gradients, AdamW's two averages, and ours."""
+        return (4 if self.settings.use_ema else 3) * sum(p.nbytes for p in self._trained())
+
+    def bytes_a_row(self) -> float:
+        """What an image more adds: activations kept for the backward pass, and room for passing ones.
+
+        Those in passing are four images in float32, and four times the largest output of a layer.
+        """
+        kept, largest = ((many - few) / MIN_BATCH for few, many in zip(*map(self._count_bytes, (2, 4)), strict=True))
+        size: int = self.datamodule.settings.data.img_size
+        return float(kept + 4 * largest + 4 * 4 * 3 * size * size)
+
+    def _count_bytes(self, batch: int) -> tuple[int, int]:
+        """Bytes that a forward pass keeps for the backward pass, and those of the largest output of a layer."""
+        outputs = [0]
+
+        def see(_module: nn.Module, _args: object, output: object) -> None:
+            outputs.append(output.nbytes if isinstance(output, Tensor) else 0)
+
+        hooks = [module.register_forward_hook(see) for module in self.module.modules()]
+        kept = kept_bytes(lambda: self.loss(batch))
+        for hook in hooks:
+            hook.remove()
+        return kept, max(outputs)

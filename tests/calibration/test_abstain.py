@@ -1,0 +1,114 @@
+"""Conformal risk control: the promise held in simulation, by group, and told where it cannot be given."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import logit
+
+from roadwork.calibration.abstain import choose_band, groups_needed
+from roadwork.calibration.probabilities import to_probability
+
+
+def draw_groups(rng, n_groups):
+    """Rows of groups of 1 to 8 rows that fail together: one row in five is decided wrongly at 0.5."""
+    sizes = rng.integers(1, 9, n_groups)
+    groups = np.repeat(np.arange(n_groups), sizes)
+    labels = rng.integers(0, 2, n_groups)[groups]
+    margin = rng.normal(1.2, 1, n_groups)[groups] + rng.normal(0, 1, len(groups))
+    return labels, to_probability(np.where(labels == 1, margin, -margin), 1.0), groups
+
+
+def mean_loss(labels, probabilities, groups, band, threshold=0.5):
+    """Share of rows answered wrongly, averaged within each group, then over groups."""
+    answered = np.ones(len(labels), bool)
+    if band.low is not None:
+        answered = (probabilities < band.low) | (probabilities > band.high)
+    wrong = answered & ((probabilities >= threshold) != labels)
+    return (np.bincount(groups, wrong) / np.bincount(groups)).mean()
+
+
+@pytest.mark.parametrize(("risk", "n_groups"), [(0.05, 40), (0.1, 30), (0.1, 120)])
+def test_the_expected_loss_of_a_new_group_is_at_most_the_risk(risk, n_groups):
+    rng = np.random.default_rng(0)
+    population = draw_groups(rng, 4000)  # in place of one new group: the same mean, less noise
+    assert mean_loss(*population, choose_band(*population, threshold=0.5, risk=0.999)) > 0.15
+    losses = []
+    for _ in range(400):
+        band = choose_band(*draw_groups(rng, n_groups), threshold=0.5, risk=risk)
+        losses.append(mean_loss(*population, band))
+    error = 4 * np.std(losses) / np.sqrt(len(losses))
+    assert np.mean(losses) <= risk + error
+    # And no more is left unanswered than that takes: the method is off by at most 2 / (n + 1).
+    assert np.mean(losses) >= risk - 2 / (n_groups + 1) - error
+
+
+def test_without_the_correction_the_promise_would_break():
+    """The simulation can tell: the empirical risk alone, without n + 1, is not controlled."""
+    rng = np.random.default_rng(0)
+    population, losses = draw_groups(rng, 4000), []
+    for _ in range(400):
+        uncorrected = (30 * 0.1 + 1) / 31  # the risk at which the corrected bound is the empirical 0.1
+        band = choose_band(*draw_groups(rng, 30), threshold=0.5, risk=uncorrected)
+        losses.append(mean_loss(*population, band))
+    assert np.mean(losses) > 0.1
+
+
+rows = st.lists(
+    st.tuples(st.integers(0, 1), st.integers(-6, 6).map(lambda x: x / 2), st.integers(0, 5)), min_size=1, max_size=40
+)
+
+
+@given(rows, st.floats(0.01, 0.9), st.floats(0.1, 0.9))
+@settings(max_examples=150, deadline=None)
+def test_the_band_is_the_narrowest_that_keeps_the_bound(drawn, risk, threshold):
+    labels, differences, groups = (np.array(column) for column in zip(*drawn, strict=True))
+    groups = np.unique(groups, return_inverse=True)[1]
+    probabilities = to_probability(differences.astype(float), 1.0)
+    band = choose_band(labels, probabilities, groups, threshold=threshold, risk=risk)
+    n_groups = groups.max() + 1
+
+    def bound_with(half_width):
+        answered = np.abs(logit(probabilities) - logit(threshold)) > half_width
+        wrong = answered & ((probabilities >= threshold) != labels)
+        return (mean_loss_of(wrong, groups) * n_groups + 1) / (n_groups + 1)
+
+    # Of half widths just above those of the rows, and of none at all.
+    distances = np.unique(np.abs(logit(probabilities) - logit(threshold)))
+    enough = [width for width in (-1.0, *(distances + 1e-7)) if bound_with(width) <= risk + 1e-9]
+    if not enough:
+        assert (band.low, band.high) == (0.0, 1.0)
+    elif enough[0] < 0:
+        assert band.low is None
+        assert not band.abstains(probabilities).any()
+    else:
+        np.testing.assert_array_equal(
+            band.abstains(probabilities), np.abs(logit(probabilities) - logit(threshold)) <= enough[0]
+        )
+        assert band.bound == pytest.approx(bound_with(enough[0]))
+
+
+def mean_loss_of(wrong, groups):
+    return (np.bincount(groups, wrong) / np.bincount(groups)).mean()
+
+
+@pytest.mark.parametrize(("risk", "needed"), [(0.05, 19), (0.1, 9), (0.01, 99), (0.3, 3), (0.5, 1)])
+def test_the_groups_needed_are_the_fewest_with_which_anything_is_answered(risk, needed):
+    assert groups_needed(risk) == needed
+    for n_groups in (needed, needed - 1):
+        if n_groups:
+            labels = np.arange(n_groups) % 2
+            band = choose_band(
+                labels, np.where(labels == 1, 0.9, 0.1), labels * 0 + np.arange(n_groups), threshold=0.5, risk=risk
+            )
+            assert (band.low is None) == (n_groups == needed)
+
+
+def test_abstaining_grows_as_the_risk_falls():
+    rng = np.random.default_rng(1)
+    drawn = draw_groups(rng, 200)
+    shares = [
+        choose_band(*drawn, threshold=0.5, risk=risk).abstains(drawn[1]).mean() for risk in (0.3, 0.1, 0.05, 0.01)
+    ]
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1] > shares[1] > 0) == (0, True)

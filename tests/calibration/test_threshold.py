@@ -1,0 +1,147 @@
+"""A threshold is moved where unseen groups gain by it, and not where chance makes it look so."""
+
+import numpy as np
+import pytest
+from scipy.special import expit, logit
+from scipy.stats import beta, norm
+from sklearn.metrics import matthews_corrcoef
+
+from roadwork.calibration.cuts import Cuts
+from roadwork.calibration.figures import Costs, figures_with_intervals, rate_interval
+from roadwork.calibration.out_of_bag import judge_out_of_bag
+from roadwork.calibration.priors import at_prior, parse_prior
+from roadwork.calibration.probabilities import to_probability
+from roadwork.calibration.threshold import choose_threshold
+from roadwork.errors import ConfigError
+from roadwork.evaluation.metrics import mcc
+
+
+def draw(rng, n_groups, shift=0.0, separation=1.5):
+    """Rows in groups of 4 of one label, which vary together; the best threshold in logits is `shift`."""
+    groups = np.repeat(np.arange(n_groups), 4)
+    labels = rng.integers(0, 2, n_groups)[groups]
+    noise = rng.normal(0, 1.2, n_groups)[groups] + rng.normal(0, 0.9, len(groups))
+    return labels, to_probability(separation * (2 * labels - 1) + shift + noise, 1.0), groups
+
+
+def true_mcc(threshold, shift, separation=1.5):
+    found, alarms = (norm.sf((logit(threshold) - shift - side * separation) / 1.5) for side in (1, -1))
+    return float(mcc(np.array([1 - alarms, alarms, 1 - found, found])))
+
+
+def test_a_shifted_detector_gets_its_threshold_with_an_honest_gain():
+    choice = choose_threshold(*draw(np.random.default_rng(0), 500, shift=2.0), prior=None, draws=200, seed=0)
+    low, high = choice.out_of_bag.threshold_interval
+    assert choice.kept
+    assert low < expit(2.0) < high
+    assert low <= choice.threshold <= high
+    assert "+" in choice.sentence
+    gain = true_mcc(choice.threshold, 2.0) - true_mcc(0.5, 2.0)
+    assert choice.out_of_bag.gain_interval[0] < gain < choice.out_of_bag.gain_interval[1]
+
+
+def test_a_threshold_that_is_right_already_is_rarely_moved_and_the_gain_is_not_flattered():
+    rng, kept, honest, flattered, lowest, truth = np.random.default_rng(0), 0, [], [], [], []
+    for seed in range(40):
+        drawn = draw(rng, 60)
+        choice = choose_threshold(*drawn, prior=None, draws=200, seed=seed)
+        kept += choice.kept
+        honest.append(choice.out_of_bag.gain)
+        lowest.append(choice.out_of_bag.gain_interval[0])
+        flattered.append(choice.best_mcc - matthews_corrcoef(drawn[0], drawn[1] >= 0.5))
+        truth.append(true_mcc(choice.best, 0.0) - true_mcc(0.5, 0.0))
+        assert choice.threshold == (choice.best if choice.kept else 0.5)
+    assert kept <= 3
+    assert sum(low > gain for low, gain in zip(lowest, truth, strict=True)) <= 4  # of 40, where 2.5 % are meant
+    assert np.mean(flattered) > 0.02  # what the rows that chose it would have us believe
+    assert np.mean(truth) < 0
+    assert np.mean(honest) < np.mean(truth) + 0.01
+
+
+def test_few_groups_keep_one_half_and_say_so():
+    labels, groups = np.repeat([0, 1], 40), np.repeat(np.arange(20), 4)
+    logits = np.where(labels == 1, 3.0, -3.0)
+    logits[:8] = 0.5  # two groups would be right at a higher threshold
+    choice = choose_threshold(labels, to_probability(logits, 1.0), groups, prior=None, draws=200, seed=0)
+    assert choice.best > 0.5
+    assert (choice.kept, choice.threshold) == (False, 0.5)
+    assert choice.deciding_groups == pytest.approx(2)
+    assert "2.0 effective groups" in choice.sentence
+
+
+def test_no_better_cut_is_no_reason_to_move():
+    labels = np.tile([0, 1], 30)
+    choice = choose_threshold(labels, np.where(labels == 1, 0.9, 0.3), np.arange(60), prior=None, draws=200, seed=0)
+    assert (choice.threshold, choice.deciding_groups) == (0.5, 0)
+
+
+def test_an_always_wrong_detector_keeps_one_half():
+    labels = np.tile([0, 1], 30)
+    choice = choose_threshold(labels, np.where(labels == 1, 0.1, 0.9), np.arange(60), prior=None, draws=200, seed=0)
+    assert (choice.kept, choice.threshold) == (False, 0.5)
+    assert "better than chance" in choice.sentence
+
+
+def test_out_of_bag_is_the_mean_over_the_draws_that_lack_a_group():
+    """Against a plain loop: draw, choose, decide the rest; then averages by group."""
+    labels, probabilities, groups = draw(np.random.default_rng(3), 12)
+    judged = judge_out_of_bag(labels, probabilities, groups, prior=0.2, draws=200, seed=5)
+    rng, decided = np.random.default_rng(5), {group: [] for group in range(12)}
+    for _ in range(200):
+        chosen = rng.integers(12, size=12)
+        rows = np.concatenate([np.flatnonzero(groups == group) for group in chosen])
+        cuts = Cuts(labels[rows], probabilities[rows])
+        threshold = cuts.thresholds[cuts.best(0.2)]
+        for group in set(range(12)) - set(chosen):
+            decided[group].append(probabilities[groups == group] >= threshold)
+    for group, decisions in decided.items():
+        share, mine = np.mean(decisions, axis=0), labels[groups == group]
+        expected = [
+            ((1 - mine) * (1 - share)).sum(),
+            ((1 - mine) * share).sum(),
+            (mine * (1 - share)).sum(),
+            (mine * share).sum(),
+        ]
+        np.testing.assert_allclose(judged.chosen[group], expected)
+    assert judged.gain == pytest.approx(
+        mcc(at_prior(judged.chosen.sum(axis=0), 0.2)) - mcc(at_prior(judged.at_half.sum(axis=0), 0.2))
+    )
+
+
+def test_figures_at_a_prior_are_those_of_a_sample_that_has_it():
+    counts = np.array([[90, 10, 2, 8], [80, 20, 0, 0], [0, 0, 1, 9]])
+    figures = figures_with_intervals(counts, 0.01, Costs(miss=20, false_alarm=1))
+    alarms, found = 30 / 200, 17 / 20
+    assert figures["precision"] == pytest.approx(0.01 * found / (0.01 * found + 0.99 * alarms))
+    assert figures["recall"] == pytest.approx(found)
+    assert figures["cost"] == pytest.approx(20 * 0.01 * (1 - found) + 0.99 * alarms)
+    labels, decisions = np.repeat([0, 0, 1, 1], (170, 30, 3, 17)), np.repeat([0, 1, 0, 1], (170, 30, 3, 17))
+    weights = np.where(labels == 1, 0.01 / 20, 0.99 / 200)
+    assert figures["mcc"] == pytest.approx(matthews_corrcoef(labels, decisions, sample_weight=weights))
+    for name in ("mcc", "precision", "recall", "cost"):
+        assert figures[f"{name}_low"] < figures[name] < figures[f"{name}_high"]
+
+
+def test_no_false_alarm_in_a_few_groups_promises_little_where_roadwork_is_rare():
+    counts = np.tile([[4, 0, 0, 0], [0, 0, 0, 4]], (50, 1))
+    figures = figures_with_intervals(counts, 0.01, Costs())
+    assert figures["precision"] == 1.0
+    assert figures["precision_low"] < 0.25
+    assert rate_interval(counts[:, 1], counts[:, :2].sum(axis=1)) == pytest.approx((0, beta.ppf(0.9875, 1, 50)))
+
+
+def test_a_detector_that_calls_nothing_has_no_precision():
+    figures = figures_with_intervals(np.array([[5, 0, 5, 0]] * 3), None, Costs())
+    assert figures["precision"] is None
+    assert figures["mcc"] == 0
+
+
+@pytest.mark.parametrize(("text", "prior"), [("sample", None), ("balanced", 0.5), ("0.01", 0.01)])
+def test_a_prior_is_a_name_or_a_share(text, prior):
+    assert parse_prior(text) == prior
+
+
+@pytest.mark.parametrize("text", ["0", "1", "-0.1", "1.5", "nan", "rare"])
+def test_any_other_prior_is_refused(text):
+    with pytest.raises(ConfigError, match=rf"--prior is {text}; it must be sample, balanced"):
+        parse_prior(text)

@@ -1,0 +1,76 @@
+import copy
+import pickle
+
+import pytest
+import torch
+
+from roadwork.data.augmentation import batch_check
+from roadwork.data.augmentation.batch_check import BatchCheck
+from roadwork.errors import DataError
+
+LABELS = torch.tensor([0, 1])
+GOOD = torch.rand(2, 3, 8, 8)
+BAD = 255 * GOOD
+
+
+class Arriving:
+    """A copy from a device, without one."""
+
+    def __init__(self, values):
+        self.values, self.reads = values.clone(), 0
+
+    def read(self):
+        self.reads += 1
+        return self.values.tolist()
+
+
+@pytest.fixture
+def check(monkeypatch):
+    """The check as it is on a GPU."""
+    monkeypatch.setattr(batch_check, "_runs_ahead", lambda device: True)
+    monkeypatch.setattr(batch_check, "HostCopy", Arriving)
+    return BatchCheck()
+
+
+def test_the_first_batch_is_waited_for(check):
+    with pytest.raises(DataError, match="Divide 8-bit values"):
+        check(BAD, LABELS)
+
+
+def test_a_later_batch_is_named_at_the_next_call(check):
+    check(GOOD, LABELS)
+    check(BAD, LABELS)
+    with pytest.raises(DataError, match="Divide 8-bit values"):
+        check(GOOD, LABELS)
+    check(GOOD, LABELS)
+
+
+def test_no_later_batch_is_waited_for(check):
+    check(GOOD, LABELS)
+    first = check.late
+    check(GOOD, LABELS)
+    assert first.reads == 2
+    assert check.late.reads == 0
+
+
+def test_form_is_checked_at_once(check):
+    check(GOOD, LABELS)
+    with pytest.raises(DataError, match="they must be floats"):
+        check(BAD.byte(), LABELS)
+
+
+def test_on_a_cpu_every_batch_is_checked_before_it_is_used():
+    check = BatchCheck()
+    check(GOOD, LABELS)
+    with pytest.raises(DataError, match="must be in"):
+        check(BAD, LABELS)
+    with pytest.raises(DataError, match="from 0 to 2; allowed"):
+        check(GOOD, 2 * LABELS)
+
+
+def test_what_is_on_its_way_is_not_pickled(check):
+    check(GOOD, LABELS)
+    for other in (pickle.loads(pickle.dumps(check)), copy.deepcopy(check)):
+        assert other.late is None
+        with pytest.raises(DataError):
+            other(BAD, LABELS)

@@ -1,0 +1,62 @@
+"""Single images: where they come from, and which part of them is slow."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from roadwork.data.datamodule import NATIXDataModule
+from roadwork.data.images import FileImages
+from roadwork.errors import DataError
+from roadwork.profiling.input_times import COPY, N_IMAGES, PHOTOS, RAM, time_input
+
+
+def _module(config):
+    datamodule = NATIXDataModule(config)
+    datamodule.setup("fit")
+    return datamodule
+
+
+class _HalfACopy:
+    """A resized copy of the rows with even numbers."""
+
+    def image(self, row: int, size: int) -> np.ndarray | None:
+        time.sleep(0.004)
+        return np.zeros((size, size, 3), np.uint8) if row % 2 == 0 else None
+
+
+def test_photos_are_read_and_decoded(tiny_config, monkeypatch):
+    read = FileImages.read
+    monkeypatch.setattr(FileImages, "read", lambda self, row: time.sleep(0.01) or read(self, row))
+    times = time_input(_module(tiny_config("data.cache=none")), seed=0)
+    assert times.origins == {PHOTOS: N_IMAGES}
+    assert times.read_ms.median >= 10 > times.decode_ms.median > 0
+    assert times.images_per_s == pytest.approx(1000 / (times.read_ms.mean + times.decode_ms.mean))
+
+
+def test_images_in_ram_are_said_to_be_there_and_nothing_is_read(tiny_config, monkeypatch):
+    datamodule = _module(tiny_config("data.cache=ram"))
+    monkeypatch.setattr(FileImages, "read", lambda *_: pytest.fail("RAM holds it"))
+    times = time_input(datamodule, seed=0)
+    assert times.origins == {RAM: N_IMAGES}
+    assert times.read_ms.mean == 0
+
+
+def test_the_copy_is_told_from_the_photos_that_it_lacks(tiny_config):
+    datamodule = _module(tiny_config("data.cache=none"))
+    store = datamodule.datasets["train"].store
+    store.copy = _HalfACopy()
+    times = time_input(datamodule, seed=0)
+    rows = np.random.default_rng(0).permutation(datamodule.datasets["train"].rows)[:N_IMAGES]
+    assert times.origins == {COPY: int((rows % 2 == 0).sum()), PHOTOS: int((rows % 2).sum())}
+    assert times.decode_ms.p10 > 4  # the copy's own time is the image's, not the photo's reading
+    assert isinstance(store.source, FileImages)  # the loader's store is as it was
+
+
+def test_without_a_readable_image_the_run_is_refused(tiny_config, monkeypatch):
+    datamodule = _module(tiny_config("data.cache=none", "data.max_unreadable=1.0"))
+    monkeypatch.setattr(FileImages, "read", lambda *_: b"no image")
+    with pytest.raises(DataError, match="None of 24 images of train could be read"):
+        time_input(datamodule, seed=0)

@@ -1,0 +1,99 @@
+"""A frozen backbone does not learn, in any of the ways in which a network can."""
+
+import pytest
+import torch
+from torch import nn
+
+from roadwork.errors import ConfigError
+from roadwork.models.build import build_model
+from roadwork.models.head import find_head
+from roadwork.settings import ModelSettings, TrainingSettings
+from roadwork.training.module import RoadworkClassifier
+
+TINY = {
+    "vit": {
+        "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "patch_size": 8,
+        "hidden_dropout_prob": 0.5,
+    },
+    "dinov2": {
+        "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8, "drop_path_rate": 0.5,
+    },
+    "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
+    "convnextv2": {"hidden_sizes": [4, 4, 4, 6], "depths": [1, 1, 1, 1], "drop_path_rate": 0.5},
+}  # fmt: skip
+
+
+def frozen(name, **settings):
+    torch.manual_seed(0)
+    network = build_model(ModelSettings(name=name, config=TINY[name]), 32)
+    return RoadworkClassifier(network, TrainingSettings(freeze_backbone=True, **settings))
+
+
+def in_training(module):
+    module.on_train_start()  # as Lightning calls it
+    return module
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_the_head_alone_is_trainable_and_in_training_mode(name):
+    module = in_training(frozen(name))
+    head = f"{find_head(module.model)}."
+    names = {n for n, p in module.model.named_parameters() if p.requires_grad}
+    assert names == {n for n, _ in module.model.named_parameters() if n.startswith(head)} != set()
+    modes = {n: m.training for n, m in module.model.named_modules() if n}
+    assert {n for n, training in modes.items() if training} == {n for n in modes if f"{n}.".startswith(head)}
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_step_moves_the_head_alone(name):
+    module = in_training(frozen(name))
+    before = {n: tensor.clone() for n, tensor in module.model.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=1.0)
+    batch = {"image": torch.rand(6, 3, 32, 32), "label": torch.tensor([0, 1, 0, 1, 1, 1])}
+    nn.functional.cross_entropy(module.logits_of(batch), batch["label"]).backward()
+    optimizer.step()
+    moved = {n for n, tensor in module.model.state_dict().items() if not torch.equal(tensor, before[n])}
+    assert moved == {n for n in before if n.startswith(find_head(module.model))}
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_autograd_records_nothing_of_the_backbone_and_nothing_is_dropped(name):
+    module = in_training(frozen(name))
+    given = []
+    head = module.model.get_submodule(find_head(module.model))
+    head.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    images = torch.rand(4, 3, 32, 32)
+    first, second = module(images), module(images)
+    assert not given[0].requires_grad
+    assert torch.equal(first, second)
+    assert first.requires_grad
+
+
+def test_evaluation_mode_is_evaluation_mode():
+    module = in_training(frozen("resnet"))
+    module.eval()
+    assert not any(part.training for part in module.modules())
+    module.train()
+    assert module.model.classifier.training
+    assert not module.model.resnet.training
+
+
+def test_features_go_to_the_head_alone():
+    module = frozen("resnet")
+    module.model.resnet.forward = None  # calling it would fail
+    features = torch.rand(3, 16)
+    expected = features @ module.model.classifier[1].weight.T + module.model.classifier[1].bias
+    torch.testing.assert_close(module.logits_of({"features": features}), expected)
+
+
+def test_a_network_in_evaluation_mode_is_trained_in_training_mode():
+    """So pretrained ones come."""
+    network = build_model(ModelSettings(name="resnet", config=TINY["resnet"]), 32).eval()
+    module = RoadworkClassifier(network, TrainingSettings())
+    assert all(part.training for part in module.modules())
+    assert all(p.requires_grad for p in module.parameters())
+
+
+def test_a_network_without_a_head():
+    with pytest.raises(ConfigError, match="No head was found in Sequential"):
+        RoadworkClassifier(nn.Sequential(nn.Linear(2, 2)), TrainingSettings(freeze_backbone=True))
