@@ -5,9 +5,10 @@ RUN := outputs/demo/latest
 
 .PHONY: demo test test-all lint setup clean
 
-demo: setup  ## The main job on synthetic street scenes: prove the wiring, train, evaluate
+demo: setup  ## The main job on synthetic street scenes: prove the wiring, train, evaluate, calibrate
 	$(BIN)/roadwork train --config configs/experiment/demo.yaml
 	$(BIN)/roadwork evaluate $(RUN)
+	$(BIN)/roadwork calibrate $(RUN)
 
 test: setup  ## The tests, in under 8 minutes on 2 cores
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"

@@ -25,4 +25,6 @@ def evaluate(run: RunArgument) -> None:
         f"{TEST_SPLIT} was opened {result['openings']} time(s) for this run. "
         f"Written: {run}/results.json and predictions.parquet"
     )
-    print(f"Next: roadwork map {run}")
+    if (folder / "calibration.json").is_file():
+        print(f"{run}/calibration.json belongs to the predictions that were there before: calibrate again.")
+    print(f"Next: roadwork calibrate {run}, roadwork map {run}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # it ships no types
@@ -94,8 +94,8 @@ def available_bytes() -> int:
     return min(machine, limit - used)
 
 
-def kept_bytes(forward: Callable[[], Tensor]) -> int:
-    """Bytes that a forward pass keeps for the backward pass, weights included, each storage once."""
+def kept_bytes(forward: Callable[[], Tensor], held: Iterable[Tensor] = ()) -> int:
+    """Bytes that a forward pass keeps for the backward pass, each storage once; `held` are there anyway: weights."""
     storages: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -105,6 +105,8 @@ def kept_bytes(forward: Callable[[], Tensor]) -> int:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = forward()
     del loss  # until here it kept the storages alive, so that none came twice at the same address
+    for tensor in held:
+        storages.pop(tensor.untyped_storage().data_ptr(), None)
     return sum(storages.values())
 
 
@@ -173,7 +175,7 @@ class _Trial:
             outputs.append(output.nbytes if isinstance(output, Tensor) else 0)
 
         hooks = [module.register_forward_hook(see) for module in self.module.modules()]
-        kept = kept_bytes(lambda: self.loss(batch))
+        kept = kept_bytes(lambda: self.loss(batch), self.module.parameters())
         for hook in hooks:
             hook.remove()
         return kept, max(outputs)

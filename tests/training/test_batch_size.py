@@ -32,10 +32,11 @@ def test_two_are_tried_however_few_the_rows():
 def test_kept_bytes_are_those_that_autograd_keeps():
     weight = torch.ones(3, 5, requires_grad=True)
     rows = torch.rand(7, 3)
-    # x @ w keeps x and w (whose gradient x takes) ; exp keeps its output.
+    # The gradient of w takes x, that of x takes w; that of exp takes its output.
     assert kept_bytes(lambda: (rows @ weight).exp().sum()) == 4 * (7 * 3 + 7 * 5)
     tracked = torch.rand(7, 3, requires_grad=True)
     assert kept_bytes(lambda: (tracked @ weight).exp().sum()) == 4 * (7 * 3 + 3 * 5 + 7 * 5)
+    assert kept_bytes(lambda: (tracked @ weight).exp().sum(), [weight]) == 4 * (7 * 3 + 7 * 5)
 
 
 def test_a_container_has_what_its_limit_leaves(tmp_path, monkeypatch):

@@ -1,0 +1,55 @@
+"""The second epoch of a training run on files, from the photos' resized copy and from RAM."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from joblib import cpu_count
+from omegaconf import DictConfig
+
+from benchmarks.step_cases import StepClock
+from roadwork.config import to_settings
+from roadwork.data.datamodule import NATIXDataModule
+from roadwork.data.demo import generate_demo_data
+from roadwork.data.prepared.plan import plan_copy
+from roadwork.data.prepared.write import write_copy
+from roadwork.data.prepared.writing import writing
+from roadwork.data.source import read_dataset
+from roadwork.preflight.dry_run import prepare_trainer
+
+PHOTO_SIZE = (640, 480)
+
+
+def demo_with_copy(cfg: DictConfig, folder: Path, images: int) -> DictConfig:
+    """`cfg` over new demo scenes in `folder`, and a resized copy of them."""
+    generate_demo_data(folder / "photos", images=images, size=PHOTO_SIZE, seed=0)
+    cfg = copy.deepcopy(cfg)
+    cfg.data.root = str(folder / "photos")
+    cfg.data.prepared.folder = str(folder / "copy")
+    cfg.data.splitting.near_duplicates = False  # comparing all images once is no part of an epoch
+    data = to_settings(cfg).data
+    table, source = read_dataset(data)
+    with writing(data) as manifest:
+        write_copy(plan_copy(data, manifest, table, source), cpu_count())
+    return cfg
+
+
+def second_epoch(cfg: DictConfig, cache: str) -> tuple[int, float]:
+    """Training images of an epoch, and the seconds of the second one, from its start to the end of its last step.
+
+    Args:
+        cfg: its `data.prepared.use` is set to require, its epochs to two.
+        cache: `data.cache`: `none` reads the copy in each epoch, `auto` holds what it gave in RAM.
+    """
+    cfg = copy.deepcopy(cfg)
+    cfg.data.cache, cfg.data.prepared.use, cfg.training.epochs = cache, "require", 2
+    with TemporaryDirectory() as folder:
+        cfg.output_dir = folder
+        datamodule = NATIXDataModule(cfg)
+        trainer = prepare_trainer(datamodule)
+        clock = StepClock(warmup=0, epoch=1)
+        trainer.callbacks.append(clock)
+        trainer.fit(datamodule)
+    return len(datamodule.datasets["train"]), clock.seconds
