@@ -85,8 +85,8 @@ def train_bare(work: Work) -> Done:
         if step == work.warmup:
             started = now()
         rows = work.order[step * work.batch : (step + 1) * work.batch]
-        loss = recipe.loss(work.images[rows].to(recipe.device), work.labels[rows].to(recipe.device), step)
         optimizer.zero_grad()
+        loss = recipe.loss(work.images[rows].to(recipe.device), work.labels[rows].to(recipe.device), step)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, clip_norm)
         optimizer.step()

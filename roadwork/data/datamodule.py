@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -37,12 +36,13 @@ from roadwork.data.table import SampleTable
 from roadwork.data.targets import find_deployment
 from roadwork.data.utils.geo import nearest_km
 from roadwork.errors import ConfigError, DataError
+from roadwork.machine import available_bytes
 from roadwork.models.processor import ImageStatistics, image_statistics
 from roadwork.settings import SPLIT_NAMES
 
 logger = logging.getLogger(__name__)
 
-# Images go to RAM by themselves where they take at most this share of the free memory.
+# Images go to RAM by themselves where they take at most this share of the memory that is available.
 RAM_SHARE = 0.25
 MAX_WORKERS = 16
 # Those that a fit reads, epoch after epoch.
@@ -137,8 +137,7 @@ class NATIXDataModule(L.LightningDataModule):
     def _fits_ram(self, n_rows: int) -> bool:
         data = self.settings.data
         needed = n_rows * 3 * data.img_size**2
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return data.cache == "ram" or (data.cache == "auto" and needed <= RAM_SHARE * free)
+        return data.cache == "ram" or (data.cache == "auto" and needed <= RAM_SHARE * available_bytes())
 
     def _get_train_transforms(self, cfg: DictConfig) -> nn.Module:
         """The augmentation of training batches: (images, labels) to (images, labels), on the device."""

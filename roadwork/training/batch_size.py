@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]  # it ships no types
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.errors import ConfigError
+from roadwork.machine import available_bytes
 from roadwork.training.optim import build_optimizer
 from roadwork.training.trainers.base_trainer import BaseTrainer, build_lightning_trainer
 
@@ -28,7 +28,6 @@ MIN_STEPS = 8
 GPU_SHARE = 0.9
 # A CPU's memory is only estimated, and whoever takes too much of it is killed.
 CPU_SHARE = 0.5
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 def find_batch_size(trainer: BaseTrainer, datamodule: NATIXDataModule) -> int:
@@ -82,16 +81,6 @@ def grow(fits: Callable[[int], bool], cap: int) -> int | None:
     while batch <= max(cap, MIN_BATCH) and fits(batch):
         found, batch = batch, 2 * batch
     return found
-
-
-def available_bytes() -> int:
-    """Memory that can be taken without swapping: the machine's, or what its container may still have (cgroup 2)."""
-    machine = int(psutil.virtual_memory().available)
-    try:
-        limit, used = (int((_CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
-    except (OSError, ValueError):  # no container, or one without a limit ("max")
-        return machine
-    return min(machine, limit - used)
 
 
 def kept_bytes(forward: Callable[[], Tensor], held: Iterable[Tensor] = ()) -> int:

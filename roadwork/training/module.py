@@ -31,6 +31,7 @@ class RoadworkClassifier(L.LightningModule):
         self.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.model = model.to(memory_format=self.memory_format)  # type: ignore[call-overload]  # torch's stubs lack it
         self.settings = settings
+        self._steps_cleared = 0
         self.model.train()  # pretrained networks come in evaluation mode
         if settings.freeze_backbone:
             freeze_backbone(self.model)
@@ -56,6 +57,7 @@ class RoadworkClassifier(L.LightningModule):
 
     @override
     def on_train_start(self) -> None:
+        self._steps_cleared = self.trainer.global_step
         if self.settings.freeze_backbone:
             self.train()  # not before: Lightning warns of modules that are in evaluation mode until here
 
@@ -67,6 +69,14 @@ class RoadworkClassifier(L.LightningModule):
         if self.settings.adapter == "adalora":  # peft adds it only where the wrapped model computes the loss
             loss = loss + adalora_orthogonal_loss(self.model)
         return {"loss": loss, "logits": logits.detach(), "labels": batch["label"]}
+
+    @override
+    def on_train_batch_end(self, outputs: Any, batch: dict[str, Any], batch_idx: int) -> None:
+        # Lightning clears gradients between forward and backward. Cleared here, when a step and all callbacks are done
+        # with them, the next forward pass finds their memory free.
+        if self.trainer.global_step > self._steps_cleared:
+            self._steps_cleared = self.trainer.global_step
+            cast("Optimizer", self.optimizers(use_pl_optimizer=False)).zero_grad()
 
     @override
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from roadwork.data.datamodule import NATIXDataModule
 from roadwork.errors import ConfigError
 from roadwork.preflight.dry_run import prepare_trainer, run_dry
 from roadwork.training import batch_size
-from roadwork.training.batch_size import _Trial, available_bytes, find_batch_size, grow, kept_bytes
+from roadwork.training.batch_size import _Trial, find_batch_size, grow, kept_bytes
 
 AUTO = "data.dataloader.batch_size=auto"
 
@@ -37,17 +37,6 @@ def test_kept_bytes_are_those_that_autograd_keeps():
     tracked = torch.rand(7, 3, requires_grad=True)
     assert kept_bytes(lambda: (tracked @ weight).exp().sum()) == 4 * (7 * 3 + 3 * 5 + 7 * 5)
     assert kept_bytes(lambda: (tracked @ weight).exp().sum(), [weight]) == 4 * (7 * 3 + 7 * 5)
-
-
-def test_a_container_has_what_its_limit_leaves(tmp_path, monkeypatch):
-    monkeypatch.setattr(batch_size, "_CGROUP", tmp_path)
-    free = available_bytes()
-    assert free > 10**6
-    (tmp_path / "memory.current").write_text("1000\n")
-    (tmp_path / "memory.max").write_text("max\n")
-    assert available_bytes() > 10**6
-    (tmp_path / "memory.max").write_text("5000\n")
-    assert available_bytes() == 4000
 
 
 @pytest.fixture
