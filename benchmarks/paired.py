@@ -17,6 +17,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from roadwork.progress import new_progress
+
 
 @dataclass(frozen=True)
 class Contender:
@@ -68,15 +70,18 @@ def take_turns(contenders: Sequence[Contender], repeats: int, warmups: int = 1) 
         warmups: how often each one runs before that, untimed: caches fill, kernels compile.
     """
     speeds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
-    for number in range(-warmups, repeats):
-        for contender in contenders if number % 2 == 0 else contenders[::-1]:
-            started = time.perf_counter()
-            done = contender.run()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            n_images, seconds = done if isinstance(done, tuple) else (done, time.perf_counter() - started)
-            if number >= 0:
-                speeds[contender.name].append(n_images / seconds)
+    with new_progress() as progress:
+        task = progress.add_task("Measuring, in turns", total=(warmups + repeats) * len(contenders))
+        for number in range(-warmups, repeats):
+            for contender in contenders if number % 2 == 0 else contenders[::-1]:
+                started = time.perf_counter()
+                done = contender.run()
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
+                n_images, seconds = done if isinstance(done, tuple) else (done, time.perf_counter() - started)
+                if number >= 0:
+                    speeds[contender.name].append(n_images / seconds)
+                progress.advance(task)
     return speeds
 
 
