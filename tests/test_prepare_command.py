@@ -88,7 +88,9 @@ def test_verify_names_damage_and_mends_it(root, capsys, shards):
     assert "240 images written" in out
     assert [shard.read_bytes() for shard in shards()] == [whole]
     assert prepare(root, "--verify") == 0
-    assert "❌" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "❌" not in out
+    assert "✅ Every image that the copy holds was decoded" in out
 
 
 def test_unreadable_images_are_listed(root, capsys):

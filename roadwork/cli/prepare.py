@@ -45,8 +45,11 @@ def prepare(
     n_processes = processes or cpu_count()
     with writing(data) as manifest:
         if verify:
-            for reason in remove_damaged(wanted_folder(data), manifest.short_side, n_processes):
+            damaged = remove_damaged(wanted_folder(data), manifest.short_side, n_processes)
+            for reason in damaged:
                 print(f"❌ {reason}: the images of that file are made again.")
+            if not damaged:
+                print("✅ Every image that the copy holds was decoded, and none is damaged.")
         plan = plan_copy(data, manifest, table, source)
         _say_plan(plan)
         plan.check_space()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Self, cast
 
 import lightning as L
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -31,7 +33,7 @@ class RoadworkClassifier(L.LightningModule):
         self.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.model = model.to(memory_format=self.memory_format)  # type: ignore[call-overload]  # torch's stubs lack it
         self.settings = settings
-        self._steps_cleared = 0
+        self._has_stepped = False
         self.model.train()  # pretrained networks come in evaluation mode
         if settings.freeze_backbone:
             freeze_backbone(self.model)
@@ -57,7 +59,6 @@ class RoadworkClassifier(L.LightningModule):
 
     @override
     def on_train_start(self) -> None:
-        self._steps_cleared = self.trainer.global_step
         if self.settings.freeze_backbone:
             self.train()  # not before: Lightning warns of modules that are in evaluation mode until here
 
@@ -71,11 +72,22 @@ class RoadworkClassifier(L.LightningModule):
         return {"loss": loss, "logits": logits.detach(), "labels": batch["label"]}
 
     @override
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self._has_stepped = True
+
+    @override
     def on_train_batch_end(self, outputs: Any, batch: dict[str, Any], batch_idx: int) -> None:
         # Lightning clears gradients between forward and backward. Cleared here, when a step and all callbacks are done
         # with them, the next forward pass finds their memory free.
-        if self.trainer.global_step > self._steps_cleared:
-            self._steps_cleared = self.trainer.global_step
+        if self._has_stepped:
+            self._has_stepped = False
             cast("Optimizer", self.optimizers(use_pl_optimizer=False)).zero_grad()
 
     @override
