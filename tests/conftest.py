@@ -77,3 +77,19 @@ def world(tmp_path: Path, demo_root: Path, monkeypatch: pytest.MonkeyPatch) -> W
     monkeypatch.setenv("ROADWORK_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(write, "MAX_ROWS", ROWS_PER_SHARD)
     return World(tmp_path / "photos", demo_root)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, demo_root: Path) -> Path:
+    """A run's folder, evaluated and calibrated. Shared: a test that changes it works on a copy."""
+    from detector_world import make_run
+
+    return make_run(tmp_path_factory.mktemp("run"), demo_root)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported tiny ResNet. Shared: a test that changes it works on a copy."""
+    from detector_world import make_model_folder
+
+    return make_model_folder(tmp_path_factory.mktemp("model"))

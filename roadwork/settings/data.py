@@ -10,7 +10,7 @@ from roadwork.settings.checks import check_at_least, check_choice, check_range, 
 from roadwork.settings.sampling import SPLIT_NAMES, GpsSamplingSettings, SplittingSettings
 
 DATA_MODES = ("local", "huggingface")
-AUGMENTATION_MODES = ("latest_2025", "heavy_kornia", "none")
+AUGMENTATION_MODES = ("latest_2025", "heavy_kornia", "streetvision", "none")
 CACHE_MODES = ("auto", "ram", "none")
 PREPARED_MODES = ("auto", "never", "require")
 

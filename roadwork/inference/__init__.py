@@ -1,0 +1,1 @@
+"""From an exported folder to answers: one photo, many, or a web service."""
