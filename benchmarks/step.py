@@ -3,8 +3,9 @@
     python -m benchmarks.step [--model resnet|vit-s|all] [--options] [--repeat 5] [--steps 20] [--json FILE]
 
 All train the same network from the same weights on the same uint8 images in RAM, with the demo's augmentation, loss,
-clipping and AdamW. Ours is `BaseTrainer.fit`, with EMA, MCC, logs and callbacks; the bare loop is the limit; Trainer
-has its default callbacks and no worker processes. Only steps are timed: no set-up, no validation, no checkpoint.
+clipping and AdamW, each time in a new process: what one leaves on its heap slows or speeds the next. Ours is
+`BaseTrainer.fit`, with EMA, MCC, logs and callbacks; the bare loop is the limit; Trainer has its default callbacks and
+no worker processes. Only steps are timed: no set-up, no validation, no checkpoint.
 
 With the ResNet comes an epoch: the second one of a real run on demo photos, read from their resized copy or held in
 RAM, against the bare loop over as many images. `--options` compares each option of the step with the default instead.
@@ -14,9 +15,12 @@ from __future__ import annotations
 
 import argparse
 import logging
+import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -55,7 +59,7 @@ OPTIONS = {
 def compare_steps(network: str, work: Work, repeats: int) -> list[Line]:
     """Ours, the bare loop and Trainer."""
     trains = {OURS: train_ours, BARE: train_bare, TRAINER: train_by_trainer}
-    contenders = [Contender(name, partial(timed, train, work)) for name, train in trains.items()]
+    contenders = [alone(name, partial(timed, train, work)) for name, train in trains.items()]
     task = f"step, {NETWORKS[network][0]}, {work.batch} x {work.settings.data.img_size} px"
     return compare(task, OURS, take_turns(contenders, repeats, warmups=0))
 
@@ -66,16 +70,33 @@ def timed(train: Callable[[Work], Done], work: Work) -> tuple[int, float]:
     return done.images, done.seconds
 
 
+def alone(contender: str, work: Callable[[], tuple[int, float]]) -> Contender:
+    """A contender that does its work in a new process each time."""
+    return Contender(contender, partial(_in_a_process, work))
+
+
+def _in_a_process(work: Callable[[], tuple[int, float]]) -> tuple[int, float]:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=be_quiet) as pool:
+        return pool.submit(work).result()
+
+
+def be_quiet() -> None:
+    """Leaves the screen to the table."""
+    quiet_lightning()
+    logging.getLogger("roadwork").setLevel(logging.ERROR)  # the demo photos' splits are small, and no matter here
+    warnings.filterwarnings("ignore")
+
+
 def compare_epochs(work: Work, repeats: int, images: int) -> list[Line]:
     """A real second epoch from the resized copy, from RAM, and by the bare loop."""
     with TemporaryDirectory() as folder:
         cfg = demo_with_copy(work.cfg, Path(folder), images)
         n_train = second_epoch(cfg, "auto")[0]
         limit = Work(work.cfg, max(1, n_train // work.batch), WARMUP)
-        bare = Contender(BARE, partial(timed, train_bare, limit))
+        bare = alone(BARE, partial(timed, train_bare, limit))
         lines = []
         for cache, name in (("none", "read from the copy"), ("auto", "held in RAM")):
-            ours = Contender(OURS, partial(second_epoch, cfg, cache))
+            ours = alone(OURS, partial(second_epoch, cfg, cache))
             lines += compare(f"second epoch, {name}", OURS, take_turns([ours, bare], repeats, warmups=0))
     return lines
 
@@ -89,7 +110,7 @@ def compare_options(network: str, work: Work, repeats: int) -> list[Line]:
         works[option] = load_work(
             network, work.steps, work.warmup, size, f"data.dataloader.batch_size={work.batch}", option
         )
-    contenders = [Contender(name, partial(timed, train_ours, one)) for name, one in works.items()]
+    contenders = [alone(name, partial(timed, train_ours, one)) for name, one in works.items()]
     speeds = take_turns(contenders, repeats, warmups=0)
     lines = compare(f"options of {NETWORKS[network][0]}", default, speeds)
     return [lines[0], *(replace(line, note=effect(line, works, speeds)) for line in lines[1:])]
@@ -142,6 +163,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    quiet_lightning()
-    logging.getLogger("roadwork").setLevel(logging.ERROR)  # the demo photos' splits are small, and no matter here
+    be_quiet()
     main()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Self, cast
 
 import lightning as L
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -33,7 +31,6 @@ class RoadworkClassifier(L.LightningModule):
         self.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.model = model.to(memory_format=self.memory_format)  # type: ignore[call-overload]  # torch's stubs lack it
         self.settings = settings
-        self._has_stepped = False
         self.model.train()  # pretrained networks come in evaluation mode
         if settings.freeze_backbone:
             freeze_backbone(self.model)
@@ -70,25 +67,6 @@ class RoadworkClassifier(L.LightningModule):
         if self.settings.adapter == "adalora":  # peft adds it only where the wrapped model computes the loss
             loss = loss + adalora_orthogonal_loss(self.model)
         return {"loss": loss, "logits": logits.detach(), "labels": batch["label"]}
-
-    @override
-    def optimizer_step(
-        self,
-        epoch: int,
-        batch_idx: int,
-        optimizer: Optimizer | LightningOptimizer,
-        optimizer_closure: Callable[[], Any] | None = None,
-    ) -> None:
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        self._has_stepped = True
-
-    @override
-    def on_train_batch_end(self, outputs: Any, batch: dict[str, Any], batch_idx: int) -> None:
-        # Lightning clears gradients between forward and backward. Cleared here, when a step and all callbacks are done
-        # with them, the next forward pass finds their memory free.
-        if self._has_stepped:
-            self._has_stepped = False
-            cast("Optimizer", self.optimizers(use_pl_optimizer=False)).zero_grad()
 
     @override
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:

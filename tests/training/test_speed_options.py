@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import nn
 from torch._inductor import config as inductor
 from transformers import ViTConfig, ViTForImageClassification
@@ -18,7 +17,6 @@ from roadwork.training.batch_size import kept_bytes
 from roadwork.training.lora.apply import apply_adapter
 from roadwork.training.module import RoadworkClassifier
 from roadwork.training.speed import checkpoint_gradients, compile_network
-from roadwork.training.trainers.base_trainer import build_lightning_trainer
 
 VIT = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32, "patch_size": 8}
 RESNET = {"hidden_sizes": [8, 8], "depths": [1, 1], "embedding_size": 8, "layer_type": "basic"}
@@ -162,28 +160,3 @@ def test_checkpointing_is_refused_where_there_is_none(tiny_config):
         prepare_trainer(NATIXDataModule(tiny_config("training.gradient_checkpointing=true")))
     with pytest.raises(ConfigError, match="but a Linear has no layers"):
         checkpoint_gradients(nn.Linear(2, 2))
-
-
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_gradients_are_cleared_once_a_step_and_its_callbacks_are_done(tiny_config, tmp_path, accumulate):
-    alive_for_callbacks, alive_in_forward = [], []
-
-    class Watch(Callback):
-        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-            alive_for_callbacks.append(any(p.grad is not None for p in pl_module.parameters()))
-
-    config = tiny_config(f"training.accumulate={accumulate}", "training.epochs=1")
-    datamodule = NATIXDataModule(config)
-    trainer = prepare_trainer(datamodule)
-    trainer.module.model.register_forward_pre_hook(
-        lambda module, _: (
-            alive_in_forward.append(any(p.grad is not None for p in module.parameters())) if module.training else None
-        )
-    )
-    lightning = build_lightning_trainer(
-        trainer.settings.training, [Watch()], tmp_path, logger=False, enable_progress_bar=False,
-        enable_checkpointing=False, limit_train_batches=4, limit_val_batches=0,
-    )  # fmt: skip
-    lightning.fit(trainer.module, datamodule=datamodule)
-    assert alive_for_callbacks == [True] * 4
-    assert alive_in_forward == [False, accumulate == 2] * 2
