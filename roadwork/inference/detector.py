@@ -74,12 +74,14 @@ class Detector:
 
         Raises:
             DataError: it is no such folder, or a file of it is damaged.
+            ConfigError: there is no such device.
+            MissingExtraError: the folder holds ONNX, and onnxruntime is not installed.
         """
-        from roadwork.inference.networks import load_network  # noqa: PLC0415 -- transformers, which takes seconds
+        from roadwork.inference.networks import choose_device, load_network  # noqa: PLC0415 -- transformers is slow
 
         folder = Path(folder)
         facts, preprocessing = ExportFacts.read(folder), Preprocessing.read(folder)
-        chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        chosen = choose_device(folder, device)
         return cls(load_network(folder, chosen), preprocessing, facts, chosen)
 
     def __call__(self, photo: Photo) -> Prediction:

@@ -111,7 +111,7 @@ def _load(name: str, config: PreTrainedConfig) -> PreTrainedModel:
         )
         return loaded
 
-    with _without_transformers_report():
+    with without_transformers_report():
         try:
             network, report = load_local_first(name, load)
         except ConfigError:
@@ -142,7 +142,7 @@ def _check_loaded(name: str, network: PreTrainedModel, report: dict[str, Any]) -
 
 
 @contextmanager
-def _without_transformers_report() -> Iterator[None]:
+def without_transformers_report() -> Iterator[None]:
     """Silences the table and the progress bar of a load; `_check_loaded` says what matters of it."""
     verbosity, has_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()

@@ -1,0 +1,99 @@
+# ruff: noqa: INP001 -- a script for another interpreter, part of no package
+"""What a StreetVision miner does with an exported folder, for the miner's own Python: transformers 4.45.2.
+
+Stand-alone: it needs torch, torchvision, transformers and Pillow, and nothing of roadwork. It reads from standard input
+
+    [{"folder": "model", "photos": ["a.jpg", ...]}, ...]
+
+and writes one JSON object to standard output, with the score of the label `Roadwork` for each photo.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+LABEL = "Roadwork"
+
+
+class Messages(logging.Handler):
+    """Keeps what a library warns about: transformers only warns where it makes up weights that it did not find."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+def import_torchvision() -> object:
+    """Lets transformers import torchvision where its compiled operators do not fit torch: resizing needs none.
+
+    Returns:
+        What must be kept for as long as torchvision is used.
+    """
+    import torch  # noqa: PLC0415
+
+    try:
+        return importlib.import_module("torchvision")
+    except RuntimeError:  # operator torchvision::nms does not exist
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+        for operator in ("nms", "qnms"):
+            library.define(  # type: ignore[no-untyped-call]
+                f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            )
+        importlib.import_module("torchvision")
+        return library
+
+
+def score(folder: str, photos: list[str]) -> dict[str, Any]:
+    """Loads a folder and scores photos as a miner does; `error` says why that failed."""
+    import transformers  # noqa: PLC0415
+    from PIL import Image  # noqa: PLC0415
+
+    messages = Messages()
+    transformers.utils.logging.get_logger().addHandler(messages)
+    answer: dict[str, Any] = {"folder": folder, "error": None, "scores": [], "seconds": []}
+    try:
+        model, loading = transformers.AutoModelForImageClassification.from_pretrained(folder, output_loading_info=True)
+        processor = transformers.AutoImageProcessor.from_pretrained(folder, use_fast=True)
+        classify = transformers.pipeline("image-classification", model=model, feature_extractor=processor)
+        answer["model"], answer["processor"] = type(model).__name__, type(classify.image_processor).__name__
+        answer["weights"] = {kind: sorted(map(str, names)) for kind, names in loading.items() if names}
+        for photo in photos:
+            started = time.perf_counter()
+            with Image.open(photo) as image:
+                scores = {row["label"]: row["score"] for row in classify(image)}
+            answer["seconds"].append(time.perf_counter() - started)
+            answer["scores"].append(scores[LABEL])
+    except Exception as error:  # noqa: BLE001 -- whatever stops a miner is the answer
+        answer["error"] = f"{type(error).__name__}: {error}"
+    finally:
+        transformers.utils.logging.get_logger().removeHandler(messages)
+    answer["warnings"] = messages.texts
+    return answer
+
+
+def main() -> None:
+    """Answers the request on standard input."""
+    request = json.load(sys.stdin)
+    with contextlib.redirect_stdout(sys.stderr):
+        kept = import_torchvision()
+        import transformers  # noqa: PLC0415
+
+        folders = [score(str(Path(entry["folder"]).resolve()), entry["photos"]) for entry in request]
+        del kept
+    json.dump({"transformers": transformers.__version__, "folders": folders}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

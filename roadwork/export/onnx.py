@@ -1,0 +1,143 @@
+"""`model.onnx`: the folded network for onnxruntime, with any batch size."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from roadwork.errors import ConfigError, MissingExtraError
+from roadwork.export.parity import Parity, compare_logits, network_logits
+from roadwork.inference.networks import ONNX_FILE
+from roadwork.inference.onnx_network import INPUT_NAME, OUTPUT_NAME, load_onnx
+from roadwork.runs import atomic_path
+
+# onnxruntime reads it from 1.17 on.
+OPSET = 20
+# Another number than the one traced, and the one that a tracer likes to take for a constant.
+BATCH_SIZES = (1, 5)
+_TRACED = 2
+# A protobuf message ends at 2 GiB.
+_MOST_BYTES = 2**31 - 2**24
+_NEEDED = ("onnx", "onnxscript", "onnxruntime")
+
+
+class _Logits(nn.Module):
+    """A network of transformers as a function of one tensor."""
+
+    def __init__(self, network: PreTrainedModel) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        logits: Tensor = self.network(pixel_values=pixel_values).logits
+        return logits
+
+
+def check_onnx_installed() -> None:
+    """Looks for what an export to ONNX needs.
+
+    Raises:
+        MissingExtraError: some of it is not installed.
+    """
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(
+            f"--format onnx needs {', '.join(missing)}, which is not installed. Install it: "
+            "pip install 'roadwork[onnx]'"
+        )
+
+
+def write_onnx(network: PreTrainedModel, folder: Path, inputs: Tensor, temperature: float) -> list[Parity]:
+    """Writes model.onnx, and holds it against the network.
+
+    Args:
+        network: folded, on the CPU, in evaluation mode.
+        folder: where to.
+        inputs: (N, 3, S, S) that the network takes, N at least 5.
+        temperature: that is folded.
+
+    Returns:
+        How near it comes at each of BATCH_SIZES.
+
+    Raises:
+        MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
+        ConfigError: the network is too large for one file, or has a part that ONNX cannot express.
+        WiringError: the file does not say what the network says.
+    """
+    check_onnx_installed()
+    size = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
+    if size > _MOST_BYTES:
+        raise ConfigError(f"The network has {size / 1e9:.1f} GB; one ONNX file holds 2. Export with --format hf.")
+    path = folder / ONNX_FILE
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(_convert(network, inputs[:_TRACED]))
+    session = load_onnx(path, torch.device("cpu"))
+    return [
+        compare_logits(
+            f"{ONNX_FILE} against the network, in a batch of {count}",
+            session(inputs[:count]).double(),
+            network_logits(network, inputs[:count]),
+            temperature,
+        )
+        for count in BATCH_SIZES
+    ]
+
+
+def _convert(network: PreTrainedModel, inputs: Tensor) -> bytes:
+    with _without_remarks():
+        try:
+            program = torch.onnx.export(
+                _Logits(network).eval(),
+                (inputs,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[INPUT_NAME],
+                output_names=[OUTPUT_NAME],
+                dynamic_shapes={INPUT_NAME: {0: torch.export.Dim("batch")}},
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise ConfigError(
+                f"torch cannot express this {network.config.model_type} in ONNX ({str(error).splitlines()[0]}). "
+                "Export with --format hf."
+            ) from error
+    if program is None:
+        raise ConfigError(f"torch gave no ONNX program of this {network.config.model_type}. Export with --format hf.")
+    model = program.model_proto
+    _drop_origins(model)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def _drop_origins(model: Any) -> None:
+    """Removes where in whose files each node came from: stack traces, with the paths of this machine."""
+    for graph in (model.graph, *model.functions):
+        for part in (*graph.node, *graph.value_info, *getattr(graph, "input", ()), *getattr(graph, "output", ())):
+            if hasattr(part, "metadata_props"):
+                part.ClearField("metadata_props")
+                part.ClearField("doc_string")
+        graph.ClearField("metadata_props")
+        graph.ClearField("doc_string")
+
+
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """Silences the exporter on torchvision's absence, and on a deprecated call of its own."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
+            yield
+    finally:
+        log.setLevel(level)

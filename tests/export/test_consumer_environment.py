@@ -1,0 +1,193 @@
+"""Exported folders in the consumer's own environment: transformers 4.45.2, in `.venv-consumer` (`make consumer`)."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import CHECKOUT
+from detector_world import SIZE, TINY_NETWORKS, make_model_folder
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from scipy.special import expit, logit
+
+from roadwork import Detector
+from roadwork.data.pixels import read_pixels, to_network_input
+from roadwork.export.antisymmetric import fold_calibration, last_linear
+from roadwork.export.consumer import STREETVISION_MODEL_TYPES
+from roadwork.export.facts import ExportFacts
+from roadwork.export.verify_comparison import calibrated_from_score
+from roadwork.export.verify_consumer import ask_consumer, check_answer
+from roadwork.models.build import build_model
+from roadwork.models.processor import IMAGENET_STATISTICS
+from roadwork.settings import ModelSettings
+
+FAMILIES = sorted(TINY_NETWORKS)
+THRESHOLD = 0.35
+N_PHOTOS = 16
+SINGLE_LABEL = {"problem_type": "single_label_classification"}
+# 4.45.2's fast processor resizes otherwise than Pillow, by a grey level here and there. The temperatures here stretch
+# the differences that an untrained network makes, and those with them.
+CLOSE = 0.01
+TIE = 1e-3
+
+
+def find_consumer_python(environment):
+    """The interpreter; without it a test is skipped, but fails where CI is set: never skipped in silence there."""
+    python = Path(environment.get("ROADWORK_CONSUMER_PYTHON") or CHECKOUT / ".venv-consumer/bin/python")
+    if not python.is_file():
+        reason = f"{python} is not there: `make consumer` installs the consumer's environment (transformers 4.45.2)."
+        (pytest.fail if environment.get("CI") else pytest.skip)(reason)
+    return python
+
+
+def test_a_missing_environment_is_never_skipped_in_silence():
+    missing = {"ROADWORK_CONSUMER_PYTHON": "/nowhere/python"}
+    with pytest.raises(pytest.skip.Exception, match="make consumer"):
+        find_consumer_python(missing)
+    with pytest.raises(pytest.fail.Exception, match="make consumer"):
+        find_consumer_python(missing | {"CI": "1"})
+
+
+def make_photos(folder):
+    """Photos whose colours and patterns differ enough for an untrained network to decide both ways."""
+    rng = np.random.default_rng(7)
+    photos = []
+    for number in range(N_PHOTOS):
+        coarse = rng.integers(0, 256, (*rng.integers(2, 7, 2), 3), dtype=np.uint8)
+        size = tuple(int(side) for side in rng.integers(60, 120, 2))
+        photos.append(folder / f"{number:02d}.jpg")
+        Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(photos[-1], quality=90)
+    return photos
+
+
+def make_network(family, photos):
+    """A network that decides some photos each way at THRESHOLD, its temperature, and its own calibrated answers."""
+    torch.manual_seed(3)
+    network = build_model(ModelSettings(name=family, config=TINY_NETWORKS[family]), SIZE).eval()
+    pixels = torch.stack([read_pixels(photo.read_bytes(), SIZE) for photo in photos])
+    with torch.no_grad():
+        logits = network(pixel_values=to_network_input(pixels, IMAGENET_STATISTICS)).logits.double().numpy()
+        differences = logits[:, 1] - logits[:, 0]
+        temperature = float(differences.std())
+        between = np.sort(differences)[N_PHOTOS // 4 : -N_PHOTOS // 4]
+        gap = np.diff(between).argmax()
+        shift = temperature * logit(THRESHOLD) - between[gap : gap + 2].mean()
+        last_linear(network).bias[1] += shift
+    return network, temperature, expit((differences + shift) / temperature)
+
+
+def save(folder, family, network, temperature):
+    make_model_folder(folder, family, ExportFacts(temperature=temperature, threshold=THRESHOLD))
+    config = (folder / "config.json").read_text()
+    fold_calibration(network, temperature, THRESHOLD)
+    network.save_pretrained(folder)
+    (folder / "config.json").write_text(config)
+    return folder
+
+
+def change_weights(folder, change):
+    weights = load_file(folder / "model.safetensors")
+    save_file(change(weights), folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def raise_both_logits(weights):
+    """The same softmax, but no longer antisymmetric."""
+    bias = next(name for name in weights if name.startswith("classifier") and name.endswith("bias"))
+    return weights | {bias: weights[bias] + 2}
+
+
+def change_json(path, **fields):
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """The consumer's answers by name of folder, and ours, from one process: it takes seconds to start."""
+    python = find_consumer_python(os.environ)
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("consumer")
+    photos = make_photos(root)
+    expected, folders = {}, {}
+    for family in FAMILIES:
+        network, temperature, expected[family] = make_network(family, photos)
+        for name in (family, f"{family}-single-label"):
+            folders[name] = save(root / name, family, network, temperature)
+            network, _, _ = make_network(family, photos)  # folding changed it
+        change_json(folders[f"{family}-single-label"] / "config.json", **SINGLE_LABEL)
+    for name in ("lopsided", "lopsided-single-label", "bit", "dinov3", "renamed"):
+        network, temperature, _ = make_network("vit", photos)
+        folders[name] = save(root / name, "vit", network, temperature)
+    change_weights(folders["lopsided"], raise_both_logits)
+    change_weights(folders["lopsided-single-label"], raise_both_logits)
+    change_json(folders["lopsided-single-label"] / "config.json", **SINGLE_LABEL)
+    change_json(folders["bit"] / "preprocessor_config.json", image_processor_type="BitImageProcessor")
+    change_json(folders["dinov3"] / "config.json", model_type="dinov3_vit")
+    change_weights(
+        folders["renamed"],
+        lambda weights: {name.replace("classifier.weight", "score.weight"): w for name, w in weights.items()},
+    )
+    said = ask_consumer(python, [(folder, photos) for folder in folders.values()])
+    ours = {
+        family: np.array([p.probability for p in Detector.load(folders[family], "cpu").predict_many(photos)])
+        for family in FAMILIES
+    }
+    return dict(zip(folders, said, strict=True)), ours, expected
+
+
+def count_changed(said, ours):
+    near = np.abs(ours - THRESHOLD) <= TIE
+    return int((((said.scores > 0.5) != (ours >= THRESHOLD)) & ~near).sum())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_consumer_decides_as_the_detector_does(answers, family):
+    said, ours, expected = answers[0][family], answers[1][family], answers[2][family]
+    assert said.error is None
+    assert (said.transformers, said.processor, said.misfits, said.warnings) == (
+        "4.45.2",
+        "ViTImageProcessorFast",
+        [],
+        [],
+    )
+    # Ours are those of the network before folding, of which some are decided each way.
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+    assert 3 <= (ours >= THRESHOLD).sum() <= N_PHOTOS - 3
+    assert count_changed(said, ours) == 0
+    np.testing.assert_allclose(calibrated_from_score(said.scores, THRESHOLD), ours, atol=CLOSE)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_its_old_sigmoid_gives_other_scores_and_the_same_decisions(answers, family):
+    plain, forced, ours = answers[0][family], answers[0][f"{family}-single-label"], answers[1][family]
+    np.testing.assert_allclose(logit(forced.scores), logit(plain.scores) / 2, atol=1e-4)
+    assert count_changed(forced, ours) == 0
+
+
+def test_without_an_antisymmetric_head_the_old_sigmoid_changes_decisions(answers):
+    said, ours = answers[0], answers[1]["vit"]
+    assert count_changed(said["lopsided"], ours) == 0
+    assert count_changed(said["lopsided-single-label"], ours) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("bit", "Unrecognized image processor"), ("dinov3", "dinov3_vit"), ("renamed", "classifier.weight")],
+)
+def test_what_the_consumer_cannot_load_is_named(answers, name, found):
+    check = check_answer(answers[0][name])
+    assert check.status == "failed"
+    assert found in check.found
+
+
+def test_the_consumer_knows_the_model_types_of_the_contract():
+    """Its own mapping, not our memory of it."""
+    python = find_consumer_python(os.environ)
+    mapping = next(python.parents[1].glob("lib/python*/site-packages/transformers/models/auto/modeling_auto.py"))
+    text = mapping.read_text()
+    start = text.index("MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES = ")
+    known = text[start : text.index("\n)\n", start)]
+    assert [name for name in STREETVISION_MODEL_TYPES if f'"{name}"' not in known] == []
+    assert [name for name in ("dinov3_vit", "siglip2", "timm_wrapper") if f'"{name}"' in known] == []

@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+import torch
+
+from roadwork.errors import WiringError
+from roadwork.export.parity import compare_answers, compare_logits
+
+LOGITS = torch.tensor([[-0.5, 0.5], [300.0, -300.0]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("moved", "temperature", "passes"),
+    [
+        ([[9e-5, 0], [0, 0]], 1.0, True),
+        ([[1.1e-4, 0], [0, 0]], 1.0, False),
+        ([[1.1e-4, 0], [0, 0]], 2.0, False),  # a temperature above 1 allows no more
+        ([[1.1e-4, 0], [0, 0]], 0.5, True),  # half of that, before it was folded
+        ([[0, 0], [0.02, 0]], 1.0, True),
+        ([[float("nan"), 0], [0, 0]], 1.0, False),
+    ],
+)
+def test_logits_may_move_by_rounding_alone(moved, temperature, passes):
+    other = LOGITS + torch.tensor(moved)
+    if passes:
+        assert compare_logits("it", other, LOGITS, temperature).difference < 1e-4
+    else:
+        with pytest.raises(WiringError, match="it: logits moved"):
+            compare_logits("it", other, LOGITS, temperature)
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "passes"),
+    [
+        (0.3, 0.30005, True),
+        (0.3, 0.3002, False),
+        (0.400005, 0.399995, True),  # a tie
+        (0.40003, 0.39998, False),  # within the limit, but a decision that was none
+        (0.3, float("nan"), False),
+    ],
+)
+def test_no_decision_may_change_but_a_tie(own, other, passes):
+    expected, probabilities = np.array([0.9, own]), np.array([0.9, other])
+    if passes:
+        compare_answers("it", probabilities, expected, 0.4)
+    else:
+        with pytest.raises(WiringError, match="it: probabilities moved"):
+            compare_answers("it", probabilities, expected, 0.4)

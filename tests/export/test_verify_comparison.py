@@ -1,0 +1,67 @@
+"""Decisions held against each other: what is a change, what is a tie, what is too far apart."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from roadwork.errors import DataError
+from roadwork.export.antisymmetric import calibrated_probability
+from roadwork.export.verify_comparison import calibrated_from_score, compare
+
+
+def held(expected, found, **options):
+    photos = [f"{row}.jpg" for row in range(len(expected))]
+    options = {"threshold": 0.4, "tie": 1e-5} | options
+    return compare("test", photos, np.array(expected), np.array(found), **options)
+
+
+def test_a_changed_decision_is_named_with_both_probabilities():
+    result = held([0.3, 0.39, 0.41], [0.3, 0.41, 0.39])
+    assert [(c.photo, c.expected, c.found) for c in result.changed] == [("1.jpg", 0.39, 0.41), ("2.jpg", 0.41, 0.39)]
+    assert not result.is_right
+    assert result.max_difference == pytest.approx(0.02)
+
+
+def test_a_tie_is_listed_and_does_not_fail():
+    result = held([0.4 - 4e-6, 0.7], [0.4 + 4e-6, 0.7])
+    assert [c.photo for c in result.ties] == ["0.jpg"]
+    assert result.is_right
+
+
+@pytest.mark.parametrize(("expected", "found"), [(0.4 - 4e-6, 0.4 + 2e-5), (0.4 - 2e-5, 0.4 + 4e-6)])
+def test_it_is_no_tie_where_one_side_is_farther_from_the_threshold(expected, found):
+    result = held([expected], [found])
+    assert result.ties == []
+    assert not result.is_right
+
+
+def test_the_threshold_itself_is_roadwork():
+    assert held([0.4], [0.4 + 1e-3], tie=0).is_right
+    assert not held([0.4], [0.4 - 1e-3], tie=0).is_right
+
+
+def test_a_difference_above_the_limit_fails_without_a_changed_decision():
+    assert held([0.8], [0.8 + 2e-5], limit=None).is_right
+    assert held([0.8], [0.8 + 5e-6], limit=1e-5).is_right
+    assert not held([0.8], [0.8 + 2e-5], limit=1e-5).is_right
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_an_answer_that_is_no_number_is_an_error(broken):
+    with pytest.raises(DataError, match=r"1\.jpg is not a number"):
+        held([0.1, 0.2], [0.1, broken])
+
+
+@settings(deadline=None)
+@given(d=st.floats(-20, 20), threshold=st.floats(0.01, 0.99))
+def test_a_softmax_score_becomes_the_calibrated_probability(d, threshold):
+    logits = torch.tensor([[-d / 2, d / 2]], dtype=torch.float64)
+    score = logits.softmax(1)[:, 1].numpy()
+    expected = calibrated_probability(logits, threshold).numpy()
+    np.testing.assert_allclose(calibrated_from_score(score, threshold), expected, atol=1e-9)
+
+
+def test_scores_at_the_ends_stay_there():
+    assert calibrated_from_score(np.array([0.0, 1.0]), 0.3).tolist() == [0.0, 1.0]

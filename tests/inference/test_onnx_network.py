@@ -1,0 +1,89 @@
+import shutil
+import sys
+
+import onnxruntime
+import pytest
+import torch
+from detector_world import FACTS, make_model_folder
+from transformers import AutoModelForImageClassification
+
+from roadwork.errors import ConfigError, DataError, MissingExtraError, WiringError
+from roadwork.export import onnx as export_onnx
+from roadwork.export.onnx import check_onnx_installed, write_onnx
+from roadwork.inference.detector import Detector
+from roadwork.inference.networks import choose_device
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """The same detector in both forms."""
+    hf = make_model_folder(tmp_path_factory.mktemp("hf"))
+    onnx = tmp_path_factory.mktemp("onnx") / "model"
+    shutil.copytree(hf, onnx)
+    network = AutoModelForImageClassification.from_pretrained(hf, dtype=torch.float32)
+    write_onnx(network.eval(), onnx, torch.randn(6, 3, 32, 32), FACTS.temperature)
+    (onnx / "model.safetensors").unlink()
+    return hf, onnx
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 17])
+def test_both_forms_say_the_same(pair, batch):
+    hf, onnx = (Detector.load(folder, "cpu") for folder in pair)
+    pixels = torch.randint(256, (batch, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(batch))
+    assert torch.allclose(hf.logits(pixels), onnx.logits(pixels), atol=1e-5)
+    assert onnx.logits(pixels).shape == (batch, 2)
+
+
+def test_it_uses_the_threads_that_torch_may_use(pair, monkeypatch):
+    started = {}
+    session = onnxruntime.InferenceSession
+
+    def start(path, options, providers):
+        started["threads"], started["providers"] = options.intra_op_num_threads, providers
+        return session(path, options, providers=providers)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", start)
+    Detector.load(pair[1], "cpu")
+    assert started == {"threads": torch.get_num_threads(), "providers": ["CPUExecutionProvider"]}
+
+
+def test_a_gpu_is_used_only_where_onnxruntime_has_it(pair, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    assert choose_device(pair[1], "auto").type == "cpu"
+    assert choose_device(pair[0], "auto").type == "cuda"
+    monkeypatch.setattr("roadwork.inference.networks.choose_device", lambda folder, device: torch.device(device))
+    with pytest.raises(ConfigError, match="onnxruntime-gpu"):
+        Detector.load(pair[1], "cuda")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    assert choose_device(pair[1], "auto").type == "cuda"
+
+
+def test_without_onnxruntime_the_install_command_is_named(pair, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'roadwork\[onnx\]'"):
+        Detector.load(pair[1], "cpu")
+
+
+def test_without_the_exporters_packages_the_install_command_is_named(monkeypatch):
+    monkeypatch.setattr(export_onnx, "find_spec", lambda name: None if name == "onnxscript" else object())
+    with pytest.raises(MissingExtraError, match=r"needs onnxscript, .* pip install 'roadwork\[onnx\]'"):
+        check_onnx_installed()
+
+
+@pytest.mark.parametrize("keep", [0, 1000, 20_000])
+def test_a_damaged_file_is_refused(pair, keep, tmp_path, capfd):
+    folder = shutil.copytree(pair[1], tmp_path / "model")
+    path = folder / "model.onnx"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(DataError, match=r"model\.onnx cannot be loaded"):
+        Detector.load(folder, "cpu")
+    assert "".join(capfd.readouterr()) == ""
+
+
+def test_a_file_that_says_otherwise_is_noticed(pair, tmp_path, monkeypatch):
+    network = AutoModelForImageClassification.from_pretrained(pair[0], dtype=torch.float32).eval()
+    network.classifier[1].bias.data += 2e-4
+    monkeypatch.setattr(export_onnx, "_convert", lambda *_: (pair[1] / "model.onnx").read_bytes())
+    with pytest.raises(WiringError, match=r"model\.onnx against the network, in a batch of 1"):
+        write_onnx(network, tmp_path, torch.randn(5, 3, 32, 32), 1.0)

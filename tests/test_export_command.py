@@ -1,0 +1,56 @@
+import json
+import shutil
+
+import pytest
+from export_world import make_untrained_run
+
+from roadwork.cli import main
+
+
+def run_command(*arguments) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    return int(ended.value.code or 0)
+
+
+def test_it_says_what_was_folded_checked_and_written(tiny_run, tmp_path, capfd):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    path = run / "calibration.json"
+    changes = {"temperature": 1.25, "threshold": 0.4, "prior": 0.01, "abstain": {"low": 0.35, "high": 0.45}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    out = tmp_path / "out"
+    assert run_command("export", run, "--out", out) == 0
+    said = capfd.readouterr().out
+    assert "temperature 1.25, threshold 0.4, for a share of Roadwork of 0.01; abstains from 0.3500 to 0.4500" in said
+    assert "the folder, read back:" in said
+    assert "model.safetensors" in said
+    assert f"roadwork verify-export {out} --consumer streetvision" in said
+    assert f"roadwork predict {out} PHOTOS --out sites.geojson" in said
+    assert "Note" not in said
+
+
+def test_without_calibration_it_says_so(tmp_path, capfd):
+    run = make_untrained_run(tmp_path / "run")
+    assert run_command("export", run, "--out", tmp_path / "out") == 0
+    assert "not calibrated" in capfd.readouterr().out
+
+
+def test_a_network_that_streetvision_lacks_is_told(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("roadwork.export.consumer.STREETVISION_MODEL_TYPES", ("vit",))
+    run = make_untrained_run(tmp_path / "run")
+    assert run_command("export", run, "--out", tmp_path / "out") == 0
+    assert "4.45.2 cannot load a resnet (it can: vit)" in capfd.readouterr().out
+
+
+def test_exit_codes(tmp_path, capfd):
+    run = make_untrained_run(tmp_path / "run")
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "notes.txt").write_text("mine")
+    assert run_command("export", run) == 2  # no --out
+    assert run_command("export", run, "--format", "tflite", "--out", tmp_path / "out") == 2
+    assert run_command("export", run, "--out", mine) == 1
+    assert run_command("export", tmp_path / "nowhere", "--out", tmp_path / "out") == 1
+    said = capfd.readouterr().err
+    assert "Traceback" not in said
+    assert [path.name for path in mine.iterdir()] == ["notes.txt"]

@@ -1,0 +1,77 @@
+"""`roadwork verify-export`: what it prints, and how it exits."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+import roadwork.cli.verify_export  # noqa: F401 -- registers the command
+from roadwork.cli.app import app
+from roadwork.errors import ConfigError
+from roadwork.export import verify as verify_module
+from roadwork.export.export import export_run
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, tiny_run):
+    out = tmp_path_factory.mktemp("verify-command") / "model"
+    export_run(tiny_run, out, format="hf")
+    return out
+
+
+@pytest.fixture(autouse=True)
+def _small_latency_photo(monkeypatch):
+    monkeypatch.setattr(verify_module, "write_large_photo", lambda path: Image.new("RGB", (64, 48)).save(path))
+
+
+def verify(*arguments):
+    return CliRunner().invoke(app, ["verify-export", *map(str, arguments)])
+
+
+def test_a_fresh_export_passes_with_its_run_and_its_consumers_contract(exported, tiny_run):
+    said = verify(exported, "--run", tiny_run, "--limit", 10, "--consumer", "streetvision")
+    assert said.exit_code == 0, said.output
+    assert "✅ Detector against the run, on the folder's own photos: 0 of 32 decisions changed" in said.output
+    assert "✅ Detector against the run's predictions: 0 of 10 decisions changed" in said.output
+    assert "✅ problem type: null" in said.output
+    assert "⚠️  model_card.json" in said.output
+    assert "❌" not in said.output
+    assert "Failed: 0." in said.output
+
+
+def test_a_broken_folder_exits_with_1_and_says_which_photos(exported, tmp_path):
+    folder = shutil.copytree(exported, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    weights["classifier.1.weight"] = weights["classifier.1.weight"].flip(0)
+    weights["classifier.1.bias"] = weights["classifier.1.bias"].flip(0) + torch.tensor([0.1, -0.1])
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    said = verify(folder)
+    assert said.exit_code == 1
+    assert "❌ Detector against the run, on the folder's own photos" in said.output
+    assert "changed: 00.jpg: " in said.output or "changed: 01.jpg: " in said.output
+    assert "do not deploy" in said.output
+    assert "Failed: 1." in said.output
+    listed = json.loads(verify(folder, "--json").output)
+    assert not listed["passed"]
+    assert listed["comparisons"][0]["changed"][0].keys() == {"photo", "expected", "found"}
+
+
+def test_a_violation_says_what_is_allowed_and_what_to_do(exported, tmp_path):
+    folder = shutil.copytree(exported, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"problem_type": "single_label_classification"}))
+    said = verify(folder, "--consumer", "streetvision")
+    assert said.exit_code == 1
+    place = said.output.index('❌ problem type: "single_label_classification"')
+    assert "allowed: null" in said.output[place:]
+    assert '→ set "problem_type": null' in said.output[place:]
+
+
+def test_a_consumer_that_is_not_known_is_wrong_usage(exported):
+    said = verify(exported, "--consumer", "bitmind")
+    assert isinstance(said.exception, ConfigError)  # main() turns it into exit code 2
+    assert "streetvision" in str(said.exception)
