@@ -122,6 +122,24 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def read_results(folder: Path) -> dict[str, Any]:
+    """What the run's `results.json` holds; empty where there is none yet.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    path = folder / "results.json"
+    if not path.is_file():
+        return {}
+    try:
+        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(
+            f"{path} cannot be read as JSON: {error}. Write it again with `roadwork evaluate RUN`."
+        ) from error
+    return results
+
+
 def write_manifest(folder: Path, **facts: object) -> None:
     """Writes `manifest.json`: what was there before, the facts given, and the SHA-256 of each file."""
     manifest = read_manifest(folder)

@@ -36,7 +36,12 @@ def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, bi
     Equal probabilities share a bin, so that the order of rows does not matter. (Nixon et al., Measuring calibration in
     deep learning, CVPR workshops 2019, on why bins of equal mass.)
     """
-    edges = np.quantile(probabilities, np.linspace(0, 1, bins + 1))[1:-1]
-    numbers = np.searchsorted(edges, probabilities, side="right")
+    numbers = equal_mass_bins(probabilities, bins)
     sums = np.bincount(numbers, weights=labels - probabilities, minlength=bins)
     return float(np.abs(sums).sum() / len(labels))
+
+
+def equal_mass_bins(probabilities: np.ndarray, bins: int = ECE_BINS) -> np.ndarray:
+    """(N,) int64 bin, from 0, of each probability (N,): as many rows in each, as far as equal ones allow."""
+    edges = np.quantile(probabilities, np.linspace(0, 1, bins + 1))[1:-1]
+    return np.searchsorted(edges, probabilities, side="right")

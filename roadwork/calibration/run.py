@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,9 @@ from roadwork.calibration.calibrate import CalibrationOptions, calibrate
 from roadwork.calibration.probabilities import to_probability
 from roadwork.calibration.rows import logit_differences
 from roadwork.config import load_yaml, to_settings
-from roadwork.errors import DataError
 from roadwork.evaluation.predictions import CALIBRATED_COLUMN, read_predictions, write_predictions
 from roadwork.evaluation.results import evaluate_predictions
-from roadwork.runs import read_manifest, write_json, write_manifest
+from roadwork.runs import read_manifest, read_results, write_json, write_manifest
 from roadwork.settings import Settings
 
 TEST_SPLIT = "val_test"
@@ -53,7 +51,7 @@ def _open_test(folder: Path, frame: pd.DataFrame, threshold: float, settings: Se
     rows = frame[frame["split"] == TEST_SPLIT]
     if rows.empty:
         return None
-    results = _read_results(folder / "results.json")
+    results = read_results(folder)
     opened = read_manifest(folder).get("val_test_openings", 0) + 1
     write_manifest(folder, val_test_openings=opened)
     result = evaluate_predictions(
@@ -68,15 +66,3 @@ def _open_test(folder: Path, frame: pd.DataFrame, threshold: float, settings: Se
     result |= {"threshold": threshold, "openings": opened, "leaks": leaks}
     write_json(folder / "results.json", results | {RESULT_KEY: result})
     return result
-
-
-def _read_results(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(
-            f"{path} cannot be read as JSON: {error}. Write it again with `roadwork evaluate RUN`."
-        ) from error
-    return results

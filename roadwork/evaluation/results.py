@@ -81,8 +81,9 @@ def evaluate_predictions(
     confusion = dict(zip(("tn", "fp", "fn", "tp"), counts.sum(axis=0).tolist(), strict=True))
     result |= {"n": len(frame), "groups": len(counts), "confusion": confusion, "method": method}
     result["by_distance"] = [
-        _evaluate_bracket(*cut, draws=draws, seed=seed, threshold=threshold)
-        for cut in _cut_by_distance(frame, brackets)
+        {"from_km": _json(start), "to_km": _json(end)}
+        | evaluate_slice(rows, draws=draws, seed=seed, threshold=threshold)
+        for start, end, rows in _cut_by_distance(frame, brackets)
     ]
     result["target"] = _hold_against_target(result, counts, target_mcc)
     return result
@@ -154,25 +155,30 @@ def _cut_by_distance(
     return cuts if without_gps.empty else [*cuts, (None, None, without_gps)]
 
 
-def _evaluate_bracket(
-    start: float | None, end: float | None, rows: pd.DataFrame, *, draws: int, seed: int, threshold: float
-) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "from_km": _json(start),
-        "to_km": _json(end),
-        "n": len(rows),
-        "groups": rows["group"].nunique(),
-    }
+def evaluate_slice(rows: pd.DataFrame, *, draws: int, seed: int, threshold: float = 0.5) -> dict[str, Any]:
+    """Rows, groups, errors and the MCC with its interval of a part of a split, ready for JSON.
+
+    MCC and interval are None where the part holds one class only, or nothing.
+
+    Args:
+        rows: of a predictions table; the column `probability` decides.
+        draws: Bootstrap samples.
+        seed: Of the bootstrap.
+        threshold: A probability that reaches it is Roadwork.
+    """
     labels, probabilities = rows["label"].to_numpy(), rows["probability"].to_numpy()
+    sizes: dict[str, Any] = {"n": len(rows), "groups": rows["group"].nunique()}
     if rows["label"].nunique() < 2:
         errors = int((labels != decide(probabilities, threshold)).sum())
-        return row | {"errors": errors, "mcc": None, "mcc_low": None, "mcc_high": None, "method": None}
+        return sizes | {"errors": errors, "mcc": None, "mcc_low": None, "mcc_high": None, "method": None}
     counts = count_by_group(labels, probabilities, rows["group"].to_numpy(), threshold)
     total = counts.sum(axis=0)
     method, intervals = count_intervals(counts, draws=draws, seed=seed)
     low, high = intervals["mcc"]
     errors = int(total[1] + total[2])
-    return row | {"errors": errors, "mcc": _json(float(mcc(total))), "mcc_low": low, "mcc_high": high, "method": method}
+    return sizes | {
+        "errors": errors, "mcc": _json(float(mcc(total))), "mcc_low": low, "mcc_high": high, "method": method
+    }  # fmt: skip
 
 
 def _json(value: float | None) -> float | str | None:

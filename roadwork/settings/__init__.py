@@ -18,10 +18,11 @@ from roadwork.settings.data import (
     AugmentationSettings,
     DataloaderSettings,
     DataSettings,
-    HubSettings,
     PreparedSettings,
     TrainAugmentationSettings,
 )
+from roadwork.settings.extra import ORIGINS, ExtraDatasetSettings
+from roadwork.settings.hub import HubSettings
 from roadwork.settings.sampling import (
     DRAW_MODES,
     SPLIT_NAMES,
@@ -37,6 +38,7 @@ __all__ = [
     "CACHE_MODES",
     "DATA_MODES",
     "DRAW_MODES",
+    "ORIGINS",
     "PRECISIONS",
     "SPLIT_NAMES",
     "SPLIT_STRATEGIES",
@@ -44,6 +46,7 @@ __all__ = [
     "DataSettings",
     "DataloaderSettings",
     "EvaluationSettings",
+    "ExtraDatasetSettings",
     "GpsSamplingSettings",
     "HubSettings",
     "ModelSettings",
@@ -74,8 +77,12 @@ class PrivacySettings:
     # Decimals of a degree that positions are rounded to in all that is written for others to see: 2 is about 1.1 km,
     # 1 about 11 km; null keeps them whole.
     coarsen_gps: int | None = None
+    # Standard deviation of the Gaussian blur of photos in reports, in % of their short side; 0 leaves them as they are.
+    # Nothing here finds faces or number plates: all of a photo is blurred, and a person looks whether that is enough.
+    blur: float = 0.0
 
     def __post_init__(self) -> None:
+        check_range("privacy.blur", self.blur, 0.0, 50.0)
         if self.coarsen_gps is not None:
             check_range("privacy.coarsen_gps", self.coarsen_gps, 0, 6)
 

@@ -1,0 +1,60 @@
+"""What a reader may see of a photo and of where it was taken."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageFilter
+
+from roadwork.data.images import decode_short_side
+from roadwork.data.utils.privacy import coarsen, coarsen_km, number_cells, position_columns
+from roadwork.evaluation.predictions import CALIBRATED_COLUMN, COLUMNS
+
+_SHORT_SIDE, _LONG_SIDE = 180, 320
+_QUALITY = 72
+
+
+def coarsen_predictions(frame: pd.DataFrame, decimals: int | None) -> pd.DataFrame:
+    """A predictions table whose positions, distances, groups and further columns tell no more than so many decimals.
+
+    Args:
+        frame: as in `predictions.parquet`.
+        decimals: of a degree; None returns the table as it is.
+    """
+    if decimals is None:
+        return frame
+    gps = frame[["latitude", "longitude"]].to_numpy(np.float64)
+    further = frame[further_columns(frame)]
+    rounded = coarsen(gps, decimals)
+    return frame.drop(columns=position_columns(further, gps, decimals)).assign(
+        latitude=rounded[:, 0],
+        longitude=rounded[:, 1],
+        distance_km=coarsen_km(frame["distance_km"].to_numpy(np.float64), decimals),
+        group=number_cells(frame["group"].to_numpy()),
+    )
+
+
+def further_columns(frame: pd.DataFrame) -> list[str]:
+    """The dataset's own columns of a predictions table."""
+    return [name for name in frame.columns if name not in (*COLUMNS, CALIBRATED_COLUMN)]
+
+
+def make_thumbnail(data: bytes, blur: float) -> bytes:
+    """A small JPEG of an encoded photo, upright, without any of its EXIF.
+
+    Args:
+        data: a JPEG, PNG or WebP.
+        blur: standard deviation of the Gaussian blur, in % of the short side; 0 leaves the photo as it is.
+
+    Raises:
+        UnreadableImageError: as `decode_image`.
+    """
+    small = Image.fromarray(decode_short_side(data, _SHORT_SIDE))  # new pixels: nothing of the file comes along
+    small.thumbnail((_LONG_SIDE, _LONG_SIDE))
+    if blur:
+        small = small.filter(ImageFilter.GaussianBlur(blur / 100 * min(small.size)))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=_QUALITY)
+    return buffer.getvalue()

@@ -1,0 +1,76 @@
+"""The data, and how it was divided."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from roadwork.data.utils.privacy import coarsen, position_columns
+from roadwork.report.dataset import RunData
+from roadwork.report.run_files import TEST_SPLIT, RunFiles
+from roadwork.report.section import Section
+from roadwork.report.slices import find_region
+from roadwork.settings import SPLIT_NAMES
+
+_MAX_REGIONS = 15
+_OTHERS = "all others"
+
+
+def dataset_section(run: RunFiles, data: RunData | str) -> Section:
+    """Rows, groups and share of Roadwork by split and region."""
+    title = "Data and splits"
+    if isinstance(data, str):
+        return Section("dataset", title, missing=data)
+    settings = run.settings
+    shown = {
+        "rows": len(data.table),
+        "gps_coverage": data.table.gps_coverage,
+        "splits": [_split_row(run, data, name) for name in (*SPLIT_NAMES, "")],
+        "regions": _regions(run, data),
+        "split_names": SPLIT_NAMES,
+        "notes": data.table.notes if settings.privacy.coarsen_gps is None else (),  # they quote values
+        "corrections": settings.data.label_corrections,
+        "unreadable": run.results.get(TEST_SPLIT, {}).get("unreadable"),
+        "fingerprint": data.table.fingerprint(),
+        "is_unchanged": data.is_unchanged,
+        "strategy": settings.data.splitting.strategy,
+        "seed": settings.data.splitting.seed,
+        "coarsen_gps": settings.privacy.coarsen_gps,
+    }
+    return Section("dataset", title, shown)
+
+
+def _split_row(run: RunFiles, data: RunData, name: str) -> dict[str, Any]:
+    here = data.splits == name
+    groups = None
+    if run.predictions is not None:
+        judged = run.predictions[run.predictions["split"] == name]
+        groups = judged["group"].nunique() or None
+    return {
+        "name": name or "in no split",
+        "rows": int(here.sum()),
+        "groups": groups,
+        "roadwork_share": float(data.table.labels[here].mean()) if here.any() else None,
+        "with_gps": float(data.table.has_gps[here].mean()) if here.any() else None,
+    }
+
+
+def _regions(run: RunFiles, data: RunData) -> dict[str, Any] | None:
+    """Rows by region and split, the largest regions first; None where rows are of one region or of unknown ones."""
+    gps, decimals = data.table.gps, run.settings.privacy.coarsen_gps
+    columns = data.table.slices.drop(columns=position_columns(data.table.slices, gps, decimals))
+    region = find_region(columns, coarsen(gps, decimals))
+    if region is None:
+        return None
+    names, sizes = np.unique(region.names.astype(str), return_counts=True)
+    largest = names[np.argsort(-sizes, kind="stable")][:_MAX_REGIONS]
+    shown = np.where(np.isin(region.names, largest), region.names, _OTHERS)
+    rows = []
+    for name in dict.fromkeys([*largest.tolist(), _OTHERS]):
+        here = shown == name
+        if here.any():
+            counts = [int((here & (data.splits == split)).sum()) for split in SPLIT_NAMES]
+            share = float(data.table.labels[here].mean())
+            rows.append({"name": name, "rows": int(here.sum()), "counts": counts, "roadwork_share": share})
+    return {"title": region.title, "rows": rows, "largest": max(row["rows"] for row in rows)}

@@ -1,0 +1,170 @@
+"""The rows of a split in parts: by distance, region, time of day, and every further column with few enough values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import h3
+import numpy as np
+import pandas as pd
+
+from roadwork.data.samplers.brackets import parse_brackets
+from roadwork.data.slice_columns import column_text
+from roadwork.data.utils.cells import h3_cells
+from roadwork.evaluation.results import evaluate_slice
+from roadwork.report.privacy import further_columns
+from roadwork.settings import Settings
+
+# Below either, a part's MCC says next to nothing, and it is greyed.
+MIN_ROWS, MIN_GROUPS = 30, 10
+UNKNOWN = "unknown"
+_REGION_COLUMNS = ("city", "town", "municipality", "district", "region", "state", "province", "country")
+# H3 resolutions, from cells some 6 km across to some 320 km: the finest with few enough cells is taken.
+_REGION_RESOLUTIONS, _MAX_CELLS = (6, 5, 4, 3, 2), 12
+_MAX_VALUES = 20
+_NUMBER_BINS = 4
+_HOURS = ((6, "night, 22 to 6"), (10, "morning, 6 to 10"), (16, "day, 10 to 16"), (22, "evening, 16 to 22"))
+_TIME = re.compile(r"\d{4}[-:/]\d\d[-:/]\d\d[T ](\d\d):\d\d(?::\d\d)?(?:\.\d+)?\s*(Z|[+-]\d\d:?\d\d)?$")
+
+
+@dataclass(frozen=True)
+class Slicing:
+    """One way to cut a split.
+
+    Attributes:
+        title: what it is cut by.
+        names: (N,) part of each row.
+    """
+
+    title: str
+    names: np.ndarray
+
+
+@dataclass(frozen=True)
+class SlicedFigures:
+    """The figures of the parts of one slicing, the worst first, then those that are too small, then those without MCC.
+
+    Attributes:
+        title: what it is cut by.
+        parts: as of `evaluate_slice`, with `name`, and `small` where it is below the bounds.
+    """
+
+    title: str
+    parts: list[dict[str, Any]]
+
+
+def find_slicings(frame: pd.DataFrame, settings: Settings) -> tuple[list[Slicing], list[str]]:
+    """How a split can be cut, and the columns that it cannot be cut by, each with the reason.
+
+    Args:
+        frame: N rows of a predictions table.
+        settings: the run's, for the brackets of distance and the name of the column with times.
+    """
+    brackets = parse_brackets(settings.data.gps_sampling.weight_brackets)
+    names = np.array([*brackets.names, "no GPS"], dtype=object)
+    slicings = [Slicing("Distance to the deployment", names[brackets.index_of(frame["distance_km"].to_numpy(float))])]
+    region = find_region(frame, frame[["latitude", "longitude"]].to_numpy(np.float64))
+    if region is not None:
+        slicings.append(region)
+    left_out = []
+    for column in further_columns(frame):
+        if region is not None and column == region.title:
+            continue
+        values = frame[column]
+        cut = time_of_day(values) if column == settings.data.splitting.time_column else None
+        if cut is not None:
+            slicings.append(Slicing(f"{column}: hour, {cut[1]}", cut[0]))
+        elif (parts := _few_values(values)) is None:
+            left_out.append(f"{column} ({values.nunique():,} values)")
+        elif len(set(parts)) > 1:
+            slicings.append(Slicing(str(column), parts))
+        else:
+            left_out.append(f"{column} (one value)")
+    return [slicing for slicing in slicings if len(set(slicing.names)) > 1], left_out
+
+
+def find_region(columns: pd.DataFrame, gps: np.ndarray) -> Slicing | None:
+    """Where rows were taken: by a column such as city, else by H3 cell; None where nothing is known.
+
+    Args:
+        columns: (N, ...) a dataset's further columns.
+        gps: (N, 2) latitude, longitude in degrees, NaN where missing.
+    """
+    by_lower = {str(name).lower(): name for name in columns.columns}
+    for word in _REGION_COLUMNS:
+        if word in by_lower and len(columns[by_lower[word]].dropna().unique()) > 1:
+            return Slicing(str(by_lower[word]), _named(columns[by_lower[word]]))
+    for resolution in _REGION_RESOLUTIONS:
+        cells = h3_cells(gps, resolution)
+        if 1 < len(set(cells) - {""}) <= _MAX_CELLS:
+            across_km = 2 * h3.average_hexagon_edge_length(resolution, unit="km")
+            names = np.array([_cell_name(cell) for cell in cells], dtype=object)
+            return Slicing(f"Region (H3 cells, {across_km:.0f} km across)", names)
+    return None
+
+
+def time_of_day(values: pd.Series) -> tuple[np.ndarray, str] | None:
+    """(N,) part of the day by the hour as written, and whose hour it is; None where most values are no time."""
+    found = [_TIME.match(text.strip()) for text in column_text(values)]
+    read = [match for match in found if match]
+    if 2 * len(read) <= len(values):
+        return None
+    zones = {match[2] for match in read}
+    whose = (
+        "local as written" if zones == {None} else "UTC" if zones <= {"Z", "+00:00", "+0000"} else "zones as written"
+    )
+    names = [UNKNOWN if match is None else _part_of_day(int(match[1])) for match in found]
+    return np.array(names, dtype=object), whose
+
+
+def slice_figures(frame: pd.DataFrame, slicing: Slicing, *, draws: int, seed: int, threshold: float) -> SlicedFigures:
+    """The figures of each part; arguments as of `evaluate_slice`."""
+    parts = [
+        evaluate_slice(frame[slicing.names == name], draws=draws, seed=seed, threshold=threshold) | {"name": name}
+        for name in sorted(set(slicing.names))
+    ]
+    for part in parts:
+        part["small"] = part["n"] < MIN_ROWS or part["groups"] < MIN_GROUPS
+    parts.sort(key=lambda part: (part["mcc"] is None, part["small"], part["mcc"] or 0.0))
+    return SlicedFigures(slicing.title, parts)
+
+
+def worst_parts(sliced: list[SlicedFigures]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every part that is large enough, with the title of its slicing, the worst first."""
+    large = [
+        (figures.title, part)
+        for figures in sliced
+        for part in figures.parts
+        if not part["small"] and part["mcc"] is not None
+    ]
+    yield from sorted(large, key=lambda item: item[1]["mcc"])
+
+
+def _few_values(values: pd.Series) -> np.ndarray | None:
+    """(N,) part of each row: the value itself, or a range of numbers; None where a text has too many values."""
+    if values.nunique() <= _MAX_VALUES:
+        return _named(values)
+    if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
+        return None
+    ranges = pd.qcut(values.astype(float), _NUMBER_BINS, duplicates="drop")
+    texts = [UNKNOWN if pd.isna(span) else f"{span.left:.4g} to {span.right:.4g}" for span in ranges]
+    return np.array(texts, dtype=object)
+
+
+def _named(values: pd.Series) -> np.ndarray:
+    text = column_text(values)
+    return np.where(text == "", UNKNOWN, text)
+
+
+def _cell_name(cell: str) -> str:
+    if not cell:
+        return "no GPS"
+    latitude, longitude = h3.cell_to_latlng(cell)
+    return f"around {latitude:.1f}°, {longitude:.1f}°"
+
+
+def _part_of_day(hour: int) -> str:
+    return next((name for end, name in _HOURS if hour < end), _HOURS[0][1])

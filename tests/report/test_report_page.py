@@ -1,0 +1,219 @@
+"""The page: complete, one file, deaf to what names try, and honest where something is missing."""
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from report_worlds import HOSTILE, copy_run, make_hostile, random_logits, rewrite
+
+from roadwork.errors import ConfigError, DataError
+from roadwork.report.report import write_report
+from roadwork.runs import write_json
+
+
+class Page(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.loads, self.text = [], set(), [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes |= {name for name, _ in attrs}
+        if tag != "a":
+            self.loads += [value for name, value in attrs if name in ("src", "href", "srcset", "data", "poster")]
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def made_run(tiny_run, tmp_path_factory):
+    run = rewrite(copy_run(tiny_run, tmp_path_factory.mktemp("made") / "run"), random_logits)
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["wiring"] = [{"wire": "sampler", "observed": "a WeightedSampler", "works": True, "fix": "none"}]
+    write_json(run / "manifest.json", manifest)
+    return run
+
+
+@pytest.fixture
+def run(made_run, tmp_path):
+    return copy_run(made_run, tmp_path / "run")
+
+
+def report(run, *overrides):
+    return write_report([run], overrides).read_text(encoding="utf-8")
+
+
+def words(page):
+    return " ".join(" ".join(Page(page).text).split())
+
+
+def test_every_part_is_there_and_in_order(run):
+    page = report(run)
+    ids = re.findall(r'<section id="(\w+)">', page)
+    assert ids == [
+        "headline",
+        "learning",
+        "decisions",
+        "calibration",
+        "slicing",
+        "errors",
+        "dataset",
+        "setup",
+        "reward",
+    ]
+    assert 'class="missing"' not in page
+    result = json.loads((run / "results.json").read_text())["val_test_calibrated"]
+    calibration = json.loads((run / "calibration.json").read_text())
+    text = words(page)
+    for said in (
+        f"{result['mcc']:.4f}", f"{result['mcc_low']:.4f} to {result['mcc_high']:.4f}", result["target"]["sentence"],
+        f"AUROC {result['auroc']:.4f}", f"AUPRC {result['auprc']:.4f}", calibration["abstain"]["sentence"],
+        calibration["threshold_fit"]["sentence"], f"{calibration['temperature_fit']['before']['nll']:.4f}",
+        "by chance alone the worst one looks bad", "Missed roadwork", "False alarms", "WeightedSampler", "mean reward",
+    ):  # fmt: skip
+        assert said in text, said
+    assert page.count("<title>") > 10  # charts say what they show
+    assert re.search(r"\d epochs in", text)
+
+
+def test_nothing_is_loaded_and_no_script_runs(run):
+    page = report(run)
+    parsed = Page(page)
+    assert all(value.startswith("data:image/jpeg;base64,") for value in parsed.loads)
+    assert parsed.loads
+    assert not {"script", "link", "iframe", "object", "base", "form"} & set(parsed.tags)
+    assert not any(name.startswith("on") or name == "style" for name in parsed.attributes)
+    assert "http" not in re.sub(r"http-equiv", "", page)
+    assert re.findall(r"url\(|@import", page) == []
+
+
+def test_the_browser_is_told_to_use_this_style_and_nothing_else(run):
+    page = report(run)
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]+)"', page)
+    (style,) = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert policy.replace("&#39;", "'").split("; ")[:3] == [
+        "default-src 'none'", "img-src data:", f"style-src 'sha256-{digest}'"
+    ]  # fmt: skip
+
+
+def test_names_and_values_stay_text(run, tmp_path):
+    benign = Page(report(run))
+    hostile = Page(report(make_hostile(copy_run(run, tmp_path / "hostile"))))
+    # Other rows and columns make other numbers of tags, but no other kind of tag or attribute.
+    assert set(hostile.tags) <= set(benign.tags)
+    assert hostile.attributes <= benign.attributes
+    text = "".join(hostile.text)
+    for name in HOSTILE:
+        assert name in text
+
+
+def test_a_run_that_was_only_trained_says_what_comes_next(run):
+    for name in ("predictions.parquet", "results.json", "calibration.json"):
+        (run / name).unlink()
+    text = words(report(run))
+    assert text.count("roadwork evaluate RUN") >= 4
+    assert "roadwork calibrate RUN" in text
+    assert "Learning curves" in text
+    assert "epochs in" in text
+
+
+def test_an_empty_run_still_has_a_page(run):
+    for path in run.iterdir():
+        if path.name != "config.yaml":
+            path.unlink()
+    assert "the run ended before its first one" in words(report(run))
+
+
+def test_without_calibration_half_decides(run):
+    (run / "calibration.json").unlink()
+    text = words(report(run))
+    assert "Not calibrated" in text
+    mcc = json.loads((run / "results.json").read_text())["val_test"]["mcc"]
+    assert f"{mcc:.4f}" in text
+
+
+def test_a_calibration_of_other_predictions_is_left_out_and_said(run):
+    calibration = json.loads((run / "calibration.json").read_text())
+    write_json(run / "calibration.json", calibration | {"sha256_of_rows": "0"})
+    assert "made from other predictions" in words(report(run))
+
+
+def test_figures_of_another_evaluation_are_noticed(run):
+    results = json.loads((run / "results.json").read_text())
+    for result in results.values():
+        result["confusion"]["tp"] += 1
+    write_json(run / "results.json", results)
+    assert "not of one evaluation" in words(report(run))
+
+
+def test_leaks_are_said_in_red(run):
+    results = json.loads((run / "results.json").read_text())
+    results["val_test_calibrated"]["leaks"] = ["3 photos are in train, too."]
+    write_json(run / "results.json", results)
+    assert '<p class="warning">Leak: 3 photos are in train, too.</p>' in report(run)
+
+
+def test_photos_that_are_gone_leave_their_figures(run):
+    page = report(run, "data.root=/nowhere")
+    assert "The photo is no longer there." in page
+    assert "The data is no longer at /nowhere" in words(page)
+    assert "Missed roadwork" in page
+
+
+def test_one_photo_that_is_gone_leaves_the_others(run, demo_root, tmp_path):
+    import shutil
+
+    copied = tmp_path / "data"
+    shutil.copytree(demo_root, copied)
+    whole = report(run, f"data.root={copied}")
+    first = re.search(r'<img alt="([^"]+)"', whole)[1]
+    (copied / first).unlink()
+    page = report(run, f"data.root={copied}")
+    assert page.count("The photo is no longer there.") == 1
+    assert page.count("<img") == whole.count("<img") - 1
+
+
+def test_no_place_and_no_name_is_told_where_positions_are_coarse(run):
+    plain, coarse = report(run), report(run, "privacy.coarsen_gps=0", "privacy.blur=5")
+    name = re.search(r'<img alt="([^"]+)"', plain)[1]
+    assert name not in coarse
+    assert "blurred as a whole, by 5 %" in words(coarse)
+    assert not re.search(r"\d+\.\d{4,}°", coarse)
+    pictures = [re.findall(r"base64,([\w+/=]+)", page) for page in (plain, coarse)]
+    assert len(pictures[0]) == len(pictures[1])
+    assert not set(pictures[0]) & set(pictures[1])
+
+
+def test_a_profile_that_was_judged_is_shown_by_level(run):
+    results = json.loads((run / "results.json").read_text())
+    level = {"n": 40, "groups": 20, "errors": 3, "mcc": 0.8123, "mcc_low": 0.7, "mcc_high": 0.9}
+    profile = results["val_test"] | {
+        "by_level": [level | {"level": number} for number in range(4)],
+        "reward": {"mean": 0.654, "low": 0.321, "windows": 2000},
+    }
+    write_json(run / "results.json", results | {"val_test_streetvision-2026-01": profile})
+    text = words(report(run))
+    assert "streetvision-2026-01" in text
+    assert text.count("0.8123") == 4
+    assert "0.654" in text
+    assert "0.321" in text
+
+
+def test_a_broken_line_of_the_log_is_left_out(run):
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 7, "lr": NaN, "val_select/mcc": 0.5}\n{"epoch": 8, "tr')
+    assert "2 epochs in" in words(report(run))
+
+
+def test_damaged_files_and_wrong_lists_are_refused(run):
+    with pytest.raises(ConfigError, match="each once"):
+        write_report([run, run])
+    (run / "results.json").write_text("{")
+    with pytest.raises(DataError, match=r"results\.json cannot be read as JSON"):
+        write_report([run])

@@ -1,0 +1,67 @@
+"""`roadwork report`: what it prints, where it writes, and what it leaves as it was."""
+
+import shutil
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+import roadwork.cli.report  # noqa: F401 -- registers the command
+from roadwork.cli.app import app
+from roadwork.errors import ConfigError, DataError, MissingExtraError
+from roadwork.runs import read_manifest
+
+
+@pytest.fixture
+def run(tiny_run, tmp_path):
+    return shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, ["report", *map(str, arguments)])
+
+
+def test_one_run_is_reported_into_its_folder_and_opens_nothing(run):
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    openings = read_manifest(run)["val_test_openings"]
+    result = invoke(run)
+    assert result.exit_code == 0, result.output
+    path = run / "report.html"
+    assert str(path) in result.output.replace("\n", "")
+    assert f"{path.stat().st_size / 1e6:.1f} MB" in result.output
+    assert path.stat().st_size < 3_000_000
+    assert {name: (run / name).read_bytes() for name in before} == before
+    assert read_manifest(run)["val_test_openings"] == openings
+
+
+def test_several_runs_are_reported_where_one_stands(run, tmp_path, monkeypatch):
+    other = shutil.copytree(run, tmp_path / "other")
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert invoke(run, other).exit_code == 0
+    assert "Runs side by side" in (here / "report.html").read_text()
+    assert not (run / "report.html").exists()
+
+
+def test_overrides_and_out(run, tmp_path):
+    out = tmp_path / "for others" / "page.html"
+    assert invoke(run, "privacy.blur=3", "privacy.coarsen_gps=1", "--out", out).exit_code == 0
+    assert "blurred as a whole, by 3 %" in " ".join(out.read_text().split())
+    assert isinstance(invoke(run, "privacy.blur=51").exception, ConfigError)
+    assert isinstance(invoke(run, "privacy.blurr=5").exception, ConfigError)
+
+
+def test_wrong_usage(tmp_path):
+    assert invoke("privacy.blur=3").exit_code == 2
+    assert invoke().exit_code == 2
+    assert isinstance(invoke(tmp_path / "nowhere").exception, DataError)
+
+
+def test_jinja_missing_names_the_command(run, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("roadwork.report")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    error = invoke(run).exception
+    assert isinstance(error, MissingExtraError)
+    assert 'pip install "roadwork[report]"' in str(error)
