@@ -13,10 +13,15 @@ from torch import Tensor, nn
 
 from roadwork.data.augmentation.batch_augmentation import resize
 from roadwork.data.augmentation.batch_check import BatchCheck
+from roadwork.data.augmentation.challenge.distortions import add_noise, blur, coarsen, fade
+from roadwork.data.augmentation.challenge.views import draw_views
 from roadwork.data.augmentation.draws import change_rows_
+from roadwork.data.augmentation.geometry import warp
 from roadwork.data.augmentation.heavy_aug_kornia import STAGES, HeavyAugmentationKornia, _move_camera
+from roadwork.data.augmentation.jpeg import compress
 from roadwork.data.augmentation.latest_aug_2025 import LatestAugmentation2025
 from roadwork.data.augmentation.mixing import cutmix, draw_boxes, mixup
+from roadwork.data.augmentation.streetvision import StreetVisionAugmentation
 from roadwork.data.augmentation.trivial_augment import OPERATIONS, Geometric, apply_operations_, trivial_augment_
 from roadwork.data.augmentation.weather import CONDITIONS
 
@@ -192,4 +197,34 @@ def heavy_kornia(size: int) -> list[Case]:
     return [*cases, Case("whole", None, lambda images: whole(images, _labels(images)))]
 
 
-MODES: dict[str, Callable[[int], list[Case]]] = {"latest_2025": latest_2025, "heavy_kornia": heavy_kornia}
+def streetvision(size: int) -> list[Case]:
+    """The parts of the challenge mode, which are of 224 pixels there: their shares of it are right at that size."""
+    parts: dict[str, tuple[float, Change]] = {
+        "view": (
+            1.0,
+            lambda images: warp(images, draw_views(torch.ones(len(images), dtype=torch.bool), 4 / 3), "zeros"),
+        ),
+        "chroma, values": (
+            (3 / 4 + 8 / 9) / 4,
+            lambda images: fade(images, _factors(images).cpu(), _factors(images).cpu()),
+        ),
+        "down by 2": ((1 / 2 + 1 / 3) / 4, lambda images: coarsen(images, 2)),
+        "down by 3": (1 / 12, lambda images: coarsen(images, 3)),
+        "noise in YCbCr": (1 / 6, lambda images: add_noise(images, torch.full((len(images),), 0.001))),
+        "blur of 7": (1 / 12, lambda images: blur(images, 7)),
+        "blur of 9": (1 / 12, lambda images: blur(images, 9)),
+        "JPEG of 75": (1.0, lambda images: compress(images, torch.full((len(images),), 75.0))),
+    }
+    cases = _checks(size)
+    for name, (share, change) in parts.items():
+        rows = _share_of(share)
+        cases.append(Case(name, share, _some(change, rows), rows))
+    whole = StreetVisionAugmentation(size)
+    return [*cases, Case("whole", None, lambda images: whole(images, _labels(images)))]
+
+
+MODES: dict[str, Callable[[int], list[Case]]] = {
+    "latest_2025": latest_2025,
+    "heavy_kornia": heavy_kornia,
+    "streetvision": streetvision,
+}

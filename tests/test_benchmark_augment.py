@@ -109,7 +109,7 @@ def test_the_command_prints_one_table_and_writes_json(tmp_path, capsys):
     file = tmp_path / "augment.json"
     main(["--sizes", str(SIZE), "--batch", "4", "--repeat", "1", "--json", str(file)])
     content = json.loads(file.read_text())
-    assert content["shares"].keys() == {f"latest_2025 {SIZE}", f"heavy_kornia {SIZE}"}
+    assert content["shares"].keys() == {f"{mode} {SIZE}" for mode in ("latest_2025", "heavy_kornia", "streetvision")}
     for shares in content["shares"].values():
         assert sum(shares.values()) == pytest.approx(1)
     lines = {(line["task"], line["name"]): line for line in content["lines"]}

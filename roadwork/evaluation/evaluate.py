@@ -43,21 +43,9 @@ def evaluate_run(folder: Path) -> dict[str, Any]:
     Returns:
         What `results.json` holds.
     """
-    cfg = load_yaml(folder / "config.yaml")
-    if not {"data", "model", "training"} <= set(cfg):
-        raise DataError(f"{folder / 'config.yaml'} is not a run's whole configuration. Restore it, or train again.")
-    datamodule = build_run_datamodule(cfg, folder)
+    datamodule, model = open_run(folder)
     settings = datamodule.settings
-    manifest = read_manifest(folder)
-    _check_data_is_the_runs(datamodule, manifest)
-    if manifest.get("sha256", {}).get("splits.json") not in (None, sha256_of(folder / "splits.json")):
-        raise DataError(
-            f"{folder / 'splits.json'} has been edited since the run was trained, so rows that it trained on could be "
-            "judged as unseen. Restore it, or train again."
-        )
-    model = load_best_model(folder, settings)
-    opened = manifest.get("val_test_openings", 0) + 1
-    write_manifest(folder, val_test_openings=opened)
+    opened = count_opening(folder)
     frame = predict_splits(datamodule, model, (*VALIDATION_SPLITS, TEST_SPLIT))
     write_predictions(frame, folder / "predictions.parquet")
     result = evaluate_predictions(
@@ -68,6 +56,7 @@ def evaluate_run(folder: Path) -> dict[str, Any]:
         brackets=[(low, high) for low, high, _ in settings.data.gps_sampling.weight_brackets],
     )
     result |= {
+        "checkpoint_sha256": sha256_of(folder / "checkpoints" / "best.ckpt"),
         "openings": opened,
         "unreadable": len(datamodule.ledger.reasons),
         "leaks": list(datamodule.split_report.leak_warnings),
@@ -76,6 +65,33 @@ def evaluate_run(folder: Path) -> dict[str, Any]:
     write_json(folder / "results.json", results)
     write_manifest(folder)
     return results
+
+
+def open_run(folder: Path) -> tuple[NATIXDataModule, nn.Module]:
+    """The data module and the best network of a run, once data and splits are seen to be those that it was trained on.
+
+    Raises:
+        DataError: they have changed since, or the run lacks its configuration or its checkpoint.
+    """
+    cfg = load_yaml(folder / "config.yaml")
+    if not {"data", "model", "training"} <= set(cfg):
+        raise DataError(f"{folder / 'config.yaml'} is not a run's whole configuration. Restore it, or train again.")
+    datamodule = build_run_datamodule(cfg, folder)
+    manifest = read_manifest(folder)
+    _check_data_is_the_runs(datamodule, manifest)
+    if manifest.get("sha256", {}).get("splits.json") not in (None, sha256_of(folder / "splits.json")):
+        raise DataError(
+            f"{folder / 'splits.json'} has been edited since the run was trained, so rows that it trained on could be "
+            "judged as unseen. Restore it, or train again."
+        )
+    return datamodule, load_best_model(folder, datamodule.settings)
+
+
+def count_opening(folder: Path) -> int:
+    """Notes in the manifest that `val_test` is opened once more; gives how often it has been."""
+    opened = int(read_manifest(folder).get("val_test_openings", 0)) + 1
+    write_manifest(folder, val_test_openings=opened)
+    return opened
 
 
 def build_run_datamodule(cfg: DictConfig, folder: Path) -> NATIXDataModule:
@@ -142,7 +158,11 @@ def predict_splits(datamodule: NATIXDataModule, model: nn.Module, splits: Sequen
             with torch.inference_mode():
                 logits.append(model(pixel_values=images).logits.double().cpu().numpy())
             rows.append(readable["index"].numpy())
-    chosen = np.concatenate(rows)
+    return tabulate(datamodule, np.concatenate(rows), np.concatenate(logits))
+
+
+def tabulate(datamodule: NATIXDataModule, chosen: np.ndarray, logits: np.ndarray) -> pd.DataFrame:
+    """The predictions table of rows (N,) of the data, each once, and their logits (N, 2); positions coarse if asked."""
     # Rounded before anything is computed from them, so that the figures are those of the file.
     decimals = datamodule.settings.privacy.coarsen_gps
     # Of the whole table, so that the folds of a cross-validation have the same columns and groups.
@@ -155,6 +175,6 @@ def predict_splits(datamodule: NATIXDataModule, model: nn.Module, splits: Sequen
         coarse.take(chosen),
         datamodule.split_names[chosen],
         (groups if decimals is None else number_cells(groups))[chosen],
-        np.concatenate(logits),
+        logits,
         coarsen_km(datamodule.distances_to_deployment_km()[chosen], decimals),
     )

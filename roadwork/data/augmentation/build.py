@@ -8,12 +8,14 @@ from roadwork.data.augmentation.batch_augmentation import BatchAugmentation
 from roadwork.data.augmentation.heavy_aug_kornia import HeavyAugmentationKornia
 from roadwork.data.augmentation.latest_aug_2025 import LatestAugmentation2025
 from roadwork.data.augmentation.no_augmentation import NoAugmentation
+from roadwork.data.augmentation.streetvision import StreetVisionAugmentation
 from roadwork.errors import ConfigError
 from roadwork.settings import TrainAugmentationSettings
 
 AUGMENTATIONS: dict[str, type[BatchAugmentation]] = {
     "latest_2025": LatestAugmentation2025,
     "heavy_kornia": HeavyAugmentationKornia,
+    "streetvision": StreetVisionAugmentation,
     "none": NoAugmentation,
 }
 

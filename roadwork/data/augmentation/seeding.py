@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import random
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -18,6 +19,18 @@ def repeatable_draws(device: torch.device, *key: int) -> Iterator[None]:
         key: numbers of 0 or more, such as seed, epoch and position; always as many, since trailing zeros count as none.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        # Unlike a sum or a hash of our own, nearby keys give unrelated seeds.
-        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
+        torch.manual_seed(_seed_of(key))
         yield
+
+
+def seed_all(*key: int) -> None:
+    """Seeds the global generators of Python, NumPy and torch, of all devices, by `key`, which is as above."""
+    seed = _seed_of(key)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 -- libraries that draw from the global generator are why it is seeded
+    torch.manual_seed(seed)
+
+
+def _seed_of(key: Sequence[int]) -> int:
+    # Unlike a sum or a hash of our own, nearby keys give unrelated seeds.
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,1 @@
+"""A detector judged as the StreetVision validator judges it: its pictures, and its reward."""
