@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, cast, get_args, get_type_hints
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -181,5 +181,14 @@ def _check_keys(value: Any, schema: type, prefix: str = "") -> None:
             hint = f" Did you mean {prefix}{close[0]}?" if close else ""
             raise ConfigError(f"Unknown configuration key {full}.{hint} Known here: {', '.join(known)}.")
         nested = next((t for t in (hints[key], *get_args(hints[key])) if is_dataclass(t)), None)
-        if nested is not None:
+        if nested is not None and get_origin(hints[key]) is list:
+            for number, entry in enumerate(_entries(inner, full)):
+                _check_keys(entry, cast("type", nested), f"{full}[{number}].")
+        elif nested is not None:
             _check_keys(inner, cast("type", nested), f"{full}.")
+
+
+def _entries(value: Any, key: str) -> list[Any]:
+    if value is not None and not isinstance(value, list):
+        raise ConfigError(f"{key} is {value!r}; it must be a list of mappings, such as [{{name: a}}, {{name: b}}].")
+    return value or []

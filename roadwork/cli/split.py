@@ -47,13 +47,14 @@ def _make(settings: Settings) -> None:
     from roadwork.data.source import check_may_replace, find_groups, read_dataset, splits_path
     from roadwork.data.splits import make_splits
     from roadwork.data.splits_check import check_splits
+    from roadwork.data.splitting.train_only import place_train_only
 
     path = splits_path(settings)
     check_may_replace(path)
     table, source = read_dataset(settings.data)
     groups = find_groups(settings.data, table, source)
     splits = make_splits(table, groups, settings.data.splits, settings.data.splitting)
-    report = check_splits(splits, table, groups)
+    report = check_splits(place_train_only(splits, table, groups), table, groups)
     splits.write(path)
     print(f"{path}: {report}")
     for note in (*groups.notes, *report.warnings):

@@ -19,6 +19,7 @@ from roadwork.data.augmentation.build import build_train_augmentation
 from roadwork.data.augmentation.no_augmentation import NoAugmentation
 from roadwork.data.augmentation.seeding import repeatable_draws
 from roadwork.data.dataset import ImageStore, RoadworkDataset, UnreadableLedger, collate
+from roadwork.data.extra import find_mixture
 from roadwork.data.groups import Groups
 from roadwork.data.images import TRAINING_SCALE, ImageSource
 from roadwork.data.loader import ResumableLoader
@@ -28,6 +29,7 @@ from roadwork.data.reach import unreachable_targets
 from roadwork.data.samplers.brackets import parse_brackets
 from roadwork.data.samplers.clusters import cluster_deployment
 from roadwork.data.samplers.gps_weighted_sampler import GPSWeightedSampler
+from roadwork.data.samplers.mixture_sampler import MixtureSampler
 from roadwork.data.samplers.uniform_sampler import UniformSampler
 from roadwork.data.source import find_groups, find_splits, read_dataset
 from roadwork.data.splits import Splits
@@ -154,6 +156,9 @@ class NATIXDataModule(L.LightningDataModule):
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         dataset = self.datasets["train"]
         sampling = self.settings.data.gps_sampling
+        mixture = find_mixture(self.settings.data, self.table, dataset.rows)
+        if not sampling.enabled and mixture is not None:
+            return MixtureSampler(mixture, sampling.random_seed, draw=sampling.draw, rank=rank, world_size=world_size)
         if not sampling.enabled:
             return UniformSampler(dataset, num_replicas=world_size, rank=rank, shuffle=True, seed=sampling.random_seed)
         points = self._get_test_gps_coords()
@@ -168,6 +173,7 @@ class NATIXDataModule(L.LightningDataModule):
             draw=sampling.draw,
             rank=rank,
             world_size=world_size,
+            mixture=mixture,
         )
         if self.train_sampler is None:  # said once, not for each loader
             logger.info("GPS sampling aims at %s.\n%s", self.target_source, sampler.summary())

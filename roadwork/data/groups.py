@@ -43,6 +43,13 @@ def sequence_groups(table: SampleTable) -> np.ndarray:
     return np.where(table.sequence_ids == "", alone, table.sequence_ids)
 
 
+def pairs_within(pairs: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """(Q, 2) int64 of (P, 2) row pairs those between kept rows (N,) bool, numbered among these alone."""
+    number = np.where(kept, np.cumsum(kept) - 1, -1)[pairs]
+    own: np.ndarray = number[(number >= 0).all(axis=1)]
+    return own
+
+
 def make_groups(table: SampleTable, *, buffer_km: float, max_group_share: float, duplicates: np.ndarray) -> Groups:
     """Unites rows of the same sequence, rows closer than the buffer, and near-duplicates; divides dense areas.
 

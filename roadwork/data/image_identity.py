@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from roadwork.data.images import FileImages, ImageSource, UnreadableImageError
+from roadwork.data.stacked_images import StackedImages
 
 UNREADABLE = "unreadable"
 
 
 def identify_image(source: ImageSource, row: int) -> str:
     """Text that changes when the image does: a file's size and time of change, else its length and both its ends."""
+    if isinstance(source, StackedImages):
+        return identify_image(*source.find(row))
     try:
         if isinstance(source, FileImages):
             status = source.paths[row].stat()

@@ -63,7 +63,7 @@ def apply_label_corrections(table: SampleTable, path: Path, class_names: Mapping
     corrected, dropped = int((labels != table.labels).sum()), int(is_dropped.sum())
     confirmed = len(answers) - corrected - dropped
     note = f"{path}: {corrected:,} labels corrected, {confirmed:,} confirmed, {dropped:,} rows dropped."
-    before = Corrections(table.fingerprint(), frozenset(table.ids[rows[is_dropped]].tolist()))
+    before = Corrections(table.source_fingerprint(), frozenset(table.ids[rows[is_dropped]].tolist()))
     return replace(table, labels=labels, notes=(*table.notes, note), corrections=before)
 
 

@@ -13,15 +13,23 @@ from typing import Any
 import numpy as np
 
 from roadwork.data.demo import generate_demo_data
+from roadwork.data.extra import add_extra
 from roadwork.data.grouping.hashes import image_hashes
-from roadwork.data.grouping.near_duplicates import find_near_duplicates
-from roadwork.data.groups import Groups, make_groups
+from roadwork.data.groups import Groups
 from roadwork.data.huggingface import read_huggingface
 from roadwork.data.images import ImageSource
 from roadwork.data.label_corrections import apply_label_corrections
 from roadwork.data.local import read_local
+from roadwork.data.originals import pairs_with_originals
+from roadwork.data.row_filters import keep_streetvision_rows
 from roadwork.data.splits import Splits, make_splits
 from roadwork.data.splits_file import read_splits
+from roadwork.data.splitting.train_only import (
+    check_names_extra,
+    find_duplicates,
+    make_groups_of_split_rows,
+    place_train_only,
+)
 from roadwork.data.table import SampleTable
 from roadwork.errors import ConfigError, SplitError
 from roadwork.progress import new_progress
@@ -34,7 +42,7 @@ DEMO_ROOT = Path("data/demo")
 
 
 def read_dataset(data: DataSettings) -> tuple[SampleTable, ImageSource]:
-    """The table and the images that `data.mode` names, with the labels that `data.label_corrections` mends.
+    """The table and the images that `data.mode` names and `data.row_filter` keeps, `data.label_corrections` mended.
 
     Makes the demo data on the shipped default's first use.
 
@@ -42,6 +50,9 @@ def read_dataset(data: DataSettings) -> tuple[SampleTable, ImageSource]:
         DataError: the dataset, or the file of corrections, cannot be used.
     """
     table, source = _read_as_it_is(data)
+    if data.row_filter == "streetvision":
+        table, source = keep_streetvision_rows(table, source)
+    table, source = add_extra(data, table, source)
     if data.label_corrections is None:
         return table, source
     return apply_label_corrections(table, Path(data.label_corrections), data.class_names), source
@@ -76,8 +87,14 @@ def make_demo_data(root: Path, **options: Any) -> None:
 
 
 def dataset_key(data: DataSettings) -> str:
-    """16 hexadecimal digits that name a dataset in the cache folder: of its folder, or of its name and split."""
+    """16 hexadecimal digits that name a dataset in the cache folder: of its folder, or of its name and split.
+
+    With those of `data.extra` and their names, whatever their order.
+    """
     name = str(Path(data.root).resolve()) if data.mode == "local" else f"{data.hub.name}:{data.hub.split}"
+    for extra in sorted(data.extra, key=lambda extra: extra.dataset_name):
+        where = str(Path(extra.root).resolve()) if extra.root is not None else f"{extra.hub}"
+        name += f"\n{extra.dataset_name}\n{where}"
     return hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
@@ -115,16 +132,17 @@ def check_may_replace(path: Path) -> None:
 
 
 def find_groups(data: DataSettings, table: SampleTable, source: ImageSource) -> Groups:
-    """What must not be separated, from sequences, positions and the images' perceptual hashes.
+    """What must not be separated, from sequences, positions, perceptual hashes, and what was made from what.
 
     The images are hashed once; the hashes are kept in the user's cache folder.
     """
     splitting = data.splitting
-    duplicates = np.empty((0, 2), dtype=np.int64)
+    duplicates = pairs_with_originals(data, table)
     if splitting.near_duplicates:
         cache = cache_folder() / "image-hashes" / f"{dataset_key(data)}.npz"
-        duplicates = find_near_duplicates(table, image_hashes(source, table.ids, cache))
-    groups = make_groups(
+        alike = find_duplicates(table, image_hashes(source, table.ids, cache))
+        duplicates = np.unique(np.concatenate([duplicates, alike]), axis=0)
+    groups = make_groups_of_split_rows(
         table, buffer_km=splitting.buffer_km, max_group_share=splitting.max_group_share, duplicates=duplicates
     )
     return replace(groups, set_aside=groups.set_aside | np.isin(table.ids, list(table.dropped_ids)))
@@ -133,6 +151,8 @@ def find_groups(data: DataSettings, table: SampleTable, source: ImageSource) -> 
 def find_splits(settings: Settings, table: SampleTable, groups: Groups) -> Splits:
     """The splits on disk (`data.splits_file`, `<root>/splits.json`, `outputs/splits.json`), else new ones, not written.
 
+    Rows of `data.extra` that are only trained on are in train, or set aside where they would leak.
+
     Raises:
         ConfigError: a `data.splits_file` that is not there.
         SplitError: a file that does not fit the data, or data that cannot be split.
@@ -140,9 +160,10 @@ def find_splits(settings: Settings, table: SampleTable, groups: Groups) -> Split
     data = settings.data
     splits = read_existing_splits(settings, table)
     if splits is None:
-        return make_splits(table, groups, data.splits, data.splitting)
-    _say_what_differs(splits, data)
-    return splits
+        splits = make_splits(table, groups, data.splits, data.splitting)
+    else:
+        _say_what_differs(splits, data)
+    return place_train_only(splits, table, groups)
 
 
 def read_existing_splits(settings: Settings, table: SampleTable) -> Splits | None:
@@ -156,7 +177,11 @@ def read_existing_splits(settings: Settings, table: SampleTable) -> Splits | Non
     if named and not Path(named).is_file():
         raise ConfigError(f"data.splits_file is {named}, which is not there. Run `roadwork split`, or leave it null.")
     existing = next((path for path in splits_files(settings) if path.is_file()), None)
-    return read_splits(existing, table, settings.data.class_names) if existing else None
+    if existing is None:
+        return None
+    splits = read_splits(existing, table, settings.data.class_names)
+    check_names_extra(splits, table, settings.data)
+    return splits
 
 
 def require_existing_splits(settings: Settings, table: SampleTable) -> Splits:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from roadwork.data.groups import Groups
+from roadwork.data.groups import Groups, pairs_within
 from roadwork.data.splitting.strategies import SET_ASIDE, assign_rows
 from roadwork.data.table import SampleTable
 from roadwork.runs import write_json
@@ -76,7 +76,7 @@ class Splits:
 def make_splits(
     table: SampleTable, groups: Groups, ratios: Mapping[str, float], splitting: SplittingSettings
 ) -> Splits:
-    """Splits the table by `splitting.strategy`; the same splits whatever the order of the rows.
+    """Splits the table by `splitting.strategy`, but for its train-only rows; the same splits whatever the row order.
 
     Ratios are of the rows that are not set aside. They are met within a point, and each split's share of Roadwork
     within two points of the whole, as far as whole groups, pins and the strategy allow; `shares` says what was reached.
@@ -84,6 +84,7 @@ def make_splits(
     Raises:
         SplitError: the data cannot be split as asked.
     """
+    table, groups = split_rows(table, groups)
     assigned = assign_rows(table, groups, ratios, splitting)
     ids = {name: sorted(table.ids[assigned == i].tolist()) for i, name in enumerate(SPLIT_NAMES)}
     total = sum(map(len, ids.values()))
@@ -97,4 +98,17 @@ def make_splits(
         source="the new splits",
         buffer_km=groups.buffer_km,
         shares={name: len(rows) / total for name, rows in ids.items()},
+    )
+
+
+def split_rows(table: SampleTable, groups: Groups) -> tuple[SampleTable, Groups]:
+    """The rows that splits are made for, which are not train-only, and their groups."""
+    inside = ~table.is_train_only
+    if inside.all():
+        return table, groups
+    return table.take(inside), replace(
+        groups,
+        names=groups.names[inside],
+        set_aside=groups.set_aside[inside],
+        duplicates=pairs_within(groups.duplicates, inside),
     )

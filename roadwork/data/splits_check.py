@@ -35,6 +35,7 @@ class SplitReport:
         closest: the closest rows of each two splits that have positions.
         buffer_km: rows of different splits that are closer leak.
         leak_warnings: what its user must know of them, where they stop nothing.
+        train_only: rows of train that are only trained on (`data.extra`), and that no ratio counts.
     """
 
     rows: dict[str, int]
@@ -46,6 +47,7 @@ class SplitReport:
     closest: tuple[RowPair, ...]
     buffer_km: float
     leak_warnings: tuple[str, ...]
+    train_only: int = 0
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -71,15 +73,16 @@ class SplitReport:
 
     @property
     def shares(self) -> dict[str, float]:
-        """Share of each split in the rows of all four."""
-        total = sum(self.rows.values())
-        return {name: rows / total for name, rows in self.rows.items()}
+        """Share of each split in the rows of all four, train-only rows left out."""
+        return _shares(self.rows, self.train_only)
 
     def __str__(self) -> str:
         parts = [
             f"{name} {self.rows[name]:,} ({self.shares[name]:.1%}, {self.positive_share[name]:.0%} Roadwork)"
             for name in SPLIT_NAMES
         ]
+        if self.train_only:
+            parts.append(f"{self.train_only:,} rows of train are only trained on, and in no share")
         if self.set_aside:
             parts.append(f"set aside {self.set_aside:,}")
         if distances_km := [pair.km for pair in self.closest if pair.km is not None]:
@@ -111,12 +114,17 @@ def inspect_splits(splits: Splits, table: SampleTable, groups: Groups) -> SplitR
     _check_disjoint(splits)
     names = splits.names_by_row(table)
     rows = {name: int((names == name).sum()) for name in SPLIT_NAMES}
+    outside = table.is_train_only
+    train_only = int((outside & (names != "")).sum())
     _check_labels(splits, table, names)
     if splits.is_ours:
-        _check_made_from(splits, table, rows)
+        _check_made_from(splits, table, rows, train_only)
     buffer_km = groups.buffer_km if splits.buffer_km is None else splits.buffer_km
     neighbours = Neighbours(table, names)
-    leaks = find_leaks(table, names, groups.duplicates, neighbours, buffer_km)
+    # What was set aside so that it joins nothing must not join here what it resembles.
+    is_gone = outside & (names == "")
+    duplicates = groups.duplicates[~is_gone[groups.duplicates].any(axis=1)]
+    leaks = find_leaks(table, names, duplicates, neighbours, buffer_km)
     return SplitReport(
         rows,
         positive_share={name: float(table.labels[names == name].mean()) for name in SPLIT_NAMES},
@@ -127,7 +135,13 @@ def inspect_splits(splits: Splits, table: SampleTable, groups: Groups) -> SplitR
         closest=tuple(row_pair(table, names, *pair) for pair in neighbours.closest),
         buffer_km=buffer_km,
         leak_warnings=_warn_of_leaks(splits, leaks),
+        train_only=train_only,
     )
+
+
+def _shares(rows: dict[str, int], train_only: int) -> dict[str, float]:
+    own = {**rows, "train": rows["train"] - train_only}
+    return {name: n / sum(own.values()) for name, n in own.items()}
 
 
 def _check_disjoint(splits: Splits) -> None:
@@ -153,7 +167,7 @@ def _check_labels(splits: Splits, table: SampleTable, names: np.ndarray) -> None
             )
 
 
-def _check_made_from(splits: Splits, table: SampleTable, rows: dict[str, int]) -> None:
+def _check_made_from(splits: Splits, table: SampleTable, rows: dict[str, int], train_only: int) -> None:
     if splits.buffer_km is None:
         raise SplitError(f"{splits.source} was made by an older roadwork: run `roadwork split` again.")
     if splits.fingerprint != table.source_fingerprint():
@@ -169,7 +183,7 @@ def _check_made_from(splits: Splits, table: SampleTable, rows: dict[str, int]) -
             f"{AGAIN}"
         )
     for name, recorded in splits.shares.items():
-        share = rows[name] / sum(rows.values())
+        share = _shares(rows, train_only)[name]
         if abs(share - recorded) > RECORD_TOLERANCE:
             raise SplitError(
                 f"{splits.source} says {name} has {recorded:.2%} of the rows, but it is {share:.2%}. {AGAIN}"

@@ -38,7 +38,7 @@ def read_splits(path: Path, table: SampleTable, class_names: Mapping[str, int] |
     reader = _RowReader(path, table, class_names or {})
     ids = {name: [reader.row_id(entry, name) for entry in lists[name]] for name in SPLIT_NAMES}
     if lists is content:
-        set_aside = sorted(set(table.ids) - {row_id for rows in ids.values() for row_id in rows})
+        set_aside = sorted(set(table.ids[~table.is_train_only]) - {row_id for rows in ids.values() for row_id in rows})
     else:
         set_aside = [reader.row_id(entry, "set_aside") for entry in content.get("set_aside", [])]
     reader.raise_unknown()
@@ -113,8 +113,10 @@ class _RowReader:
         self.class_names = class_names
         self.rows_by_id = {str(row_id): row for row, row_id in enumerate(table.ids)}
         self.rows_by_name: dict[str, list[int]] = {}
+        is_extra = table.is_extra
         for row, name in enumerate(table.filenames):
-            for known in {name, _base_name(name)}:
+            # A generated picture often has its photo's name: by the last part alone, the main dataset's row is meant.
+            for known in {name} if is_extra[row] else {name, _base_name(name)}:
                 self.rows_by_name.setdefault(known, []).append(row)
         self.unknown: list[str] = []
 

@@ -25,6 +25,19 @@ class Corrections:
 
 
 @dataclass(frozen=True)
+class ExtraRows:
+    """Which rows of a table come from `data.extra`; the column `source` of its slices says from which dataset.
+
+    Attributes:
+        ids: of all of them.
+        train_only: of those that no file of splits is made for: they are trained on, or set aside.
+    """
+
+    ids: frozenset[str]
+    train_only: frozenset[str]
+
+
+@dataclass(frozen=True)
 class SampleTable:
     """Metadata of N images, row-aligned.
 
@@ -37,6 +50,7 @@ class SampleTable:
         slices: (N, ...) the dataset's further columns, carried into predictions and reports.
         notes: what reading the source found worth saying, one sentence each.
         corrections: what a person changed in it, where there is anything.
+        extra: which rows were mixed in from other datasets, where there are any.
     """
 
     ids: np.ndarray
@@ -47,6 +61,7 @@ class SampleTable:
     slices: pd.DataFrame
     notes: tuple[str, ...] = ()
     corrections: Corrections | None = None
+    extra: ExtraRows | None = None
 
     def __post_init__(self) -> None:
         lengths = {
@@ -100,10 +115,27 @@ class SampleTable:
         return f"sha256:{digest.hexdigest()}"
 
     def source_fingerprint(self) -> str:
-        """The fingerprint of the data as it came, before any correction of labels: what splits are made for."""
-        return self.corrections.fingerprint if self.corrections else self.fingerprint()
+        """What splits are made for: the data as it came, before corrections of labels, without train-only rows."""
+        if self.corrections:
+            return self.corrections.fingerprint
+        return self.take(~self.is_train_only).fingerprint() if self.is_train_only.any() else self.fingerprint()
 
     @property
     def dropped_ids(self) -> frozenset[str]:
         """Rows that a person has thrown out; they stay in the table, so that row numbers keep their meaning."""
         return self.corrections.dropped_ids if self.corrections else frozenset()
+
+    @property
+    def is_extra(self) -> np.ndarray:
+        """(N,) bool, the rows that come from `data.extra`."""
+        return self._has_id(self.extra.ids if self.extra else frozenset())
+
+    @property
+    def is_train_only(self) -> np.ndarray:
+        """(N,) bool, the rows of `data.extra` that are trained on or set aside, and never judged by."""
+        return self._has_id(self.extra.train_only if self.extra else frozenset())
+
+    def _has_id(self, ids: frozenset[str]) -> np.ndarray:
+        return (
+            np.fromiter((row_id in ids for row_id in self.ids), bool, len(self)) if ids else np.zeros(len(self), bool)
+        )

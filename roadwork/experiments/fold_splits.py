@@ -27,11 +27,12 @@ def make_fold_splits(
         SplitError: too few groups for each split to have both labels.
     """
     names = splits.names_by_row(table)
-    rows = np.flatnonzero((names != "") & (names != UNTOUCHED) & ~groups.set_aside)
+    inside = ~table.is_train_only  # each fold's run places the others by its own held-out rows
+    rows = np.flatnonzero((names != "") & (names != UNTOUCHED) & ~groups.set_aside & inside)
     rows = rows[np.argsort(table.ids[rows])]
     folds = make_folds(table.take(rows), groups.names[rows], n_folds, seed, None if regions is None else regions[rows])
     named = {*table.ids[rows], *splits.ids[UNTOUCHED]}
-    set_aside = [row_id for row_id in table.ids.tolist() if row_id not in named]
+    set_aside = [row_id for row_id in table.ids[inside].tolist() if row_id not in named]
     made = []
     for fold in range(folds.max() + 1):
         rest = rows[folds != fold]

@@ -16,6 +16,7 @@ from roadwork.data.samplers.gps_weighted_sampler import GPSWeightedSampler
 from roadwork.data.source import find_groups, find_splits, read_dataset
 from roadwork.data.table import SampleTable
 from roadwork.data.targets import find_deployment
+from roadwork.errors import ConfigError
 from roadwork.experiments.arms import TrainingRows
 from roadwork.experiments.heads import HeadSettings
 from roadwork.models.build import build_model
@@ -69,6 +70,11 @@ def prepare_experiment(settings: Settings, heads: HeadSettings, n_folds: int) ->
     Raises:
         ConfigError, DataError, SplitError: the configuration or the data cannot be used.
     """
+    if settings.data.extra:
+        raise ConfigError(
+            f"data.extra mixes in {', '.join(extra.dataset_name for extra in settings.data.extra)}. The experiment on "
+            "GPS weighting draws by its arms' weights alone, without shares: set data.extra=[]."
+        )
     table, source = read_dataset(settings.data)
     groups = find_groups(settings.data, table, source)
     for note in (*table.notes, *groups.notes):

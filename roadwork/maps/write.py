@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from roadwork.config import load_config, to_settings
 from roadwork.data.samplers.brackets import parse_brackets
 from roadwork.data.samplers.clusters import cluster_deployment
 from roadwork.data.source import read_dataset, require_existing_splits
+from roadwork.data.splits import Splits
+from roadwork.data.table import SampleTable
 from roadwork.data.targets import find_deployment
 from roadwork.evaluation.predictions import read_predictions
 from roadwork.maps.layers import DeploymentLayer
@@ -76,8 +79,19 @@ def _build(settings: Settings, title: str, predictions: pd.DataFrame | None, *, 
         predictions=predictions,
         decimals=settings.privacy.coarsen_gps,
         tiles=tiles,
-        notes=[_LEAKS] if splits.leaks_by_design else [],
+        notes=[*([_LEAKS] if splits.leaks_by_design else []), *_unplaced(table, splits)],
     )
+
+
+def _unplaced(table: SampleTable, splits: Splits) -> list[str]:
+    unplaced = table.is_train_only & ~np.isin(table.ids, splits.set_aside) & (splits.names_by_row(table) == "")
+    if not unplaced.any():
+        return []
+    note = (
+        f"{unplaced.sum():,} rows of data.extra are only trained on, and drawn as in no split: finding those that "
+        "would leak takes comparing images. The map of a run has them in their places."
+    )
+    return [note]
 
 
 def _data_name(settings: Settings) -> str:

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from roadwork.config import to_settings
 from roadwork.data.augmentation.build import build_train_augmentation
 from roadwork.data.dataset import ImageStore, UnreadableImage, UnreadableLedger
+from roadwork.data.extra import SOURCE
 from roadwork.data.images import ImageSource
 from roadwork.data.reach import REACH_KM, unreachable_targets
 from roadwork.data.samplers.brackets import parse_brackets
@@ -102,10 +103,14 @@ class Preflight:
         data = self.settings.data
         self.table, self.source = read_dataset(data)
         positives = int(self.table.labels.sum())
+        mixed_in = "".join(
+            f" Mixed in: {int((self.table.slices[SOURCE] == extra.dataset_name).sum()):,} rows of {extra.dataset_name}."
+            for extra in data.extra
+        )
         return Check(
             f"dataset mode {data.mode}",
             OK,
-            f"{' '.join(self.table.notes[:1])} {positives:,} Roadwork, {len(self.table) - positives:,} None.",
+            f"{' '.join(self.table.notes[:1])} {positives:,} Roadwork, {len(self.table) - positives:,} None.{mixed_in}",
         )
 
     def _images(self) -> Check:

@@ -12,7 +12,9 @@ from torch.utils.data import DistributedSampler
 
 from roadwork.data.augmentation.batch_augmentation import BatchAugmentation
 from roadwork.data.augmentation.latest_aug_2025 import LatestAugmentation2025
+from roadwork.data.samplers.class_sampler import ClassSampler
 from roadwork.data.samplers.gps_weighted_sampler import GPSWeightedSampler
+from roadwork.data.samplers.mixture_sampler import MixtureSampler
 from roadwork.preflight.observations import Observations, WireRow
 from roadwork.preflight.probe import StageRecord
 
@@ -44,7 +46,8 @@ def data_rows(seen: Observations) -> Iterator[WireRow]:
 
 
 def _sampler_row(seen: Observations) -> WireRow:
-    wanted = GPSWeightedSampler if seen.datamodule.settings.data.gps_sampling.enabled else DistributedSampler
+    is_by_gps = seen.datamodule.settings.data.gps_sampling.enabled
+    wanted = (GPSWeightedSampler,) if is_by_gps else (DistributedSampler, MixtureSampler)
     shown = torch.cat(seen.probe.train.rows).numpy()
     in_order = bool((np.diff(shown) > 0).all()) and len(shown) > 2
     return WireRow(
@@ -52,7 +55,7 @@ def _sampler_row(seen: Observations) -> WireRow:
         f"the loader that trained has a {type(seen.probe.sampler).__name__}; "
         f"its first {len(shown)} rows came {'in file order' if in_order else 'shuffled'}",
         isinstance(seen.probe.sampler, wanted) and not in_order,
-        f"train_dataloader must pass the {wanted.__name__} to its DataLoader, as data.gps_sampling.enabled says",
+        f"train_dataloader must pass the {wanted[0].__name__} to its DataLoader, as data.gps_sampling.enabled says",
     )
 
 
@@ -61,7 +64,7 @@ def _sampler_share_row(seen: Observations) -> WireRow:
     dataset = seen.datamodule.datasets["train"]
     counts = np.bincount(seen.next_epoch, minlength=len(dataset))
     sampler = seen.datamodule.train_sampler
-    weights = sampler.weights if isinstance(sampler, GPSWeightedSampler) else np.ones(len(dataset))
+    weights = sampler.weights if isinstance(sampler, ClassSampler) else np.ones(len(dataset))
     levels, inverse = np.unique(weights, return_inverse=True)
     wanted = np.bincount(inverse, weights=weights) / weights.sum()
     drawn = np.bincount(inverse, weights=counts) / max(1, counts.sum())

@@ -10,6 +10,7 @@ import torch
 from roadwork.preflight.callback_wires import callback_rows
 from roadwork.preflight.copy_wire import copy_rows
 from roadwork.preflight.data_wires import augmentation_rows, data_rows
+from roadwork.preflight.extra_wire import extra_rows
 from roadwork.preflight.frozen_wires import frozen_rows
 from roadwork.preflight.observations import Observations, WireRow
 
@@ -18,6 +19,7 @@ def judge(seen: Observations) -> list[WireRow]:
     """Every row of the wiring table, in the order in which data flows."""
     return [
         *data_rows(seen),
+        *extra_rows(seen),
         *copy_rows(seen),
         *augmentation_rows(seen),
         *_training_rows(seen),

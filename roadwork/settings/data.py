@@ -7,26 +7,21 @@ from typing import Any
 
 from roadwork.errors import ConfigError
 from roadwork.settings.checks import check_at_least, check_choice, check_range, check_word_or_count
+from roadwork.settings.extra import ORIGINS, ExtraDatasetSettings, check_extra, folder_name
+from roadwork.settings.hub import HubSettings
 from roadwork.settings.sampling import SPLIT_NAMES, GpsSamplingSettings, SplittingSettings
 
 DATA_MODES = ("local", "huggingface")
 AUGMENTATION_MODES = ("latest_2025", "heavy_kornia", "streetvision", "none")
+ROW_FILTERS = ("none", "streetvision")
 CACHE_MODES = ("auto", "ram", "none")
 PREPARED_MODES = ("auto", "never", "require")
 
 
 @dataclass
-class HubSettings:
-    # Name on the Hugging Face hub, a `save_to_disk` folder, or a folder or glob of parquet files.
-    name: str = "natix-network-org/roadwork"
-    # The hub dataset's own split to read; ours are made from it.
-    split: str = "train"
-
-
-@dataclass
 class TrainAugmentationSettings:
-    # `latest_2025` (TrivialAugment, then CutMix or MixUp), `heavy_kornia` (geometry, colour, weather, erasing), or
-    # `none`: the pictures as they are.
+    # `latest_2025` (TrivialAugment, then CutMix or MixUp), `heavy_kornia` (geometry, colour, weather, erasing),
+    # `streetvision` (the pictures that its validator asks about), or `none`: the pictures as they are.
     mode: str = "latest_2025"
     # Share of batches mixed by CutMix or MixUp (latest_2025 only).
     mix_probability: float = 1.0
@@ -37,6 +32,8 @@ class TrainAugmentationSettings:
     mixup_alpha: float = 0.2
     # Scales the strength of TrivialAugment's operations; 1.0 is the paper's wide range.
     trivial_strength: float = 1.0
+    # Width of the photos over their height (streetvision only): it cuts squares out of photos that come squashed.
+    photo_aspect: float = 4 / 3
 
     def __post_init__(self) -> None:
         for name in ("mix_probability", "cutmix_share", "trivial_strength"):
@@ -44,6 +41,7 @@ class TrainAugmentationSettings:
         for name in ("cutmix_alpha", "mixup_alpha"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"data.augmentation.train.{name} is {getattr(self, name)}; it must be above 0.")
+        check_range("data.augmentation.train.photo_aspect", self.photo_aspect, 0.2, 5.0)
         # The mode itself is checked where it is used, with the message the contract fixes.
 
 
@@ -100,8 +98,15 @@ class DataSettings:
     columns: dict[str, str] = field(default_factory=dict)
     # A csv of label corrections that `roadwork experiment cv` has listed and a person has filled in.
     label_corrections: str | None = None
+    # `streetvision`: only the rows that its validator asks about, which are those of Roadwork with a
+    # `scene_description` and those of None without one. `none`: all rows.
+    row_filter: str = "none"
     # Names of class folders and of string labels.
     class_names: dict[str, int] = field(default_factory=lambda: {"None": 0, "Roadwork": 1})
+    # Whether the dataset's pictures are `real` or `generated`; its own column `origin`, if any, says it row by row.
+    origin: str = "real"
+    # Further datasets to mix in, such as generated pictures: docs/extra-data.md.
+    extra: list[ExtraDatasetSettings] = field(default_factory=list)
     splitting: SplittingSettings = field(default_factory=SplittingSettings)
     # Share of rows in each split.
     splits: dict[str, float] = field(
@@ -120,6 +125,9 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         check_choice("data.mode", self.mode, DATA_MODES)
+        check_choice("data.row_filter", self.row_filter, ROW_FILTERS)
+        check_choice("data.origin", self.origin, ORIGINS)
+        check_extra(self.extra, self.dataset_name)
         check_choice("data.cache", self.cache, CACHE_MODES)
         check_range("data.max_unreadable", self.max_unreadable, 0.0, 1.0)
         check_range("data.img_size", self.img_size, 32, 4096)
@@ -138,3 +146,8 @@ class DataSettings:
             raise ConfigError(
                 f"data.class_names is {dict(self.class_names)}; it must map names to both 0 and 1, nothing else."
             )
+
+    @property
+    def dataset_name(self) -> str:
+        """The name of the main dataset's folder, or on the hub."""
+        return folder_name(self.root if self.mode == "local" else self.hub.name)

@@ -60,6 +60,8 @@ class TrainingSettings:
     ema_decay: float = 0.999
     # Let the decay grow from 0 as (1 + steps) / (10 + steps) up to ema_decay.
     ema_warmup: bool = True
+    # Minutes between two saves inside an epoch, so that a crash costs no more; 0: at the end of epochs alone.
+    checkpoint_minutes: float = 10.0
     # Epochs without a better val_select/mcc before the run stops; 0 never stops early.
     patience: int = 10
     adapter: str = "none"
@@ -75,7 +77,7 @@ class TrainingSettings:
             check_range(f"training.{name}", getattr(self, name), low, high)
         for name in ("epochs", "accumulate", "adapter_rank"):
             check_at_least(f"training.{name}", getattr(self, name), 1)
-        for name in ("weight_decay", "clip_norm", "patience"):
+        for name in ("weight_decay", "clip_norm", "patience", "checkpoint_minutes"):
             check_at_least(f"training.{name}", getattr(self, name), 0)
         check_range("training.seed", self.seed, 0, MAX_SEED)
         if self.freeze_backbone and self.adapter != "none":

@@ -16,6 +16,7 @@ from PIL import Image
 
 from roadwork.data.image_identity import identify_image
 from roadwork.data.images import MAX_JPEG_SIDE, FileImages, ImageSource, UnreadableImageError, decode_short_side
+from roadwork.data.stacked_images import StackedImages
 
 # docs/decisions/0008: at this quality, with the colours at full resolution, the copy costs a fraction of a grey level.
 QUALITY = 95
@@ -65,6 +66,10 @@ def narrow(source: ImageSource, rows: Sequence[int]) -> tuple[ImageSource, Seque
 
     A million paths would take longer to send to a process than the photos to resize.
     """
+    if isinstance(source, StackedImages):
+        found = [source.find(row) for row in rows]
+        if all(part is found[0][0] for part, _ in found):
+            return narrow(found[0][0], [own_row for _, own_row in found])
     if isinstance(source, FileImages):
         return FileImages([source.paths[row] for row in rows]), range(len(rows))
     return source, rows

@@ -1,23 +1,19 @@
 """Draws training rows by how close they are to where the detector will be deployed."""
 
 import math
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from torch.utils.data import Sampler
 
 from roadwork.data.samplers.brackets import parse_brackets
+from roadwork.data.samplers.class_sampler import ClassSampler, check_drawing
 from roadwork.data.samplers.classes import class_weights, measure_rows
 from roadwork.data.samplers.clusters import cluster_deployment
-from roadwork.data.samplers.draws import WeightClasses, draw_iid, draw_systematic
-from roadwork.data.samplers.summary import SamplerSummary, summarize
+from roadwork.data.samplers.mixture import Mixture
+from roadwork.data.samplers.summary import SamplerSummary, name_classes, summarize
 from roadwork.errors import ConfigError, DataError
-from roadwork.settings import DRAW_MODES, GpsSamplingSettings
-
-# Row numbers become Python ints this many at a time: ten million at once would take 400 MB.
-_CHUNK_ROWS = 1 << 16
+from roadwork.settings import GpsSamplingSettings
 
 
 class HasGps(Protocol):
@@ -28,13 +24,10 @@ class HasGps(Protocol):
     def __len__(self) -> int: ...
 
 
-class GPSWeightedSampler(Sampler[int]):
+class GPSWeightedSampler(ClassSampler):
     """Row numbers of one epoch, N draws for N rows, weighted by distance to the nearest deployment cluster.
 
-    An epoch's order depends on nothing but ``(random_seed, epoch)``; of it, rank r takes every ``world_size``-th
-    row from r on, without padding or repeats, so ranks can differ by one row. ``set_epoch`` chooses the epoch of the
-    next pass. Where nobody calls it, each complete pass moves on to the next epoch by itself; a pass that is broken
-    off is repeated. ``start_at`` lets the next pass begin in the middle of its epoch.
+    The order of an epoch, its ranks, and where it begins are those of ``ClassSampler``.
 
     10^8 rows take 1.3 GB beyond their positions, and an epoch's order another 2 GB while it is drawn.
 
@@ -42,7 +35,6 @@ class GPSWeightedSampler(Sampler[int]):
         distances_km: (N,) float64 distance to the nearest cluster centre, NaN without GPS.
         cluster_centers: (K, 2) float64 latitude, longitude in degrees.
         clusters: the centres with their sizes, radii and coverage.
-        epoch: the epoch that the next pass draws.
     """
 
     def __init__(
@@ -58,6 +50,7 @@ class GPSWeightedSampler(Sampler[int]):
         draw: str = "systematic",
         rank: int = 0,
         world_size: int = 1,
+        mixture: Mixture | None = None,
     ) -> None:
         """Measures distances and weighs rows; no row is fetched.
 
@@ -73,6 +66,7 @@ class GPSWeightedSampler(Sampler[int]):
             draw: ``systematic``: each row is drawn the floor or ceiling of its expected count; ``iid``: independently.
             rank: which share of the order this process takes, 0 to world_size - 1.
             world_size: number of processes.
+            mixture: the datasets that the rows are of, where each is to have its share of the draws or its weight.
 
         Raises:
             ConfigError: An argument that cannot be used; the message names its configuration key.
@@ -81,7 +75,8 @@ class GPSWeightedSampler(Sampler[int]):
         if weight_brackets is None:
             weight_brackets = GpsSamplingSettings().weight_brackets
         self._brackets = parse_brackets(weight_brackets)
-        _check_arguments(random_seed, missing_weight, draw, rank, world_size)
+        _check_missing_weight(missing_weight)
+        check_drawing(random_seed, draw, rank, world_size)
         gps = _check_gps("data_source.gps", data_source.gps)
         if len(gps) != len(data_source):
             raise DataError(f"data_source.gps has {len(gps)} rows, the dataset {len(data_source)}; they must agree.")
@@ -96,63 +91,32 @@ class GPSWeightedSampler(Sampler[int]):
                 "Give it such labels, or set data.gps_sampling.balance_labels=false."
             )
         self._has_labels = labels is not None
-        self.distances_km, self._measured = measure_rows(gps, labels, self.cluster_centers, self._brackets)
-        bracket_weights = np.append(self._brackets.weights, missing_weight)
-        weights = class_weights(self._measured.sizes, bracket_weights, balance_labels=balance_labels)
-        if not (self._measured.sizes * weights).any():
+        self.distances_km, self._measured = measure_rows(gps, labels, self.cluster_centers, self._brackets, mixture)
+        by_distance = np.append(self._brackets.weights, missing_weight)
+        if not (self._measured.by_dataset @ by_distance).any():
             raise DataError(
                 f"Every one of the {len(gps)} rows has weight 0, so none could be drawn. Give the bracket they lie in "
                 "(data.gps_sampling.weight_brackets) or data.gps_sampling.missing_weight a weight above 0."
             )
-        self._classes = WeightClasses.from_index(self._measured.index, weights.ravel())
-        self._draw = draw_systematic if draw == "systematic" else draw_iid
-        self._random_seed = random_seed
-        self._bracket_weights = bracket_weights
+        factors = mixture.factors(self._measured.by_dataset @ by_distance) if mixture else np.ones(1)
+        self._mixture = mixture
+        self._bracket_weights = np.outer(factors, by_distance).ravel()
         self._balance_labels = balance_labels
-        self._rank = rank
-        self._world_size = world_size
-        self._start = 0
-        self.epoch = 0
-
-    @cached_property
-    def weights(self) -> np.ndarray:
-        """(N,) float64 weight of each row; made when first asked for, as drawing needs no such array."""
-        weights: np.ndarray = self._classes.weights[self._measured.index]
-        return weights
-
-    def __len__(self) -> int:
-        return len(range(self._rank, len(self._classes.rows), self._world_size))
-
-    def __iter__(self) -> Iterator[int]:
-        epoch = self.epoch
-        order = self.epoch_order()[self._rank :: self._world_size][self._start :]
-        self._start = 0
-        n_left = len(order)
-        for start in range(0, len(order), _CHUNK_ROWS):
-            for row in order[start : start + _CHUNK_ROWS].tolist():
-                n_left -= 1
-                # Before the last row, as a consumer that knows the length never asks for one more.
-                if n_left == 0 and self.epoch == epoch:
-                    self.epoch = epoch + 1
-                yield row
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch of the next pass, 0 or more."""
-        self.epoch = epoch
-
-    def start_at(self, position: int) -> None:
-        """Begins the next pass, and only that, at this position of this rank's order, as after an interruption."""
-        self._start = position
-
-    def epoch_order(self) -> np.ndarray:
-        """(N,) rows of ``epoch`` over all ranks, in order, as uint32 up to 2^32 rows; nothing is moved on by asking."""
-        return self._draw(self._classes, np.random.default_rng([self._random_seed, self.epoch]))
+        weights = class_weights(self._measured.sizes, self._bracket_weights, balance_labels=balance_labels)
+        super().__init__(
+            self._measured.index,
+            weights.ravel(),
+            draw=draw,
+            random_seed=random_seed,
+            rank=rank,
+            world_size=world_size,
+        )
 
     def summary(self) -> SamplerSummary:
         """What the weighting does; ``str`` of it is a short text for the log."""
         return summarize(
             self._measured,
-            self._brackets.names,
+            name_classes(self._brackets.names, self._mixture.names if self._mixture else ("",)),
             self._bracket_weights,
             self.clusters,
             has_labels=self._has_labels,
@@ -160,15 +124,9 @@ class GPSWeightedSampler(Sampler[int]):
         )
 
 
-def _check_arguments(random_seed: int, missing_weight: float, draw: str, rank: int, world_size: int) -> None:
-    if random_seed < 0:
-        raise ConfigError(f"data.gps_sampling.random_seed is {random_seed}; it must be a whole number >= 0.")
+def _check_missing_weight(missing_weight: float) -> None:
     if not (math.isfinite(missing_weight) and missing_weight >= 0):
         raise ConfigError(f"data.gps_sampling.missing_weight is {missing_weight}; it must be a finite number >= 0.")
-    if draw not in DRAW_MODES:
-        raise ConfigError(f"data.gps_sampling.draw is {draw!r}; allowed: {', '.join(DRAW_MODES)}.")
-    if not 0 <= rank < world_size:
-        raise ConfigError(f"rank is {rank} of world_size {world_size}; ranks run from 0 to world_size - 1.")
 
 
 def _check_gps(name: str, gps: np.ndarray) -> np.ndarray:

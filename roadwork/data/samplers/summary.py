@@ -39,10 +39,10 @@ class SamplerSummary:
     Attributes:
         n_rows: rows of the dataset.
         n_missing: rows without GPS.
-        bracket_names: (B + 1) names, the last for rows without GPS.
-        bracket_weights: (B + 1,) weight of each row of the bracket; the mean of them where labels are balanced.
-        row_shares: (B + 1,) share of the rows in each bracket.
-        draw_shares: (B + 1,) expected share of the draws from each bracket.
+        bracket_names: (C,) names, the last for rows without GPS; of each dataset its own where there are several.
+        bracket_weights: (C,) weight of each row of the bracket; the mean of them where labels are balanced.
+        row_shares: (C,) share of the rows in each bracket.
+        draw_shares: (C,) expected share of the draws from each bracket.
         effective_rows: Kish's effective sample size, (sum w)^2 / sum w^2; N where all weights are equal.
         mean_distance_uniform_km: mean distance to the nearest deployment centre of rows drawn uniformly.
         mean_distance_weighted_km: the same, of rows drawn by weight; both are NaN where no such row has GPS.
@@ -63,20 +63,28 @@ class SamplerSummary:
     labels: LabelSummary | None
 
     def __str__(self) -> str:
+        width = max(14, *(len(name) + 2 for name in self.bracket_names))
         lines = [
             f"GPS sampling: {self.n_rows} rows, {self.n_missing} without GPS",
             f"mean distance to the nearest centre, uniform draws:  {self.mean_distance_uniform_km:.0f} km",
             f"mean distance to the nearest centre, weighted draws: {self.mean_distance_weighted_km:.0f} km",
             f"effective sample size: {self.effective_rows:.0f} rows ({self.effective_rows / self.n_rows:.0%})",
             *(_label_lines(self.labels) if self.labels else ()),
-            f"{'distance':<14}{'weight':>8}{'of rows':>10}{'of draws':>10}",
+            f"{'distance':<{width}}{'weight':>8}{'of rows':>10}{'of draws':>10}",
         ]
         brackets = zip(self.bracket_names, self.bracket_weights, self.row_shares, self.draw_shares, strict=True)
-        lines += [f"{name:<14}{weight:>8g}{rows:>10.1%}{draws:>10.1%}" for name, weight, rows, draws in brackets]
+        lines += [f"{name:<{width}}{weight:>8.4g}{rows:>10.1%}{draws:>10.1%}" for name, weight, rows, draws in brackets]
         lines.append(f"{'centre (lat, lon)':<22}{'points':>8}{'radius km':>11}")
         clusters = zip(self.clusters.centers_deg, self.clusters.sizes, self.clusters.radius_km, strict=True)
         lines += [f"{f'{lat:.3f}, {lon:.3f}':<22}{size:>8}{radius:>11.1f}" for (lat, lon), size, radius in clusters]
         return "\n".join(lines)
+
+
+def name_classes(bracket_names: tuple[str, ...], dataset_names: tuple[str, ...]) -> tuple[str, ...]:
+    """(C,) names of the brackets of each dataset; those of the first one are not said to be its."""
+    names = (*bracket_names, "without GPS")
+    further = (f"{dataset}: {name}" for dataset in dataset_names[1:] for name in names)
+    return (*names, *further)
 
 
 def summarize(
@@ -88,9 +96,8 @@ def summarize(
     has_labels: bool,
     balance_labels: bool,
 ) -> SamplerSummary:
-    """The summary of rows by their classes; ``bracket_weights`` (B + 1,) are by distance alone."""
-    sizes, km = measured.sizes, measured.km
-    names = (*bracket_names, "without GPS")
+    """The summary of rows by their classes; ``bracket_weights`` (C,) are by dataset and distance alone."""
+    sizes, km, has_gps = measured.sizes, measured.km, measured.has_gps
     by_distance = class_weights(sizes, bracket_weights, balance_labels=False)
     weights = class_weights(sizes, bracket_weights, balance_labels=balance_labels)
     mixed = (sizes > 0).all(axis=1)
@@ -102,19 +109,19 @@ def summarize(
         correlation_by_distance=_correlation_with_label(sizes, by_distance),
         correlation=_correlation_with_label(sizes, weights),
         is_balanced=balance_labels,
-        unbalanced=tuple(np.array(names)[present & ~mixed].tolist()) if balance_labels else (),
+        unbalanced=tuple(np.array(bracket_names)[present & ~mixed].tolist()) if balance_labels else (),
     )
     weight_sums = sizes * weights
     return SamplerSummary(
         n_rows=int(sizes.sum()),
-        n_missing=int(sizes[-1].sum()),
-        bracket_names=names,
+        n_missing=int(sizes[~has_gps].sum()),
+        bracket_names=bracket_names,
         bracket_weights=bracket_weights,
         row_shares=sizes.sum(axis=1) / sizes.sum(),
         draw_shares=weight_sums.sum(axis=1) / weight_sums.sum(),
         effective_rows=float(weight_sums.sum() ** 2 / (weight_sums * weights).sum()),
-        mean_distance_uniform_km=_ratio(km[:-1].sum(), sizes[:-1].sum()),
-        mean_distance_weighted_km=_ratio((km * weights)[:-1].sum(), weight_sums[:-1].sum()),
+        mean_distance_uniform_km=_ratio(km[has_gps].sum(), sizes[has_gps].sum()),
+        mean_distance_weighted_km=_ratio((km * weights)[has_gps].sum(), weight_sums[has_gps].sum()),
         clusters=clusters,
         labels=labels if has_labels else None,
     )
@@ -139,12 +146,12 @@ def _ratio(total: float, count: float) -> float:
 
 
 def _share_of_ones(amounts: np.ndarray) -> float:
-    """Share of the label 1 in (B + 1, 2) amounts by bracket and label."""
+    """Share of the label 1 in (C, 2) amounts by bracket and label."""
     return float(amounts[:, 1].sum() / amounts.sum())
 
 
 def _correlation_with_label(sizes: np.ndarray, weights: np.ndarray) -> float:
-    """Pearson's correlation over the rows, from (B + 1, 2) class sizes and weights; NaN where one does not vary."""
+    """Pearson's correlation over the rows, from (C, 2) class sizes and weights; NaN where one does not vary."""
     prior = _share_of_ones(sizes)
     if np.ptp(weights[sizes > 0]) == 0 or prior in {0.0, 1.0}:
         return math.nan

@@ -10,6 +10,7 @@ import numpy as np
 from roadwork.data.source import find_groups, read_dataset, require_existing_splits
 from roadwork.data.splits_check import SplitReport, inspect_splits
 from roadwork.data.splitting.resemblance import Resemblance, compare_with_deployment
+from roadwork.data.splitting.train_only import place_train_only
 from roadwork.data.table import SampleTable
 from roadwork.data.targets import find_deployment
 from roadwork.settings import SPLIT_NAMES, DataSettings, Settings
@@ -83,6 +84,7 @@ def verify_splits(settings: Settings) -> Verification:
     table, source = read_dataset(data)
     splits = require_existing_splits(settings, table)
     groups = find_groups(data, table, source)
+    splits = place_train_only(splits, table, groups)
     report = inspect_splits(splits, table, groups)
     names = splits.names_by_row(table)
     resemblance, comparison = _compare(data, table, names)

@@ -33,15 +33,23 @@ def read_exif_gps_table(paths: Sequence[Path]) -> np.ndarray:
         return np.array(list(pool.map(_read, paths)), dtype=np.float64).reshape(-1, 2)
 
 
-def _read(path: Path) -> tuple[float, float]:
+def position_in(exif: Image.Exif) -> tuple[float, float]:
+    """As `read_exif_gps`, of a header that is read already."""
     try:
-        with Image.open(path) as image:
-            tags = image.getexif().get_ifd(ExifTags.IFD.GPSInfo)
+        tags = exif.get_ifd(ExifTags.IFD.GPSInfo)
         latitude = _degrees(tags[ExifTags.GPS.GPSLatitude], tags[ExifTags.GPS.GPSLatitudeRef], "NS")
         longitude = _degrees(tags[ExifTags.GPS.GPSLongitude], tags[ExifTags.GPS.GPSLongitudeRef], "EW")
     except Exception:  # noqa: BLE001  (damaged headers raise nearly anything: struct, key, type, OS errors)
         return _MISSING
     return (latitude, longitude) if abs(latitude) <= 90 and abs(longitude) <= 180 else _MISSING
+
+
+def _read(path: Path) -> tuple[float, float]:
+    try:
+        with Image.open(path) as image:
+            return position_in(image.getexif())
+    except Exception:  # noqa: BLE001  (no image, or damaged)
+        return _MISSING
 
 
 def _degrees(parts: Any, reference: Any, letters: str) -> float:

@@ -1,0 +1,89 @@
+"""The wiring table's row on mixed datasets: what was asked, what was drawn, and a cut wire."""
+
+import csv
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from roadwork.data import datamodule as datamodule_module
+from roadwork.data.datamodule import NATIXDataModule
+from roadwork.data.samplers.mixture import Mixture
+from roadwork.preflight.dry_run import prepare_trainer, run_dry
+from roadwork.preflight.extra_wire import extra_rows
+from roadwork.preflight.observations import Observations
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory):
+    """Pictures of nothing, without GPS."""
+    root = tmp_path_factory.mktemp("generated") / "sdxl"
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    with (root / "labels.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["filename", "label", "latitude", "longitude"])
+        for number in range(24):
+            noise = Image.fromarray(rng.integers(256, size=(6, 8, 3), dtype=np.uint8))
+            noise.resize((64, 48), Image.Resampling.BICUBIC).save(root / f"{number}.png")
+            writer.writerow([f"{number}.png", number % 2, "", ""])
+    return root
+
+
+def config(tiny_config, root, how, *overrides):
+    return tiny_config(f"data.extra=[{{root: {root}, origin: generated, {how}}}]", *overrides)
+
+
+def dry_row(cfg):
+    datamodule = NATIXDataModule(cfg)
+    rows = run_dry(datamodule, prepare_trainer(datamodule))
+    broken = [f"{row.wire}: {row.observed}" for row in rows if not row.works]
+    return next(row for row in rows if row.wire == "extra data (sdxl)"), broken
+
+
+def drawn_row(cfg):
+    """The row without training: what it reads is the loader's own epoch."""
+    datamodule = NATIXDataModule(cfg)
+    datamodule.setup("fit")
+    epoch = np.array(list(datamodule.train_dataloader().sampler))
+
+    shown = [next(iter(datamodule.train_dataloader()))["index"]]
+    probe = SimpleNamespace(train=SimpleNamespace(rows=shown))
+    seen = Observations(None, datamodule, probe, {}, {}, epoch, None, 1, 1)
+    return next(iter(extra_rows(seen)))
+
+
+def test_a_sound_run(tiny_config, generated):
+    row, broken = dry_row(config(tiny_config, generated, "share: 0.3, splits: train"))
+    assert broken == []
+    assert "share asked 30.0%, share drawn" in row.observed
+    assert "24 of 168 training rows" in row.observed
+
+
+@pytest.mark.parametrize("how", ["share: 0.5", "weight: 3", "splits: train", "share: 0, splits: train"])
+@pytest.mark.parametrize("enabled", ["true", "false"])
+@pytest.mark.parametrize("draw", ["systematic", "iid"])
+def test_every_way_of_drawing(tiny_config, generated, how, enabled, draw):
+    overrides = (f"data.gps_sampling.enabled={enabled}", f"data.gps_sampling.draw={draw}")
+    assert drawn_row(config(tiny_config, generated, how, *overrides)).works
+
+
+@pytest.mark.parametrize("enabled", ["true", "false"])
+def test_the_sampler_never_hears_of_the_share(tiny_config, generated, monkeypatch, enabled):
+    monkeypatch.setattr(datamodule_module, "find_mixture", lambda data, table, rows: None)
+    cfg = config(tiny_config, generated, "share: 0.5, splits: train", f"data.gps_sampling.enabled={enabled}")
+    row = drawn_row(cfg)
+    assert not row.works
+    assert "share asked 50.0%" in row.observed
+
+
+def test_the_sampler_multiplies_by_another_factor(tiny_config, generated, monkeypatch):
+    original = Mixture.factors
+    monkeypatch.setattr(Mixture, "factors", lambda self, totals: original(self, totals) * [1, 1.2])
+    assert not drawn_row(config(tiny_config, generated, "share: 0.3, splits: train")).works
+
+
+def test_no_row_without_extra_data(tiny_config):
+    datamodule = NATIXDataModule(tiny_config())
+    assert not list(extra_rows(Observations(None, datamodule, None, {}, {}, np.array([]), None, 1, 1)))
