@@ -1,0 +1,253 @@
+"""Sites found among photos; distances are checked with geopy, probabilities with what must hold of any rule."""
+
+import json
+import math
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from geopy.distance import great_circle
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import expit, logit
+
+from roadwork.errors import ConfigError, DataError
+from roadwork.inference.site_evidence import combine_photos
+from roadwork.inference.sites import SITE_COLUMNS, find_sites
+from roadwork.inference.sites_geojson import write_sites
+
+BERLIN = (52.52, 13.40)
+
+
+def photos(positions, *, label="Roadwork", probability=0.9, captured_at=None, abstain=False, prefix="p"):
+    positions = np.asarray(positions, dtype=float).reshape(-1, 2)
+    return pd.DataFrame({
+        "latitude": positions[:, 0],
+        "longitude": positions[:, 1],
+        "probability": probability,
+        "label": label,
+        "abstain": abstain,
+        "captured_at": captured_at,
+        "filename": [f"{prefix}{number}.jpg" for number in range(len(positions))],
+    })  # fmt: skip
+
+
+def move(position, metres, bearing):
+    """A position some metres away, by geopy's own arithmetic."""
+    moved = great_circle(meters=metres).destination(position, bearing)
+    return moved.latitude, moved.longitude
+
+
+def metres(a, b):
+    return great_circle(a, b).m
+
+
+def around(center, count, rng, noise_m=8.0):
+    return [move(center, abs(rng.normal(0, noise_m)), rng.uniform(0, 360)) for _ in range(count)]
+
+
+def test_known_places_with_gps_noise_are_found_back():
+    rng = np.random.default_rng(0)
+    places = [move(move(BERLIN, 250 * i, 0), 250 * j, 90) for i in range(6) for j in range(6)]
+    frame = pd.concat(
+        [photos(around(place, rng.integers(1, 9), rng), prefix=f"{n}-") for n, place in enumerate(places)]
+        + [photos(move(places[0], 90, 90), label="None", prefix="none")]
+    )
+    sites = find_sites(frame, prior=None)
+    assert len(sites) == len(places)
+    for site in sites.itertuples():
+        names = {int(name.split("-")[0]) for name in site.photos}
+        assert len(names) == 1
+        assert metres((site.latitude, site.longitude), places[names.pop()]) < 25
+    assert sites["n_photos"].sum() == len(frame) - 1
+
+
+@pytest.mark.parametrize("spacing_m", [5, 20, 49])
+def test_five_kilometres_of_detections_are_a_row_of_sites(spacing_m):
+    line = [move(BERLIN, metres_along, 70) for metres_along in range(0, 5000, spacing_m)]
+    sites = find_sites(photos(line), radius_m=50, prior=None)
+    assert 5000 / (100 + spacing_m) - 1 <= len(sites) <= 5000 / 50 + 1
+    assert sites["n_photos"].sum() == len(line)
+    by_name = {f"p{number}.jpg": position for number, position in enumerate(line)}
+    for names in sites["photos"]:
+        members = [by_name[name] for name in names]
+        assert max(metres(members[0], member) for member in members) <= 100.01
+
+
+@pytest.mark.parametrize("center", [(10.0, 180.0), (-10.0, -180.0), (89.9999, 45.0), (-89.9999, 0.0), (0.0, 0.0)])
+def test_a_site_on_the_antimeridian_or_a_pole_is_one_site_with_its_true_centre(center):
+    ring = [move(center, 20, bearing) for bearing in range(0, 360, 45)]
+    sites = find_sites(photos(ring), prior=None)
+    assert len(sites) == 1
+    (site,) = sites.itertuples()
+    assert metres((site.latitude, site.longitude), center) < 0.01
+    assert site.radius_m == pytest.approx(20, abs=0.01)
+    assert -180 <= site.longitude <= 180
+
+
+def test_on_the_antimeridian_one_drive_is_one_day():
+    ring = [move((10.0, 180.0), 20, bearing) for bearing in (90, 270)]
+    (site,) = find_sites(photos(ring, captured_at="2024-05-01T12:00:00Z"), prior=None).itertuples()
+    assert site.probability == pytest.approx(0.9)
+
+
+def test_photos_answered_none_count_with_the_nearest_site_within_the_radius():
+    frame = pd.concat([
+        photos(BERLIN),
+        photos(move(BERLIN, 200, 90), prefix="b"),
+        photos([move(BERLIN, 49, 90), move(BERLIN, 10, 0)], label="None", probability=0.1, prefix="near"),
+        photos(move(BERLIN, 51, 270), label="None", probability=0.1, prefix="far"),
+    ])  # fmt: skip
+    sites = find_sites(frame, prior=None).set_index(pd.Index(["b", "p"]))  # the one nothing speaks against first
+    assert sites["n_photos_nearby_without"].tolist() == [0, 2]
+    assert sites.loc["p", "probability"] < 0.9 == pytest.approx(sites.loc["b", "probability"])
+
+
+def test_rows_that_say_nothing_have_no_part():
+    frame = pd.concat([
+        photos(BERLIN),
+        photos(BERLIN, abstain=True, probability=0.5, prefix="abstains"),
+        photos((math.nan, math.nan), prefix="nowhere"),
+        photos(BERLIN, label=None, probability=math.nan, abstain=None, prefix="unreadable"),
+    ])  # fmt: skip
+    (site,) = find_sites(frame, prior=None).itertuples()
+    assert (site.n_photos, site.n_photos_nearby_without, site.photos) == (1, 0, ["p0.jpg"])
+
+
+@pytest.mark.parametrize("frame", [photos([]), photos(BERLIN, label="None"), photos(BERLIN, abstain=True)])
+def test_without_a_detection_there_is_no_site(frame, tmp_path):
+    sites = find_sites(frame, prior=None)
+    assert list(sites.columns) == list(SITE_COLUMNS)
+    assert not len(sites)
+    write_sites(sites, tmp_path / "sites.geojson")
+    assert json.loads((tmp_path / "sites.geojson").read_text()) == {"type": "FeatureCollection", "features": []}
+
+
+def test_the_order_of_rows_and_repeated_rows_change_nothing():
+    rng = np.random.default_rng(1)
+    frame = photos([p for n in range(20) for p in around(move(BERLIN, 70 * n, 45), 6, rng, 15)])
+    frame["probability"] = rng.uniform(0.5, 1, len(frame))
+    frame.loc[::3, "label"] = "None"
+    frame["captured_at"] = [f"2024-05-{day:02d}T10:00:00Z" for day in rng.integers(1, 28, len(frame))]
+    expected = find_sites(frame, prior=0.3)
+    shuffled = pd.concat([frame, frame[:30]]).sample(frac=1, random_state=2)
+    pd.testing.assert_frame_equal(find_sites(shuffled, prior=0.3), expected)
+
+
+def test_a_sites_id_stays_when_later_photos_come():
+    early = photos([BERLIN, move(BERLIN, 10, 0)], captured_at="2024-05-01T10:00:00Z")
+    late = photos([move(BERLIN, 15, 90), move(BERLIN, 12, 200)], captured_at="2024-06-01T10:00:00Z", prefix="late")
+    before, after = (find_sites(frame, prior=None)["site_id"].tolist() for frame in (early, pd.concat([late, early])))
+    assert before == after
+
+
+def test_first_and_last_seen_are_instants_compared_across_time_zones_and_unknown_is_null():
+    times = ["2024-05-01T23:30:00-05:00", "2024-05-02T03:00:00Z", None, "gibberish"]
+    frame = photos([BERLIN] * 4, captured_at=times)
+    (site,) = find_sites(frame, prior=None).itertuples()
+    assert (site.first_seen, site.last_seen) == (times[1], times[0])
+    (unknown,) = find_sites(frame[2:], prior=None).itertuples()
+    assert (unknown.first_seen, unknown.last_seen) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("position", "times", "is_one_day"),
+    [
+        ((34.05, -118.24), ["2024-05-01T23:50:00Z", "2024-05-02T00:10:00Z"], True),  # an afternoon in Los Angeles
+        ((34.05, -118.24), ["2024-05-01T18:00:00Z", "2024-05-02T18:00:00Z"], False),
+        ((34.05, -118.24), ["2024-05-01T16:50:00-07:00", "2024-05-01T17:10:00-07:00"], True),
+        ((34.05, -118.24), ["2024-05-01T10:00:00", "2024-05-01T17:00:00"], True),  # without a zone
+        ((34.05, -118.24), ["2024-05-01", "2024-05-02"], False),
+    ],
+)
+def test_a_day_is_the_local_one(position, times, is_one_day):
+    (site,) = find_sites(photos([position, move(position, 5, 0)], captured_at=times), prior=None).itertuples()
+    assert (site.probability == pytest.approx(0.9)) == is_one_day
+    assert site.probability >= 0.9 - 1e-12
+
+
+def test_a_dense_city_is_done_in_seconds():
+    rng = np.random.default_rng(0)
+    frame = photos(np.array(BERLIN) + rng.uniform(0, 0.005, (100_000, 2)))
+    started = time.process_time()
+    sites = find_sites(frame, prior=None)
+    assert time.process_time() - started < 20  # every pair within the radius: minutes
+    assert sites["n_photos"].sum() == len(frame)
+
+
+PROBABILITY = st.floats(0.001, 0.999)
+SHOWN = st.tuples(st.floats(0.3, 0.999), st.integers(0, 4), st.just(value=True))
+HIDDEN = st.tuples(PROBABILITY, st.integers(0, 4), st.just(value=False))
+PRIOR = st.sampled_from([None, 0.01, 0.3, 0.5])
+
+
+def combined(prior, *sites):
+    """The probability of each of several sites, given as rows of probability, day and is_roadwork."""
+    rows = [(number, *row) for number, site in enumerate(sites) for row in site]
+    return combine_photos(pd.DataFrame(rows, columns=["site", "probability", "day", "is_roadwork"]), prior=prior)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(SHOWN, min_size=1, max_size=6), st.lists(HIDDEN, max_size=5), SHOWN, HIDDEN, PRIOR, st.randoms())
+def test_what_must_hold_of_any_combination(shown, hidden, more, less, prior, random):
+    site = shown + hidden
+    base, with_more, with_less, twice, shuffled = combined(
+        prior, site, [*site, more], [*site, less], 2 * site, random.sample(site, len(site))
+    )
+    assert with_more >= base - 1e-12, "a further Roadwork photo never lowers it"
+    assert with_less <= base + 1e-12, "a photo without never raises it"
+    assert twice == pytest.approx(base), "repeated photos add nothing"
+    assert shuffled == pytest.approx(base)
+    strongest = max(logit(p) for p, *_ in shown) - logit(prior or 0.5)
+    assert logit(base) <= logit(prior or 0.5) + 2 * max(strongest, 0) + 1e-9, "at most twice the strongest"
+
+
+@settings(max_examples=30, deadline=None)
+@given(PROBABILITY, PRIOR)
+def test_one_photo_gives_its_own_probability(probability, prior):
+    assert combined(prior, [(probability, 0, True)]) == pytest.approx(probability)
+
+
+def test_days_count_as_dependent_ones_by_hand():
+    rows = [(0.9, day, True) for day in range(3)]
+    assert combined(0.5, rows) == pytest.approx(expit(1.5 * logit(0.9)))  # 3 / (1 + 2 / 2)
+    against = [*rows[:1], (0.1, 0, False), (0.1, 1, False)]  # the second is of a day on which nothing was seen
+    assert combined(0.5, against) == pytest.approx(expit(logit(0.9) + math.log(0.5 / 9 + 0.5)))
+
+
+def test_sites_are_written_as_plain_geojson_and_csv(tmp_path):
+    sites = find_sites(photos([BERLIN, move(BERLIN, 30, 10)], captured_at=["2024-05-01T10:00:00Z", None]), prior=None)
+    write_sites(sites, tmp_path / "sites.geojson")
+    (feature,) = json.loads((tmp_path / "sites.geojson").read_text())["features"]
+    assert feature["geometry"]["type"] == "Point"
+    longitude, latitude = feature["geometry"]["coordinates"]
+    assert metres((latitude, longitude), BERLIN) < 20
+    assert feature["properties"]["photos"] == ["p0.jpg", "p1.jpg"]
+    assert feature["properties"]["last_seen"] == "2024-05-01T10:00:00Z"
+    assert feature["id"] == sites.loc[0, "site_id"]
+    write_sites(sites, tmp_path / "sites.csv")
+    table = pd.read_csv(tmp_path / "sites.csv")
+    assert json.loads(table.loc[0, "photos"]) == ["p0.jpg", "p1.jpg"]
+    assert not [p for p in tmp_path.iterdir() if p.suffix == ".tmp"]
+
+
+def test_unknown_times_are_null_in_geojson(tmp_path):
+    write_sites(find_sites(photos(BERLIN), prior=None), tmp_path / "sites.geojson")
+    (feature,) = json.loads((tmp_path / "sites.geojson").read_text())["features"]
+    assert feature["properties"]["first_seen"] is None
+
+
+@pytest.mark.parametrize("radius_m", [0, -1, 4.9, 5000, math.nan])
+def test_a_radius_that_makes_no_sense_is_refused(radius_m):
+    with pytest.raises(ConfigError, match="radius"):
+        find_sites(photos(BERLIN), radius_m=radius_m, prior=None)
+
+
+def test_a_missing_column_a_prior_and_a_suffix_are_refused(tmp_path):
+    with pytest.raises(DataError, match="captured_at"):
+        find_sites(photos(BERLIN).drop(columns="captured_at"), prior=None)
+    with pytest.raises(ConfigError, match="prior"):
+        find_sites(photos(BERLIN), prior=1.0)
+    with pytest.raises(ConfigError, match="geojson"):
+        write_sites(find_sites(photos(BERLIN), prior=None), tmp_path / "sites.shp")
