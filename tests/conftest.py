@@ -10,6 +10,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a network
 
 import pytest
 import torch
+from browser import CHROMIUM, FLAGS, need_chromium
 from omegaconf import DictConfig
 from prepared_world import ROWS_PER_SHARD, World
 
@@ -93,3 +94,15 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from detector_world import make_model_folder
 
     return make_model_folder(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless chromium, driven by playwright. Not for the whole session: while it is open no other loop may run."""
+    from playwright.sync_api import sync_playwright
+
+    need_chromium()
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield opened
+        opened.close()

@@ -5,20 +5,21 @@ from __future__ import annotations
 import html
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import CHROMIUM, need_chromium
 from map_worlds import make_deployment, make_world
 
 from roadwork.maps.map import build_map
 
-BROWSER = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine: the map is not looked at")
+
+@pytest.fixture(autouse=True)
+def _browser_is_there():
+    need_chromium()
+
 
 HOSTILE = "</script><script>window.pwned=1</script><img src=x onerror=window.pwned=1>`${window.pwned=1}`{{ 7*7 }}"
 FIRST = """<script>
@@ -81,7 +82,7 @@ def look_at(page: str, folder: Path, width: int, height: int) -> dict:
     frame = folder / "frame.html"
     frame.write_text(FRAME.format(width=width, height=height))
     command = [
-        *(BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+        *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
         *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
         *("--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={folder / 'profile'}", "--window-size=1600,1000"),
         *("--virtual-time-budget=5000", "--dump-dom", frame.as_uri()),

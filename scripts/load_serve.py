@@ -1,0 +1,189 @@
+"""Load on `roadwork serve`: many requests by many clients, hostile ones among them; a table of what came of them.
+
+    python scripts/load_serve.py model --requests 5000
+
+It starts the server with small limits, so that a request can be above them, and ends with 1 where an answer was wrong,
+a status was not as it must be, a request got no answer, the queue was not empty afterwards, memory grew by more than
+`--max-growth`, or the server did not stop in order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import numpy as np
+from hostile_photos import FORM, Hostile, form, hostile_requests, photo
+from rich.console import Console
+from rich.table import Table
+
+MAX_MB, MAX_IMAGES, QUEUE = 2, 8, 64
+OPTIONS = (
+    *("--port", "0", "--max-mb", str(MAX_MB), "--max-megapixels", "2"),
+    *("--max-images", str(MAX_IMAGES), "--queue", str(QUEUE)),
+)
+N_PHOTOS = 32
+TOLERANCE = 1e-6
+# Of each kind of request, so many in twenty; the rest is one photo. Who leaves closes the connection amid the body.
+MANY, HOSTILE, LEAVING = 4, 6, 1
+
+
+@dataclass
+class Outcome:
+    """What came of the requests."""
+
+    statuses: Counter[int | str] = field(default_factory=Counter)
+    seconds: list[float] = field(default_factory=list)  # of requests that were answered with 200
+    wrong: list[str] = field(default_factory=list)
+
+
+class Load:
+    """Clients that ask a server."""
+
+    def __init__(self, url: str, n_clients: int, seed: int) -> None:
+        self.url = url
+        self.outcome = Outcome()
+        self._n_clients = n_clients
+        self._random = np.random.default_rng(seed)
+        self._photos = [photo(number, size=(640, 480)) for number in range(N_PHOTOS)]
+        self._hostile = list(hostile_requests(MAX_MB * 1_000_000, MAX_IMAGES).items())
+        self._expected: list[float] = []
+
+    async def run(self, n_requests: int) -> None:
+        """Asks for each photo alone, which gives the right answers, and then all at once."""
+        limits = httpx.Limits(max_connections=self._n_clients)
+        async with httpx.AsyncClient(base_url=self.url, limits=limits, timeout=120) as client:
+            if not self._expected:
+                self._expected = [(await _predict(client, [data]))[0] for data in self._photos]
+            waiting = iter(self._random.integers(0, 20, n_requests).tolist())
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._n_clients):
+                    group.create_task(self._ask_all(client, waiting))
+
+    async def _ask_all(self, client: httpx.AsyncClient, waiting: object) -> None:
+        for kind in waiting:  # shared by all clients
+            try:
+                if kind < LEAVING:
+                    await self._leave()
+                elif kind < LEAVING + HOSTILE:
+                    await self._ask_hostile(client, *self._hostile[self._random.integers(len(self._hostile))])
+                else:
+                    await self._ask(client, int(self._random.integers(2, 6)) if kind < LEAVING + HOSTILE + MANY else 1)
+            except httpx.HTTPError as error:
+                self.outcome.statuses["no answer"] += 1
+                self.outcome.wrong.append(f"no answer: {error!r}")
+
+    async def _ask(self, client: httpx.AsyncClient, n_photos: int) -> None:
+        chosen = self._random.integers(0, N_PHOTOS, n_photos).tolist()
+        started = time.perf_counter()
+        body = form(*[self._photos[number] for number in chosen])
+        response = await client.post("/predict", content=body, headers={"content-type": FORM})
+        self.outcome.statuses[response.status_code] += 1
+        if response.status_code == 429:  # allowed, and answered at once
+            return
+        if response.status_code != 200:
+            self.outcome.wrong.append(f"{n_photos} photos: {response.status_code} {response.text}")
+            return
+        self.outcome.seconds.append(time.perf_counter() - started)
+        answers = [answer["probability"] for answer in response.json()["predictions"]]
+        if not np.allclose(answers, [self._expected[number] for number in chosen], rtol=0, atol=TOLERANCE):
+            self.outcome.wrong.append(f"photos {chosen}: {answers}")
+
+    async def _ask_hostile(self, client: httpx.AsyncClient, name: str, hostile: Hostile) -> None:
+        headers = {"content-type": hostile.content_type}
+        response = await client.post("/predict", content=hostile.body, headers=headers)
+        self.outcome.statuses[response.status_code] += 1
+        if response.status_code not in (hostile.status, 429) or "Traceback" in response.text:
+            self.outcome.wrong.append(f"{name}: {response.status_code} {response.text}")
+
+    async def _leave(self) -> None:
+        address = httpx.URL(self.url)
+        _, writer = await asyncio.open_connection(address.host, address.port)
+        head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {FORM}\r\nContent-Length: 100000\r\n\r\n"
+        writer.write(head.encode() + form(self._photos[0])[:5000])
+        await writer.drain()
+        writer.close()
+        self.outcome.statuses["left"] += 1
+
+
+async def _predict(client: httpx.AsyncClient, photos: list[bytes]) -> list[float]:
+    response = await client.post("/predict", content=form(*photos), headers={"content-type": FORM})
+    return [answer["probability"] for answer in response.raise_for_status().json()["predictions"]]
+
+
+def main() -> int:
+    """0 where all is in order."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="a folder of `roadwork export`")
+    parser.add_argument("--requests", type=int, default=5000)
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--max-growth", type=float, default=64.0, help="megabytes that the server's memory may grow")
+    options = parser.parse_args()
+    command = [sys.executable, "-c", "from roadwork.cli import main; main()", "serve", str(options.model), *OPTIONS]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ) as server:  # noqa: S603 -- ours
+        try:
+            announced = server.stdout.readline() if server.stdout else ""
+            address = re.search(r"http://\S+:\d+", announced)
+            if address is None:
+                return 1  # its own message is on the screen
+            return _measure(address[0], server, options)
+        finally:
+            server.kill()
+
+
+def _measure(url: str, server: subprocess.Popen[str], options: argparse.Namespace) -> int:
+    load = Load(url, options.clients, options.seed)
+    asyncio.run(load.run(max(200, options.requests // 10)))  # memory settles: each kind of request has been seen
+    before, _ = _memory_and_queue(url)
+    load.outcome = outcome = Outcome(wrong=load.outcome.wrong)
+    started = time.perf_counter()
+    asyncio.run(load.run(options.requests))
+    seconds = time.perf_counter() - started
+    after, queue = _memory_and_queue(url)
+    server.send_signal(signal.SIGTERM)
+    status = server.wait(timeout=60)
+    p50, p95, p99 = np.percentile(outcome.seconds, (50, 95, 99)) * 1000
+    table = Table("Load", "", title=f"{options.requests} requests by {options.clients} clients")
+    for name, text in {
+        "Rate": f"{options.requests / seconds:.0f} requests a second",
+        "Latency of 200": f"p50 {p50:.0f} ms, p95 {p95:.0f} ms, p99 {p99:.0f} ms",
+        "Statuses": ", ".join(f"{status}: {count}" for status, count in sorted(outcome.statuses.items(), key=str)),
+        "Wrong": str(len(outcome.wrong)),
+        "Memory": f"{before:.0f} MB before, {after:.0f} MB after",
+        "Queue afterwards": f"{queue:.0f}",
+        "Exit after SIGTERM": str(status),
+    }.items():
+        table.add_row(name, text)
+    console = Console(width=100)
+    console.print(table)
+    for wrong in outcome.wrong[:10]:
+        console.print(f"Wrong: {wrong[:300]}", markup=False)
+    is_in_order = not outcome.wrong and queue == 0 and status == 0 and after - before <= options.max_growth
+    return 0 if is_in_order else 1
+
+
+def _memory_and_queue(url: str) -> tuple[float, float]:
+    """Megabytes resident, and photos in the queue, once those who left have been noticed."""
+    deadline = time.monotonic() + 10
+    while True:
+        text = httpx.get(f"{url}/metrics").text
+        values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+        queue = float(values["roadwork_queue_photos"])
+        if queue == 0 or time.monotonic() > deadline:
+            return float(values["process_resident_memory_bytes"]) / 1e6, queue
+        time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

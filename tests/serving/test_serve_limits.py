@@ -1,0 +1,196 @@
+"""What the service refuses, and that it is in order afterwards: in-process, with a tiny detector."""
+
+import asyncio
+import logging
+import threading
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+from serving_world import FORM, HOSTILE, MAX_MB, MEGAPIXELS, encoded, form, metric, photo, until
+
+from roadwork.errors import ConfigError
+from roadwork.inference.detector import Detector
+from roadwork.serving.app import create_app
+from roadwork.serving.limits import Limits
+
+LIMITS = Limits(max_mb=MAX_MB, max_megapixels=MEGAPIXELS)
+FILES = [("images", ("a.jpg", photo(0), "image/jpeg"))]
+
+
+@pytest.fixture(scope="module")
+def detector(model_folder):
+    return Detector.load(model_folder, "cpu")
+
+
+@pytest.fixture(scope="module")
+def client(model_folder, detector):
+    with TestClient(create_app(model_folder, detector, LIMITS)) as client:
+        yield client
+
+
+def with_slow_reader(detector, seconds_or_event):
+    slow = Detector(detector.network, detector.preprocessing, detector.facts, detector.device)
+    slow.read = lambda data: seconds_or_event.wait(20) and detector.read(data)
+    return slow
+
+
+async def in_process(app, work):
+    transport = httpx.ASGITransport(app)
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        return await work(http)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_request_gets_its_status_and_words(client, name):
+    hostile = HOSTILE[name]
+    response = client.post("/predict", content=hostile.body, headers={"content-type": hostile.content_type})
+    assert (response.status_code, response.json()["code"]) == (hostile.status, hostile.code)
+    assert len(response.json()["error"]) > 40
+    assert "Traceback" not in response.text
+    assert client.app.state.service.places.taken == 0
+    assert client.post("/predict", files=FILES).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["truncated", "text named jpg", "empty file", "bomb of pixels"])
+def test_look_refuses_the_same(client, name):
+    hostile = HOSTILE[name]
+    response = client.post("/look", content=hostile.body, headers={"content-type": hostile.content_type})
+    assert (response.status_code, response.json()["code"]) == (hostile.status, hostile.code)
+
+
+def test_pixels_are_allowed_up_to_the_limit(client):
+    for width, status in ((2000, 200), (2001, 413)):
+        data = encoded("PNG", (width, 1000), "L")
+        assert client.post("/predict", content=form(data), headers={"content-type": FORM}).status_code == status
+
+
+def test_a_body_is_allowed_up_to_the_limit(client):
+    data = photo(0)
+    for extra, status in ((0, 200), (1, 413)):
+        body = data + bytes(MAX_MB * 1_000_000 - len(data) + extra)
+        response = client.post("/predict", content=body, headers={"content-type": "image/jpeg"})
+        assert response.status_code == status
+
+
+def test_photos_are_allowed_up_to_the_limit(model_folder, detector):
+    with TestClient(create_app(model_folder, detector, Limits(max_images=3))) as client:
+        for count, status in ((3, 200), (4, 413)):
+            assert client.post("/predict", files=FILES * count).status_code == status
+
+
+def test_a_body_of_unknown_length_is_cut_off_at_the_limit(model_folder, detector):
+    """It is refused while it comes: of an endless body no more than the limit, and what lingering takes, is read."""
+    app = create_app(model_folder, detector, LIMITS)
+    sent, messages = 0, []
+
+    async def receive():
+        nonlocal sent
+        sent += 100_000
+        return {"type": "http.request", "body": bytes(100_000), "more_body": True}
+
+    async def send(message):
+        messages.append((sent, message))
+
+    async def ask():
+        headers = [(b"content-type", b"image/jpeg"), (b"transfer-encoding", b"chunked")]
+        scope = {"type": "http", "method": "POST", "path": "/predict", "query_string": b"", "headers": headers}
+        async with app.router.lifespan_context(app):
+            await app(scope, receive, send)
+
+    asyncio.run(ask())
+    (when, start), *_, (end, last) = messages
+    assert start["status"] == 413
+    assert (b"connection", b"close") in start["headers"]
+    assert when <= MAX_MB * 1_000_000 + 100_000
+    assert end <= 2 * MAX_MB * 1_000_000 + 300_000
+    assert last["more_body"] is False
+
+
+def test_a_body_that_trickles_gets_408(model_folder, detector):
+    app = create_app(model_folder, detector, Limits(timeout=0.3))
+
+    async def trickle():
+        while True:
+            yield b"x"
+            await asyncio.sleep(0.05)
+
+    async def ask(http):
+        return await http.post("/predict", content=trickle(), headers={"content-type": "image/jpeg"})
+
+    response = asyncio.run(in_process(app, ask))
+    assert (response.status_code, response.json()["code"]) == (408, "body_too_slow")
+    assert app.state.service.places.taken == 0
+
+
+def test_an_answer_that_takes_too_long_gets_503(model_folder, detector):
+    release = threading.Event()
+    app = create_app(model_folder, with_slow_reader(detector, release), Limits(timeout=0.3))
+
+    async def ask(http):
+        late = await http.post("/predict", files=FILES)
+        release.set()
+        return late, await http.post("/predict", files=FILES)
+
+    late, then = asyncio.run(in_process(app, ask))
+    assert (late.status_code, late.json()["code"], late.headers["retry-after"]) == (503, "not_in_time", "5")
+    assert then.status_code == 200
+    assert app.state.service.places.taken == 0
+
+
+def test_a_full_queue_gets_429_and_all_that_was_taken_is_answered(model_folder, detector):
+    release = threading.Event()
+    app = create_app(model_folder, with_slow_reader(detector, release), Limits(queue=4, max_images=4))
+
+    async def ask(http):
+        taken = [asyncio.create_task(http.post("/predict", files=FILES * count)) for count in (1, 2)]
+        await until(lambda: app.state.service.places.taken == 3)
+        two_more = await http.post("/predict", files=FILES * 2)
+        text = (await http.get("/metrics")).text
+        taken.append(asyncio.create_task(http.post("/predict", files=FILES)))
+        await until(lambda: app.state.service.places.taken == 4)
+        one_more = await http.post("/predict", files=FILES)
+        release.set()
+        return two_more, one_more, text, [(await task).status_code for task in taken]
+
+    two_more, one_more, text, taken = asyncio.run(in_process(app, ask))
+    for refused in (two_more, one_more):
+        assert (refused.status_code, refused.json()["code"], refused.headers["retry-after"]) == (429, "queue_full", "1")
+    assert metric(text, "roadwork_queue_photos") == 3
+    assert taken == [200, 200, 200]
+    assert app.state.service.places.taken == 0
+
+
+def test_a_failure_is_a_500_without_its_reason_and_is_logged_and_counted(model_folder, detector, caplog):
+    calls = []
+
+    def fail_later(pixels):
+        calls.append(1)
+        if len(calls) == 2:
+            raise RuntimeError("secret of the house")
+        return detector.network(pixels)
+
+    broken = Detector(fail_later, detector.preprocessing, detector.facts, detector.device)
+    with TestClient(create_app(model_folder, broken, LIMITS)) as client, caplog.at_level(logging.ERROR):
+        response = client.post("/predict", files=FILES)
+        text = client.get("/metrics").text
+        assert client.post("/predict", files=FILES).status_code == 200  # the next batch is answered
+    assert (response.status_code, response.json()["code"]) == (500, "internal")
+    assert "secret" not in response.text
+    assert "secret of the house" in caplog.text
+    assert metric(text, 'roadwork_requests_total{path="/predict",status="500"}') == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"max_batch": 0}, "--max-batch is 0"),
+        ({"max_wait_ms": -1.0}, "--max-wait-ms is -1"),
+        ({"timeout": float("inf")}, "--timeout is inf"),
+        ({"queue": 8}, "--max-images is 32 and --queue 8"),
+        ({"max_megapixels": 300.0}, "--max-megapixels is 300"),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused(settings, said):
+    with pytest.raises(ConfigError, match=said):
+        Limits(**settings)
