@@ -209,6 +209,7 @@ class RoadworkStep:
 
     def __call__(self, batches: TimedBatches) -> float:
         from roadwork.training.callbacks.ema_callback import EMACallback
+        from roadwork.training.callbacks.loss_callback import LossCallback
         from roadwork.training.callbacks.mcc_callback import MCCCallback
 
         ema = EMACallback(self.module.model, self.settings.ema_decay, self.settings.ema_warmup)
@@ -216,7 +217,7 @@ class RoadworkStep:
             accelerator="gpu" if self.device.type == "cuda" else "cpu", devices=1, precision="bf16-mixed",
             max_epochs=1, gradient_clip_val=self.settings.clip_norm, log_every_n_steps=10, limit_val_batches=0,
             logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-            callbacks=[MCCCallback(), ema],
+            callbacks=[MCCCallback(), LossCallback(), ema],
         )  # fmt: skip
         batches.augment = self.augment
         trainer.fit(self.module, batches, val_dataloaders=[])

@@ -21,5 +21,21 @@ class WiringError(RoadworkError, RuntimeError):
     """A part that was asked for and was seen not to work."""
 
 
+class MachineError(RoadworkError, OSError):
+    """The machine lacks what a run needs: room on its disk, a process that lives."""
+
+
+class RunStoppedError(RoadworkError):
+    """A run was asked to stop by a signal, and has saved what it had.
+
+    Attributes:
+        exit_code: 128 + the signal's number, as shells have it.
+    """
+
+    def __init__(self, signal_number: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
 class MissingExtraError(RoadworkError, ImportError):
     """An optional package is needed; the message names the exact install command."""

@@ -1,11 +1,13 @@
 """The contenders of `benchmarks.step` do the same work, and its table says what was timed."""
 
 import json
+import os
 
 import pytest
 import torch
 
 from benchmarks import step, step_cases, step_epochs
+from benchmarks.paired import Contender
 from benchmarks.step_cases import StepClock, train_bare, train_by_trainer, train_ours
 from benchmarks.step_work import load_work
 from roadwork.preflight.probe import copy_weights
@@ -13,6 +15,12 @@ from roadwork.preflight.probe import copy_weights
 TINY = ("data.img_size=32", "data.dataloader.batch_size=4")
 TINY_RUN = ("--batch", "4", "--img-size", "32", "--steps", "1", "--repeat", "1")
 VIT = [f"model.config.{key}={value}" for key, value in (("num_hidden_layers", 2), ("hidden_size", 24))]
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process(monkeypatch):
+    """A new process for each contender is seconds of imports; one test has them."""
+    monkeypatch.setattr(step, "alone", Contender)
 
 
 @pytest.mark.parametrize(("network", "overrides"), [("resnet", ()), ("vit-s", VIT)])
@@ -58,6 +66,17 @@ def test_the_table_has_steps_and_epochs(tmp_path, capsys, monkeypatch):
     ]
     assert all((line["ours_ratio"] is None) == (line["name"] == step.OURS) for line in written["lines"])
     assert "Hugging Face" in capsys.readouterr().out
+
+
+def _process():
+    return os.getpid(), 0.0
+
+
+@pytest.mark.slow
+def test_each_contender_has_a_new_process_each_time(monkeypatch):
+    monkeypatch.undo()
+    contender = step.alone("someone", _process)
+    assert len({os.getpid(), contender.run()[0], contender.run()[0]}) == 3
 
 
 def test_options_are_compared_with_the_defaults(tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ from roadwork.data.dataset import ImageStore, RoadworkDataset, UnreadableLedger,
 from roadwork.data.extra import find_mixture
 from roadwork.data.groups import Groups
 from roadwork.data.images import TRAINING_SCALE, ImageSource
-from roadwork.data.loader import ResumableLoader
+from roadwork.data.loader import ResumableLoader, ignore_interrupts
 from roadwork.data.pixels import normalise, to_unit_range
 from roadwork.data.prepared.copy import find_copy
 from roadwork.data.reach import unreachable_targets
@@ -213,6 +213,7 @@ class NATIXDataModule(L.LightningDataModule):
             sampler=sampler,
             collate_fn=collate,
             num_workers=workers,
+            worker_init_fn=ignore_interrupts,
             prefetch_factor=settings.prefetch_factor if workers else None,
             persistent_workers=settings.persistent_workers and workers > 0,
             pin_memory=on_gpu if settings.pin_memory is None else settings.pin_memory,

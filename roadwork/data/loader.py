@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
 import lightning as L
 from torch.utils.data import DataLoader
+
+
+def ignore_interrupts(worker: int) -> None:
+    """For a worker process: Ctrl-C reaches all processes of a terminal, and what becomes of it the main one decides."""
+    del worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class ResumableLoader(DataLoader[dict[str, Any]]):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from roadwork.data.augmentation.seeding import seed_all
 from roadwork.models.head import freeze_backbone, head_of, train_head_alone
 from roadwork.settings import TrainingSettings
 from roadwork.training.callbacks.adalora_callback import adalora_orthogonal_loss
@@ -60,13 +61,18 @@ class RoadworkClassifier(L.LightningModule):
             self.train()  # not before: Lightning warns of modules that are in evaluation mode until here
 
     @override
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # Dropout and the like follow from the step alone: a run that is resumed draws what it would have drawn.
+        seed_all(self.settings.seed, self.current_epoch, batch_idx, self.global_rank)
+
+    @override
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         logits = self.logits_of(batch)
         loss = F.cross_entropy(logits.float(), batch["label"], label_smoothing=self.settings.label_smoothing)
-        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, prog_bar=True, batch_size=len(logits))
+        cross_entropy = loss.detach()
         if self.settings.adapter == "adalora":  # peft adds it only where the wrapped model computes the loss
             loss = loss + adalora_orthogonal_loss(self.model)
-        return {"loss": loss, "logits": logits.detach(), "labels": batch["label"]}
+        return {"loss": loss, "cross_entropy": cross_entropy, "logits": logits.detach(), "labels": batch["label"]}
 
     @override
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:

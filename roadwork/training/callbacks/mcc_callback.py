@@ -111,11 +111,12 @@ class MCCCallback(Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"best_mcc": self.best_mcc}
+        return {"best_mcc": self.best_mcc, "train": self._train.state_dict()}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_mcc = state_dict["best_mcc"]
+        self._train.load_state_dict(state_dict["train"])  # of an epoch that goes on in its middle
 
 
 class _EpochCounts:
@@ -146,6 +147,12 @@ class _EpochCounts:
                 'Return {"loss": loss, "logits": logits.detach(), "labels": labels}.'
             )
         self.add(outputs, outputs["labels"])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"counts": self._counts, "has_soft_labels": self.has_soft_labels}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._counts, self.has_soft_labels = state["counts"], state["has_soft_labels"]
 
     def sum_over_ranks(self, trainer: L.Trainer, device: torch.device) -> None:
         self._counts = trainer.strategy.reduce(self._counts.to(device), reduce_op="sum")

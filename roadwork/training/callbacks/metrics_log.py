@@ -6,24 +6,38 @@ import json
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from typing_extensions import override
 
+from roadwork.runs import atomic_path
+
 logger = logging.getLogger(__name__)
 
 
 class MetricsLog(Callback):
-    """Appends each epoch's logged figures, the learning rate and the seconds since the start to a JSONL file."""
+    """Appends each epoch's logged figures, the learning rate and the seconds since the start to a JSONL file.
+
+    A run that is resumed has the lines that its checkpoint knows of; the others are of epochs that come again.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.started = 0.0
+        self._seconds_before = 0.0
+        self._n_lines = 0
 
     @override
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.started = time.monotonic()
+        if not trainer.is_global_zero or not self.path.is_file():
+            return
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        if len(lines) > self._n_lines:
+            with atomic_path(self.path) as temporary:
+                temporary.write_text("".join(lines[: self._n_lines]), encoding="utf-8")
 
     @override
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -32,7 +46,7 @@ class MetricsLog(Callback):
         line = {
             "epoch": trainer.current_epoch,
             "step": trainer.global_step,
-            "seconds": round(time.monotonic() - self.started, 2),
+            "seconds": round(self._seconds(), 2),
         }
         line |= {"lr": trainer.optimizers[0].param_groups[0]["lr"]}
         line |= {name: float(value) for name, value in trainer.callback_metrics.items() if not name.startswith("lr-")}
@@ -45,3 +59,15 @@ class MetricsLog(Callback):
             )
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        self._n_lines += 1
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"lines": self._n_lines, "seconds": self._seconds()}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._n_lines, self._seconds_before = state_dict["lines"], state_dict["seconds"]
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self.started

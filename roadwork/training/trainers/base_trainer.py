@@ -17,13 +17,16 @@ from torch import nn
 
 from roadwork.config import compose_config, to_settings
 from roadwork.data.datamodule import NATIXDataModule
-from roadwork.errors import ConfigError
+from roadwork.errors import ConfigError, MachineError
 from roadwork.runs import create_run_folder, write_manifest
 from roadwork.settings import TrainingSettings
 from roadwork.training.callbacks.adalora_callback import AdaLoraCallback
 from roadwork.training.callbacks.ema_callback import EMACallback
+from roadwork.training.callbacks.loss_callback import LossCallback
 from roadwork.training.callbacks.mcc_callback import MCCCallback
 from roadwork.training.callbacks.metrics_log import MetricsLog
+from roadwork.training.checkpoints.files import LAST, SafeCheckpointIO, find_newest
+from roadwork.training.checkpoints.interruption import Interruption
 from roadwork.training.frozen import data_for_head
 from roadwork.training.lora.apply import adapter_summary, apply_adapter
 from roadwork.training.module import RoadworkClassifier
@@ -85,6 +88,7 @@ class BaseTrainer:
             RoadworkError: the data cannot be used, or the run cannot be continued.
         """
         L.seed_everything(self.settings.training.seed, workers=True, verbose=False)
+        checkpoint = str(find_newest(resume_from / "checkpoints")) if resume_from else None
         datamodule.setup("fit")
         if resume_from:
             check_resumable(resume_from, self.cfg, datamodule.splits, datamodule.table.fingerprint())
@@ -108,9 +112,15 @@ class BaseTrainer:
         )  # fmt: skip
         if self.settings.training.compile and batches is datamodule:
             compile_network(self.module.model, self.trainer.strategy.root_device)
-        checkpoint = str(self.run_folder / "checkpoints" / "last.ckpt") if resume_from else None
         try:
             self.trainer.fit(self.module, datamodule=batches, ckpt_path=checkpoint, weights_only=True)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise MachineError(
+                f"A process that reads images has died ({str(error).splitlines()[0]}); the system ends one where "
+                "memory is short. Go on with --resume, with fewer of them: data.dataloader.num_workers=1."
+            ) from error
         except SystemExit as error:  # Lightning's answer to Ctrl-C, without a word
             logger.warning("The run in %s was interrupted; `--resume` goes on after its last epoch.", self.run_folder)
             raise KeyboardInterrupt from error
@@ -124,10 +134,12 @@ class BaseTrainer:
     def _run_callbacks(self) -> list[Callback]:
         folder = self.run_folder / "checkpoints"
         callbacks: list[Callback] = [
+            LossCallback(),
             MetricsLog(self.run_folder / "metrics.jsonl"),
             LearningRateMonitor(logging_interval="step"),
             ModelCheckpoint(folder, filename="best", monitor=MONITOR, mode="max", enable_version_counter=False),
             ModelCheckpoint(folder, filename="last", save_top_k=1, every_n_epochs=1, enable_version_counter=False),
+            Interruption(folder / LAST, self.settings.training.checkpoint_minutes),
         ]
         if sys.stderr.isatty():
             callbacks.append(RichProgressBar(leave=False, console_kwargs={"stderr": True}))
@@ -160,6 +172,7 @@ def build_lightning_trainer(
         # Ranks whose shares differ by a row can differ by a batch, and would wait for each other for ever.
         "devices": 1,
         "num_sanity_val_steps": 2,
+        "plugins": [SafeCheckpointIO()],
         "enable_model_summary": False,
         "log_every_n_steps": 10,
     }

@@ -35,20 +35,20 @@ MACHINE_KEYS = (
 )
 # What can change between a run and its continuation. Most other keys would be ignored in silence, since the checkpoint
 # brings back the optimizer and its schedule.
-_MAY_DIFFER = ("training.epochs", "training.patience", "training.precision", *MACHINE_KEYS)
+_MAY_DIFFER = (
+    *("training.epochs", "training.patience", "training.precision", "training.checkpoint_minutes"),
+    *MACHINE_KEYS,
+)
 
 
 def check_resumable(folder: Path, cfg: DictConfig, splits: Splits, data_fingerprint: str) -> None:
     """Checks the run in `folder` against the configuration, the splits and the data it would go on with.
 
     Raises:
-        DataError: the run has no checkpoint yet, or was begun on other labels, positions or sequences.
+        DataError: the run was begun on other labels, positions or sequences.
         ConfigError: a key differs that the checkpoint would overrule.
         SplitError: the rows of a split are others than the run's: it would train on what it is judged by.
     """
-    checkpoint = folder / "checkpoints" / "last.ckpt"
-    if not checkpoint.is_file():
-        raise DataError(f"{checkpoint} is not there: the run ended before its first epoch did. Train without --resume.")
     before = flat_keys(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))
     now = flat_keys(OmegaConf.to_container(cfg, resolve=True))
     # `evaluation` is read after training only.

@@ -1,0 +1,101 @@
+"""Checkpoints are written whole or not at all, and a damaged one is found out and named."""
+
+import logging
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from roadwork.errors import DataError, MachineError
+from roadwork.training.checkpoints import files
+from roadwork.training.checkpoints.files import (
+    LAST,
+    PREVIOUS,
+    SafeCheckpointIO,
+    find_newest,
+    tensor_bytes,
+    why_damaged,
+)
+
+
+def content(step):
+    return {"global_step": step, "state_dict": {"weight": torch.full((64, 64), float(step))}, "lists": [torch.ones(3)]}
+
+
+def step_of(path):
+    return torch.load(path, weights_only=True)["global_step"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two saves of `last.ckpt`."""
+    for step in (1, 2):
+        SafeCheckpointIO().save_checkpoint(content(step), tmp_path / LAST)
+    return tmp_path
+
+
+def test_the_newest_two_are_kept(folder):
+    assert step_of(folder / LAST) == 2
+    assert step_of(folder / PREVIOUS) == 1
+    SafeCheckpointIO().save_checkpoint(content(3), folder / LAST)
+    SafeCheckpointIO().save_checkpoint(content(9), folder / "best.ckpt")
+    assert {path.name: step_of(path) for path in folder.iterdir()} == {LAST: 3, PREVIOUS: 2, "best.ckpt": 9}
+    assert find_newest(folder) == folder / LAST
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed")])
+def test_a_write_that_fails_leaves_what_was_there(folder, monkeypatch, error):
+    def save(checkpoint, path):
+        path.write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(files.torch, "save", save)
+    with pytest.raises(MachineError, match=r"last\.ckpt could not be written.*--resume"):
+        SafeCheckpointIO().save_checkpoint(content(3), folder / LAST)
+    assert {path.name: step_of(path) for path in folder.iterdir()} == {LAST: 2, PREVIOUS: 1}
+
+
+def test_room_is_looked_for_first(folder, monkeypatch):
+    checkpoint = content(3)
+    assert tensor_bytes(checkpoint) == 64 * 64 * 4 + 3 * 4
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=tensor_bytes(checkpoint)))
+    with pytest.raises(MachineError, match=r"A checkpoint takes 16 MiB, and .* has 0 MiB left"):
+        SafeCheckpointIO().save_checkpoint(checkpoint, folder / LAST)
+    assert step_of(folder / LAST) == 2
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_one_that_is_cut_off_is_named_and_the_one_before_taken(folder, share, caplog):
+    whole = (folder / LAST).read_bytes()
+    (folder / LAST).write_bytes(whole[: int(share * len(whole))])
+    with caplog.at_level(logging.WARNING):
+        assert find_newest(folder) == folder / PREVIOUS
+    assert "last.ckpt is damaged" in caplog.text
+
+
+def test_one_that_was_altered_is_named(folder, caplog):
+    whole = bytearray((folder / LAST).read_bytes())
+    place = whole.index(torch.full((4,), 2.0).numpy().tobytes())  # inside the weights, where torch itself sees nothing
+    whole[place + 1] ^= 1
+    (folder / LAST).write_bytes(bytes(whole))
+    assert torch.load(folder / LAST, weights_only=True)["global_step"] == 2
+    assert "checksum" in why_damaged(folder / LAST)
+    with caplog.at_level(logging.WARNING):
+        assert find_newest(folder) == folder / PREVIOUS
+
+
+def test_where_none_is_good(folder, tmp_path_factory):
+    for name in (LAST, PREVIOUS):
+        (folder / name).write_bytes(b"")
+    with pytest.raises(DataError, match=r"Every checkpoint in .* is damaged"):
+        find_newest(folder)
+    with pytest.raises(DataError, match=r"has no last\.ckpt.*Train without --resume"):
+        find_newest(tmp_path_factory.mktemp("empty"))
+
+
+def test_what_a_killed_write_left_is_removed(folder):
+    (folder / f".{LAST}.123.tmp").write_bytes(b"half")
+    (folder / LAST).unlink()  # killed between the two renames
+    assert find_newest(folder) == folder / PREVIOUS
+    assert [path.name for path in folder.iterdir()] == [PREVIOUS]

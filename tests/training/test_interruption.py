@@ -1,0 +1,137 @@
+"""A signal ends the step, saves and stops; what goes on from there ends as the uninterrupted run."""
+
+import json
+import multiprocessing
+import os
+import signal
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from roadwork.data.datamodule import NATIXDataModule
+from roadwork.errors import RunStoppedError
+from roadwork.preflight.dry_run import prepare_trainer
+from roadwork.training.checkpoints.files import LAST
+from roadwork.training.checkpoints.interruption import Interruption
+
+
+class Signal(Callback):
+    """Sends this process a signal before the `n`th step."""
+
+    def __init__(self, number, n):
+        self.number = number
+        self.n = n
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step + 1 == self.n:
+            self.n = 0
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.fixture
+def config(tiny_config):
+    """Makes the configuration of a tiny vision transformer with dropout."""
+
+    def make(*overrides):
+        cfg = tiny_config(
+            "training.epochs=2", "training.deterministic=true", "training.checkpoint_minutes=0", *overrides
+        )
+        cfg.model.config = {
+            "model_type": "vit",
+            "hidden_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 32,
+            "patch_size": 8,
+            "hidden_dropout_prob": 0.2,
+        }
+        return cfg
+
+    return make
+
+
+def fit(cfg, *callbacks, resume_from=None):
+    datamodule = NATIXDataModule(cfg)
+    trainer = prepare_trainer(datamodule, resume_from)
+    trainer.callbacks += callbacks
+    return trainer, trainer.fit(datamodule, resume_from)
+
+
+def checkpoint(folder, name=LAST):
+    return torch.load(folder / "checkpoints" / name, weights_only=True)
+
+
+def assert_same_end(folder, whole):
+    for name in (LAST, "best.ckpt"):
+        mine, theirs = checkpoint(folder, name), checkpoint(whole, name)
+        for key in ("state_dict", "raw_state_dict", "optimizer_states", "lr_schedulers"):
+            torch.testing.assert_close(mine[key], theirs[key], rtol=0, atol=0)
+    lines, expected = (
+        [json.loads(line) | {"seconds": 0} for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for run in (folder, whole)
+    )
+    assert lines == expected
+
+
+@pytest.mark.parametrize(
+    ("number", "n", "saved_at", "overrides"),
+    [
+        (signal.SIGTERM, 1, 1, ()),
+        (signal.SIGINT, 5, 5, ()),
+        (signal.SIGTERM, 9, 9, ()),  # the last step of an epoch: its validation ends first
+        (signal.SIGTERM, 2, 2, ("training.accumulate=2",)),  # gradients that are being summed are summed up first
+    ],
+)
+def test_stops_after_the_step_and_goes_on_to_the_same_end(config, tmp_path, number, n, saved_at, overrides):
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    whole = fit(config(f"output_dir={tmp_path / 'whole'}", *overrides))[1]
+    cfg = config(f"output_dir={tmp_path / 'struck'}", *overrides)
+    with pytest.raises(RunStoppedError, match="is saved") as stopped:
+        fit(cfg, Signal(number, n))
+    assert stopped.value.exit_code == 128 + number
+    assert {each: signal.getsignal(each) for each in before} == before
+    folder = (tmp_path / "struck" / cfg.experiment / "latest").resolve()
+    assert checkpoint(folder)["global_step"] == saved_at
+    fit(cfg, resume_from=folder)
+    assert_same_end(folder, whole)
+
+
+def test_saves_by_time_inside_an_epoch(config, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(Interruption, "_stop_if_asked", lambda self: saved.append(self.path.exists()))
+    fit(config(f"output_dir={tmp_path}", "training.checkpoint_minutes=0.00001", "training.epochs=1"))
+    assert saved
+    assert all(saved)  # from the first step on
+    saved.clear()
+    fit(config(f"output_dir={tmp_path}", "training.epochs=1"))
+    assert not any(saved)
+
+
+def test_what_is_drawn_in_a_step_follows_from_the_step_alone(config):
+    drawn = {}
+
+    class Draw(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            torch.rand(batch_idx)
+
+    for name, callbacks in (("plain", ()), ("disturbed", (Draw(),))):
+        trainer, _ = fit(config("training.epochs=1"), *callbacks)
+        drawn[name] = {key: value.clone() for key, value in trainer.module.model.state_dict().items()}
+    torch.testing.assert_close(drawn["plain"], drawn["disturbed"], rtol=0, atol=0)
+
+
+def _ignore_the_first(path):
+    interruption = Interruption(path, 0)
+    interruption.on_train_start(type("Trainer", (), {"global_step": 0}), None)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert interruption.received == signal.SIGTERM
+    os.kill(os.getpid(), signal.SIGTERM)
+    os._exit(0)  # not reached
+
+
+def test_a_second_signal_ends_at_once(tmp_path):
+    process = multiprocessing.get_context("fork").Process(target=_ignore_the_first, args=(tmp_path / LAST,))
+    process.start()
+    process.join(30)
+    assert process.exitcode == 143
