@@ -2,13 +2,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := outputs/demo/latest
+MODEL := outputs/demo/model
 
-.PHONY: demo test test-all lint setup clean
+.PHONY: demo test test-all lint setup consumer clean
 
-demo: setup  ## The main job on synthetic street scenes: prove the wiring, train, evaluate, calibrate
+demo: setup  ## The main job on synthetic street scenes: from photos to a detector that is judged, packed and used
 	$(BIN)/roadwork train --config configs/experiment/demo.yaml
 	$(BIN)/roadwork evaluate $(RUN)
 	$(BIN)/roadwork calibrate $(RUN)
+	$(BIN)/roadwork report $(RUN)
+	$(BIN)/roadwork export $(RUN) --format hf --out $(MODEL)
+	$(BIN)/roadwork verify-export $(MODEL) --run $(RUN) --consumer streetvision
+	$(BIN)/roadwork predict $(MODEL) data/demo/images --out outputs/demo/predictions.geojson --sites outputs/demo/sites.geojson --overwrite
 
 test: setup  ## The tests, in under 8 minutes on 2 cores
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
@@ -21,6 +26,14 @@ lint: setup  ## Style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+consumer: .venv-consumer/.complete  ## What a StreetVision miner has (transformers 4.45.2), for the tests of exported detectors
+
+.venv-consumer/.complete: constraints-consumer.txt
+	$(PYTHON) -m venv .venv-consumer
+	.venv-consumer/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-consumer.txt transformers torch pillow
+	.venv-consumer/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-consumer.txt --no-deps torchvision
+	touch $@
+
 setup: .venv/.complete
 
 .venv/.complete: pyproject.toml constraints.txt
@@ -29,5 +42,5 @@ setup: .venv/.complete
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-clean:  ## Removes the environment and the caches; data and outputs stay
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis
+clean:  ## Removes the environments and the caches; data and outputs stay
+	rm -rf .venv .venv-consumer .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from roadwork import __version__
-from roadwork.errors import ConfigError, RoadworkError
+from roadwork.errors import ConfigError, RoadworkError, RunStoppedError
 
 FAILED, WRONG_USAGE = 1, 2
 
@@ -65,10 +65,28 @@ def main(arguments: list[str] | None = None) -> None:
     # the small ResNet then takes 1.6 times as long, and even alone 1.1 times (docs/LOG.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import roadwork.cli.map  # noqa: F401 -- as a name of its own it would hide the builtin
-    from roadwork.cli import calibrate, demo_data, evaluate, experiment, preflight, prepare, profile, split, train  # noqa: F401
+    from roadwork.cli import (  # noqa: F401
+        calibrate,
+        demo_data,
+        evaluate,
+        experiment,
+        export,
+        predict,
+        preflight,
+        prepare,
+        profile,
+        report,
+        serve,
+        split,
+        train,
+        verify_export,
+    )
 
     try:
         app(args=arguments)
+    except RunStoppedError as error:
+        Console(stderr=True).print(f"{error} Go on with --resume.", markup=False)
+        sys.exit(error.exit_code)
     except RoadworkError as error:
         _print_error(str(error))
         sys.exit(WRONG_USAGE if isinstance(error, ConfigError) else FAILED)
