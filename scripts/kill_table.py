@@ -19,7 +19,6 @@ import shutil
 import signal
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -134,6 +133,12 @@ def full_disk(number: float) -> None:
     before(torch, "save", nth(number, fill))
 
 
+def kill_in(seconds: float) -> None:
+    timer = threading.Timer(seconds, kill_now)
+    timer.daemon = True  # a training that ends before is not waited for
+    timer.start()
+
+
 def kill_a_worker() -> None:
     for child in active_children():
         os.kill(child.pid, signal.SIGKILL)  # type: ignore[arg-type]  # it has started
@@ -141,7 +146,7 @@ def kill_a_worker() -> None:
 
 
 STRIKES: dict[str, Callable[[float], None]] = {
-    "any time": lambda seconds: threading.Timer(seconds, kill_now).start(),
+    "any time": kill_in,
     "in a step": lambda n: after(RoadworkClassifier, "training_step", nth(n, kill_now)),
     "before a save": lambda n: before(SafeCheckpointIO, "save_checkpoint", nth(n, kill_now)),
     "inside a save": half_written,
@@ -302,13 +307,13 @@ def prepare(folder: Path) -> list[str]:
 
 
 def train_whole(job: Sequence[str], folder: Path, *more: str) -> tuple[dict[str, str], float]:
-    """What the uninterrupted run ends with, and the seconds of its training."""
-    started = time.monotonic()
+    """What the uninterrupted run ends with, and the seconds of its training, from its first step on."""
     code = run([*job, *more, f"output_dir={folder}", "experiment=whole"], None, folder / "log.txt")
     if code != 0:
         raise SystemExit(f"The uninterrupted run ended with {code}:\n{(folder / 'log.txt').read_text()[-3000:]}")
-    seconds = time.monotonic() - started
-    return ending((folder / "whole" / "latest").resolve()), seconds
+    run_folder = (folder / "whole" / "latest").resolve()
+    last_line = (run_folder / "metrics.jsonl").read_text().splitlines()[-1]
+    return ending(run_folder), float(json.loads(last_line)["seconds"])
 
 
 def measure(folder: Path, count: int, seed: int, only: str | None) -> list[Outcome]:
