@@ -10,7 +10,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
+import torch
 from detector_world import FACTS, SIZE, make_model_folder
 from PIL import ExifTags, Image
 from predict_world import BERLIN, RIO, jpeg, make_photos, write_parquet, write_unreadable
@@ -18,7 +21,7 @@ from predict_world import BERLIN, RIO, jpeg, make_photos, write_parquet, write_u
 from roadwork import Detector
 from roadwork.cli import main
 from roadwork.export.facts import ExportFacts
-from roadwork.inference import predict
+from roadwork.inference import predict, sites
 from roadwork.inference.exif import read_camera_facts
 
 
@@ -47,8 +50,6 @@ def photos(tmp_path):
 
 @pytest.fixture(scope="session")
 def onnx_folder(tmp_path_factory, model_folder):
-    torch = pytest.importorskip("torch")
-    pytest.importorskip("onnxruntime")
     from transformers import AutoModelForImageClassification
 
     from roadwork.inference.networks import ONNX_FILE, WEIGHTS_FILE
@@ -142,7 +143,6 @@ def test_no_readable_photo_at_all_fails(capsys, tmp_path, model_folder):
 
 
 def test_parquet_in_parquet_out_with_columns(capsys, tmp_path, model_folder):
-    pq = pytest.importorskip("pyarrow.parquet")
     images = [jpeg(0), jpeg(1, RIO), None]
     path = write_parquet(tmp_path / "in.parquet", images, lat=[BERLIN[0], None, None], lng=[BERLIN[1], None, None])
     run(capsys, model_folder, path, "--out", tmp_path / "o.parquet")
@@ -179,7 +179,6 @@ def test_views_are_combined(capsys, tmp_path, photos, model_folder, views):
 
 def test_sites_are_those_of_all_photos(capsys, tmp_path):
     """Only what lies near a detection is held; the sites are the same as of the whole table."""
-    sites = pytest.importorskip("roadwork.inference.sites")
     make_photos(tmp_path / "photos", 2, start=100)
     photos = [
         jpeg(number, (52.5 + 0.3 * (number % 2) + 0.00011 * (number // 2), 13.4))  # 12 m apart in two streets
@@ -191,7 +190,6 @@ def test_sites_are_those_of_all_photos(capsys, tmp_path):
     median = float(np.median([answer.probability for answer in Detector.load(model).predict_many(photos)]))
     make_model_folder(tmp_path / "model", facts=ExportFacts(threshold=median, prior=0.5))
     out, _ = run(capsys, model, tmp_path / "photos", "--out", tmp_path / "o.parquet", "--sites", tmp_path / "s.geojson")
-    pd = pytest.importorskip("pandas")
     frame = pd.read_parquet(tmp_path / "o.parquet")
     assert 0 < (frame["label"] == "Roadwork").sum() < 24
     expected = sites.find_sites(frame, prior=0.5)

@@ -71,7 +71,8 @@ def test_geojson_is_as_the_rfc_has_it(tmp_path):
 
 
 def test_geojson_opens_in_a_reader_of_others(tmp_path):
-    folium = pytest.importorskip("folium")
+    import folium
+
     write_records(tmp_path / "o.geojson", iter(RECORDS[:2]), FACTS)
     layer = folium.GeoJson((tmp_path / "o.geojson").read_text(encoding="utf-8"))
     (south, west), (north, east) = layer.get_bounds()

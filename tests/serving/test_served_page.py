@@ -3,12 +3,11 @@
 import re
 
 import pytest
+from playwright.sync_api import expect
 from serving_world import BERLIN, MAX_MB, MEGAPIXELS, photo, running_server
 
 from roadwork.inference.detector import Detector
 
-sync_api = pytest.importorskip("playwright.sync_api")
-expect = sync_api.expect
 NASTY = "<img src=x onerror=document.title='run'>.jpg"
 WIDTHS = [(390, 844), (1280, 900)]
 TIMEOUT = 30_000
