@@ -44,7 +44,7 @@ def main(overrides: list[str]) -> None:
     ):
         train, test = rows & (splits == "train"), rows & (splits == "val_test")
         decided = model.fit(features[train], table.labels[train]).predict(features[test])
-        print(f"{name}: MCC {matthews_corrcoef(table.labels[test], decided):.3f} on {test.sum()} rows")  # noqa: T201
+        print(f"{name}: MCC {matthews_corrcoef(table.labels[test], decided):.3f} on {test.sum()} rows")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, cast
 
 import numpy as np
@@ -25,6 +24,7 @@ from roadwork.models.build import build_model
 from roadwork.progress import track
 from roadwork.runs import read_manifest, sha256_of, write_json, write_manifest
 from roadwork.settings import Settings
+from roadwork.training.checkpoints.weights import load_weights
 from roadwork.training.lora.apply import apply_adapter
 from roadwork.training.trainers.base_trainer import STEPS_BEFORE_FIT
 
@@ -131,14 +131,7 @@ def load_best_model(folder: Path, settings: Settings) -> nn.Module:
         rank=training.adapter_rank,
         total_steps=STEPS_BEFORE_FIT,
     )
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-        model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
-    except (RuntimeError, UnpicklingError, EOFError, KeyError, OSError) as error:
-        raise DataError(
-            f"{path} does not hold the network that config.yaml describes, or is damaged "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}). Train again."
-        ) from error
+    load_weights(model, path)
     model.eval()
     return model
 

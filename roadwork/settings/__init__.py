@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 from roadwork.errors import ConfigError
 from roadwork.settings.checks import MAX_SEED, check_at_least, check_range
@@ -23,6 +24,7 @@ from roadwork.settings.data import (
 )
 from roadwork.settings.extra import ORIGINS, ExtraDatasetSettings
 from roadwork.settings.hub import HubSettings
+from roadwork.settings.model import POOLINGS, ModelSettings
 from roadwork.settings.sampling import (
     DRAW_MODES,
     SPLIT_NAMES,
@@ -30,7 +32,7 @@ from roadwork.settings.sampling import (
     GpsSamplingSettings,
     SplittingSettings,
 )
-from roadwork.settings.training import ADAPTERS, PRECISIONS, ModelSettings, TrainingSettings
+from roadwork.settings.training import ADAPTERS, LOSSES, PRECISIONS, TrainingSettings
 
 __all__ = [
     "ADAPTERS",
@@ -38,7 +40,9 @@ __all__ = [
     "CACHE_MODES",
     "DATA_MODES",
     "DRAW_MODES",
+    "LOSSES",
     "ORIGINS",
+    "POOLINGS",
     "PRECISIONS",
     "SPLIT_NAMES",
     "SPLIT_STRATEGIES",
@@ -54,6 +58,7 @@ __all__ = [
     "PrivacySettings",
     "Settings",
     "SplittingSettings",
+    "TrackingSettings",
     "TrainAugmentationSettings",
     "TrainingSettings",
 ]
@@ -88,6 +93,13 @@ class PrivacySettings:
 
 
 @dataclass
+class TrackingSettings:
+    # Lightning's loggers beside TensorBoard, which is always there: the name of each with its arguments, such as
+    # {wandb: {project: roadwork}, mlflow: {tracking_uri: "file:mlruns"}}.
+    loggers: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
 class Settings:
     # Names the folder outputs/<experiment>/.
     experiment: str = "default"
@@ -98,6 +110,7 @@ class Settings:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", self.experiment):

@@ -1,32 +1,25 @@
-"""The network, and how its weights are trained."""
+"""How the weights are trained."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from roadwork.errors import ConfigError
-from roadwork.settings.checks import MAX_SEED, check_at_least, check_choice, check_range
+from roadwork.settings.checks import MAX_SEED, check_at_least, check_choice, check_range, check_word_or_count
 
-ADAPTERS = ("none", "lora", "adalora", "vera", "ia3")
-ATTENTIONS = ("auto", "sdpa", "eager")
+ADAPTERS = ("none", "lora", "dora", "adalora", "vera", "ia3")
+LOSSES = ("cross_entropy", "balanced", "focal")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
-
-
-@dataclass
-class ModelSettings:
-    # A hub name or a folder (pretrained: true), or a transformers model type such as `resnet` (pretrained: false).
-    name: str = "resnet"
-    # Load weights; false builds the architecture from its configuration with random weights.
-    pretrained: bool = False
-    # Fields of the transformers configuration to set; `model_type` here builds offline when pretrained is false.
-    config: dict[str, Any] = field(default_factory=dict)
-    # How attention is computed: `auto` (transformers' choice: sdpa where the model has it), `sdpa`, or `eager`.
-    attention: str = "auto"
-
-    def __post_init__(self) -> None:
-        check_choice("model.attention", self.attention, ATTENTIONS)
+_NOT_NEGATIVE = ("weight_decay", "clip_norm", "patience", "checkpoint_minutes", "probe_epochs", "max_skipped_steps")
+_RANGES = (
+    ("warmup", 0.0, 1.0),
+    ("label_smoothing", 0.0, 0.5),
+    ("ema_decay", 0.0, 1.0),
+    ("focal_gamma", 0.0, 10.0),
+    ("layer_decay", 0.1, 1.0),
+)
 
 
 @dataclass
@@ -37,6 +30,17 @@ class TrainingSettings:
     # Share of all steps over which the learning rate rises linearly; it then falls by a cosine.
     warmup: float = 0.05
     label_smoothing: float = 0.05
+    # `cross_entropy`; `balanced`: its terms weighted by the inverse of their class's share of the drawn rows; `focal`:
+    # terms that are right already count less, by (1 - p) ** focal_gamma.
+    loss: str = "cross_entropy"
+    focal_gamma: float = 2.0
+    # Each layer's learning rate is that of the layer above times this; 1 gives all the same.
+    layer_decay: float = 1.0
+    # A run's folder whose best weights are where training starts, its adapter merged; null: as model says.
+    start_from: str | None = None
+    # Epochs in which the head alone is trained, on frozen features, before the rest joins (LP-FT); 0: none.
+    probe_epochs: int = 0
+    probe_lr: float = 1e-3
     # Gradients are clipped to this norm; 0 turns clipping off.
     clip_norm: float = 1.0
     # Optimizer steps use gradients of this many batches.
@@ -67,17 +71,33 @@ class TrainingSettings:
     adapter: str = "none"
     # Rank of lora and adalora (vera's is 256).
     adapter_rank: int = 8
-    # Lightning's accelerator: `auto`, `cpu`, `gpu`, `mps`. One device trains.
+    # Steps whose loss or gradients are not finite are left out; after so many the run stops.
+    max_skipped_steps: int = 10
+    # Lightning's accelerator: `auto`, `cpu`, `gpu`, `mps`.
     accelerator: str = "auto"
+    # Devices of each machine that train together (DDP), or `auto`: all of them. Batches and the learning rate are each
+    # device's: docs/several-gpus.md.
+    devices: Any = 1
+    # Machines that train together.
+    num_nodes: int = 1
 
     def __post_init__(self) -> None:
         check_choice("training.adapter", self.adapter, ADAPTERS)
         check_choice("training.precision", self.precision, PRECISIONS)
-        for name, low, high in (("warmup", 0.0, 1.0), ("label_smoothing", 0.0, 0.5), ("ema_decay", 0.0, 1.0)):
+        check_choice("training.loss", self.loss, LOSSES)
+        check_word_or_count("training.devices", self.devices, "auto")
+        for name, low, high in _RANGES:
             check_range(f"training.{name}", getattr(self, name), low, high)
-        for name in ("epochs", "accumulate", "adapter_rank"):
+        for name in ("epochs", "accumulate", "adapter_rank", "num_nodes"):
             check_at_least(f"training.{name}", getattr(self, name), 1)
-        for name in ("weight_decay", "clip_norm", "patience", "checkpoint_minutes"):
+        for name in (
+            "weight_decay",
+            "clip_norm",
+            "patience",
+            "checkpoint_minutes",
+            "probe_epochs",
+            "max_skipped_steps",
+        ):
             check_at_least(f"training.{name}", getattr(self, name), 0)
         check_range("training.seed", self.seed, 0, MAX_SEED)
         if self.freeze_backbone and self.adapter != "none":
@@ -85,5 +105,13 @@ class TrainingSettings:
                 f"training.freeze_backbone is true and training.adapter is {self.adapter}: an adapter is trained "
                 "inside the backbone. Choose one of them."
             )
-        if not 0 < self.lr < math.inf:
-            raise ConfigError(f"training.lr is {self.lr}; it must be a number above 0, or nothing is trained.")
+        if self.freeze_backbone and self.probe_epochs:
+            raise ConfigError(
+                f"training.probe_epochs is {self.probe_epochs} and training.freeze_backbone is true: nothing would "
+                "join after the probe. Choose one of them."
+            )
+        for name in ("lr", "probe_lr"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(
+                    f"training.{name} is {getattr(self, name)}; it must be a number above 0, or nothing is trained."
+                )

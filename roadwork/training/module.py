@@ -16,6 +16,7 @@ from roadwork.data.augmentation.seeding import seed_all
 from roadwork.models.head import freeze_backbone, head_of, train_head_alone
 from roadwork.settings import TrainingSettings
 from roadwork.training.callbacks.adalora_callback import adalora_orthogonal_loss
+from roadwork.training.losses import training_loss
 from roadwork.training.optim import build_optimizer, use_fused, warmup_cosine
 
 
@@ -68,7 +69,7 @@ class RoadworkClassifier(L.LightningModule):
     @override
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         logits = self.logits_of(batch)
-        loss = F.cross_entropy(logits.float(), batch["label"], label_smoothing=self.settings.label_smoothing)
+        loss = training_loss(logits, batch["label"], self.settings)
         cross_entropy = loss.detach()
         if self.settings.adapter == "adalora":  # peft adds it only where the wrapped model computes the loss
             loss = loss + adalora_orthogonal_loss(self.model)

@@ -11,7 +11,6 @@ import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -22,15 +21,20 @@ from roadwork.runs import create_run_folder, write_manifest
 from roadwork.settings import TrainingSettings
 from roadwork.training.callbacks.adalora_callback import AdaLoraCallback
 from roadwork.training.callbacks.ema_callback import EMACallback
+from roadwork.training.callbacks.health_callback import HealthCallback
 from roadwork.training.callbacks.loss_callback import LossCallback
 from roadwork.training.callbacks.mcc_callback import MCCCallback
 from roadwork.training.callbacks.metrics_log import MetricsLog
 from roadwork.training.checkpoints.files import LAST, SafeCheckpointIO, find_newest
 from roadwork.training.checkpoints.interruption import Interruption
+from roadwork.training.devices import device_arguments
 from roadwork.training.frozen import data_for_head
+from roadwork.training.loggers import build_loggers
 from roadwork.training.lora.apply import adapter_summary, apply_adapter
 from roadwork.training.module import RoadworkClassifier
+from roadwork.training.probe import probe_head
 from roadwork.training.speed import checkpoint_gradients, compile_network
+from roadwork.training.start import load_start
 from roadwork.training.trainers.resume import check_resumable
 
 logger = logging.getLogger(__name__)
@@ -59,6 +63,7 @@ class BaseTrainer:
         self.cfg = compose_config(cfg)
         self.settings = to_settings(self.cfg)
         training = self.settings.training
+        load_start(model, self.settings)
         if training.gradient_checkpointing:
             checkpoint_gradients(model)
         adapted = apply_adapter(model, training.adapter, rank=training.adapter_rank, total_steps=STEPS_BEFORE_FIT)
@@ -92,6 +97,8 @@ class BaseTrainer:
         datamodule.setup("fit")
         if resume_from:
             check_resumable(resume_from, self.cfg, datamodule.splits, datamodule.table.fingerprint())
+        else:
+            probe_head(self.module.model, datamodule)
         batches = data_for_head(self.module.model, datamodule) if self.settings.training.freeze_backbone else datamodule
         self.run_folder = resume_from or create_run_folder(Path(self.settings.output_dir), self.settings.experiment)
         OmegaConf.save(self.cfg, self.run_folder / "config.yaml", resolve=True)
@@ -107,7 +114,7 @@ class BaseTrainer:
         )
         self.trainer = build_lightning_trainer(
             self.settings.training, [*self.callbacks, *self._run_callbacks()], self.run_folder,
-            logger=TensorBoardLogger(self.run_folder, name="", version="tensorboard"),
+            logger=build_loggers(self.settings.tracking, self.run_folder),
             enable_progress_bar=sys.stderr.isatty(),
         )  # fmt: skip
         if self.settings.training.compile and batches is datamodule:
@@ -135,6 +142,7 @@ class BaseTrainer:
         folder = self.run_folder / "checkpoints"
         callbacks: list[Callback] = [
             LossCallback(),
+            HealthCallback(self.settings.training.max_skipped_steps),
             MetricsLog(self.run_folder / "metrics.jsonl"),
             LearningRateMonitor(logging_interval="step"),
             ModelCheckpoint(folder, filename="best", monitor=MONITOR, mode="max", enable_version_counter=False),
@@ -168,9 +176,7 @@ def build_lightning_trainer(
         "accumulate_grad_batches": training.accumulate,
         "precision": _precision(training.precision),
         "deterministic": training.deterministic,
-        "accelerator": training.accelerator,
-        # Ranks whose shares differ by a row can differ by a batch, and would wait for each other for ever.
-        "devices": 1,
+        **device_arguments(training),
         "num_sanity_val_steps": 2,
         "plugins": [SafeCheckpointIO()],
         "enable_model_summary": False,
