@@ -29,7 +29,7 @@ from roadwork.settings import SPLIT_NAMES
 
 CONFIG = "configs/experiment/demo.yaml"
 OUT = Path("outputs/few-labels")
-PRETRAINED = ("model.pretrained=true", "model.config={}", "data.img_size=112", "data.dataloader.batch_size=16")
+PRETRAINED = ("model=dinov2_small", "data.img_size=112", "data.dataloader.batch_size=16")
 ARMS = {
     "scratch": ("training.epochs=80",),
     "probe": (*PRETRAINED, "training.freeze_backbone=true", "data.augmentation.train.mode=none", "training.epochs=80"),

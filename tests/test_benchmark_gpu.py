@@ -301,6 +301,7 @@ def test_options_that_cannot_be_are_refused(capsys):
         assert "--tiny runs a small form" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_small_form_runs_without_the_packages_that_its_image_lacks(tmp_path):
     written = tmp_path / "gpu.json"
     arguments = ["--tiny", "--models", "vit-s", "--steps", "1", "--repeat", "1", "--json", str(written)]

@@ -55,6 +55,7 @@ def test_the_clock_counts_the_steps_after_the_warmup(monkeypatch):
     assert clock.seconds == 30
 
 
+@pytest.mark.slow
 def test_the_table_has_steps_and_epochs(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(step_epochs, "PHOTO_SIZE", (160, 120))
     file = tmp_path / "step.json"

@@ -67,6 +67,7 @@ def receive_all(connection):
     return received
 
 
+@pytest.mark.slow
 def test_it_stops_within_its_limit_though_a_client_never_ends(model_folder):
     with running_server(model_folder, "--timeout", "1") as server, connect(server.url) as endless:
         endless.sendall(head_of_a_post(10**6) + b"--b")

@@ -4,9 +4,11 @@ import re
 import subprocess
 import sys
 
+import pytest
 from conftest import CHECKOUT
 
 
+@pytest.mark.slow
 def test_the_server_is_in_order_after_hundreds_of_requests(model_folder):
     command = [sys.executable, CHECKOUT / "scripts" / "load_serve.py", model_folder, "--requests", "400"]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=200, check=False)

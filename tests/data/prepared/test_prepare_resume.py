@@ -104,6 +104,7 @@ def alive(pids):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.slow
 def test_killed_from_outside_leaves_no_process_behind(world, uninterrupted):
     script = SLOW.format(rows=ROWS_PER_SHARD, root=world.root, config=str(CHECKOUT / "configs" / "config.yaml"))
     process = subprocess.Popen([sys.executable, "-c", script], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)
