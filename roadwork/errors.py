@@ -21,6 +21,10 @@ class WiringError(RoadworkError, RuntimeError):
     """A part that was asked for and was seen not to work."""
 
 
+class DivergedError(RoadworkError, ArithmeticError):
+    """A run whose loss, gradients or weights are not finite any more."""
+
+
 class MachineError(RoadworkError, OSError):
     """The machine lacks what a run needs: room on its disk, a process that lives."""
 
@@ -30,7 +34,10 @@ class RunStoppedError(RoadworkError):
 
     Attributes:
         exit_code: 128 + the signal's number, as shells have it.
+        way_on: the option or command that goes on with it.
     """
+
+    way_on = "--resume"
 
     def __init__(self, signal_number: int, message: str) -> None:
         super().__init__(message)

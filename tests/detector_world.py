@@ -29,6 +29,24 @@ TINY_NETWORKS = {
     "dinov2": {**_LAYERS, "mlp_ratio": 2, "patch_size": 8},
     "convnextv2": {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2},
 }
+# And of the other families that roadwork trains.
+ALL_NETWORKS = TINY_NETWORKS | {
+    "dinov2_with_registers": {**_LAYERS, "mlp_ratio": 2, "patch_size": 8, "num_register_tokens": 2},
+    "dinov3_vit": {**_LAYERS, "intermediate_size": 32, "patch_size": 8, "num_register_tokens": 2},
+    "dinov3_convnext": {"hidden_sizes": [8, 16], "depths": [1, 1], "layer_scale_init_value": 0.1},
+    "siglip": {
+        "vision_config": {**_LAYERS, "intermediate_size": 32, "patch_size": 8},
+        "text_config": {**_LAYERS, "intermediate_size": 32, "vocab_size": 50_000},
+    },
+    "siglip2": {
+        "vision_config": {**_LAYERS, "intermediate_size": 32, "patch_size": 8, "num_patches": 9},
+        "text_config": {**_LAYERS, "intermediate_size": 32, "vocab_size": 50_000},
+    },
+    "swinv2": {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4},
+    "hiera": {
+        "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "num_query_pool": 1, "masked_unit_size": [4, 4],
+    },
+}  # fmt: skip
 
 
 def make_run(folder: Path, demo_root: Path, *overrides: str) -> Path:

@@ -62,7 +62,7 @@ def test_a_group_is_chosen_by_an_override(project):
         ("training.epochs=0", "training.epochs is 0; it must be a number of at least 1"),
         ("training.seed=-1", "training.seed is -1; it must be between 0 and 4294967295"),
         ("training.ema_decay=nan", "training.ema_decay is nan; it must be between 0.0 and 1.0"),
-        ("training.adapter=qlora", "training.adapter is 'qlora'; allowed: none, lora, adalora, vera, ia3"),
+        ("training.adapter=qlora", "training.adapter is 'qlora'; allowed: none, lora, dora, adalora, vera, ia3"),
         ("data.mode=hub", "data.mode is 'hub'; allowed: local, huggingface"),
         ("training.precision=bf16-true", "training.precision is 'bf16-true'; allowed: auto, 32-true"),
         ("data.img_size=5", "data.img_size is 5; it must be between 32 and 4096"),

@@ -56,7 +56,8 @@ def set_up_logging(verbose: bool) -> None:
 def quiet_lightning() -> None:
     """Keeps Lightning's remarks off the screen; it sets its own level when it is imported, so after that."""
     if not logging.getLogger("roadwork").isEnabledFor(logging.DEBUG):
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        for name in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -68,14 +69,18 @@ def main(arguments: list[str] | None = None) -> None:
     from roadwork.cli import (  # noqa: F401
         calibrate,
         demo_data,
+        ensemble,
         evaluate,
         experiment,
         export,
+        models,
         predict,
         preflight,
         prepare,
         profile,
         report,
+        resume,
+        runs,
         serve,
         split,
         train,
@@ -85,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(args=arguments)
     except RunStoppedError as error:
-        Console(stderr=True).print(f"{error} Go on with --resume.", markup=False)
+        Console(stderr=True).print(f"{error} Go on with {error.way_on}.", markup=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except RoadworkError as error:
         _print_error(str(error))

@@ -15,4 +15,4 @@ experiment_app = typer.Typer(
 app.add_typer(experiment_app)
 
 # They register themselves on the application above.
-from roadwork.cli import experiment_cv, experiment_gps  # noqa: E402, F401
+from roadwork.cli import experiment_ablate, experiment_cv, experiment_gps  # noqa: E402, F401

@@ -54,14 +54,14 @@ def cv(
     from roadwork.config import load_config, to_settings
     from roadwork.evaluation.results import format_results
     from roadwork.experiments.cv import pool_folds
-    from roadwork.experiments.cv_plan import find_cross_validation, plan_cross_validation
+    from roadwork.experiments.cv_plan import find_begun, plan_cross_validation
     from roadwork.experiments.label_audit import check_audit_installed
 
     quiet_lightning()
     if not no_audit:
         check_audit_installed()
     cfg = load_config(config, overrides or [])
-    resumed = find_cross_validation(to_settings(cfg), resume) if resume else None
+    resumed = find_begun(to_settings(cfg), resume) if resume else None
     cross_validation = plan_cross_validation(cfg, folds, by.value if by else None, resumed)
     _run_folds(cross_validation)
     pooled, result = pool_folds(cross_validation)

@@ -24,18 +24,23 @@ def export(
         str,
         typer.Option("--format", help="hf: model.safetensors, for transformers; onnx: model.onnx, for onnxruntime."),
     ] = "hf",
+    members: Annotated[
+        bool, typer.Option("--members", help="Of an ensemble: one ordinary folder a run, below --out.")
+    ] = False,
 ) -> None:
     """Merge the adapter, fold temperature and threshold into the head, and write model, cards and replay as a folder.
 
     Example: roadwork export outputs/demo/latest --format hf --out model
     """
+    from roadwork.ensemble.export_members import export_members
     from roadwork.export.export import export_run
 
     with Console(stderr=True).status("Exporting"):
-        summary = export_run(run, out, format=form)
-    _print_folded(summary)
-    _print_checked(summary)
-    _print_next(summary)
+        exported = export_members(run, out, format=form) if members else [export_run(run, out, format=form)]
+    for summary in exported:
+        _print_folded(summary)
+        _print_checked(summary)
+        _print_next(summary)
 
 
 def _print_folded(summary: ExportSummary) -> None:
@@ -60,6 +65,7 @@ def _print_checked(summary: ExportSummary) -> None:
 def _print_next(summary: ExportSummary) -> None:
     from roadwork.export.consumer import STREETVISION_MODEL_TYPES
     from roadwork.export.natix_card import HOTKEY_PLACEHOLDER
+    from roadwork.models.ensemble import EnsembleConfig
 
     print(f"Written  {summary.folder}")
     for name, size in summary.files.items():
@@ -72,6 +78,8 @@ def _print_next(summary: ExportSummary) -> None:
             f"Note     StreetVision's transformers 4.45.2 cannot load a {summary.model_type} "
             f"(it can: {', '.join(STREETVISION_MODEL_TYPES)})."
         )
+        if summary.model_type == EnsembleConfig.model_type:
+            print("         Of an ensemble it can load the runs one by one: export with --members.")
     consumer = " --consumer streetvision" if summary.format == "hf" else ""
     print(f"Next     roadwork verify-export {summary.folder}{consumer}")
     print(f"         roadwork predict {summary.folder} PHOTOS --out sites.geojson")

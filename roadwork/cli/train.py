@@ -14,6 +14,7 @@ from roadwork.cli.app import FAILED, app, quiet_lightning
 from roadwork.cli.options import DEFAULT_CONFIG, ConfigOption, Overrides
 
 if TYPE_CHECKING:
+    from roadwork.data.datamodule import NATIXDataModule
     from roadwork.preflight.observations import WireRow
     from roadwork.training.trainers.base_trainer import BaseTrainer
 
@@ -33,25 +34,56 @@ def train(
     """
     from roadwork.config import load_config
     from roadwork.data.datamodule import NATIXDataModule
-    from roadwork.preflight.dry_run import prepare_trainer, run_dry
-    from roadwork.runs import find_run_folder, write_manifest
+    from roadwork.runs import find_run_folder
 
     quiet_lightning()
     datamodule = NATIXDataModule(load_config(config, overrides or []))
-    latest = Path(datamodule.settings.output_dir) / datamodule.settings.experiment / "latest"
-    resume_from = find_run_folder(latest) if resume else None
-    trainer = prepare_trainer(datamodule, resume_from)
-    wiring = run_dry(datamodule, trainer)
-    _print_callbacks(trainer)
-    print_wiring(wiring)
+    resume_from = find_run_folder(_latest(datamodule)) if resume else None
+    prove_and_train(datamodule, resume_from, dry_run=dry_run)
+
+
+def prove_and_train(datamodule: NATIXDataModule, resume_from: Path | None, *, dry_run: bool = False) -> None:
+    """Shows the wiring table of two steps on real batches, then trains, or goes on with a run."""
+    from roadwork.errors import RunStoppedError
+    from roadwork.preflight.dry_run import prepare_trainer, run_dry
+    from roadwork.run_names import name_run
+    from roadwork.training.batch_size import set_batch_size
+    from roadwork.training.claim import check_unclaimed
+    from roadwork.training.team import Team
+    from roadwork.training.trainers.resume import check_same_configuration
+
+    team = Team(datamodule.settings.training)
+    wiring: list[WireRow] = []
+    if team.is_first:
+        if resume_from:
+            print(f"Going on with {resume_from}")
+            check_unclaimed(resume_from)
+        trainer = prepare_trainer(datamodule, resume_from)
+        if resume_from:
+            check_same_configuration(resume_from, datamodule.cfg)  # before the dry run, which takes its time
+        wiring = run_dry(datamodule, trainer)
+        _print_callbacks(trainer)
+        print_wiring(wiring)
     if dry_run:
         return
+    set_batch_size(team.share(datamodule.settings.data.dataloader.batch_size), datamodule)
     trainer = prepare_trainer(datamodule)  # the dry run has moved the other one's weights
-    folder = trainer.fit(datamodule, resume_from)
-    write_manifest(folder, wiring=[asdict(row) for row in wiring])
-    epochs = trainer.trainer.current_epoch
+    try:
+        folder = trainer.fit(datamodule, resume_from, [asdict(row) for row in wiring])
+    except RunStoppedError as error:
+        if not team.is_first:  # it has stopped as it was to; the first one says so
+            return
+        error.way_on = f"`roadwork resume {name_run(trainer.run_folder)}`"
+        raise
+    if not team.is_first:
+        return
+    epochs, latest = trainer.trainer.current_epoch, _latest(datamodule)
     print(f"Best val_select MCC {trainer.mcc_callback.best_mcc:.4f} in {epochs} epochs. The run is in {folder}")
     print(f"Next: roadwork evaluate {latest if latest.resolve() == folder.resolve() else folder}")
+
+
+def _latest(datamodule: NATIXDataModule) -> Path:
+    return Path(datamodule.settings.output_dir) / datamodule.settings.experiment / "latest"
 
 
 def _print_callbacks(trainer: BaseTrainer) -> None:

@@ -26,6 +26,7 @@ from roadwork.data.loader import ResumableLoader, ignore_interrupts
 from roadwork.data.pixels import normalise, to_unit_range
 from roadwork.data.prepared.copy import find_copy
 from roadwork.data.reach import unreachable_targets
+from roadwork.data.samplers.balanced_sampler import BalancedSampler, balanced_values
 from roadwork.data.samplers.brackets import parse_brackets
 from roadwork.data.samplers.clusters import cluster_deployment
 from roadwork.data.samplers.gps_weighted_sampler import GPSWeightedSampler
@@ -41,6 +42,7 @@ from roadwork.errors import ConfigError, DataError
 from roadwork.machine import available_bytes
 from roadwork.models.processor import ImageStatistics, image_statistics
 from roadwork.settings import SPLIT_NAMES
+from roadwork.training.devices import devices_here
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +141,8 @@ class NATIXDataModule(L.LightningDataModule):
     def _fits_ram(self, n_rows: int) -> bool:
         data = self.settings.data
         needed = n_rows * 3 * data.img_size**2
-        return data.cache == "ram" or (data.cache == "auto" and needed <= RAM_SHARE * available_bytes())
+        room = RAM_SHARE * available_bytes() / devices_here(self.settings.training)  # each process keeps its own
+        return data.cache == "ram" or (data.cache == "auto" and needed <= room)
 
     def _get_train_transforms(self, cfg: DictConfig) -> nn.Module:
         """The augmentation of training batches: (images, labels) to (images, labels), on the device."""
@@ -157,10 +160,20 @@ class NATIXDataModule(L.LightningDataModule):
         dataset = self.datasets["train"]
         sampling = self.settings.data.gps_sampling
         mixture = find_mixture(self.settings.data, self.table, dataset.rows)
+        if columns := self.settings.data.balance:
+            values = balanced_values(self.table, dataset.rows, columns, self.settings.data.class_names)
+            balanced = BalancedSampler(
+                values, sampling.random_seed, draw=sampling.draw, rank=rank, world_size=world_size
+            )
+            if self.train_sampler is None:
+                balanced.say(columns)
+            return balanced
         if not sampling.enabled and mixture is not None:
             return MixtureSampler(mixture, sampling.random_seed, draw=sampling.draw, rank=rank, world_size=world_size)
         if not sampling.enabled:
-            return UniformSampler(dataset, num_replicas=world_size, rank=rank, shuffle=True, seed=sampling.random_seed)
+            return UniformSampler(
+                dataset, num_replicas=world_size, rank=rank, shuffle=True, seed=sampling.random_seed, drop_last=True
+            )
         points = self._get_test_gps_coords()
         sampler = GPSWeightedSampler(
             dataset,
@@ -192,10 +205,16 @@ class NATIXDataModule(L.LightningDataModule):
         return self.dataloader_for("val_select")
 
     def dataloader_for(self, split: str) -> DataLoader[dict[str, Any]]:
-        """Each row of a split once, in order, shared among the ranks without repeats."""
+        """Each row of a split once, in order, shared among the ranks without repeats.
+
+        A rank that is left without a row has the first one, marked as a repeat: Lightning wants a batch of each.
+        """
         trainer = self.trainer
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        return self._loader(split, range(rank, len(self.datasets[split]), world_size))
+        rows = range(rank, len(self.datasets[split]), world_size)
+        loader = self._loader(split, rows or range(1))
+        loader.is_repeat = not rows
+        return loader
 
     def _loader(self, split: str, sampler: Sampler[int] | range) -> ResumableLoader:
         dataset = self.datasets[split]
@@ -223,7 +242,8 @@ class NATIXDataModule(L.LightningDataModule):
         workers = self.settings.data.dataloader.num_workers
         if workers >= 0:
             return workers
-        return 0 if store.loaded is not None else min(MAX_WORKERS, cpu_count())
+        each = max(1, cpu_count() // devices_here(self.settings.training))
+        return 0 if store.loaded is not None else min(MAX_WORKERS, each)
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         del dataloader_idx

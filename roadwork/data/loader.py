@@ -22,13 +22,16 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
     That is the first of all, unless the trainer was restarted from a checkpoint inside an epoch. A position of its own
     would be no guide, as it runs ahead of the training by what it prefetches. The sampler needs ``start_at``.
 
-    Each batch says where it stands: `epoch`, and `position`, the number of this rank's rows before it in the epoch.
+    Each batch says where it stands: `epoch`, and `position`, the number of this rank's rows before it in the epoch; and
+    `is_repeat` where its rows are another rank's.
 
     Attributes:
         trainer: whose training loader this is; without one each pass begins at the beginning.
+        is_repeat: whether its rows are another rank's, and must not count twice.
     """
 
     trainer: L.Trainer | None = None
+    is_repeat = False
 
     def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]  # torch names its own iterator's class
         # Lightning asks for the iterator before it has restored its counts and the epoch, and worker processes draw
@@ -37,8 +40,9 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
         if n_completed:
             self.sampler.start_at(n_completed * self.batch_size)  # type: ignore[attr-defined, operator]
         epoch = getattr(self.sampler, "epoch", 0)
+        repeat = {"is_repeat": True} if self.is_repeat else {}
         for number, batch in enumerate(super().__iter__(), n_completed):
-            yield batch | {"epoch": epoch, "position": number * self.batch_size}  # type: ignore[operator]
+            yield batch | repeat | {"epoch": epoch, "position": number * self.batch_size}  # type: ignore[operator]
 
     def _completed_batches(self) -> int:
         trainer = self.trainer

@@ -17,16 +17,16 @@ from torch import nn
 from roadwork.config import load_yaml
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.data.utils.privacy import coarsen, coarsen_km, number_cells, position_columns
+from roadwork.ensemble.network import AveragedNetworks
+from roadwork.ensemble.record import is_ensemble, read_members
 from roadwork.errors import DataError
 from roadwork.evaluation.predictions import build_predictions, write_predictions
 from roadwork.evaluation.results import evaluate_predictions
-from roadwork.models.build import build_model
 from roadwork.progress import track
 from roadwork.runs import read_manifest, sha256_of, write_json, write_manifest
 from roadwork.settings import Settings
+from roadwork.training.checkpoints.reloadable import build_untrained
 from roadwork.training.checkpoints.weights import load_weights
-from roadwork.training.lora.apply import apply_adapter
-from roadwork.training.trainers.base_trainer import STEPS_BEFORE_FIT
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,15 @@ def evaluate_run(folder: Path) -> dict[str, Any]:
 
     Returns:
         What `results.json` holds.
+
+    Raises:
+        DataError: the folder is an ensemble's, or as `open_run`.
     """
+    if is_ensemble(folder):
+        raise DataError(
+            f"{folder} is an ensemble, which has its figures from its runs. Evaluate those, then average them again "
+            "with `roadwork ensemble RUN RUN`; --profile asks the ensemble itself."
+        )
     datamodule, model = open_run(folder)
     settings = datamodule.settings
     opened = count_opening(folder)
@@ -114,23 +122,19 @@ def _check_data_is_the_runs(datamodule: NATIXDataModule, manifest: dict[str, Any
 
 
 def load_best_model(folder: Path, settings: Settings) -> nn.Module:
-    """The network of a run with the weights that did best on `val_select`, in evaluation mode.
+    """The network of a run with the weights that did best on `val_select`, in evaluation mode; of an ensemble, all.
 
     Raises:
         DataError: the run has no best checkpoint, or one that is damaged or of another network.
     """
+    if is_ensemble(folder):
+        return AveragedNetworks([load_best_model(run.folder, run.read_settings()) for run in read_members(folder)])
     path = folder / "checkpoints" / "best.ckpt"
     if not path.is_file():
         raise DataError(
             f"{path} is not there: the run ended before its first validation. Train again, or name another run."
         )
-    training = settings.training
-    model: nn.Module = apply_adapter(
-        build_model(settings.model, settings.data.img_size),
-        training.adapter,
-        rank=training.adapter_rank,
-        total_steps=STEPS_BEFORE_FIT,
-    )
+    model = build_untrained(settings)
     load_weights(model, path)
     model.eval()
     return model

@@ -24,6 +24,8 @@ from roadwork.settings import Settings
 from roadwork.training.trainers.resume import MACHINE_KEYS, flat_keys
 
 PLAN_FILE = "cv.yaml"
+# What can be resumed with its plan, and what it is called.
+KINDS = {"cv": "cross-validation", "ablate": "ablation"}
 # What can change between the folds of one cross-validation: `evaluation` is read after training, and other splits or
 # other data are found out by their rows.
 _MAY_DIFFER = (*MACHINE_KEYS, "evaluation.")
@@ -102,12 +104,12 @@ def plan_cross_validation(
         "config": OmegaConf.to_container(cfg, resolve=True),
     }
     if resume:
-        _check_same_plan(resume, plan)
+        check_same_plan(resume, plan)
     folder = resume or create_run_folder(Path(settings.output_dir), f"{settings.experiment}/cv")
     folds = []
     for number, own in enumerate(fold_splits):
         fold_folder = folder / f"fold_{number}"
-        _write_or_check_splits(own, fold_folder / "splits.json")
+        write_or_check_splits(own, fold_folder / "splits.json")
         overrides = {
             "data": {"splits_file": str(fold_folder / "splits.json")},
             "output_dir": str(folder),
@@ -118,21 +120,33 @@ def plan_cross_validation(
     return CrossValidation(folder, settings, table, source, groups, folds, regions)
 
 
-def _check_same_plan(folder: Path, plan: dict[str, Any]) -> None:
-    if not (folder / PLAN_FILE).is_file():
+def check_same_plan(folder: Path, plan: dict[str, Any], kind: str = "cv") -> None:
+    """Checks what is to be resumed against what is asked for now.
+
+    Args:
+        folder: holds the plan that was written down, `<kind>.yaml`.
+        plan: that of now: the command's options, `data_fingerprint`, and `config`.
+        kind: of `KINDS`.
+
+    Raises:
+        DataError: the folder is another kind's, or was begun with other data.
+        ConfigError: an option or a key differs.
+    """
+    plan_file = folder / f"{kind}.yaml"
+    if not plan_file.is_file():
         raise DataError(
-            f"{folder} is no cross-validation: it has no {PLAN_FILE}. "
-            "Name outputs/<experiment>/cv/<time>, or `latest`, or leave --resume out."
+            f"{folder} is no {KINDS[kind]}: it has no {plan_file.name}. "
+            f"Name outputs/<experiment>/{kind}/<time>, or `latest`, or leave --resume out."
         )
-    before, now = flat_keys(OmegaConf.to_container(load_yaml(folder / PLAN_FILE))), flat_keys(plan)
+    before, now = flat_keys(OmegaConf.to_container(load_yaml(plan_file))), flat_keys(plan)
     if before.get("data_fingerprint") != now["data_fingerprint"]:
         raise DataError(
             f"{folder} was begun with other data: rows, labels, positions or sequences have changed since, in the "
             "dataset or in data.label_corrections. Restore them, or start anew without --resume."
         )
-    options = {"folds": "--folds", "by": "--by"}
+    options = [key for key, value in plan.items() if not isinstance(value, dict)]
     differing = [
-        f"{options.get(key, key.removeprefix('config.'))} was {before.get(key)!r}, now {now.get(key)!r}"
+        f"{f'--{key}' if key in options else key.removeprefix('config.')} was {before.get(key)!r}, now {now.get(key)!r}"
         for key in sorted(before | now)
         if not key.removeprefix("config.").startswith(_MAY_DIFFER) and before.get(key) != now.get(key)
     ]
@@ -142,8 +156,12 @@ def _check_same_plan(folder: Path, plan: dict[str, Any]) -> None:
         )
 
 
-def _write_or_check_splits(splits: Splits, path: Path) -> None:
-    """Writes a fold's splits; where a resumed fold has some, they must be the same rows."""
+def write_or_check_splits(splits: Splits, path: Path) -> None:
+    """Writes a fold's splits; where a resumed fold has some, they must be the same rows.
+
+    Raises:
+        SplitError: they are others, or the file is damaged.
+    """
     if path.is_file():
         try:
             written = {name: set(ids) for name, ids in json.loads(path.read_bytes())["splits"].items()}
@@ -160,14 +178,14 @@ def _write_or_check_splits(splits: Splits, path: Path) -> None:
     splits.write(path)
 
 
-def find_cross_validation(settings: Settings, wanted: str) -> Path:
-    """The folder that `--resume` names: a folder, or the experiment's `latest`.
+def find_begun(settings: Settings, wanted: str, kind: str = "cv") -> Path:
+    """The folder that `--resume` names: a folder, or the experiment's `latest` of this kind.
 
     Raises:
         DataError: it is not there.
     """
-    latest = Path(settings.output_dir) / settings.experiment / "cv" / "latest"
+    latest = Path(settings.output_dir) / settings.experiment / kind / "latest"
     folder = latest if wanted == "latest" else Path(wanted)
     if not folder.is_dir():
-        raise DataError(f"There is no folder {folder} to resume. Start a cross-validation without --resume.")
+        raise DataError(f"There is no folder {folder} to resume. Start a new {KINDS[kind]} without --resume.")
     return folder.resolve()

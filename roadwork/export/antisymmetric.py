@@ -21,7 +21,7 @@ def fold_calibration(network: nn.Module, temperature: float, threshold: float) -
     """Changes the head of `network` in place: its logits become (-d / 2, d / 2).
 
     Args:
-        network: an image classifier with two classes, adapters merged.
+        network: an image classifier with two classes, adapters merged; or an ensemble of such.
         temperature: T, above 0; the logits are divided by it.
         threshold: t, between 0 and 1; the calibrated probability at which Roadwork is decided.
 
@@ -32,7 +32,13 @@ def fold_calibration(network: nn.Module, temperature: float, threshold: float) -
         raise ConfigError(f"The temperature is {temperature}; it must be a number above 0.")
     if not 0 < threshold < 1:
         raise ConfigError(f"The threshold is {threshold}; it must be between 0 and 1, both excluded.")
-    layer = last_linear(network)
+    # Folding is linear in the logits, so the mean of members folded alike is the mean of all, folded.
+    members = getattr(network, "members", None)
+    for member in members if isinstance(members, nn.ModuleList) else (network,):
+        _fold_layer(last_linear(member), temperature, threshold)
+
+
+def _fold_layer(layer: nn.Linear, temperature: float, threshold: float) -> None:
     weight, bias = layer.weight.double(), layer.bias.double()
     half_weight = (weight[1] - weight[0]) / (2 * temperature)
     half_bias = ((bias[1] - bias[0]) / temperature - math.log(threshold / (1 - threshold))) / 2

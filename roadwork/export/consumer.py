@@ -21,6 +21,8 @@ from roadwork.export.natix_card import HOTKEY_PLACEHOLDER
 from roadwork.export.preprocessing import PROCESSOR_TYPE
 from roadwork.inference.networks import WEIGHTS_FILE
 from roadwork.models.architecture import ID2LABEL
+from roadwork.models.classifier import PooledConfig
+from roadwork.models.ensemble import EnsembleConfig
 from roadwork.models.processor import PROCESSOR_FILE
 
 # What AutoModelForImageClassification of transformers 4.45.2 knows among the networks that roadwork trains.
@@ -70,6 +72,13 @@ def _status(is_right: bool) -> str:
 def _model_type(folder: Path) -> _Finding:
     found = read_json(folder, CONFIG_FILE).get("model_type")
     fix = "train a network of one of these types: transformers 4.45.2 cannot load another"
+    if found == PooledConfig.model_type:
+        inner = read_json(folder, CONFIG_FILE).get("vision_config", {}).get("model_type")
+        found = f"{found}, roadwork's own class around a {inner}"
+        if inner in STREETVISION_MODEL_TYPES:
+            fix = "train with model.pooling=auto: transformers has no class for this pooling"
+    elif found == EnsembleConfig.model_type:
+        fix = "it loads no ensemble: export the runs one by one, `roadwork export ENSEMBLE --members --out DIR`"
     return _status(found in STREETVISION_MODEL_TYPES), str(found), ", ".join(STREETVISION_MODEL_TYPES), fix
 
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from roadwork.config import load_yaml, to_settings
 from roadwork.data.pixels import read_pixels, to_network_input
+from roadwork.ensemble.network import AveragedNetworks, merge_members
 from roadwork.errors import ConfigError, DataError
 from roadwork.evaluation.evaluate import TEST_SPLIT, load_best_model
 from roadwork.export.antisymmetric import fold_calibration
@@ -36,6 +37,7 @@ from roadwork.export.run_facts import RunFacts, read_run_facts
 from roadwork.export.weights import write_config, write_weights
 from roadwork.inference.detector import Detector
 from roadwork.inference.networks import ONNX_FILE, WEIGHTS_FILE
+from roadwork.models.classifier import as_own_class
 from roadwork.models.processor import PROCESSOR_FILE, image_statistics
 from roadwork.runs import find_run_folder, read_results, sha256_of, write_json
 from roadwork.settings import Settings
@@ -147,11 +149,15 @@ def _load_folded(
     own = network_logits(best, inputs)
     checked, own_checked = inputs[:_CHECKED], own[:_CHECKED]
     parities = []
-    network = merge_adapter(best)
     adapter = settings.training.adapter
-    if adapter != "none":
-        parities.append(compare_logits(f"{adapter} merged", network_logits(network, checked), own_checked))
+    if isinstance(best, AveragedNetworks):
+        network, what = merge_members(best), f"{len(best.members)} networks in one"
+    else:
+        network, what = merge_adapter(best), f"{adapter} merged"
+    if adapter != "none" or isinstance(best, AveragedNetworks):
+        parities.append(compare_logits(what, network_logits(network, checked), own_checked))
     fold_calibration(network, facts.temperature, facts.threshold)
+    network = as_own_class(network)
     folded, expected = network_logits(network, checked), folded_as_it_should_be(own_checked, facts)
     parities.append(compare_logits("calibration folded", folded, expected, facts.temperature))
     return network, own, parities

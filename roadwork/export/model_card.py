@@ -14,12 +14,15 @@ from roadwork.errors import WiringError
 from roadwork.evaluation.evaluate import TEST_SPLIT
 from roadwork.export.facts import ExportFacts
 from roadwork.export.run_facts import RunFacts
+from roadwork.models.classifier import family_of
+from roadwork.models.own import is_own
 
 FIGURES = {"mcc": ("MCC", "matthews_correlation"), "accuracy": ("Accuracy", "accuracy"),
            "precision": ("Precision", "precision"), "recall": ("Recall", "recall"), "f1": ("F1", "f1")}  # fmt: skip
 LICENCE_HINT = (
     "<!-- Add your licence: a line `license: ...` above (https://huggingface.co/docs/hub/repositories-licenses). -->"
 )
+_OWN = "own"  # a network that transformers alone does not know
 _USE = {
     "hf": """\
 ```python
@@ -27,10 +30,18 @@ from transformers import pipeline
 pipeline("image-classification", model="DIR", top_k=None)("photo.jpg")  # decide at 0.5, whatever the threshold was
 ```
 """,
+    _OWN: "transformers alone does not know this network, so its pipeline cannot load it; `roadwork` can.\n",
     "onnx": """\
 `model.onnx` maps `pixel_values` (B, 3, S, S), made as preprocessor_config.json says, to `logits` (B, 2).
 """,
 }
+
+_USE_OURS = """
+```python
+from roadwork import Detector
+Detector.load("DIR")("photo.jpg")  # Prediction(label, probability, abstain), the probability calibrated
+```
+"""
 
 
 def build_card(name: str, network: PreTrainedModel, facts: ExportFacts | None, run: RunFacts, form: str) -> str:
@@ -47,12 +58,13 @@ def build_card(name: str, network: PreTrainedModel, facts: ExportFacts | None, r
         WiringError: huggingface_hub does not read from it what was written.
     """
     results = _eval_results(run)
+    use = _OWN if form == "hf" and is_own(network.config.model_type) else form
     data = ModelCardData(
-        library_name="transformers" if form == "hf" else "onnx",
+        library_name={"hf": "transformers", _OWN: "roadwork", "onnx": "onnx"}[use],
         pipeline_tag="image-classification",
         tags=["roadwork", "street-imagery", network.config.model_type],
         datasets=[run.data.hub_name] if run.data.hub_name else None,
-        base_model=run.base_model,
+        base_model=[*run.base_models] or None,
         metrics=["matthews_correlation"],
         model_name=name,
         eval_results=results or None,
@@ -63,7 +75,7 @@ def build_card(name: str, network: PreTrainedModel, facts: ExportFacts | None, r
         "## Figures",
         _figures(run),
         "## Use",
-        _USE[form] + _USE_OURS,
+        _USE[use] + _USE_OURS,
         "## Calibration",
         _calibration(facts),
         "## Data",
@@ -80,23 +92,17 @@ def build_card(name: str, network: PreTrainedModel, facts: ExportFacts | None, r
     return content
 
 
-_USE_OURS = """
-```python
-from roadwork import Detector
-Detector.load("DIR")("photo.jpg")  # Prediction(label, probability, abstain), the probability calibrated
-```
-"""
-
-
 def _describe(network: PreTrainedModel, run: RunFacts) -> str:
     size = run.settings.data.img_size
-    origin = f", from {run.base_model}" if run.base_model else ""
-    adapter = run.settings.training.adapter
-    how = "" if adapter == "none" else f" It was trained with {adapter}, merged into its weights."
-    if run.settings.training.freeze_backbone:
+    origin = f", from {' and '.join(run.base_models)}" if run.base_models else ""
+    adapters = dict.fromkeys(each.training.adapter for each in run.networks if each.training.adapter != "none")
+    how = f" It was trained with {' and '.join(adapters)}, merged into its weights." if adapters else ""
+    if all(each.training.freeze_backbone for each in run.networks):
         how += " Its head alone was trained."
+    if len(run.networks) > 1:
+        how = f" Its logits are the mean of {len(run.networks)} networks'.{how}"
     return (
-        f"Says of a street photo whether it shows roadwork: `Roadwork` or `None`. A {network.config.model_type}{origin}"
+        f"Says of a street photo whether it shows roadwork: `Roadwork` or `None`. A {family_of(network.config)}{origin}"
         f", {network.num_parameters():,} parameters, for pictures squashed to {size}x{size} pixels.{how}"
     )
 
@@ -190,5 +196,5 @@ def _limits(run: RunFacts) -> str:
 
 
 def _inherited(run: RunFacts) -> str:
-    sources = [name for name in (run.base_model, run.data.hub_name) if name]
+    sources = [name for name in (*run.base_models, run.data.hub_name) if name]
     return f" Mind the licences of {' and '.join(sources)}." if sources else ""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from roadwork.calibration.run import RESULT_KEY
+from roadwork.ensemble.record import is_ensemble, read_members
 from roadwork.evaluation.evaluate import TEST_SPLIT
 from roadwork.export.facts import ExportFacts
 from roadwork.runs import read_manifest
@@ -40,7 +41,8 @@ class RunFacts:
     Attributes:
         settings: its configuration.
         data: where its photos are from.
-        base_model: the hub name of the weights it started from; None for random ones, or a folder.
+        networks: the configuration of each network in it: its own, or those of an ensemble's runs.
+        base_models: the hub names of the weights they started from; none for random ones, or a folder.
         split_sizes: rows by split.
         fingerprint: of the data; None where the manifest has none.
         result: the part of results.json on `val_test`: at the threshold that is exported, where there is one; None
@@ -50,7 +52,8 @@ class RunFacts:
 
     settings: Settings
     data: DataFacts
-    base_model: str | None
+    networks: tuple[Settings, ...]
+    base_models: tuple[str, ...]
     split_sizes: dict[str, int]
     fingerprint: str | None
     result: dict[str, Any] | None
@@ -72,10 +75,13 @@ def read_run_facts(run: Path, settings: Settings, facts: ExportFacts | None) -> 
     calibrated = results.get(RESULT_KEY) if facts is not None else None
     at = facts.threshold if facts is not None and calibrated else 0.5
     splits = _read(run / "splits.json")
+    networks = tuple(member.read_settings() for member in read_members(run)) if is_ensemble(run) else (settings,)
+    names = (_hub_name(network.model.name) for network in networks if network.model.pretrained)
     return RunFacts(
         settings=settings,
         data=_describe_data(settings),
-        base_model=_hub_name(settings.model.name) if settings.model.pretrained else None,
+        networks=networks,
+        base_models=tuple(dict.fromkeys(name for name in names if name)),
         split_sizes={name: len(ids) for name, ids in splits.get("splits", splits).items() if isinstance(ids, list)},
         fingerprint=read_manifest(run).get("data_fingerprint"),
         result=calibrated or results.get(TEST_SPLIT),

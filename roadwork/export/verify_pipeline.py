@@ -13,6 +13,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, pi
 from roadwork.errors import DataError
 from roadwork.inference.detector import ROADWORK
 from roadwork.models.build import without_transformers_report
+from roadwork.models.own import register_own_networks
 from roadwork.progress import track
 
 
@@ -22,6 +23,7 @@ def pipeline_scores(folder: Path, photos: Sequence[Path]) -> tuple[np.ndarray, n
     Raises:
         DataError: no label is exactly Roadwork.
     """
+    register_own_networks()
     with without_transformers_report():
         classify = pipeline(
             "image-classification",

@@ -13,6 +13,7 @@ from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from roadwork.errors import ConfigError, DataError
 from roadwork.models.build import without_transformers_report
+from roadwork.models.own import register_own_networks
 
 WEIGHTS_FILE = "model.safetensors"
 ONNX_FILE = "model.onnx"
@@ -74,6 +75,7 @@ def load_network(folder: Path, device: torch.device) -> Callable[[Tensor], Tenso
 
 def _load_weights(folder: Path) -> PreTrainedModel:
     path = folder / WEIGHTS_FILE
+    register_own_networks()
     try:
         with without_transformers_report():
             network, report = AutoModelForImageClassification.from_pretrained(

@@ -13,6 +13,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from roadwork.errors import ConfigError
 from roadwork.models.hub import load_local_first
+from roadwork.models.own import register_own_networks
 from roadwork.settings import ModelSettings
 
 ID2LABEL = {0: "None", 1: "Roadwork"}
@@ -26,6 +27,7 @@ def read_config(model: ModelSettings) -> PreTrainedConfig:
     Raises:
         ConfigError: nothing has this name, or a field is unknown or has a value of a wrong type.
     """
+    register_own_networks()
     fields = dict(model.config)
     model_type = fields.pop("model_type", None)
     if not model.pretrained and model_type is None and model.name in CONFIG_MAPPING and not Path(model.name).is_dir():

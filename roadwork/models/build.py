@@ -8,13 +8,18 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from roadwork.errors import ConfigError
 from roadwork.models.architecture import read_config
+from roadwork.models.classifier import WITHOUT_CLASSIFIER, with_pooling
+from roadwork.models.drop_path import set_drop_path
 from roadwork.models.head import find_head
+from roadwork.models.head_dropout import set_head_dropout
 from roadwork.models.hub import load_local_first
+from roadwork.models.naflex import NAFLEX, at_fixed_size, fixed_config
+from roadwork.models.resize import resize, set_image_size, vision_config
 from roadwork.settings import ModelSettings
 
 logger = logging.getLogger(__name__)
@@ -25,7 +30,8 @@ def build_model(model: ModelSettings, img_size: int) -> PreTrainedModel:
 
     Random weights are drawn from torch's global generator; seed it before. Where pretrained weights were made for
     another image size, their position embeddings are interpolated (bicubic, by the model's own method). Parameters
-    that classification does not use (DINOv2's mask token, SigLIP's pooling head) are frozen.
+    that classification does not use (DINOv2's mask token, SigLIP's pooling head) are frozen. It is a class of
+    transformers, or a PooledClassifier where transformers has none for the backbone or for model.pooling.
 
     Args:
         model: which one, and with which weights.
@@ -33,18 +39,29 @@ def build_model(model: ModelSettings, img_size: int) -> PreTrainedModel:
 
     Raises:
         ConfigError: the model cannot be found, a field of its configuration is unknown or does not fit the weights,
-            img_size is not a multiple of its patch size, or it lacks model.attention.
+            img_size is not a multiple of its patch size, or it lacks model.attention, model.pooling or a place for
+            model.drop_path.
     """
-    config = read_config(model)
+    if model.drop_path and model.config.get("drop_path_rate"):
+        raise ConfigError("model.drop_path and model.config.drop_path_rate are both set; remove the latter.")
+    with without_transformers_report():  # it remarks on token ids of SigLIP's text part, which is not used
+        config = read_config(model)
     _check_patches(config, img_size)
     if model.attention != "auto":
         config._attn_implementation = model.attention  # noqa: SLF001  # it goes with the config wherever one is built
     if model.pretrained:
-        network = _resize(_load(model.name, config), img_size)
+        network = _load(model.name, config)
+        if config.model_type == NAFLEX:
+            network = at_fixed_size(network, img_size)
+        network = resize(network, img_size, _from_config)
     else:
-        if hasattr(_vision(config), "image_size"):
-            _vision(config).image_size = img_size
+        if config.model_type == NAFLEX:
+            config = fixed_config(config, img_size)
+        set_image_size(vision_config(config), img_size)
         network = _from_config(config)
+    network = with_pooling(network, model.pooling)
+    set_drop_path(network, model.drop_path)
+    set_head_dropout(network, model.head_dropout)
     _freeze_unused(network, img_size)
     return network
 
@@ -75,13 +92,8 @@ def _freeze_unused(network: PreTrainedModel, img_size: int) -> None:
         )
 
 
-def _vision(config: PreTrainedConfig) -> PreTrainedConfig:
-    # Models of image and text (SigLIP, CLIP) keep the image's fields in a part of their own.
-    return getattr(config, "vision_config", config)
-
-
 def _check_patches(config: PreTrainedConfig, img_size: int) -> None:
-    patch = getattr(_vision(config), "patch_size", None)
+    patch = getattr(vision_config(config), "patch_size", None)
     if not isinstance(patch, int) or img_size % patch == 0:
         return
     lower = max(img_size // patch, 1) * patch
@@ -91,16 +103,20 @@ def _check_patches(config: PreTrainedConfig, img_size: int) -> None:
     )
 
 
+def _auto_class(config: PreTrainedConfig) -> Any:
+    return AutoModel if config.model_type in WITHOUT_CLASSIFIER else AutoModelForImageClassification
+
+
 def _from_config(config: PreTrainedConfig) -> PreTrainedModel:
     try:
-        return AutoModelForImageClassification.from_config(config, dtype=torch.float32)
+        return _auto_class(config).from_config(config, dtype=torch.float32)
     except ValueError as error:
         raise _unusable(config, error) from None
 
 
 def _load(name: str, config: PreTrainedConfig) -> PreTrainedModel:
     def load(local_files_only: bool) -> tuple[PreTrainedModel, dict[str, Any]]:
-        loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForImageClassification.from_pretrained(
+        loaded: tuple[PreTrainedModel, dict[str, Any]] = _auto_class(config).from_pretrained(
             name,
             config=config,
             dtype=torch.float32,
@@ -124,7 +140,8 @@ def _load(name: str, config: PreTrainedConfig) -> PreTrainedModel:
 
 def _check_loaded(name: str, network: PreTrainedModel, report: dict[str, Any]) -> None:
     """Says which weights are new; refuses where more than the head is, for that would train from scratch unseen."""
-    head = f"{find_head(network)}."
+    # A backbone that came without a head gets one later.
+    head = () if network.config.model_type in WITHOUT_CLASSIFIER else (f"{find_head(network)}.",)
     misfits = sorted(key for key, *_ in report["mismatched_keys"] if not key.startswith(head))
     if misfits:
         raise ConfigError(
@@ -153,42 +170,6 @@ def without_transformers_report() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if has_bars:
             transformers_logging.enable_progress_bar()
-
-
-def _resize(network: PreTrainedModel, img_size: int) -> PreTrainedModel:
-    """The same weights in a network made for another image size."""
-    part = _vision(network.config)
-    if getattr(part, "image_size", img_size) == img_size:
-        return network
-    weights = network.state_dict()
-    for name, module in network.named_modules():
-        if hasattr(module, "interpolate_pos_encoding"):
-            key = next((key for key in _position_keys(name) if key in weights), None)
-            if key is not None:
-                weights[key] = _interpolate(module.interpolate_pos_encoding, weights[key], img_size)
-    original, part.image_size = part.image_size, img_size
-    resized = _from_config(network.config)
-    try:
-        resized.load_state_dict(weights)
-    except RuntimeError:
-        raise ConfigError(
-            f"data.img_size is {img_size}, but a {network.config.model_type}'s weights for {original} pixels cannot be "
-            f"resized; set data.img_size={original}."
-        ) from None
-    logger.info("Position embeddings were interpolated from %s to %d pixels.", original, img_size)
-    return resized
-
-
-def _position_keys(module_name: str) -> tuple[str, str]:
-    return f"{module_name}.position_embeddings", f"{module_name}.position_embedding.weight"
-
-
-@torch.no_grad()
-def _interpolate(method: Any, positions: torch.Tensor, img_size: int) -> torch.Tensor:
-    # The method reads only the shape of its first argument; without tokens it never takes the size for its own.
-    no_tokens = positions.new_empty(1, 0, positions.shape[-1])
-    interpolated: torch.Tensor = method(no_tokens, img_size, img_size)
-    return interpolated.reshape(-1, positions.shape[-1]) if positions.dim() == 2 else interpolated
 
 
 def _unusable(config: PreTrainedConfig, error: ValueError) -> ConfigError:

@@ -31,6 +31,7 @@ from roadwork.data.targets import find_deployment
 from roadwork.errors import RoadworkError
 from roadwork.models.build import build_model
 from roadwork.models.head import freeze_backbone
+from roadwork.preflight.repeats import plan_repeats
 from roadwork.settings import SPLIT_NAMES, Settings
 
 OK, WARNING, BLOCKER = "ok", "warning", "blocker"
@@ -71,6 +72,8 @@ class Preflight:
             yield from self._guarded("splits", self._splits)
         if self.splits is not None and self.settings.data.gps_sampling.enabled:
             yield from self._guarded("GPS sampling", self._sampling)
+            if not self.settings.data.balance:
+                yield from self._guarded("repeats", self._repeats)
         yield from self._guarded("augmentation", self._augmentation)
         yield from self._guarded("callbacks", self._callbacks)
         yield from self._guarded("model, disk, time", self._cost)
@@ -184,6 +187,12 @@ class Preflight:
             return checks
         resemblance = compare_with_deployment(train_gps, test_gps, points)
         return (*checks, Check("val_test resembles the deployment", OK, str(resemblance)))
+
+    def _repeats(self) -> Check:
+        table, _ = self._read()
+        names = self.splits.names_by_row(table) if self.splits else np.array([])
+        repeats = plan_repeats(self.settings, table, names)
+        return Check("repeats", WARNING if repeats.are_too_many else OK, str(repeats), repeats.advice)
 
     def _augmentation(self) -> Check:
         data = self.settings.data

@@ -12,9 +12,11 @@ from torch.utils.data import DistributedSampler
 
 from roadwork.data.augmentation.batch_augmentation import BatchAugmentation
 from roadwork.data.augmentation.latest_aug_2025 import LatestAugmentation2025
+from roadwork.data.samplers.balanced_sampler import BalancedSampler
 from roadwork.data.samplers.class_sampler import ClassSampler
 from roadwork.data.samplers.gps_weighted_sampler import GPSWeightedSampler
 from roadwork.data.samplers.mixture_sampler import MixtureSampler
+from roadwork.data.samplers.repeats import Repeats
 from roadwork.preflight.observations import Observations, WireRow
 from roadwork.preflight.probe import StageRecord
 
@@ -47,7 +49,9 @@ def data_rows(seen: Observations) -> Iterator[WireRow]:
 
 def _sampler_row(seen: Observations) -> WireRow:
     is_by_gps = seen.datamodule.settings.data.gps_sampling.enabled
-    wanted = (GPSWeightedSampler,) if is_by_gps else (DistributedSampler, MixtureSampler)
+    wanted: tuple[type, ...] = (GPSWeightedSampler,) if is_by_gps else (DistributedSampler, MixtureSampler)
+    if seen.datamodule.settings.data.balance:
+        wanted = (BalancedSampler,)
     shown = torch.cat(seen.probe.train.rows).numpy()
     in_order = bool((np.diff(shown) > 0).all()) and len(shown) > 2
     return WireRow(
@@ -55,7 +59,7 @@ def _sampler_row(seen: Observations) -> WireRow:
         f"the loader that trained has a {type(seen.probe.sampler).__name__}; "
         f"its first {len(shown)} rows came {'in file order' if in_order else 'shuffled'}",
         isinstance(seen.probe.sampler, wanted) and not in_order,
-        f"train_dataloader must pass the {wanted[0].__name__} to its DataLoader, as data.gps_sampling.enabled says",
+        f"train_dataloader must pass the {wanted[0].__name__} to its loader, as data.gps_sampling and data.balance say",
     )
 
 
@@ -73,6 +77,7 @@ def _sampler_share_row(seen: Observations) -> WireRow:
         f"weight {w:g}: {d:.1%} drawn, {s:.1%} asked" for w, d, s in zip(levels, drawn, wanted, strict=True)
     )
     sampling = seen.datamodule.settings.data.gps_sampling
+    parts += f"; {Repeats.of(sampler, len(dataset), seen.trainer.settings.training.epochs)}"[:-1]
     uneven = 0  # systematic draws, and a plain permutation: each row the floor or ceiling of its expected count
     if not sampling.enabled or sampling.draw == "systematic":
         uneven = int((np.abs(counts - len(dataset) * weights / weights.sum()) > 1 - 1e-9).sum())

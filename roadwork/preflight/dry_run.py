@@ -17,6 +17,8 @@ from roadwork.preflight.observations import Observations, WireRow
 from roadwork.preflight.probe import CallCounter, WiringProbe, find_checkpoint, next_epoch_rows
 from roadwork.preflight.wiring import judge
 from roadwork.training.batch_size import find_batch_size, set_batch_size
+from roadwork.training.checkpoints.reloadable import find_left_out
+from roadwork.training.lineage import check_unseen
 from roadwork.training.trainers.base_trainer import BaseTrainer, build_lightning_trainer
 
 BATCHES = 2
@@ -51,6 +53,7 @@ def run_dry(datamodule: NATIXDataModule, trainer: BaseTrainer) -> list[WireRow]:
     """
     datamodule.setup("fit")
     training = trainer.settings.training
+    check_unseen(training, datamodule.splits)
     n_train = min(
         BATCHES * training.accumulate,
         math.ceil(len(datamodule.datasets["train"]) / datamodule.settings.data.dataloader.batch_size),
@@ -60,6 +63,7 @@ def run_dry(datamodule: NATIXDataModule, trainer: BaseTrainer) -> list[WireRow]:
     n_validation = min(
         BATCHES, math.ceil(len(datamodule.datasets["val_select"]) / datamodule.settings.data.dataloader.batch_size)
     )
+    trainer.module.left_out = find_left_out(trainer.module.model, trainer.settings)
     probe = WiringProbe(trainer.module.model)
     calls = {callback: CallCounter(callback, _hooks(callback)) for callback in trainer.callbacks}
     with TemporaryDirectory(prefix="roadwork-dry-run-") as name:
@@ -68,6 +72,7 @@ def run_dry(datamodule: NATIXDataModule, trainer: BaseTrainer) -> list[WireRow]:
             training,
             [*trainer.callbacks, probe, ModelCheckpoint(folder)],
             folder,
+            alone=True,
             max_epochs=epochs,
             check_val_every_n_epoch=epochs,
             limit_train_batches=n_train,

@@ -26,6 +26,8 @@ class StageRecord:
     labels: list[Tensor] = field(default_factory=list)
     logits: list[Tensor] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
+    criteria: list[float] = field(default_factory=list)
+    """The losses without what an adapter adds."""
 
     def add(self, batch: dict[str, Any], outputs: Any, seen: Tensor) -> None:
         self.rows.append(batch["index"].cpu())
@@ -33,6 +35,7 @@ class StageRecord:
         self.labels.append(batch["label"].cpu())
         self.logits.append(outputs["logits"].detach().float().cpu())
         self.losses.append(float(outputs["loss"]))
+        self.criteria.append(float(outputs.get("criterion", outputs["loss"])))
 
 
 class WiringProbe(Callback):

@@ -7,12 +7,15 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from roadwork.preflight.adapter_wire import adapter_rows
 from roadwork.preflight.callback_wires import callback_rows
 from roadwork.preflight.copy_wire import copy_rows
 from roadwork.preflight.data_wires import augmentation_rows, data_rows
 from roadwork.preflight.extra_wire import extra_rows
 from roadwork.preflight.frozen_wires import frozen_rows
+from roadwork.preflight.loss_wire import loss_rows
 from roadwork.preflight.observations import Observations, WireRow
+from roadwork.training.checkpoints.left_out import KEY, fingerprint
 
 
 def judge(seen: Observations) -> list[WireRow]:
@@ -23,7 +26,9 @@ def judge(seen: Observations) -> list[WireRow]:
         *copy_rows(seen),
         *augmentation_rows(seen),
         *_training_rows(seen),
+        *loss_rows(seen),
         *frozen_rows(seen),
+        *adapter_rows(seen),
         *callback_rows(seen),
         _checkpoint_row(seen),
     ]
@@ -65,18 +70,24 @@ def _training_rows(seen: Observations) -> Iterator[WireRow]:
 
 
 def _checkpoint_row(seen: Observations) -> WireRow:
-    """The checkpoint must hold what validation judged: the average where there is one, else the weights."""
+    """The checkpoint must hold what validation judged: the average where there is one, else the weights.
+
+    Frozen weights that it leaves out must be told by their fingerprint.
+    """
     judged = seen.probe.weights_in_validation
     saved = {
         name.removeprefix("model."): value for name, value in (seen.checkpoint or {}).get("state_dict", {}).items()
     }
     equal = [name for name, value in judged.items() if name in saved and torch.equal(saved[name].cpu(), value)]
+    left_out = (seen.checkpoint or {}).get(KEY, {"names": []})
+    is_known = not left_out["names"] or left_out["sha256"] == fingerprint({n: judged[n] for n in left_out["names"]})
     return WireRow(
         "checkpoint",
         "none was written"
         if seen.checkpoint is None
-        else f"written and read back: {len(equal)} of {len(judged)} tensors equal those that validation judged",
-        bool(judged) and len(equal) == len(judged),
+        else f"written and read back: {len(equal)} of {len(judged)} tensors equal those that validation judged"
+        + (f", {len(left_out['names'])} frozen ones are left out" if left_out["names"] else ""),
+        bool(judged) and judged.keys() == {*equal, *left_out["names"]} and is_known,
         "ModelCheckpoint must save the weights that validation used",
     )
 

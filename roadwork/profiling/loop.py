@@ -106,6 +106,7 @@ def time_steps(datamodule: NATIXDataModule, trainer: BaseTrainer, n_steps: int, 
             training,
             [*trainer.callbacks, LearningRateMonitor(logging_interval="step"), steps],
             Path(name),
+            alone=True,
             max_epochs=max(training.epochs, n_warmup + n_steps + 1 + TRACED_STEPS),  # an epoch has a batch at least
             limit_val_batches=0,
             num_sanity_val_steps=0,

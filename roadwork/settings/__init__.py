@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any
 
 from roadwork.errors import ConfigError
 from roadwork.settings.checks import MAX_SEED, check_at_least, check_range
@@ -32,6 +31,7 @@ from roadwork.settings.sampling import (
     GpsSamplingSettings,
     SplittingSettings,
 )
+from roadwork.settings.tracking import TrackingSettings
 from roadwork.settings.training import ADAPTERS, LOSSES, PRECISIONS, TrainingSettings
 
 __all__ = [
@@ -90,13 +90,6 @@ class PrivacySettings:
         check_range("privacy.blur", self.blur, 0.0, 50.0)
         if self.coarsen_gps is not None:
             check_range("privacy.coarsen_gps", self.coarsen_gps, 0, 6)
-
-
-@dataclass
-class TrackingSettings:
-    # Lightning's loggers beside TensorBoard, which is always there: the name of each with its arguments, such as
-    # {wandb: {project: roadwork}, mlflow: {tracking_uri: "file:mlruns"}}.
-    loggers: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

@@ -120,6 +120,9 @@ class DataSettings:
     # The run stops when a larger share of the images than this is missing or cannot be decoded.
     max_unreadable: float = 0.0
     gps_sampling: GpsSamplingSettings = field(default_factory=GpsSamplingSettings)
+    # Draw every combination of these columns' values equally often: `label`, and columns of the dataset, such as
+    # [label, city]. Takes the place of data.gps_sampling, which has to be off.
+    balance: list[str] = field(default_factory=list)
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
     dataloader: DataloaderSettings = field(default_factory=DataloaderSettings)
 
@@ -128,6 +131,7 @@ class DataSettings:
         check_choice("data.row_filter", self.row_filter, ROW_FILTERS)
         check_choice("data.origin", self.origin, ORIGINS)
         check_extra(self.extra, self.dataset_name)
+        self._check_balance()
         check_choice("data.cache", self.cache, CACHE_MODES)
         check_range("data.max_unreadable", self.max_unreadable, 0.0, 1.0)
         check_range("data.img_size", self.img_size, 32, 4096)
@@ -145,6 +149,15 @@ class DataSettings:
         if sorted(set(self.class_names.values())) != [0, 1]:
             raise ConfigError(
                 f"data.class_names is {dict(self.class_names)}; it must map names to both 0 and 1, nothing else."
+            )
+
+    def _check_balance(self) -> None:
+        weighted = [extra.dataset_name for extra in self.extra if extra.share is not None or extra.weight != 1]
+        if self.balance and (self.gps_sampling.enabled or weighted):
+            other = "data.gps_sampling.enabled is true" if self.gps_sampling.enabled else f"{weighted[0]} has a share"
+            raise ConfigError(
+                f"data.balance is {list(self.balance)} and {other}: each says how often rows are drawn. "
+                "Set data.gps_sampling.enabled=false and no share or weight in data.extra, or data.balance=[]."
             )
 
     @property

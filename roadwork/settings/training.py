@@ -71,7 +71,7 @@ class TrainingSettings:
     adapter: str = "none"
     # Rank of lora and adalora (vera's is 256).
     adapter_rank: int = 8
-    # Steps whose loss or gradients are not finite are left out; after so many the run stops.
+    # Steps whose loss or gradients are not finite are left out; after more than so many in a row the run stops.
     max_skipped_steps: int = 10
     # Lightning's accelerator: `auto`, `cpu`, `gpu`, `mps`.
     accelerator: str = "auto"

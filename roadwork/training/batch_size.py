@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.errors import ConfigError
 from roadwork.machine import available_bytes
+from roadwork.models.cost import bytes_a_row, state_bytes
 from roadwork.training.optim import build_optimizer
 from roadwork.training.trainers.base_trainer import BaseTrainer, build_lightning_trainer
 
@@ -83,22 +84,6 @@ def grow(fits: Callable[[int], bool], cap: int) -> int | None:
     return found
 
 
-def kept_bytes(forward: Callable[[], Tensor], held: Iterable[Tensor] = ()) -> int:
-    """Bytes that a forward pass keeps for the backward pass, each storage once; `held` are there anyway: weights."""
-    storages: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = forward()
-    del loss  # until here it kept the storages alive, so that none came twice at the same address
-    for tensor in held:
-        storages.pop(tensor.untyped_storage().data_ptr(), None)
-    return sum(storages.values())
-
-
 class _Trial:
     """Training steps of a copy of the network on images made up."""
 
@@ -106,7 +91,7 @@ class _Trial:
         self.settings = trainer.settings.training
         self.datamodule = datamodule
         self.lightning = build_lightning_trainer(
-            self.settings, [], Path(), logger=False, enable_checkpointing=False, enable_progress_bar=False
+            self.settings, [], Path(), alone=True, logger=False, enable_checkpointing=False, enable_progress_bar=False
         )
         self.device = self.lightning.strategy.root_device
         self.module = copy.deepcopy(trainer.module).to(self.device).train()
@@ -144,27 +129,9 @@ class _Trial:
         return torch.cuda.max_memory_reserved(self.device) <= GPU_SHARE * free
 
     def state_bytes(self) -> int:
-        """What training holds beside the weights, whatever the batch: gradients, AdamW's two averages, and ours."""
-        return (4 if self.settings.use_ema else 3) * sum(p.nbytes for p in self._trained())
+        """What training holds beside the weights, whatever the batch."""
+        return state_bytes(self.module, use_ema=self.settings.use_ema)
 
     def bytes_a_row(self) -> float:
-        """What an image more adds: activations kept for the backward pass, and room for passing ones.
-
-        Those in passing are four images in float32, and four times the largest output of a layer.
-        """
-        kept, largest = ((many - few) / MIN_BATCH for few, many in zip(*map(self._count_bytes, (2, 4)), strict=True))
-        size: int = self.datamodule.settings.data.img_size
-        return float(kept + 4 * largest + 4 * 4 * 3 * size * size)
-
-    def _count_bytes(self, batch: int) -> tuple[int, int]:
-        """Bytes that a forward pass keeps for the backward pass, and those of the largest output of a layer."""
-        outputs = [0]
-
-        def see(_module: nn.Module, _args: object, output: object) -> None:
-            outputs.append(output.nbytes if isinstance(output, Tensor) else 0)
-
-        hooks = [module.register_forward_hook(see) for module in self.module.modules()]
-        kept = kept_bytes(lambda: self.loss(batch), self.module.parameters())
-        for hook in hooks:
-            hook.remove()
-        return kept, max(outputs)
+        """What an image more adds to a step."""
+        return bytes_a_row(self.loss, self.module, self.datamodule.settings.data.img_size)

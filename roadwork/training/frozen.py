@@ -44,11 +44,22 @@ def data_for_head(network: nn.Module, datamodule: NATIXDataModule) -> NATIXDataM
     if reason is not None:
         logger.info("The backbone is frozen, and its features are not kept: %s.", reason)
         return datamodule
+    return with_features(cast("PreTrainedModel", network), datamodule)
+
+
+def with_features(network: PreTrainedModel, datamodule: NATIXDataModule) -> FeatureDataModule:
+    """The data module's plain images as the features of a frozen network, computed once.
+
+    Args:
+        network: it stays as it is.
+        datamodule: set up for a fit.
+
+    Raises:
+        DataError: more images than allowed cannot be read.
+    """
     started = time.monotonic()
     rows = np.concatenate([datamodule.datasets[split].rows for split in FITTED_SPLITS])
-    features = compute_features(
-        cast("PreTrainedModel", network), datamodule.settings, datamodule.ledger, datamodule.source, rows
-    )
+    features = compute_features(network, datamodule.settings, datamodule.ledger, datamodule.source, rows)
     logger.info(
         "The backbone is frozen: its head trains on the features of %d photos, at hand in %.1f s.",
         len(features.rows),

@@ -2,19 +2,123 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import CometLogger, CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
-from roadwork.settings import TrackingSettings
+from roadwork.errors import ConfigError, MissingExtraError
+from roadwork.settings import Settings, TrackingSettings
 
 
-def build_loggers(tracking: TrackingSettings, run_folder: Path) -> list[Logger]:
-    """TensorBoard in the run's folder first, then one logger for each name in `tracking.loggers`.
+@dataclass(frozen=True)
+class _Kind:
+    """A logger of Lightning's.
+
+    Attributes:
+        build: its class.
+        package: to install with pip; empty where none is needed.
+        module: of that package.
+        passes_on_to: what of the module gets the arguments that the class does not name; empty where it takes none.
+    """
+
+    build: Callable[..., Logger]
+    package: str = ""
+    module: str = ""
+    passes_on_to: str = ""
+
+
+LOGGERS = {
+    "wandb": _Kind(WandbLogger, "wandb", "wandb", "init"),
+    "mlflow": _Kind(MLFlowLogger, "mlflow", "mlflow"),
+    "comet": _Kind(CometLogger, "comet-ml", "comet_ml", "ExperimentConfig"),
+    "csv": _Kind(CSVLogger),
+}
+
+
+def check_loggers(tracking: TrackingSettings) -> None:
+    """Looks at the names, packages and arguments of `tracking.loggers`; starts none.
 
     Raises:
-        ConfigError: Lightning has no such logger, or it does not take its arguments.
+        ConfigError: roadwork has no such logger, or it does not take its arguments.
         MissingExtraError: its package is not installed.
     """
-    del tracking
-    return [TensorBoardLogger(run_folder, name="", version="tensorboard")]
+    for name, arguments in tracking.loggers.items():
+        kind = LOGGERS.get(name)
+        if kind is None:
+            raise ConfigError(
+                f"tracking.loggers names {name!r}; allowed: {', '.join(LOGGERS)}.{_nearest(name, LOGGERS)} "
+                "TensorBoard and metrics.jsonl are always there."
+            )
+        if not isinstance(arguments, dict | None):
+            raise ConfigError(
+                f"tracking.loggers.{name} is {arguments!r}; it must be the arguments of Lightning's "
+                f"{kind.build.__name__} by name, or {{}}."
+            )
+        if kind.module and find_spec(kind.module) is None:
+            raise MissingExtraError(
+                f"tracking.loggers names {name}, whose package is not installed. Install it: pip install {kind.package}"
+            )
+        known = _arguments_of(kind)
+        unknown = [argument for argument in arguments or {} if argument not in known]
+        if unknown:
+            raise ConfigError(
+                f"tracking.loggers.{name}.{unknown[0]} is no argument of Lightning's {kind.build.__name__}."
+                f"{_nearest(unknown[0], known)} It takes {', '.join(known)}."
+            )
+
+
+def build_loggers(settings: Settings, run_folder: Path) -> list[Logger]:
+    """TensorBoard in the run's folder first, then one logger for each name in `tracking.loggers`.
+
+    Each is named after the experiment and the run, where its arguments do not say otherwise.
+
+    Raises:
+        ConfigError: see :func:`check_loggers`.
+        MissingExtraError: likewise.
+    """
+    check_loggers(settings.tracking)
+    loggers: list[Logger] = [
+        TensorBoardLogger(run_folder, name="", version="tensorboard", default_hp_metric=False),
+    ]
+    run_name = re.sub(r"[^\w.-]+", "-", f"{settings.experiment}-{run_folder.name}")
+    defaults: dict[str, dict[str, Any]] = {
+        "wandb": {
+            "save_dir": run_folder,
+            "name": run_name,
+            "id": run_name,
+        },  # a known id is what a resumed run goes on by
+        "mlflow": {"experiment_name": settings.experiment, "run_name": run_name},
+        "comet": {"name": run_name},
+        "csv": {"save_dir": run_folder, "name": "", "version": "csv"},
+    }
+    for name, arguments in settings.tracking.loggers.items():
+        loggers.append(LOGGERS[name].build(**(defaults[name] | (arguments or {}))))
+    return loggers
+
+
+def _arguments_of(kind: _Kind) -> list[str]:
+    """The names of all arguments that can be given."""
+    names = _named(kind.build)
+    if kind.passes_on_to:
+        names += _named(getattr(import_module(kind.module), kind.passes_on_to))
+    return sorted(set(names))
+
+
+def _named(function: Callable[..., Any]) -> list[str]:
+    """A function's arguments by name, without what cannot stand in a configuration: objects and secrets."""
+    parameters = inspect.signature(function).parameters.values()
+    by_name = [p.name for p in parameters if p.kind in {p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY}]
+    return [name for name in by_name if name not in {"self", "experiment", "api_key"}]
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""

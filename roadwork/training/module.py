@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Self, cast
 
 import lightning as L
@@ -16,8 +17,12 @@ from roadwork.data.augmentation.seeding import seed_all
 from roadwork.models.head import freeze_backbone, head_of, train_head_alone
 from roadwork.settings import TrainingSettings
 from roadwork.training.callbacks.adalora_callback import adalora_orthogonal_loss
-from roadwork.training.losses import training_loss
+from roadwork.training.checkpoints.left_out import LeftOut, leave_out, put_back
+from roadwork.training.finite import spread_non_finite
+from roadwork.training.losses import balancing_weights, training_loss
 from roadwork.training.optim import build_optimizer, use_fused, warmup_cosine
+
+logger = logging.getLogger(__name__)
 
 
 class RoadworkClassifier(L.LightningModule):
@@ -30,9 +35,14 @@ class RoadworkClassifier(L.LightningModule):
     def __init__(self, model: nn.Module, settings: TrainingSettings) -> None:
         super().__init__()
         # Channels last: 0.7 of the time for a step of the small ResNet on a CPU, and what GPUs' convolutions want too.
-        self.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
+        # Not with DoRA, whose convolutions peft 0.21 views as matrices.
+        is_last = settings.channels_last and settings.adapter != "dora"
+        self.memory_format = torch.channels_last if is_last else torch.contiguous_format
         self.model = model.to(memory_format=self.memory_format)  # type: ignore[call-overload]  # torch's stubs lack it
         self.settings = settings
+        # Frozen weights that checkpoints need not hold; whoever knows where the weights came from says which.
+        self.left_out: LeftOut | None = None
+        self.class_weights: Tensor | None = None
         self.model.train()  # pretrained networks come in evaluation mode
         if settings.freeze_backbone:
             freeze_backbone(self.model)
@@ -60,6 +70,9 @@ class RoadworkClassifier(L.LightningModule):
     def on_train_start(self) -> None:
         if self.settings.freeze_backbone:
             self.train()  # not before: Lightning warns of modules that are in evaluation mode until here
+        if self.settings.loss == "balanced":
+            self.class_weights = balancing_weights(cast("Any", self.trainer.train_dataloader)).to(self.device)
+            logger.info("Loss weights: None %.2f, Roadwork %.2f.", *self.class_weights.tolist())
 
     @override
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -69,18 +82,28 @@ class RoadworkClassifier(L.LightningModule):
     @override
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         logits = self.logits_of(batch)
-        loss = training_loss(logits, batch["label"], self.settings)
-        cross_entropy = loss.detach()
+        loss = training_loss(logits, batch["label"], self.settings, self.class_weights)
+        criterion = loss.detach()
         if self.settings.adapter == "adalora":  # peft adds it only where the wrapped model computes the loss
             loss = loss + adalora_orthogonal_loss(self.model)
-        return {"loss": loss, "cross_entropy": cross_entropy, "logits": logits.detach(), "labels": batch["label"]}
+        loss = spread_non_finite(loss)
+        return {"loss": loss, "criterion": criterion, "logits": logits.detach(), "labels": batch["label"]}
 
     @override
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor] | None:
+        if "is_repeat" in batch:  # of another device's rows
+            return None
         logits = self.logits_of(batch)
         loss = F.cross_entropy(logits.float(), batch["label"])
-        self.log("val_select/loss", loss, on_epoch=True, sync_dist=True, batch_size=len(logits))
         return {"loss": loss, "logits": logits, "labels": batch["label"]}
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        leave_out(checkpoint, self.left_out)  # after the callbacks: EMA has put its weights in
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        put_back(checkpoint, self.model)  # before Lightning loads the weights, strictly
 
     @override
     def configure_gradient_clipping(
@@ -97,7 +120,13 @@ class RoadworkClassifier(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         trained = [p for p in self.model.parameters() if p.requires_grad]
         fused = use_fused(self.settings.fused_optimizer, trained, self.trainer.precision)
-        optimizer = build_optimizer(self.model, self.settings.lr, self.settings.weight_decay, fused=fused)
+        optimizer = build_optimizer(
+            self.model,
+            self.settings.lr,
+            self.settings.weight_decay,
+            layer_decay=self.settings.layer_decay,
+            fused=fused,
+        )
         total_steps = int(self.trainer.estimated_stepping_batches)
         schedule = warmup_cosine(optimizer, total_steps, self.settings.warmup)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

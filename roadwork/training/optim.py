@@ -12,6 +12,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from roadwork.errors import ConfigError, WiringError
+from roadwork.training.layer_decay import split_by_depth
 
 # Embeddings of positions and tokens, under timm's and transformers' names; biases and norms are told by their shape.
 _NOT_DECAYED = (
@@ -51,9 +52,18 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [group for group in groups if group["params"]]
 
 
-def build_optimizer(model: nn.Module, lr: float, weight_decay: float, *, fused: bool = False) -> AdamW:
-    """AdamW over the trainable parameters, grouped by :func:`parameter_groups`; in one kernel where `fused`."""
-    optimizer = AdamW(parameter_groups(model, weight_decay), lr=lr, fused=fused or None)
+def build_optimizer(
+    model: nn.Module, lr: float, weight_decay: float, *, layer_decay: float = 1.0, fused: bool = False
+) -> AdamW:
+    """AdamW over the trainable parameters, grouped by :func:`parameter_groups`; in one kernel where `fused`.
+
+    Raises:
+        ConfigError: `layer_decay` is below 1, and the model's layers are not known.
+    """
+    groups = parameter_groups(model, weight_decay)
+    if layer_decay < 1:
+        groups = split_by_depth(model, groups, lr, layer_decay)
+    optimizer = AdamW(groups, lr=lr, fused=fused or None)
     optimizer.register_load_state_dict_post_hook(_fit_loaded_state)
     return optimizer
 

@@ -11,9 +11,10 @@ from torch import nn
 
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.errors import ConfigError
+from roadwork.models.cost import kept_bytes
 from roadwork.preflight.dry_run import prepare_trainer, run_dry
 from roadwork.training import batch_size
-from roadwork.training.batch_size import _Trial, find_batch_size, grow, kept_bytes
+from roadwork.training.batch_size import _Trial, find_batch_size, grow
 
 AUTO = "data.dataloader.batch_size=auto"
 

@@ -99,7 +99,7 @@ def test_stops_after_the_step_and_goes_on_to_the_same_end(config, tmp_path, numb
 
 def test_saves_by_time_inside_an_epoch(config, tmp_path, monkeypatch):
     saved = []
-    monkeypatch.setattr(Interruption, "_stop_if_asked", lambda self: saved.append(self.path.exists()))
+    monkeypatch.setattr(Interruption, "_stop_if", lambda self, number: saved.append(self.path.exists()))
     fit(config(f"output_dir={tmp_path}", "training.checkpoint_minutes=0.00001", "training.epochs=1"))
     assert saved
     assert all(saved)  # from the first step on

@@ -18,9 +18,12 @@ class ClassSampler(Sampler[int]):
     """Row numbers of one epoch, N draws for N rows, each class of rows with its weight.
 
     An epoch's order depends on nothing but ``(random_seed, epoch)``; of it, rank r takes every ``world_size``-th
-    row from r on, without padding or repeats, so ranks can differ by one row. ``set_epoch`` chooses the epoch of the
-    next pass. Where nobody calls it, each complete pass moves on to the next epoch by itself; a pass that is broken
-    off is repeated. ``start_at`` lets the next pass begin in the middle of its epoch.
+    row from r on, without padding or repeats. Up to ``world_size - 1`` rows at its end, others in each epoch, are left
+    out, so that all ranks have as many; their n-th batches are together the n-th batch that one process would have
+    with batches ``world_size`` times as large.
+
+    ``set_epoch`` chooses the epoch of the next pass. Where nobody calls it, each complete pass moves on to the next
+    epoch by itself; a pass that is broken off is repeated. ``start_at`` lets the next pass begin inside its epoch.
 
     Attributes:
         epoch: the epoch that the next pass draws.
@@ -61,12 +64,18 @@ class ClassSampler(Sampler[int]):
         weights: np.ndarray = self._classes.weights[self._index]
         return weights
 
+    @property
+    def effective_rows(self) -> float:
+        """Kish's effective sample size, (sum w)^2 / sum w^2; N where all weights are equal."""
+        sums = self._classes.sizes * self._classes.weights
+        return float(sums.sum() ** 2 / (sums * self._classes.weights).sum())
+
     def __len__(self) -> int:
-        return len(range(self._rank, len(self._classes.rows), self._world_size))
+        return len(self._classes.rows) // self._world_size
 
     def __iter__(self) -> Iterator[int]:
         epoch = self.epoch
-        order = self.epoch_order()[self._rank :: self._world_size][self._start :]
+        order = self.epoch_order()[self._rank :: self._world_size][self._start : len(self)]
         self._start = 0
         n_left = len(order)
         for start in range(0, len(order), _CHUNK_ROWS):

@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from roadwork.ensemble.record import is_ensemble
 from roadwork.report.plot import Plot, Point
 from roadwork.report.run_files import RunFiles
 from roadwork.report.section import Section
@@ -18,6 +19,8 @@ _LOSSES = (("train/loss", "series1"), ("val_select/loss", "series2"))
 def learning_section(run: RunFiles) -> Section:
     """Losses, the MCC that selects, and the learning rate, by epoch."""
     title = "Learning curves"
+    if is_ensemble(run.folder):
+        return Section("learning", title, missing="An ensemble is not trained; the reports of its runs have theirs.")
     if not run.epochs:
         return Section("learning", title, missing="metrics.jsonl holds no epoch: the run ended before its first one.")
     chosen = chosen_epoch(run.epochs)

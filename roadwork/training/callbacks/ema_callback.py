@@ -17,6 +17,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from typing_extensions import override
 
 from roadwork.errors import ConfigError, WiringError
+from roadwork.training.callbacks.health_callback import is_step_skipped
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +133,8 @@ class EMACallback(Callback):
         # While gradients accumulate, a batch ends without a step.
         if trainer.global_step > self._steps_seen:
             self._steps_seen = trainer.global_step
-            self.update()
+            if not is_step_skipped(trainer):
+                self.update()
 
     @override
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from roadwork.errors import DataError, WiringError
 from roadwork.evaluation.confusion import confusion_from, mcc_from_confusion
+from roadwork.training.team import is_first_process, sum_of_all
 
 
 class MCCCallback(Callback):
@@ -149,10 +150,11 @@ class _EpochCounts:
         self.add(outputs, outputs["labels"])
 
     def state_dict(self) -> dict[str, Any]:
-        return {"counts": self._counts, "has_soft_labels": self.has_soft_labels}
+        return {"counts": sum_of_all(self._counts), "has_soft_labels": self.has_soft_labels}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._counts, self.has_soft_labels = state["counts"], state["has_soft_labels"]
+        self._counts = state["counts"] * is_first_process()  # what all had; the sum over all is to be that again
+        self.has_soft_labels = state["has_soft_labels"]
 
     def sum_over_ranks(self, trainer: L.Trainer, device: torch.device) -> None:
         self._counts = trainer.strategy.reduce(self._counts.to(device), reduce_op="sum")

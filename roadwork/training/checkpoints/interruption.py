@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from typing_extensions import override
 
 from roadwork.errors import RunStoppedError
+from roadwork.training.team import largest_of_all
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +28,9 @@ class Interruption(Checkpoint):
     """Saves `last.ckpt` between two optimizer steps: every so often, and when SIGTERM or SIGINT asks to stop.
 
     The first signal lets the step end, saves, and raises RunStoppedError; after the last step of an epoch, validation
-    ends first. A second one ends the process at once. As a Lightning `Checkpoint` it is called after all other
-    callbacks, so that what it saves holds what they did with the step.
+    ends first. A second one ends the process at once. Of several processes that train together any may be sent it:
+    after the step all know, and stop together. As a Lightning `Checkpoint` it is called after all other callbacks, so
+    that what it saves holds what they did with the step.
 
     Args:
         path: of `last.ckpt`.
@@ -60,16 +62,17 @@ class Interruption(Checkpoint):
         if not has_stepped or batch_idx + 1 >= trainer.num_training_batches:
             return
         is_due = self.seconds > 0 and time.monotonic() - self._saved_at >= self.seconds
-        if trainer.strategy.broadcast(is_due or self.received is not None):
+        is_due_anywhere, number = largest_of_all(trainer, is_due, self.received or 0)
+        if is_due_anywhere or number:
             trainer.save_checkpoint(self.path)
             self._saved_at = time.monotonic()
-        self._stop_if_asked()
+        self._stop_if(number)
 
     @override
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._saved_at = time.monotonic()  # the epoch's own checkpoint was written just before
         if trainer.current_epoch + 1 < (trainer.max_epochs or 0):
-            self._stop_if_asked()
+            self._stop_if(*largest_of_all(trainer, self.received or 0))
 
     @override
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -80,9 +83,9 @@ class Interruption(Checkpoint):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self._restore_handlers()
 
-    def _stop_if_asked(self) -> None:
-        if self.received is not None:
-            raise RunStoppedError(self.received, f"{signal.Signals(self.received).name} came: {self.path} is saved.")
+    def _stop_if(self, number: int) -> None:
+        if number:
+            raise RunStoppedError(number, f"{signal.Signals(number).name} came: {self.path} is saved.")
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame

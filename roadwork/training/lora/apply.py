@@ -1,41 +1,32 @@
-"""Puts an adapter into a network, counts what it trains, and merges it back."""
+"""Puts an adapter into a network, and merges it back."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from peft import PeftConfig, PeftModel, get_peft_model
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
 
 from roadwork.errors import ConfigError
 from roadwork.training.lora.adalora_config import create_adalora_config
+from roadwork.training.lora.dora_config import create_dora_config
 from roadwork.training.lora.ia3_config import create_ia3_config
 from roadwork.training.lora.lora_config import create_lora_config
 from roadwork.training.lora.targets import LINEAR_PATTERN, AdapterTargets, resolve_targets
 from roadwork.training.lora.vera_config import create_vera_config
 
-
-@dataclass(frozen=True)
-class AdapterSummary:
-    """What a model trains.
-
-    Attributes:
-        trainable: numbers that are trained, the head's included.
-        total: all parameters.
-        targets: the adapted modules, by their names in the network without adapter.
-    """
-
-    trainable: int
-    total: int
-    targets: list[str]
+# AdaLoRA's schedule needs a length before the data is known; its callback sets the run's own.
+STEPS_BEFORE_FIT = 1000
 
 
 def _lora(targets: AdapterTargets, rank: int, total_steps: int) -> PeftConfig:  # noqa: ARG001 - one signature for all
     return create_lora_config(rank=rank, target_modules=targets.convolutions or LINEAR_PATTERN, head=targets.head)
+
+
+def _dora(targets: AdapterTargets, rank: int, total_steps: int) -> PeftConfig:  # noqa: ARG001 - one signature for all
+    return create_dora_config(rank=rank, target_modules=targets.convolutions or LINEAR_PATTERN, head=targets.head)
 
 
 def _adalora(targets: AdapterTargets, rank: int, total_steps: int) -> PeftConfig:
@@ -47,7 +38,7 @@ def _vera(targets: AdapterTargets, rank: int, total_steps: int) -> PeftConfig:  
     if targets.convolutions:
         raise ConfigError(
             "training.adapter is 'vera', which changes linear layers only, and this network has convolutions only. "
-            "Use training.adapter=lora, adalora, ia3 or none, or a vision transformer."
+            "Use training.adapter=lora, dora, adalora, ia3 or none, or a vision transformer."
         )
     return create_vera_config(head=targets.head)
 
@@ -60,6 +51,7 @@ def _ia3(targets: AdapterTargets, rank: int, total_steps: int) -> PeftConfig:  #
 
 ADAPTERS: dict[str, Callable[[AdapterTargets, int, int], PeftConfig]] = {
     "lora": _lora,
+    "dora": _dora,
     "adalora": _adalora,
     "vera": _vera,
     "ia3": _ia3,
@@ -71,8 +63,8 @@ def apply_adapter(model: PreTrainedModel, adapter: str, *, rank: int, total_step
 
     Args:
         model: an image classifier.
-        adapter: `none` (the network comes back as it is, all of it trained), lora, adalora, vera or ia3.
-        rank: rank of lora, and of adalora after pruning; vera and ia3 have no use for it.
+        adapter: `none` (the network comes back as it is, all of it trained), lora, dora, adalora, vera or ia3.
+        rank: rank of lora and dora, and of adalora after pruning; vera and ia3 have no use for it.
         total_steps: optimizer steps of the whole run; adalora's schedule follows from it.
 
     Raises:
@@ -96,14 +88,3 @@ def merge_adapter(model: nn.Module) -> PreTrainedModel:
         ValueError: a merged weight is not finite.
     """
     return model.merge_and_unload(safe_merge=True) if isinstance(model, PeftModel) else model
-
-
-def adapter_summary(model: nn.Module) -> AdapterSummary:
-    """Counts what is trained, for the log."""
-    parameters = list(model.parameters())
-    network = model.get_base_model() if isinstance(model, PeftModel) else model
-    return AdapterSummary(
-        trainable=sum(p.numel() for p in parameters if p.requires_grad),
-        total=sum(p.numel() for p in parameters),
-        targets=[name for name, module in network.named_modules() if isinstance(module, BaseTunerLayer)],
-    )

@@ -15,9 +15,10 @@ _OUTSIDE_HEADS = rf"(?!(?:.*\.)?(?:{'|'.join(HEAD_NAMES)}|pooler)(?:\.|$))(?:.*\
 # transformers 5 | transformers 4, Swin | SigLIP, CLIP | timm
 _KEYS_VALUES = r"k_proj|v_proj|key|value"
 _ATTENTION = rf"{_KEYS_VALUES}|q_proj|o_proj|query|attention\.output\.dense|self_attn\.out_proj|attn\.qkv|attn\.proj"
-# The layer back from the wide dimension: ViT, DINOv2 | DINOv3 | ConvNeXt | giant DINOv2 | transformers 4, Swin
-_FEEDFORWARD_OUT = r"fc2|down_proj|pwconv2|weights_out|(?<!attention\.)output\.dense"
-_FEEDFORWARD = rf"{_FEEDFORWARD_OUT}|fc1|up_proj|gate_proj|pwconv1|weights_in|intermediate\.dense"
+# The layer back from the wide dimension: ViT, DINOv2 | DINOv3 | ConvNeXt | its DINOv3 | giant DINOv2 | transformers 4,
+# Swin
+_FEEDFORWARD_OUT = r"fc2|down_proj|pwconv2|pointwise_conv2|weights_out|(?<!attention\.)output\.dense"
+_FEEDFORWARD = rf"{_FEEDFORWARD_OUT}|fc1|up_proj|gate_proj|pwconv1|pointwise_conv1|weights_in|intermediate\.dense"
 
 # Regular expressions for peft, which matches them against a module's whole name.
 ATTENTION_PATTERN = rf"{_OUTSIDE_HEADS}(?:{_ATTENTION})"

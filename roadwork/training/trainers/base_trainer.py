@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +19,37 @@ from torch import nn
 from roadwork.config import compose_config, to_settings
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.errors import ConfigError, MachineError
-from roadwork.runs import create_run_folder, write_manifest
+from roadwork.runs import atomic_path, create_run_folder, write_manifest
 from roadwork.settings import TrainingSettings
 from roadwork.training.callbacks.adalora_callback import AdaLoraCallback
+from roadwork.training.callbacks.collapse_callback import CollapseCallback
 from roadwork.training.callbacks.ema_callback import EMACallback
 from roadwork.training.callbacks.health_callback import HealthCallback
+from roadwork.training.callbacks.learning_callback import LearningCallback
+from roadwork.training.callbacks.logger_facts import LoggerFacts
 from roadwork.training.callbacks.loss_callback import LossCallback
 from roadwork.training.callbacks.mcc_callback import MCCCallback
 from roadwork.training.callbacks.metrics_log import MetricsLog
 from roadwork.training.checkpoints.files import LAST, SafeCheckpointIO, find_newest
 from roadwork.training.checkpoints.interruption import Interruption
-from roadwork.training.devices import device_arguments
+from roadwork.training.checkpoints.reloadable import find_left_out
+from roadwork.training.claim import claimed
+from roadwork.training.devices import batch_norm_plugins, describe_step, device_arguments
 from roadwork.training.frozen import data_for_head
-from roadwork.training.loggers import build_loggers
-from roadwork.training.lora.apply import adapter_summary, apply_adapter
+from roadwork.training.lineage import check_unseen, describe_start
+from roadwork.training.loggers import build_loggers, check_loggers
+from roadwork.training.lora.apply import STEPS_BEFORE_FIT, apply_adapter
+from roadwork.training.lora.summary import adapter_summary
 from roadwork.training.module import RoadworkClassifier
 from roadwork.training.probe import probe_head
 from roadwork.training.speed import checkpoint_gradients, compile_network
-from roadwork.training.start import load_start
+from roadwork.training.start import load_start, name_start
+from roadwork.training.team import Team, raise_if_others_ended
 from roadwork.training.trainers.resume import check_resumable
 
 logger = logging.getLogger(__name__)
 
 MONITOR = "val_select/mcc"
-# AdaLoRA's schedule needs a length before the data is known; `fit` sets the run's own.
-STEPS_BEFORE_FIT = 1000
 
 
 class BaseTrainer:
@@ -61,14 +69,14 @@ class BaseTrainer:
 
     def __init__(self, cfg: DictConfig, model: nn.Module) -> None:
         self.cfg = compose_config(cfg)
+        self.cfg.training.start_from = name_start(self.cfg.training.start_from)
         self.settings = to_settings(self.cfg)
         training = self.settings.training
+        check_loggers(self.settings.tracking)
         load_start(model, self.settings)
         if training.gradient_checkpointing:
             checkpoint_gradients(model)
         adapted = apply_adapter(model, training.adapter, rank=training.adapter_rank, total_steps=STEPS_BEFORE_FIT)
-        if training.adapter != "none":
-            logger.info("%s", adapter_summary(adapted))
         self.module = RoadworkClassifier(adapted, training)
         self.mcc_callback = MCCCallback()
         self.callbacks: list[Callback] = [self.mcc_callback]
@@ -79,12 +87,18 @@ class BaseTrainer:
         if training.adapter == "adalora":
             self.callbacks.append(AdaLoraCallback(ema))  # after EMA: it prunes the average too
 
-    def fit(self, datamodule: NATIXDataModule, resume_from: Path | None = None) -> Path:
+    def fit(
+        self,
+        datamodule: NATIXDataModule,
+        resume_from: Path | None = None,
+        wiring: Sequence[dict[str, Any]] = (),
+    ) -> Path:
         """Trains, and writes the run's folder.
 
         Args:
             datamodule: gives `train` and `val_select`.
             resume_from: a run's folder to continue; its own configuration and splits must be these.
+            wiring: the rows of the wiring table, where a dry run came before; they go into the manifest.
 
         Returns:
             The run's folder.
@@ -93,35 +107,42 @@ class BaseTrainer:
             RoadworkError: the data cannot be used, or the run cannot be continued.
         """
         L.seed_everything(self.settings.training.seed, workers=True, verbose=False)
-        checkpoint = str(find_newest(resume_from / "checkpoints")) if resume_from else None
-        datamodule.setup("fit")
-        if resume_from:
-            check_resumable(resume_from, self.cfg, datamodule.splits, datamodule.table.fingerprint())
-        else:
-            probe_head(self.module.model, datamodule)
-        batches = data_for_head(self.module.model, datamodule) if self.settings.training.freeze_backbone else datamodule
-        self.run_folder = resume_from or create_run_folder(Path(self.settings.output_dir), self.settings.experiment)
-        OmegaConf.save(self.cfg, self.run_folder / "config.yaml", resolve=True)
-        datamodule.splits.write(self.run_folder / "splits.json")
-        write_manifest(  # before training, so that an interrupted run has one
-            self.run_folder,
-            seeds={
-                "training": self.settings.training.seed,
-                "splits": datamodule.splits.seed,
-                "sampler": self.settings.data.gps_sampling.random_seed,
-            },
-            data_fingerprint=datamodule.table.fingerprint(),
+        team = Team(self.settings.training)
+        logger.info("The run %s.", adapter_summary(self.module.model))
+        left_out = self.module.left_out = find_left_out(self.module.model, self.settings)
+        if left_out is not None:
+            n_bytes, source = left_out.n_bytes / 1e6, left_out.source
+            logger.info("Checkpoints leave out %.1f MB of frozen weights, which %s has.", n_bytes, source)
+        batches = datamodule
+        with team.in_turn():
+            datamodule.setup("fit")
+            check_unseen(self.settings.training, datamodule.splits)
+            if resume_from:
+                check_resumable(
+                    resume_from, self.cfg, datamodule.splits, datamodule.table.fingerprint(), n_processes=team.size
+                )
+            elif team.is_first:  # the others are sent its weights when they begin
+                probe_head(self.module.model, datamodule)
+            if self.settings.training.freeze_backbone:
+                batches = data_for_head(self.module.model, datamodule)
+        checkpoint: str | None
+        begun = self._begin_folder(datamodule, resume_from, wiring, team.size) if team.is_first else None
+        self.run_folder, checkpoint = team.share(begun)  # type: ignore[misc]  # the first one's, which is not None
+        logger.info(
+            describe_step(self.settings.training, self.settings.data.dataloader.batch_size, team.size),
         )
         self.trainer = build_lightning_trainer(
             self.settings.training, [*self.callbacks, *self._run_callbacks()], self.run_folder,
-            logger=build_loggers(self.settings.tracking, self.run_folder),
+            logger=build_loggers(self.settings, self.run_folder),
             enable_progress_bar=sys.stderr.isatty(),
         )  # fmt: skip
         if self.settings.training.compile and batches is datamodule:
             compile_network(self.module.model, self.trainer.strategy.root_device)
         try:
-            self.trainer.fit(self.module, datamodule=batches, ckpt_path=checkpoint, weights_only=True)
+            with claimed(self.run_folder) if self.trainer.is_global_zero else nullcontext():
+                self.trainer.fit(self.module, datamodule=batches, ckpt_path=checkpoint, weights_only=True)
         except RuntimeError as error:
+            raise_if_others_ended(error)
             if "DataLoader worker" not in str(error):
                 raise
             raise MachineError(
@@ -131,19 +152,48 @@ class BaseTrainer:
         except SystemExit as error:  # Lightning's answer to Ctrl-C, without a word
             logger.warning("The run in %s was interrupted; `--resume` goes on after its last epoch.", self.run_folder)
             raise KeyboardInterrupt from error
-        write_manifest(
-            self.run_folder,
-            best_val_select_mcc=self.mcc_callback.best_mcc,
-            epochs_trained=self.trainer.current_epoch,
-        )
+        if team.is_first:
+            write_manifest(
+                self.run_folder,
+                best_val_select_mcc=self.mcc_callback.best_mcc,
+                epochs_trained=self.trainer.current_epoch,
+            )
         return self.run_folder
+
+    def _begin_folder(
+        self, datamodule: NATIXDataModule, resume_from: Path | None, wiring: Sequence[dict[str, Any]], n_processes: int
+    ) -> tuple[Path, str | None]:
+        """The run's folder, made or taken up again, and the checkpoint to go on from."""
+        checkpoint = str(find_newest(resume_from / "checkpoints")) if resume_from else None
+        folder = resume_from or create_run_folder(Path(self.settings.output_dir), self.settings.experiment)
+        with atomic_path(folder / "config.yaml") as temporary:  # `roadwork resume` reads it
+            OmegaConf.save(self.cfg, temporary, resolve=True)
+        datamodule.splits.write(folder / "splits.json")
+        write_manifest(  # before training, so that an interrupted run has one
+            folder,
+            seeds={
+                "training": self.settings.training.seed,
+                "splits": datamodule.splits.seed,
+                "sampler": self.settings.data.gps_sampling.random_seed,
+            },
+            data_fingerprint=datamodule.table.fingerprint(),
+            processes=n_processes,
+            **({} if resume_from else describe_start(self.settings.training)),
+            **({"wiring": list(wiring)} if wiring else {}),
+            epochs_trained=None,  # until it has ended by itself: `roadwork runs` tells by it
+        )
+        return folder, checkpoint
 
     def _run_callbacks(self) -> list[Callback]:
         folder = self.run_folder / "checkpoints"
+        health = HealthCallback(self.settings.training, self.run_folder)
         callbacks: list[Callback] = [
             LossCallback(),
-            HealthCallback(self.settings.training.max_skipped_steps),
+            health,
+            LearningCallback(health),
+            CollapseCallback(self.settings.training),
             MetricsLog(self.run_folder / "metrics.jsonl"),
+            LoggerFacts(self.cfg, self.run_folder, self.mcc_callback),
             LearningRateMonitor(logging_interval="step"),
             ModelCheckpoint(folder, filename="best", monitor=MONITOR, mode="max", enable_version_counter=False),
             ModelCheckpoint(folder, filename="last", save_top_k=1, every_n_epochs=1, enable_version_counter=False),
@@ -157,7 +207,7 @@ class BaseTrainer:
 
 
 def build_lightning_trainer(
-    training: TrainingSettings, callbacks: list[Callback], folder: Path, **limits: Any
+    training: TrainingSettings, callbacks: list[Callback], folder: Path, *, alone: bool = False, **limits: Any
 ) -> L.Trainer:
     """Lightning's Trainer under the training settings.
 
@@ -165,6 +215,7 @@ def build_lightning_trainer(
         training: epochs, precision, clipping, accumulation, accelerator.
         callbacks: all that are to be called.
         folder: the root of what Lightning itself writes.
+        alone: on one device, whatever `training.devices` is: for a trial of the first process.
         limits: further arguments of Lightning's Trainer: the logger, or the limits of a dry run.
 
     Raises:
@@ -176,9 +227,9 @@ def build_lightning_trainer(
         "accumulate_grad_batches": training.accumulate,
         "precision": _precision(training.precision),
         "deterministic": training.deterministic,
-        **device_arguments(training),
+        **device_arguments(training, alone=alone),
         "num_sanity_val_steps": 2,
-        "plugins": [SafeCheckpointIO()],
+        "plugins": [SafeCheckpointIO(), *batch_norm_plugins(training, alone=alone)],
         "enable_model_summary": False,
         "log_every_n_steps": 10,
     }

@@ -8,13 +8,18 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from roadwork.config import compose_config, load_yaml
 from roadwork.data.splits import Splits
 from roadwork.errors import ConfigError, DataError, SplitError
 from roadwork.runs import read_manifest
+from roadwork.training.start import name_start
 
 # The machine's part, and where things lie.
 MACHINE_KEYS = (
     "training.accelerator",
+    # Their product may not differ, which is checked apart: `auto` says nothing of it.
+    "training.devices",
+    "training.num_nodes",
     "data.root",
     "data.hub.name",
     "data.splits_file",
@@ -41,25 +46,21 @@ _MAY_DIFFER = (
 )
 
 
-def check_resumable(folder: Path, cfg: DictConfig, splits: Splits, data_fingerprint: str) -> None:
-    """Checks the run in `folder` against the configuration, the splits and the data it would go on with.
+def check_resumable(folder: Path, cfg: DictConfig, splits: Splits, data_fingerprint: str, *, n_processes: int) -> None:
+    """Checks the run in `folder` against the configuration, the splits, the data and the devices it would go on with.
 
     Raises:
         DataError: the run was begun on other labels, positions or sequences.
-        ConfigError: a key differs that the checkpoint would overrule.
+        ConfigError: a key differs that the checkpoint would overrule, or the number of devices.
         SplitError: the rows of a split are others than the run's: it would train on what it is judged by.
     """
-    before = flat_keys(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))
-    now = flat_keys(OmegaConf.to_container(cfg, resolve=True))
-    # `evaluation` is read after training only.
-    keys = [k for k in sorted(before | now) if k not in _MAY_DIFFER and not k.startswith("evaluation.")]
-    differing = [
-        f"{key} was {before.get(key)!r}, now {now.get(key)!r}" for key in keys if before.get(key) != now.get(key)
-    ]
-    if differing:
+    check_same_configuration(folder, cfg)
+    n_before = read_manifest(folder).get("processes", 1)
+    if n_before != n_processes:
         raise ConfigError(
-            f"{folder} was trained with another configuration: {'; '.join(differing[:5])}. "
-            "Set these back, or train without --resume."
+            f"{folder} was trained on {n_before} devices, now they are {n_processes}: steps would be of other numbers "
+            "of images, and begin at other rows. Set training.devices and training.num_nodes so that there are "
+            f"{n_before} in all, or train without --resume."
         )
     if read_manifest(folder).get("data_fingerprint") not in (None, data_fingerprint):
         raise DataError(
@@ -72,6 +73,29 @@ def check_resumable(folder: Path, cfg: DictConfig, splits: Splits, data_fingerpr
         raise SplitError(
             f"The rows of {', '.join(moved)} are not those that {folder} was trained with. "
             f"Set data.splits_file={folder / 'splits.json'}, or train without --resume."
+        )
+
+
+def check_same_configuration(folder: Path, cfg: DictConfig) -> None:
+    """Checks that the run in `folder` is of this configuration, but for the keys that may differ.
+
+    Raises:
+        ConfigError: a key differs that the checkpoint would overrule.
+    """
+    # Composed, so that a run of an older version has the defaults of the keys that are new since.
+    begun = compose_config(load_yaml(folder / "config.yaml"))
+    cfg = cfg.copy()
+    cfg.training.start_from = name_start(cfg.training.start_from)
+    before, now = (flat_keys(OmegaConf.to_container(each, resolve=True)) for each in (begun, cfg))
+    # `evaluation` is read after training only; loggers change nothing.
+    keys = [k for k in sorted(before | now) if k not in _MAY_DIFFER and not k.startswith(("evaluation.", "tracking."))]
+    differing = [
+        f"{key} was {before.get(key)!r}, now {now.get(key)!r}" for key in keys if before.get(key) != now.get(key)
+    ]
+    if differing:
+        raise ConfigError(
+            f"{folder} was trained with another configuration: {'; '.join(differing[:5])}. "
+            "Set these back, or train without --resume."
         )
 
 

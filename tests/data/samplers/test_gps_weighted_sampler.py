@@ -7,10 +7,11 @@ from geopy.distance import great_circle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from roadwork.data.samplers import classes, draws
 from roadwork.data.samplers.gps_weighted_sampler import GPSWeightedSampler
+from roadwork.data.samplers.uniform_sampler import UniformSampler
 from roadwork.errors import ConfigError, DataError
 
 CITIES = np.array([[52.52, 13.40], [48.86, 2.35], [40.42, -3.70]])
@@ -173,14 +174,36 @@ def test_seeds_differ_and_zero_is_one_of_them():
 @settings(deadline=None, max_examples=30)
 @given(n_rows=st.integers(1, 60), world_size=st.integers(1, 7))
 def test_ranks_interleave_to_the_one_order(n_rows, world_size):
+    """All of it but a tail that is no row for each rank."""
     order = sampler_of(n_rows).epoch_order()
-    merged = np.full(n_rows, -1)
+    n_each = n_rows // world_size
+    merged = np.full(n_each * world_size, -1)
     for rank in range(world_size):
         sampler = sampler_of(n_rows, rank=rank, world_size=world_size)
         rows = list(sampler)
-        assert len(rows) == len(sampler)
+        assert len(rows) == len(sampler) == n_each
         merged[rank::world_size] = rows
-    np.testing.assert_array_equal(merged, order)
+    np.testing.assert_array_equal(merged, order[: len(merged)])
+
+
+@pytest.mark.parametrize("sampler_class", [GPSWeightedSampler, UniformSampler])
+def test_batches_of_all_ranks_are_the_batches_of_one_process(sampler_class):
+    """With batches as many times as large; none has more of them than another, which would wait for it for ever."""
+    n_rows, world_size, batch_size = 47, 3, 4
+
+    def batches_of(rank, world_size, batch_size):
+        if sampler_class is GPSWeightedSampler:
+            sampler = sampler_of(n_rows, rank=rank, world_size=world_size)
+        else:
+            sampler = UniformSampler(range(n_rows), world_size, rank, drop_last=True)
+        return list(BatchSampler(sampler, batch_size, drop_last=False))
+
+    alone = batches_of(0, 1, batch_size * world_size)
+    ranks = [batches_of(rank, world_size, batch_size) for rank in range(world_size)]
+    assert [len(batch) for batch in ranks[0]] == [4, 4, 4, 3]
+    for batches in zip(alone, *ranks, strict=True):
+        together = [row for rows in zip(*batches[1:], strict=True) for row in rows]
+        assert together == batches[0][: len(together)]
 
 
 @pytest.mark.parametrize("position", [0, 1, 137, 299, 300])

@@ -12,8 +12,10 @@ from roadwork.errors import ConfigError
 from roadwork.models.build import build_model
 from roadwork.settings import ADAPTERS as SETTING
 from roadwork.settings import ModelSettings
-from roadwork.training.lora.apply import ADAPTERS, adapter_summary, apply_adapter, merge_adapter
+from roadwork.training.lora.apply import ADAPTERS, apply_adapter, merge_adapter
+from roadwork.training.lora.summary import adapter_summary, group_targets
 from roadwork.training.lora.targets import IA3_PATTERN, resolve_targets
+from roadwork.training.speed import checkpoint_gradients
 
 # peft's `from_pretrained`, too, asks transformers 5.23 for a name that it deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -87,7 +89,9 @@ def test_none_leaves_the_network_alone():
 def test_only_adapter_and_head_learn_and_merging_keeps_the_logits(name, adapter):
     model = adapted(name, adapter)
     trained = [n for n, p in model.named_parameters() if p.requires_grad]
-    assert all(re.search(r"lora_[ABE]|vera_lambda|ia3_l|classifier(\.1)?\.modules_to_save", n) for n in trained)
+    assert all(
+        re.search(r"lora_[ABE]|lora_magnitude|vera_lambda|ia3_l|classifier(\.1)?\.modules_to_save", n) for n in trained
+    )
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     losses = train(model.train(), steps=8)
     assert losses[-1] < losses[0] * 0.9
@@ -117,7 +121,7 @@ def test_a_saved_adapter_gives_the_same_logits(tmp_path, name, adapter):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("adapter", ["lora", "adalora", "ia3"])
+@pytest.mark.parametrize("adapter", ["lora", "dora", "adalora", "ia3"])
 def test_peft_adapts_the_resolved_layers(name, adapter):
     targets = resolve_targets(build(name))
     expected = targets.attention + targets.feedforward + targets.convolutions
@@ -129,7 +133,7 @@ def test_peft_adapts_the_resolved_layers(name, adapter):
 
 
 def test_rank_reaches_lora_and_adalora():
-    assert build_config("lora").r == 4
+    assert build_config("lora").r == build_config("dora").r == 4
     assert build_config("adalora").target_r == 4
     assert build_config("adalora").total_step == 100
     assert build_config("vera").r == 256
@@ -139,14 +143,75 @@ def build_config(adapter):
     return adapted("vit", adapter).peft_config["default"]
 
 
+def test_dora_trains_a_magnitude_for_each_output_of_each_layer():
+    """At its start DoRA is the network itself: the magnitudes are the norms of the weights' rows."""
+    plain, model = build("vit"), adapted("vit", "dora")
+    assert build_config("dora").use_dora
+    assert not build_config("lora").use_dora
+    magnitudes = {n: p for n, p in model.named_parameters() if "magnitude" in n}
+    assert len(magnitudes) == len(adapter_summary(model).targets) == 12
+    for name, magnitude in magnitudes.items():
+        target = name.removeprefix("base_model.model.").partition(".lora_magnitude")[0]
+        torch.testing.assert_close(magnitude, plain.get_submodule(target).weight.norm(dim=1))
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_bf16_steps_with_gradients_computed_again(adapter):
+    """The frozen weights stay what they are, to the bit, and the gradients are those without checkpointing."""
+    gradients = []
+    for is_checkpointed in (False, True):
+        model = build("vit")
+        if is_checkpointed:
+            checkpoint_gradients(model)
+        model = apply_adapter(model, adapter, rank=4, total_steps=100).train()
+        before = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad}
+        optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.02)
+        images, labels = toy_batch()
+        for _ in range(2):
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = cross_entropy(model(pixel_values=images).logits.float(), labels)
+            loss.backward()
+            optimizer.step()
+        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        assert {p.dtype for p in trained.values()} == {torch.float32}
+        assert all(torch.isfinite(p.grad).all() for p in trained.values())
+        assert all(torch.equal(p, before[n]) for n, p in model.named_parameters() if n in before)
+        gradients.append({n: p.grad for n, p in trained.items()})
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_the_log_line_of_a_run():
+    model = adapted("vit", "dora")
+    summary = adapter_summary(model)
+    assert str(summary) == (
+        f"trains {summary.trainable:,} of {summary.total:,} parameters ({100 * summary.trainable / summary.total:.3g} "
+        "%): dora on q_proj, k_proj, v_proj, o_proj, fc1, fc2 in 2 blocks: 12 layers, and the head"
+    )
+    assert str(adapter_summary(build("vit"))).endswith("(100 %), without an adapter")
+
+
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        ([f"vit.layers.{i}.{n}" for i in range(12) for n in ("a.query", "fc1")], "query, fc1 in 12 blocks: 24 layers"),
+        (["embedder.convolution", "stages.0.layers.0.convolution"], "convolution: 2 layers"),
+        ([f"stages.{s}.layers.{i}.pwconv{j}" for s in (0, 1) for i in (0, 1) for j in (1, 2)],
+         "pwconv1, pwconv2 in 4 blocks: 8 layers"),
+    ],
+)  # fmt: skip
+def test_targets_in_short(targets, said):
+    assert group_targets(targets) == said
+
+
 def test_vera_on_a_resnet_says_what_is_possible():
-    with pytest.raises(ConfigError, match=r"training\.adapter=lora, adalora, ia3 or none"):
+    with pytest.raises(ConfigError, match=r"training\.adapter=lora, dora, adalora, ia3 or none"):
         adapted("resnet", "vera")
 
 
 def test_unknown_adapter():
-    with pytest.raises(ConfigError, match="'dora'; allowed: none, lora, adalora, vera, ia3"):
-        adapted("vit", "dora")
+    with pytest.raises(ConfigError, match="'qlora'; allowed: none, lora, dora, adalora, vera, ia3"):
+        adapted("vit", "qlora")
 
 
 def test_pretrained_backbone_learns_and_merges():

@@ -1,4 +1,4 @@
-"""The four configurations, made without arguments, on networks of both namings."""
+"""The five configurations, made without arguments, on networks of both namings."""
 
 import re
 
@@ -12,6 +12,7 @@ from roadwork.errors import ConfigError
 from roadwork.models.build import build_model
 from roadwork.settings import ModelSettings
 from roadwork.training.lora.adalora_config import create_adalora_config, stretch_schedule
+from roadwork.training.lora.dora_config import create_dora_config
 from roadwork.training.lora.ia3_config import create_ia3_config
 from roadwork.training.lora.lora_config import create_lora_config
 from roadwork.training.lora.targets import LINEAR_PATTERN
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is d
 
 CREATORS = {
     "lora": create_lora_config,
+    "dora": create_dora_config,
     "adalora": create_adalora_config,
     "vera": create_vera_config,
     "ia3": create_ia3_config,

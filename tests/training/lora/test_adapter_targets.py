@@ -19,6 +19,7 @@ FEEDFORWARD = {
     "dinov3": ["mlp.up_proj", "mlp.down_proj"],
     "dinov3 gated": ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"],
     "convnext": ["pwconv1", "pwconv2"],
+    "dinov3 convnext": ["pointwise_conv1", "pointwise_conv2"],
     "dinov2 giant": ["mlp.weights_in", "mlp.weights_out"],
 }
 

@@ -1,0 +1,62 @@
+"""How often rows are seen, against Kish's formula on the rows' own weights."""
+
+import numpy as np
+import pytest
+from health_world import EasyFits
+from torch.utils.data import SequentialSampler
+
+from roadwork.data.samplers.class_sampler import ClassSampler
+from roadwork.data.samplers.repeats import MAX_REPEATS, Repeats
+from roadwork.preflight.checks import OK, WARNING, Preflight
+
+
+def sampler_of(sizes, weights):
+    index = np.repeat(np.arange(len(sizes)), sizes)
+    return ClassSampler(index, np.array(weights, dtype=float), draw="systematic", random_seed=0, rank=0, world_size=1)
+
+
+@pytest.mark.parametrize(("sizes", "weights"), [((10, 90), (5.0, 0.3)), ((3, 4, 5), (1, 2, 0)), ((7,), (2.5,))])
+def test_effective_rows_are_kishs(sizes, weights):
+    sampler = sampler_of(sizes, weights)
+    w = sampler.weights
+    repeats = Repeats.of(sampler, sum(sizes), epochs=20)
+    assert repeats.effective_rows == pytest.approx(w.sum() ** 2 / (w**2).sum())
+    assert repeats.per_row == pytest.approx(20 * len(w) * (w**2).sum() / w.sum() ** 2)
+
+
+def test_a_sampler_without_weights_draws_all_alike():
+    assert Repeats.of(SequentialSampler(range(50)), 50, epochs=MAX_REPEATS) == Repeats(50, 50.0, MAX_REPEATS)
+
+
+def test_above_the_limit_it_says_what_to_do():
+    few = Repeats(1000, 1000.0, MAX_REPEATS)
+    assert not few.are_too_many
+    assert "seen about 100 times." in str(few)
+    many = Repeats(1000, 50.0, 30)
+    assert many.are_too_many
+    assert str(many) == (
+        "30 epochs of 1,000 draws, whose weights are worth 50 rows: each of these is seen about 600 times, more than "
+        "100: set training.epochs to 5 or less, even out data.gps_sampling.weight_brackets, or add photos near the "
+        "deployment."
+    )
+    assert not Repeats(1000, 50.0, 5).are_too_many
+
+
+@pytest.fixture(scope="module")
+def datamodule(tmp_path_factory):
+    return EasyFits(tmp_path_factory.mktemp("easy"), "data.gps_sampling.enabled=true").datamodule
+
+
+@pytest.mark.parametrize(("epochs", "status"), [(3, OK), (3000, WARNING)])
+def test_preflight_shows_what_training_will_draw(datamodule, epochs, status):
+    cfg = datamodule.cfg.copy()
+    cfg.training.epochs = epochs
+    preflight = Preflight(cfg)
+    preflight.table, preflight.source, preflight.splits = datamodule.table, datamodule.source, datamodule.splits
+    (check,) = preflight._guarded("repeats", preflight._repeats)
+    datamodule.train_dataloader()
+    w = datamodule.train_sampler.weights
+    assert len(set(w)) > 1
+    n = w.sum() ** 2 / (w**2).sum()
+    assert (check.status, check.found) == (status, str(Repeats(len(w), n, epochs)))
+    assert "set training.epochs to" in check.fix

@@ -1,0 +1,82 @@
+"""Several networks as one: what it says, what is folded, and what comes back from a folder."""
+
+import math
+
+import pytest
+import torch
+from detector_world import FACTS, SIZE
+from export_world import NETWORKS
+from torch import nn
+
+from roadwork.ensemble.network import AveragedNetworks, merge_members
+from roadwork.export.antisymmetric import fold_calibration
+from roadwork.export.weights import write_config, write_weights
+from roadwork.inference.networks import load_network
+from roadwork.models.build import build_model
+from roadwork.models.ensemble import EnsembleForImageClassification
+from roadwork.settings import ModelSettings
+from roadwork.training.lora.apply import apply_adapter
+
+
+def build(model_type, seed):
+    torch.manual_seed(seed)
+    return build_model(ModelSettings(name=model_type, config=NETWORKS[model_type]), SIZE).eval()
+
+
+@pytest.fixture
+def images():
+    return torch.randn(5, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+def by_hand(networks, images):
+    total = torch.zeros(len(images), 2, dtype=torch.float64)
+    for network in networks:
+        total += network(pixel_values=images).logits.double()
+    return total / len(networks)
+
+
+def test_calibration_folded_into_each_member_is_that_of_their_mean(images):
+    networks = [build("vit", 1), build("resnet", 2), build("vit", 3)]
+    logits = by_hand(networks, images)
+    ensemble = EnsembleForImageClassification.of(networks)
+    fold_calibration(ensemble, FACTS.temperature, FACTS.threshold)
+    d = (logits[:, 1] - logits[:, 0]) / FACTS.temperature - math.log(FACTS.threshold / (1 - FACTS.threshold))
+    with torch.no_grad():
+        folded = ensemble(images).logits.double()
+    assert torch.allclose(folded, torch.stack([-d / 2, d / 2], dim=1), atol=1e-6)
+
+
+def test_every_family_comes_back_from_one_file(images, tmp_path):
+    networks = [build(model_type, number) for number, model_type in enumerate([*NETWORKS, "vit"])]
+    ensemble = EnsembleForImageClassification.of(networks)
+    logits = by_hand(networks, images)
+    write_weights(ensemble, tmp_path)
+    write_config(ensemble, tmp_path, FACTS)
+    assert [path.name for path in tmp_path.glob("*.safetensors")] == ["model.safetensors"]
+    with torch.no_grad():
+        assert torch.allclose(load_network(tmp_path, torch.device("cpu"))(images).double(), logits, atol=1e-6)
+
+
+def test_no_path_of_this_machine_is_in_its_configuration(tmp_path):
+    build("vit", 0).save_pretrained(tmp_path / "somebodys-home")
+    named = ModelSettings(name=str(tmp_path / "somebodys-home"), pretrained=True)
+    ensemble = EnsembleForImageClassification.of([build_model(named, SIZE), build("vit", 1)])
+    write_config(ensemble, tmp_path, FACTS)
+    assert "somebodys-home" not in (tmp_path / "config.json").read_text()
+
+
+def test_adapters_are_merged_in_each(images):
+    adapted = [apply_adapter(build("vit", seed), "lora", rank=2, total_steps=100).eval() for seed in (1, 2)]
+    with torch.no_grad():
+        for network in adapted:
+            for parameter in network.parameters():
+                if parameter.requires_grad:  # an adapter starts as one that changes nothing
+                    parameter.add_(torch.randn_like(parameter), alpha=0.3)
+    average = AveragedNetworks(adapted)
+    with torch.no_grad():
+        before = average(pixel_values=images).logits
+        merged = merge_members(average)
+        assert not any("lora" in name for name, _ in merged.named_parameters())
+        assert torch.allclose(merged(images).logits, before, atol=1e-5)
+    assert not any(isinstance(module, nn.Dropout) and module.training for module in merged.modules())

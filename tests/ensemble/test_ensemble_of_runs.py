@@ -1,0 +1,260 @@
+"""Two real runs averaged: the folder that is made, what is refused, and what is exported."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from roadwork.calibration.calibrate import CalibrationOptions
+from roadwork.calibration.run import calibrate_run
+from roadwork.cli.app import main
+from roadwork.ensemble import members
+from roadwork.ensemble.average import average_predictions
+from roadwork.ensemble.create import create_ensemble
+from roadwork.ensemble.export_members import export_members
+from roadwork.ensemble.record import read_members
+from roadwork.errors import ConfigError, DataError
+from roadwork.evaluation.evaluate import evaluate_run
+from roadwork.evaluation.streetvision.evaluate import evaluate_profile
+from roadwork.export.consumer import check_files
+from roadwork.export.export import export_run
+from roadwork.export.facts import ExportFacts
+from roadwork.export.verify import VerifyOptions, verify_export
+from roadwork.models.processor import ImageStatistics
+from roadwork.runs import read_manifest, sha256_of
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_run, tmp_path_factory):
+    """Two evaluated runs with other weights each. Shared: a test that changes one works on a copy."""
+    first, second = (tmp_path_factory.mktemp("runs") / name for name in ("first", "second"))
+    shutil.copytree(tiny_run, first)
+    shutil.copytree(tiny_run, second)
+    path = second / "checkpoints" / "best.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    for weight in checkpoint["state_dict"].values():
+        if weight.is_floating_point():
+            noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+            weight.add_(0.1 * weight.abs().mean() * noise)
+    torch.save(checkpoint, path)
+    evaluate_run(second)
+    calibrate_run(second, CalibrationOptions())
+    return first, second
+
+
+@pytest.fixture(scope="module")
+def ensemble(runs):
+    """Of both, calibrated."""
+    folder = create_ensemble(runs, "both").folder
+    calibrate_run(folder, CalibrationOptions(prior=0.5))
+    edit_json(folder / "calibration.json", lambda content: content.update(temperature=0.7, threshold=0.4))
+    return folder
+
+
+@pytest.fixture
+def pair(runs, tmp_path):
+    """Copies of both runs."""
+    copies = tmp_path / "a", tmp_path / "b"
+    for run, copy in zip(runs, copies, strict=True):
+        shutil.copytree(run, copy)
+    return copies
+
+
+def edit_json(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_the_logits_are_the_mean_of_the_members(runs, ensemble):
+    frames = [pd.read_parquet(run / "predictions.parquet") for run in runs]
+    names = ["logit_none", "logit_roadwork"]
+    by_hand = pd.concat(frames).groupby("id")[names].mean()
+    found = pd.read_parquet(ensemble / "predictions.parquet").set_index("id")
+    assert set(found.index) == set(frames[0]["id"])
+    assert np.allclose(found[names], by_hand.loc[found.index], atol=1e-12)
+    assert not np.allclose(found[names], frames[0].set_index("id").loc[found.index, names], atol=1e-4)
+    difference = (found["logit_roadwork"] - found["logit_none"]).to_numpy()
+    assert np.allclose(found["probability"], 1 / (1 + np.exp(-difference)), atol=1e-12)
+
+
+def test_the_order_of_a_members_rows_does_not_matter(runs):
+    first, second = (pd.read_parquet(run / "predictions.parquet") for run in runs)
+    shuffled = second.sample(frac=1, random_state=0)
+    pd.testing.assert_frame_equal(average_predictions([first, shuffled]), average_predictions([first, second]))
+
+
+def test_it_is_recorded_what_was_looked_at(runs, ensemble):
+    record = json.loads((ensemble / "ensemble.json").read_text())
+    checkpoints = [sha256_of(run / "checkpoints" / "best.ckpt") for run in runs]
+    assert [row["checkpoint_sha256"] for row in record["members"]] == checkpoints
+    assert [(ensemble / row["run"]).resolve() for row in record["members"]] == [run.resolve() for run in runs]
+    manifest = read_manifest(ensemble)
+    of_members = [read_manifest(run)["val_test_openings"] for run in runs]
+    assert manifest["val_test_openings_of_members"] == of_members
+    result = json.loads((ensemble / "results.json").read_text())["val_test"]
+    assert result["openings"] == sum(of_members) + 1
+    assert manifest["val_test_openings"] == sum(of_members) + 2  # calibrating it was one more
+    assert {"mcc", "mcc_low", "mcc_high", "n", "groups", "target", "by_distance"} <= set(result)
+
+
+def test_a_run_twice_is_refused(pair):
+    with pytest.raises(ConfigError, match="named twice"):
+        create_ensemble([pair[0], pair[1], pair[0]])
+    with pytest.raises(ConfigError, match="two or more"):
+        create_ensemble(pair[:1])
+    copy = pair[0].parent / "copy"
+    shutil.copytree(pair[0], copy)
+    with pytest.raises(DataError, match="same checkpoint"):
+        create_ensemble([*pair, copy])
+
+
+def test_a_member_left_out_or_exchanged_is_noticed(ensemble, tmp_path):
+    copy = ensemble.parent / f"copy-{tmp_path.name}"
+    shutil.copytree(ensemble, copy)
+    assert len(read_members(copy)) == 2
+    edit_json(copy / "ensemble.json", lambda content: content["members"].reverse())
+    with pytest.raises(DataError, match="left out, added or exchanged"):
+        export_run(copy, tmp_path / "out", format="hf")
+    edit_json(copy / "ensemble.json", lambda content: content["members"].append(content["members"][0]))
+    with pytest.raises(DataError, match="different runs"):
+        read_members(copy)
+    edit_json(copy / "ensemble.json", lambda content: content["members"].pop())
+    edit_json(copy / "ensemble.json", lambda content: content["members"].pop())
+    with pytest.raises(DataError, match="different runs"):
+        read_members(copy)
+
+
+def test_a_member_that_was_trained_on_is_noticed(pair, tmp_path):
+    folder = create_ensemble(pair).folder
+    with (pair[1] / "checkpoints" / "best.ckpt").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(DataError, match="trained on since"):
+        export_run(folder, tmp_path / "out", format="hf")
+    with pytest.raises(DataError, match=r"trained on since it was evaluated\. Run `roadwork evaluate .*b`"):
+        create_ensemble(pair)
+
+
+def other_splits(run):
+    def swap(content):
+        splits = content["splits"]
+        splits["train"][0], splits["val_test"][0] = splits["val_test"][0], splits["train"][0]
+
+    edit_json(run / "splits.json", swap)
+
+
+def other_data(run):
+    edit_json(run / "manifest.json", lambda content: content.update(data_fingerprint="sha256:other"))
+
+
+def set_in_config(run, key, value):
+    cfg = OmegaConf.load(run / "config.yaml")
+    OmegaConf.update(cfg, key, value, merge=False)
+    OmegaConf.save(cfg, run / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (other_splits, "their train differs in 2 rows"),
+        (other_data, "the data's fingerprint is sha256:other"),
+        (lambda run: set_in_config(run, "data.img_size", 64), "data.img_size is 64 and 32"),
+        (lambda run: set_in_config(run, "data.class_names", {"No": 0, "Yes": 1}), "data.class_names"),
+        (lambda run: (run / "results.json").unlink(), "was not evaluated.*roadwork evaluate"),
+        (lambda run: (run / "predictions.parquet").unlink(), "was not evaluated.*roadwork evaluate"),
+        (lambda run: (run / "checkpoints" / "best.ckpt").unlink(), "before its first validation"),
+        (lambda run: (run / "ensemble.json").write_text("{}"), "is an ensemble itself"),
+    ],
+)
+def test_what_differs_is_named(change, named, pair):
+    change(pair[1])
+    with pytest.raises(DataError, match=named):
+        create_ensemble(pair)
+
+
+def test_other_statistics_are_refused(pair, monkeypatch):
+    found = iter([ImageStatistics((0.5,) * 3, (0.5,) * 3), ImageStatistics((0.4,) * 3, (0.5,) * 3)])
+    monkeypatch.setattr(members, "image_statistics", lambda model: next(found))
+    with pytest.raises(DataError, match="mean and standard deviation"):
+        create_ensemble(pair)
+
+
+def test_rows_that_one_did_not_predict_are_refused(pair):
+    path = pair[1] / "predictions.parquet"
+    frame = pd.read_parquet(path)
+    frame[frame["split"] != "val_calib"].to_parquet(path)
+    with pytest.raises(DataError, match=r"no row of val_calib\. Run `roadwork evaluate"):
+        create_ensemble(pair)
+    frame.drop(index=frame.index[frame["split"] == "val_calib"][0]).to_parquet(path)
+    with pytest.raises(DataError, match="same rows of val_calib: 1 are"):
+        create_ensemble(pair)
+
+
+def test_the_exported_folder_answers_as_the_ensemble(runs, ensemble, tmp_path):
+    out = tmp_path / "model"
+    summary = export_run(ensemble, out, format="hf")
+    assert summary.parities[0].what == "2 networks in one"
+    facts = ExportFacts.read(out)
+    assert (facts.temperature, facts.threshold) == (0.7, 0.4)
+    found = verify_export(out, VerifyOptions(run=ensemble, run_rows=24))
+    (against_run,) = [comparison for comparison in found.comparisons if "run's predictions" in comparison.what]
+    assert against_run.limit == 1e-4
+    assert found.passed, found.as_dict()
+    card = (out / "README.md").read_text()
+    assert "the mean of 2 networks'" in card
+    assert "library_name: roadwork" in card
+    # Folding a member's calibration, or one member alone, gives other answers.
+    with pytest.raises(DataError, match="Export again"):
+        verify_export(out, VerifyOptions(run=runs[0], run_rows=4))
+    check = next(check for check in check_files(out) if check.name == "model type")
+    assert check.status == "failed"
+    assert "--members" in check.fix
+
+
+def test_a_fold_that_leaves_a_member_out_is_noticed(ensemble, tmp_path, monkeypatch):
+    from roadwork.errors import WiringError
+    from roadwork.export import export
+
+    right = export.fold_calibration
+    monkeypatch.setattr(export, "fold_calibration", lambda network, *facts: right(network.members[0], *facts))
+    with pytest.raises(WiringError, match="calibration folded: logits moved"):
+        export_run(ensemble, tmp_path / "out", format="hf")
+
+
+@pytest.mark.slow
+def test_one_graph_in_onnx(ensemble, tmp_path):
+    export_run(ensemble, tmp_path / "model", format="onnx")
+    assert verify_export(tmp_path / "model", VerifyOptions(run=ensemble, run_rows=24)).passed
+
+
+@pytest.mark.slow
+def test_listed_as_several(runs, ensemble, tmp_path):
+    exported = export_members(ensemble, tmp_path / "models", format="hf")
+    for summary, run in zip(exported, runs, strict=True):
+        assert summary.model_type == "resnet"
+        assert verify_export(summary.folder, VerifyOptions(run=run, run_rows=12)).passed
+    with pytest.raises(ConfigError, match="--members is for an ensemble"):
+        export_members(runs[0], tmp_path / "models", format="hf")
+
+
+def test_it_is_asked_under_a_profile_and_not_evaluated_anew(pair):
+    folder = create_ensemble(pair).folder
+    with pytest.raises(DataError, match="is an ensemble, which has its figures from its runs"):
+        evaluate_run(folder)
+    result = evaluate_profile(folder, "streetvision-2026-05")
+    plain = json.loads((folder / "results.json").read_text())["val_test"]
+    assert result["confusion"] == plain["confusion"]
+    assert result["openings"] == plain["openings"] + 1
+
+
+def test_the_command(pair, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["ensemble", *map(str, pair), "--out-experiment", "both"])
+    assert end.value.code == 0
+    printed = capsys.readouterr().out
+    assert "their mean logits" in printed
+    assert "/both/" in printed

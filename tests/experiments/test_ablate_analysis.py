@@ -1,0 +1,164 @@
+"""The figures of an ablation, on simulated predictions and against other implementations."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from scipy import stats
+from sklearn.metrics import matthews_corrcoef
+
+from roadwork.errors import DataError, WiringError
+from roadwork.experiments.ablate_analysis import (
+    BETTER,
+    NOT_TOLD_APART,
+    WORSE,
+    analyse,
+    bootstrap_p,
+    holm,
+    judge,
+    student_p,
+)
+from roadwork.experiments.ablate_plot import draw_differences
+from roadwork.experiments.ablate_run import estimate_left
+
+ARMS = ("plain", "same", "good", "bad")
+FACTS = {"steps": 50, "trainable": 10, "seconds": 2.0, "images_per_second": 9.0, "checkpoint_mb": 1.0}
+
+
+def simulate(seed, rates, n_fits=5, n_groups=100):
+    """Frames of each fit and arm: wrong decisions at these rates, more of them in hard groups."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(rng.integers(0, 2, n_groups * n_fits), 4)
+    groups = np.repeat(np.arange(n_groups * n_fits), 4)
+    hard = np.repeat(rng.gamma(2, 0.5, n_groups * n_fits), 4)
+    frames = []
+    for fit in range(n_fits):
+        rows = np.flatnonzero(groups % n_fits == fit)
+        of_fit = []
+        for rate in rates:
+            wrong = rng.random(len(rows)) < rate * hard[rows]
+            decided = np.where(wrong, 1 - labels[rows], labels[rows])
+            probability = 0.5 * decided + 0.5 * rng.random(len(rows))
+            of_fit.append(pd.DataFrame({"id": rows.astype(str), "label": labels[rows], "group": groups[rows]}))
+            of_fit[-1]["probability"] = probability
+        frames.append(of_fit)
+    return frames
+
+
+def analyse_all(frames, arms=ARMS, draws=400):
+    return analyse(arms, frames, [[FACTS] * len(arms)] * len(frames), draws=draws, seed=0)
+
+
+@pytest.fixture(scope="module")
+def planted():
+    return simulate(1, (0.15, 0.15, 0.05, 0.3))
+
+
+@pytest.fixture(scope="module")
+def report(planted):
+    return analyse_all(planted)
+
+
+def test_a_planted_effect_is_found_and_no_other(report):
+    verdicts = {arm: report["arms"][arm]["verdict"] for arm in ARMS[1:]}
+    assert verdicts["good"] == BETTER
+    assert verdicts["bad"] == WORSE
+    assert verdicts["same"].startswith(NOT_TOLD_APART)
+
+
+def test_none_is_found_where_there_is_none():
+    claims = [
+        figures["verdict"] in {BETTER, WORSE}
+        for seed in range(12)
+        for figures in list(analyse_all(simulate(seed, (0.15,) * 4, n_groups=30), draws=200)["arms"].values())[1:]
+    ]
+    assert sum(claims) <= 2  # of 36
+
+
+def test_an_mcc_is_the_mean_over_fits(planted, report):
+    for number, arm in enumerate(ARMS):
+        by_fit = [matthews_corrcoef(fit[number]["label"], fit[number]["probability"] >= 0.5) for fit in planted]
+        assert report["arms"][arm]["mcc"]["by_fit"] == pytest.approx(by_fit)
+        assert report["arms"][arm]["mcc"]["value"] == pytest.approx(np.mean(by_fit))
+    gaps = np.subtract(report["arms"]["bad"]["mcc"]["by_fit"], report["arms"]["plain"]["mcc"]["by_fit"])
+    assert report["arms"]["bad"]["difference"]["by_fit"] == pytest.approx(gaps)
+
+
+def test_the_interval_is_that_of_drawing_groups_and_fits_by_hand(planted, report):
+    rng = np.random.default_rng(5)
+    groups = np.unique(np.concatenate([fit[0]["group"] for fit in planted]))
+    places = [np.searchsorted(groups, fit[0]["group"]) for fit in planted]
+    decided = [[(fit[arm]["label"], fit[arm]["probability"] >= 0.5) for arm in (0, 3)] for fit in planted]
+    drawn = []
+    for _ in range(400):
+        times = np.bincount(rng.integers(len(groups), size=len(groups)), minlength=len(groups))
+        gaps = []
+        for fit in rng.integers(len(planted), size=len(planted)):
+            plain, bad = (np.corrcoef(np.repeat(pair, times[places[fit]], axis=1))[0, 1] for pair in decided[fit])
+            gaps.append(bad - plain)
+        drawn.append(np.mean(gaps))
+    difference = report["arms"]["bad"]["difference"]
+    assert [difference["low"], difference["high"]] == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.03)
+
+
+@pytest.mark.parametrize(("n_fits", "n_groups", "why"), [(4, 100, "fewer than 5 fits"), (5, 2, "fewer than 10 groups")])
+def test_of_too_little_nothing_is_claimed(n_fits, n_groups, why):
+    frames = simulate(2, (0.0, 1.0), n_fits, n_groups)
+    assert why in analyse_all(frames, ARMS[:2])["arms"]["same"]["verdict"]
+
+
+def test_p_values_are_those_of_others():
+    gaps = np.array([0.01, 0.03, -0.01, 0.02, 0.04])
+    assert student_p(gaps) == pytest.approx(stats.ttest_1samp(gaps, 0).pvalue)
+    assert student_p(np.zeros(5)) == student_p(np.array([0.3])) == 1
+    assert student_p(np.full(4, 0.25)) == 0
+    assert bootstrap_p(np.linspace(-1, 9, 1000)) == pytest.approx(0.2, abs=0.01)
+    assert bootstrap_p(np.zeros(99)) == 1
+    assert bootstrap_p(np.ones(99)) == pytest.approx(0.02)
+    # Holm's own rule: 4 x 0.01, 3 x 0.015, 2 x 0.02, never falling; 0.3 stays.
+    assert holm([0.02, 0.3, 0.01, 0.015]) == pytest.approx([0.045, 0.3, 0.04, 0.045])
+
+
+def test_what_stands_alone_can_fall_among_several(report):
+    p_values = [report["arms"][arm]["difference"]["p"] for arm in ARMS[1:]]
+    assert [report["arms"][arm]["difference"]["p_holm"] for arm in ARMS[1:]] == pytest.approx(holm(p_values))
+    seen = {"low": 0.01, "high": 0.05, "p": 0.03, "p_holm": 0.03}
+    assert judge(seen, 50, 5) == BETTER
+    assert judge(seen | {"p_holm": 0.06}, 50, 5) == f"{NOT_TOLD_APART} (after Holm)"
+    assert judge(seen | {"p": 0.06, "p_holm": 0.06}, 50, 5) == f"{NOT_TOLD_APART} (fits disagree)"
+    assert judge(seen | {"low": -0.01}, 50, 5) == NOT_TOLD_APART
+
+
+def test_other_rows_or_steps_are_refused(planted):
+    shuffled = [[fit[0], fit[1].iloc[::-1].reset_index(drop=True)] for fit in planted]
+    with pytest.raises(DataError, match="other rows"):
+        analyse_all(shuffled, ARMS[:2])
+    facts = [[FACTS, FACTS | {"steps": 51}]] * 5
+    with pytest.raises(WiringError, match="different numbers of optimizer steps"):
+        analyse(ARMS[:2], [fit[:2] for fit in planted], facts, draws=100, seed=0)
+
+
+def test_an_arm_that_changes_nothing_is_an_alarm(planted):
+    with pytest.raises(WiringError, match="same predicted exactly what plain did"):
+        analyse_all([[fit[0], fit[0]] for fit in planted], ARMS[:2])
+
+
+def test_the_picture_and_the_json(report, tmp_path):
+    whole = report | {"model": "resnet, random weights"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw_differences(whole, tmp_path / "ablation.png")
+    with Image.open(tmp_path / "ablation.png") as picture:
+        assert picture.width > 800
+    json.dumps(report, allow_nan=False)
+
+
+def test_the_time_left_goes_by_each_arms_own():
+    taken = [("plain", 10.0), ("lora", 30.0), ("plain", 20.0)]
+    assert estimate_left(taken, ["plain", "lora", "new"]) == pytest.approx(15 + 30 + 20)
+    assert estimate_left(taken[:1], ["lora"] * 3) == pytest.approx(30)

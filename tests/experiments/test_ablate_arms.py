@@ -1,0 +1,165 @@
+"""The arms of the ablation: what each switches, seen in what is built, and the alarm where a switch is dead."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import CHECKOUT, TINY_MODEL
+from detector_world import TINY_NETWORKS
+from peft import PeftModel
+
+from roadwork.config import load_config
+from roadwork.data.datamodule import NATIXDataModule
+from roadwork.data.samplers.gps_weighted_sampler import GPSWeightedSampler
+from roadwork.data.samplers.uniform_sampler import UniformSampler
+from roadwork.errors import ConfigError, WiringError
+from roadwork.experiments.ablate_arms import ARM_SETS, select_arms
+from roadwork.experiments.ablate_plan import Design, plan_ablation
+from roadwork.experiments.ablate_run import run_fits
+from roadwork.preflight.dry_run import prepare_trainer
+from roadwork.settings import ADAPTERS, TrainingSettings
+from roadwork.training.callbacks.ema_callback import EMACallback
+from roadwork.training.trainers import base_trainer
+
+RESNET, *SIZES = TINY_MODEL
+VIT = ("model=vit_base", "model.name=vit", "model.pretrained=false", f"model.config={TINY_NETWORKS['vit']}")
+
+
+def plan(demo_root, folder, arms, network=(RESNET,)):
+    """An ablation of one seed, its fits by arm, on a tiny network of random weights."""
+    cfg = load_config(
+        CHECKOUT / "configs/config.yaml",
+        [*network, *SIZES, f"data.root={demo_root}", f"output_dir={folder}", "training.epochs=1"],
+    )
+    ablation = plan_ablation(cfg, Design(arms, seeds=1, folds=2))
+    return ablation, {fit.arm: fit for fit in ablation.fits}
+
+
+@pytest.fixture(scope="module")
+def parts(demo_root, tmp_path_factory):
+    return plan(demo_root, tmp_path_factory.mktemp("parts"), "parts")
+
+
+@pytest.fixture(scope="module")
+def adapters(demo_root, tmp_path_factory):
+    return plan(demo_root, tmp_path_factory.mktemp("adapters"), "adapters", VIT)
+
+
+@pytest.mark.parametrize(
+    ("arm", "is_weighted", "augmentation", "has_average"),
+    [
+        ("plain", False, "NoAugmentation", False),
+        ("gps", True, "NoAugmentation", False),
+        ("latest_2025", False, "LatestAugmentation2025", False),
+        ("heavy_kornia", False, "HeavyAugmentationKornia", False),
+        ("ema", False, "NoAugmentation", True),
+        ("all", True, "LatestAugmentation2025", True),
+    ],
+)
+def test_a_part_is_what_its_name_says(parts, arm, is_weighted, augmentation, has_average):
+    datamodule = NATIXDataModule(parts[1][arm].cfg)
+    datamodule.setup("fit")
+    datamodule.train_dataloader()
+    sampler = datamodule.train_sampler
+    assert (isinstance(sampler, GPSWeightedSampler) and len(np.unique(sampler.weights)) > 1) is is_weighted
+    assert type(datamodule.train_augmentation).__name__ == augmentation
+    assert hasattr(prepare_trainer(datamodule), "ema_callback") is has_average
+
+
+def test_an_adapter_is_what_its_name_says(adapters):
+    seen = {}
+    for arm, fit in adapters[1].items():
+        network = prepare_trainer(NATIXDataModule(fit.cfg)).module.model
+        config = network.peft_config["default"] if isinstance(network, PeftModel) else None
+        trained = {name for name, p in network.named_parameters() if p.requires_grad}
+        seen[arm] = (config and config.peft_type.name, bool(getattr(config, "use_dora", False)))
+        only_head = all("classifier" in name for name in trained)
+        assert only_head is (arm == "probe"), arm
+    assert seen == {
+        "full": (None, False),
+        "lora": ("LORA", False),
+        "dora": ("LORA", True),
+        "adalora": ("ADALORA", False),
+        "vera": ("VERA", False),
+        "ia3": ("IA3", False),
+        "probe": (None, False),
+    }
+
+
+def test_every_adapter_is_an_arm():
+    assert set(ADAPTERS) - {"none"} <= set(ARM_SETS["adapters"])
+
+
+def test_the_same_seeds_and_rows_in_every_arm(parts):
+    fits = parts[1]
+    for fit in fits.values():
+        assert (fit.cfg.training.seed, fit.cfg.data.gps_sampling.random_seed) == (0, 0)
+        assert fit.cfg.data.splits_file == fits["plain"].cfg.data.splits_file
+        assert (fit.cfg.training.epochs, fit.cfg.training.patience) == (1, 0)
+
+
+def unweighted(datamodule):
+    return UniformSampler(datamodule.datasets["train"], num_replicas=1, rank=0, shuffle=True)
+
+
+CUTS = {
+    "gps": (NATIXDataModule, "_build_train_sampler", unweighted),
+    "latest_2025": (NATIXDataModule, "augment", lambda self, images, labels: (images, labels)),
+    "heavy_kornia": (NATIXDataModule, "augment", lambda self, images, labels: (images, labels)),
+    "ema": (EMACallback, "update", lambda self: None),
+    "lora": (base_trainer, "apply_adapter", lambda model, *_, **__: model),
+}
+
+
+@pytest.mark.parametrize("arm", list(CUTS))
+def test_a_cut_wire_stops_the_ablation(parts, adapters, monkeypatch, arm):
+    ablation, fits = adapters if arm == "lora" else parts
+    monkeypatch.setattr(*CUTS[arm])
+    with pytest.raises(WiringError, match=f"The arm {arm} "):
+        run_fits(replace(ablation, fits=[fits[arm]]), lambda line: None)
+    assert not fits[arm].facts_file.exists()
+
+
+def test_what_cannot_be_built_is_said_before_anything_is_trained(demo_root, tmp_path):
+    ablation, fits = plan(demo_root, tmp_path, "vera")  # a ResNet has no linear layers for it
+    with pytest.raises(ConfigError, match="vera"):
+        run_fits(ablation, lambda line: None)
+    assert not fits["full"].folder.exists()
+
+
+def test_the_base_comes_first_and_is_added():
+    assert list(select_arms("ema,gps", TrainingSettings())) == ["plain", "gps", "ema"]
+    assert list(select_arms("parts", TrainingSettings())) == list(ARM_SETS["parts"])
+    assert list(select_arms("ia3", TrainingSettings())) == ["full", "ia3"]
+
+
+def test_on_a_frozen_backbone_augmentation_is_no_arm(caplog):
+    frozen = TrainingSettings(freeze_backbone=True)
+    with caplog.at_level("INFO"):
+        arms = select_arms("parts", frozen)
+    assert list(arms) == ["plain", "gps", "ema", "all"]
+    assert {arm["data.augmentation.train.mode"] for arm in arms.values()} == {"none"}
+    assert arms["all"]["data.gps_sampling.enabled"] is arms["all"]["training.use_ema"] is True
+    assert "latest_2025, heavy_kornia left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("wanted", "frozen", "said"),
+    [
+        ("emma", False, "'emma'; allowed: one of these sets"),
+        ("ema,lora", False, "names from one of them"),
+        ("plain", False, "the base alone"),
+        ("latest_2025", True, "changes images"),
+        ("adapters", True, "Leave it out"),
+    ],
+)
+def test_arms_that_cannot_be_are_one_clear_message(wanted, frozen, said):
+    with pytest.raises(ConfigError, match=said):
+        select_arms(wanted, TrainingSettings(freeze_backbone=frozen))
+
+
+def test_seeds_are_paired_with_folds_unless_all_are_asked_for():
+    assert Design("parts", 4, 3).pairs == [(0, 0), (1, 1), (2, 2), (3, 0)]
+    assert Design("parts", 2, 3, full=True).pairs == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]

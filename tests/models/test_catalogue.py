@@ -1,0 +1,153 @@
+"""The catalogue has each shipped backbone, what it costs under the configuration, and why one cannot be built."""
+
+import logging
+from dataclasses import replace
+
+import pytest
+from conftest import CHECKOUT
+from omegaconf import OmegaConf
+
+from roadwork.config import load_config, to_settings
+from roadwork.export.consumer import STREETVISION_MODEL_TYPES
+from roadwork.models import catalogue
+from roadwork.models.catalogue import ABSENT, CONFIGURED, HERE, RANDOM, find_weights, list_backbones
+from roadwork.models.licences import LICENCES, UNKNOWN, licence_of
+from roadwork.settings import ModelSettings
+
+CONFIG = CHECKOUT / "configs" / "config.yaml"
+TINY_VIT = {
+    "model_type": "vit",
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "patch_size": 8,
+}
+TINY_FILES = {
+    "tiny_resnet": {
+        "name": "resnet",
+        "pretrained": False,
+        "config": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
+    },
+    "tiny_vit": {"name": "google/vit-base-patch16-224", "pretrained": True, "config": TINY_VIT},
+    "tiny_registers": {
+        "name": "dinov2_with_registers",
+        "pretrained": False,
+        "config": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 8},
+    },
+    "broken": {"name": "someone/broken", "pretrained": True, "config": {**TINY_VIT, "hiden_size": 8}},
+}
+
+
+@pytest.fixture
+def tiny_folder(tmp_path, monkeypatch):
+    """A folder of configurations with tiny networks; the shipped ones are not looked at."""
+    configs = tmp_path / "configs"
+    (configs / "model").mkdir(parents=True)
+    for name, content in TINY_FILES.items():
+        OmegaConf.save(OmegaConf.create(content), configs / "model" / f"{name}.yaml")
+    (configs / "config.yaml").write_text("defaults: [{model: tiny_resnet}]\n")
+    monkeypatch.setattr("roadwork.config.config_folders", lambda: [configs])
+    monkeypatch.setattr(catalogue, "config_folders", lambda: [configs])
+    return configs / "config.yaml"
+
+
+def rows_of(config, *overrides):
+    _, rows = list_backbones(config, ["data.img_size=32", *overrides])
+    return {row.name: row for row in rows}
+
+
+def test_a_row_that_cannot_be_built_says_why_and_hides_no_other(tiny_folder, caplog):
+    with caplog.at_level(logging.INFO, "roadwork"):
+        rows = rows_of(tiny_folder)
+    assert caplog.text == ""  # what the builder remarks of each would come between the rows
+    assert list(rows) == ["broken", "tiny_registers", "tiny_resnet", "tiny_vit"]
+    assert "hiden_size is not a field" in rows["broken"].problem
+    assert rows["broken"].cost is rows["broken"].family is rows["broken"].streetvision is None
+    assert [row.configured for row in rows.values()] == [False, False, True, False]
+    assert (rows["tiny_vit"].family, rows["tiny_vit"].problem, rows["tiny_vit"].streetvision) == ("vit", None, True)
+    assert rows["tiny_registers"].family not in STREETVISION_MODEL_TYPES
+    assert rows["tiny_registers"].streetvision is False
+    odd = rows_of(tiny_folder, "data.img_size=36")
+    assert "not a multiple" in odd["tiny_vit"].problem
+    assert odd["tiny_resnet"].problem is None
+
+
+def test_what_is_trained_follows_the_configuration():
+    def measure(*overrides):
+        settings = to_settings(load_config(CONFIG, ["data.img_size=32", *overrides]))
+        return catalogue._measure(replace(settings, model=ModelSettings(name="vit", config=TINY_VIT)))[1]
+
+    full, lora, frozen = measure(), measure("training.adapter=lora"), measure("training.freeze_backbone=true")
+    assert full.trainable == full.parameters == lora.parameters == frozen.parameters
+    assert frozen.trainable == 16 * 2 + 2
+    # Rank 8 on each of the 12 linear layers: 8 x (in + out); and the head.
+    assert lora.trainable == 8 * 2 * (4 * (16 + 16) + 2 * (16 + 32)) + 16 * 2 + 2
+    assert full.training_bytes > lora.training_bytes > frozen.training_bytes > frozen.prediction_bytes
+    assert full.forward_flops == lora.forward_flops
+
+
+def test_the_configured_network_is_a_row_of_its_own_where_no_file_has_it(tiny_folder, model_folder):
+    rows = rows_of(tiny_folder, f"model.name={model_folder}", "model.pretrained=true")
+    row = rows[CONFIGURED]
+    assert (row.source, row.configured, row.family, row.weights) == (str(model_folder), True, "resnet", HERE)
+    assert not rows["tiny_resnet"].configured
+    assert row.cost.parameters == rows["tiny_resnet"].cost.parameters
+
+
+def test_fields_that_do_not_fit_what_is_stored_are_said(tiny_folder, model_folder):
+    rows = rows_of(tiny_folder, f"model.name={model_folder}", "model.pretrained=true", "model.config.model_type=vit")
+    assert "is a 'resnet'" in rows[CONFIGURED].problem
+
+
+def test_licences(tmp_path):
+    shipped = [OmegaConf.load(path) for path in (CHECKOUT / "configs" / "model").glob("*.yaml")]
+    assert {model.name for model in shipped if model.pretrained} <= set(LICENCES)
+    assert licence_of(ModelSettings(name="someone/else", pretrained=True)) == UNKNOWN
+    assert licence_of(ModelSettings(name="resnet")) == "no weights"
+    folder = ModelSettings(name=str(tmp_path), pretrained=True)
+    assert licence_of(folder) == UNKNOWN
+    for card, said in {
+        "---\nlicense: mit\ntags: [a]\n---\n# A model\n": "mit",
+        "---\nlicense: other\nlicense_name: dinov3-license\n---\n": "dinov3-license",
+        "---\ntags: [a]\n---\n": UNKNOWN,
+        "# A model\n---\nlicense: mit\n---\n": UNKNOWN,
+        "---\n{\n---\n": UNKNOWN,
+    }.items():
+        (tmp_path / "README.md").write_text(card)
+        assert licence_of(folder) == said
+
+
+def test_whether_weights_are_here(tmp_path, monkeypatch):
+    assert find_weights(ModelSettings(name="resnet")) == RANDOM
+    folder = ModelSettings(name=str(tmp_path), pretrained=True)
+    assert find_weights(folder) == ABSENT
+    (tmp_path / "model.safetensors").touch()
+    assert find_weights(folder) == HERE
+    hub = ModelSettings(name="someone/model", pretrained=True)
+    cached: dict[str, str] = {}
+    monkeypatch.setattr(catalogue, "try_to_load_from_cache", lambda name, file: cached.get(file))
+    assert find_weights(hub) == ABSENT
+    index = tmp_path / "index.json"
+    index.write_text('{"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}')
+    cached |= {"model.safetensors.index.json": str(index), "1.safetensors": "x"}
+    assert find_weights(hub) == ABSENT  # one of its parts is missing
+    cached["2.safetensors"] = "x"
+    assert find_weights(hub) == HERE
+    monkeypatch.undo()
+    assert find_weights(ModelSettings(name="no hub name: at all", pretrained=True)) == ABSENT
+
+
+@pytest.mark.slow
+def test_every_shipped_backbone_is_built():
+    _, rows = list_backbones(CONFIG)
+    names = {path.stem for path in (CHECKOUT / "configs" / "model").glob("*.yaml")}
+    assert {row.name for row in rows} == names
+    assert {row.name: row.problem for row in rows if row.problem} == {}
+    by_name = {row.name: row.cost for row in rows}
+    # As published: 86 M parameters and 17.6 G multiply-adds (Dosovitskiy et al., 2021; timm's table).
+    assert by_name["vit_base"].parameters == pytest.approx(86e6, rel=0.01)
+    assert by_name["vit_base"].forward_flops == pytest.approx(2 * 17.6e9, rel=0.01)
+    # As published: 28.6 M parameters with 1000 classes, 4.47 G multiply-adds (Woo et al., 2023).
+    assert by_name["convnextv2_tiny"].parameters == pytest.approx(28.6e6 - 998 * 769, rel=0.01)
+    assert by_name["convnextv2_tiny"].forward_flops == pytest.approx(2 * 4.47e9, rel=0.01)

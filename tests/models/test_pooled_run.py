@@ -1,0 +1,72 @@
+"""A pooled classifier through a whole run: trained, evaluated, calibrated, exported and verified."""
+
+import numpy as np
+import pytest
+import torch
+from detector_world import ALL_NETWORKS, SIZE
+
+from roadwork.calibration.calibrate import CalibrationOptions
+from roadwork.calibration.run import calibrate_run
+from roadwork.config import load_yaml, to_settings
+from roadwork.data.datamodule import NATIXDataModule
+from roadwork.data.dataset import UnreadableLedger
+from roadwork.data.features import compute_features
+from roadwork.data.source import read_dataset
+from roadwork.evaluation.evaluate import evaluate_run, load_best_model
+from roadwork.evaluation.predictions import read_predictions
+from roadwork.export.export import export_run
+from roadwork.export.verify import VerifyOptions, verify_export
+from roadwork.models.build import build_model
+from roadwork.models.classifier import PooledClassifier
+from roadwork.models.drop_path import _DropOutput
+from roadwork.settings import ModelSettings
+from roadwork.training.trainers.base_trainer import BaseTrainer
+
+KEYS = ("model.name=dinov3_vit", "model.pooling=mean", "model.drop_path=0.2", "model.head_dropout=0.2")
+
+
+def train(cfg):
+    cfg.model.config = ALL_NETWORKS["dinov3_vit"]
+    settings = to_settings(cfg)
+    torch.manual_seed(0)
+    run = BaseTrainer(cfg, build_model(settings.model, settings.data.img_size)).fit(NATIXDataModule(cfg))
+    evaluate_run(run)
+    calibrate_run(run, CalibrationOptions())
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_run_is_exported_and_answers_as_it_did(frozen, tiny_config, tmp_path):
+    overrides = ["training.freeze_backbone=true", "data.augmentation.train.mode=none"] if frozen else []
+    run = train(tiny_config(*KEYS, *overrides))
+    best = load_best_model(run, to_settings(load_yaml(run / "config.yaml")))
+    assert isinstance(best, PooledClassifier)
+    assert any(isinstance(hook, _DropOutput) for part in best.modules() for hook in part._forward_hooks.values())
+    summary = export_run(run, tmp_path / "out", format="hf")
+    assert summary.model_type == "roadwork_pooled"
+    assert not np.isnan(read_predictions(run / "predictions.parquet")["probability_calibrated"]).any()
+    found = verify_export(tmp_path / "out", VerifyOptions(run=run, run_rows=12, consumer="streetvision"))
+    assert all(comparison.is_right for comparison in found.comparisons), found.comparisons
+    assert {check.name for check in found.checks if check.status == "failed"} == {"model type"}
+
+
+def test_features_are_kept_by_what_changes_them(tiny_config, tmp_path, monkeypatch):
+    """Pooling does; drop path and dropout are off where features are computed."""
+    monkeypatch.setenv("ROADWORK_CACHE", str(tmp_path / "cache"))
+    found = {}
+    for keys in ({}, {"drop_path": 0.5, "head_dropout": 0.5}, {"pooling": "cls"}, {"pooling": "mean"}):
+        found[str(keys)] = _features(tiny_config(), keys)
+    auto, dropping, cls, mean = found.values()
+    assert auto.backbone == dropping.backbone == cls.backbone != mean.backbone  # auto is cls
+    assert np.array_equal(auto.values, dropping.values)
+    assert not np.allclose(auto.values, mean.values, atol=1e-3)
+
+
+def _features(cfg, keys):
+    settings = to_settings(cfg)
+    torch.manual_seed(0)
+    network = build_model(ModelSettings(name="dinov3_vit", config=ALL_NETWORKS["dinov3_vit"], **keys), SIZE)
+    table, source = read_dataset(settings.data)
+    ledger = UnreadableLedger(table, settings.data.max_unreadable)
+    return compute_features(network, settings, ledger, source, np.arange(4))

@@ -1,0 +1,205 @@
+"""`roadwork runs` says what each run's folder says, and `roadwork resume NAME` finds the run that is meant."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+
+import pytest
+from omegaconf import OmegaConf
+from typer.testing import CliRunner
+
+import roadwork.cli.runs  # noqa: F401 -- registers the command
+from roadwork.cli.app import app
+from roadwork.errors import ConfigError, DataError
+from roadwork.run_list import DAMAGED, FINISHED, RUNNING, STOPPED, UNSAVED, list_runs
+from roadwork.run_names import name_run, read_run_config, resolve_run
+from roadwork.runs import read_manifest, read_results, write_json
+from roadwork.training.claim import check_unclaimed, claimed, is_claimed
+
+CONFIG = {"model": {"name": "resnet"}, "data": {}, "training": {"epochs": 3, "adapter": "none", "patience": 10}}
+
+
+def make(folder, *scores, finished=True, checkpoint=True, **config):
+    """A run's folder as `roadwork train` leaves it, without networks."""
+    (folder / "checkpoints").mkdir(parents=True)
+    OmegaConf.save(OmegaConf.merge(CONFIG, config), folder / "config.yaml")
+    lines = [json.dumps({"epoch": n, "val_select/mcc": score}) + "\n" for n, score in enumerate(scores)]
+    (folder / "metrics.jsonl").write_text("".join(lines))
+    write_json(folder / "manifest.json", {"epochs_trained": len(scores) if finished else None})
+    if checkpoint:
+        (folder / "checkpoints" / "last.ckpt").touch()
+    return folder
+
+
+@pytest.fixture
+def outputs(tmp_path):
+    """Runs of two experiments, one of them nested, beside what is no run."""
+    outputs = tmp_path / "outputs"
+    make(outputs / "demo" / "20260101T000000Z", 0.5, 0.9, 0.7)
+    make(outputs / "demo" / "20260103T000000Z", 0.25, finished=False)
+    make(outputs / "demo" / "20260103T000000Z-2", finished=False, checkpoint=False)
+    make(outputs / "seeds" / "a" / "20260102T000000Z", 0.1, training={"adapter": "lora"})
+    make(outputs / "demo" / "cv" / "20260104T000000Z" / "fold_0" / "20260104T000001Z", 0.8)
+    (outputs / "demo" / "cv" / "20260104T000000Z" / "cv.yaml").touch()
+    (outputs / "demo" / "gps" / "20260105T000000Z").mkdir(parents=True)
+    (outputs / "demo" / "gps" / "20260105T000000Z" / "manifest.json").touch()
+    (outputs / "demo" / "latest").symlink_to("20260101T000000Z")
+    (outputs / "demo" / "model").mkdir()
+    return outputs
+
+
+def test_runs_come_the_newest_first_and_nothing_else_is_one(outputs):
+    rows = list_runs(outputs)
+    assert [(row.name, row.state) for row in rows] == [
+        ("demo/20260103T000000Z-2", UNSAVED),
+        ("demo/20260103T000000Z", STOPPED),
+        ("seeds/a/20260102T000000Z", FINISHED),
+        ("demo/20260101T000000Z", FINISHED),
+    ]
+    assert [(row.epochs, row.epochs_asked, row.best_val_select_mcc) for row in rows] == [
+        (0, 3, None), (1, 3, 0.25), (1, 3, 0.1), (3, 3, 0.9),
+    ]  # fmt: skip
+    assert [row.adapter for row in rows] == ["none", "none", "lora", "none"]
+    assert [row.name for row in list_runs(outputs, "seeds/a")] == ["seeds/a/20260102T000000Z"]
+    assert list_runs(outputs, "seeds") == []
+
+
+def test_a_real_run_is_listed_with_its_own_figures(tiny_run):
+    folder = tiny_run.resolve()
+    (row,) = list_runs(folder.parents[1])
+    test = read_results(folder)["val_test"]
+    assert (row.state, row.epochs, row.epochs_asked, row.calibrated) == (FINISHED, 1, 1, True)
+    assert row.val_test_mcc == test["mcc"]
+    assert (row.val_test_mcc_low, row.val_test_mcc_high) == (test["mcc_low"], test["mcc_high"])
+    manifest = read_manifest(folder)
+    assert row.val_test_openings == manifest["val_test_openings"] == 2
+    assert row.best_val_select_mcc == pytest.approx(manifest["best_val_select_mcc"])
+    assert row.git_revision == manifest["git_revision"]
+    assert row.note is None
+
+
+def test_figures_of_an_older_checkpoint_are_said_to_be_so(tiny_run, tmp_path):
+    folder = tmp_path / "outputs" / tiny_run.parent.name / tiny_run.resolve().name
+    shutil.copytree(tiny_run, folder)
+    manifest = read_manifest(folder)
+    manifest["sha256"]["checkpoints/best.ckpt"] = "another"
+    write_json(folder / "manifest.json", manifest)
+    (row,) = list_runs(tmp_path / "outputs")
+    assert "older best checkpoint" in row.note
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("config.yaml", None, "no config.yaml"),
+        ("config.yaml", "training: {epochs: 3}", "model.name, training.adapter cannot be read"),
+        ("config.yaml", "{", "not readable YAML"),
+        ("manifest.json", "{", "cannot be read as JSON"),
+        ("manifest.json", "[]", "not a run's manifest"),
+        ("results.json", "[]", "holds no figures"),
+        ("metrics.jsonl", "{\n{}\n", "line 1 cannot be read"),
+    ],
+)
+def test_a_damaged_run_is_a_row_that_says_so(outputs, file, content, said):
+    path = outputs / "demo" / "20260101T000000Z" / file
+    path.unlink(missing_ok=True)
+    if content is not None:
+        path.write_text(content)
+    rows = list_runs(outputs)
+    assert [row.state for row in rows] == [UNSAVED, STOPPED, FINISHED, DAMAGED]
+    assert said in rows[-1].note
+
+
+def test_a_line_that_was_being_written_is_no_damage(outputs):
+    path = outputs / "demo" / "20260103T000000Z" / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"epoch": 1, "val_sel')
+    assert list_runs(outputs)[1].epochs == 1
+
+
+def _hold(folder, pipe):
+    with claimed(folder):
+        if os.fork() == 0:  # as a loader's worker, which may outlive a process that is killed
+            pipe.recv()
+            os._exit(0)
+        pipe.send("held")
+        pipe.recv()
+
+
+def test_a_run_is_running_as_long_as_its_process_lives_and_no_longer(outputs):
+    folder = outputs / "demo" / "20260103T000000Z"
+    context = multiprocessing.get_context("fork")
+    mine, theirs = context.Pipe()
+    process = context.Process(target=_hold, args=(folder, theirs))
+    process.start()
+    assert mine.recv() == "held"
+    try:
+        assert list_runs(outputs)[1].state == RUNNING
+        with pytest.raises(DataError, match="being trained by another process"):
+            check_unclaimed(folder)
+        with pytest.raises(DataError, match="being trained by another process"), claimed(folder):
+            pass
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert not is_claimed(folder)  # though its child lives
+        assert list_runs(outputs)[1].state == STOPPED
+    finally:
+        mine.send("the child may go")
+
+
+def test_what_a_name_means(outputs, monkeypatch):
+    demo = outputs / "demo"
+    for name, meant in {
+        "demo": "20260103T000000Z-2",
+        "demo/latest": "20260103T000000Z-2",
+        "demo/20260103T000000Z": "20260103T000000Z",  # though it is another's beginning
+        "demo/20260101": "20260101T000000Z",
+        str(demo / "20260101T000000Z"): "20260101T000000Z",
+        str(demo / "latest"): "20260101T000000Z",
+    }.items():
+        assert resolve_run(name, outputs) == (demo / meant).resolve()
+    assert resolve_run("seeds", outputs).name == "20260102T000000Z"
+    with pytest.raises(DataError, match=r"beginning of 2 runs: demo/20260103T000000Z-2, demo/20260103T000000Z\. Say"):
+        resolve_run("demo/20260103", outputs)
+    with pytest.raises(DataError, match=r"no run 'dmeo' .*Did you mean demo\?"):
+        resolve_run("dmeo", outputs)
+    monkeypatch.chdir(outputs.parent)
+    assert name_run(demo / "20260101T000000Z") == "demo/20260101T000000Z"
+    elsewhere = make(outputs.parent / "elsewhere" / "x" / "20260101T000000Z")
+    assert name_run(elsewhere) == str(elsewhere)
+
+
+def test_a_finished_run_has_to_be_asked_for_more(outputs):
+    finished, stopped = outputs / "demo" / "20260101T000000Z", outputs / "demo" / "20260103T000000Z"
+    with pytest.raises(ConfigError, match=r"has finished: 3 of 3 epochs\..*training\.epochs=13"):
+        read_run_config(finished, [])
+    assert read_run_config(finished, ["training.epochs=4"]).training.epochs == 4
+    assert read_run_config(finished, ["training.patience=0"]).training.patience == 0
+    assert read_run_config(stopped, []).training.epochs == 3
+    (stopped / "config.yaml").write_text("training: {epochs: 3, patience: 10}\n")
+    with pytest.raises(DataError, match="not a run's whole configuration"):
+        read_run_config(stopped, [])
+
+
+def test_the_command_tells_people_and_machines(outputs):
+    (outputs / "demo" / "20260101T000000Z" / "manifest.json").write_text("{")
+    result = CliRunner().invoke(app, ["runs", "--output-dir", str(outputs)], env={"COLUMNS": "100"})
+    assert result.exit_code == 0, result.output
+    assert max(map(len, result.output.splitlines()[:12])) <= 100
+    for part in (
+        "demo/20260103T000000Z-2",
+        "stopped",
+        "1/3",
+        "0.250",
+        "damaged",
+        "cannot be read as JSON",
+        "adapter",
+        " lora ",
+    ):
+        assert part in result.output
+    printed = CliRunner().invoke(app, ["runs", "seeds/a", "--json", "--output-dir", str(outputs)])
+    (row,) = json.loads(printed.stdout)
+    assert (row["name"], row["adapter"], row["val_test_mcc"]) == ("seeds/a/20260102T000000Z", "lora", None)
+    nothing = CliRunner().invoke(app, ["runs", "other", "--output-dir", str(outputs)])
+    assert "There is no run of other" in nothing.output

@@ -1,0 +1,84 @@
+"""A run's last layer is trained again on balanced draws (DFR), from the settings to the predictions."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from roadwork.config import load_yaml, to_settings
+from roadwork.data.datamodule import NATIXDataModule
+from roadwork.data.samplers.balanced_sampler import BalancedSampler
+from roadwork.errors import ConfigError
+from roadwork.evaluation.evaluate import load_best_model
+from roadwork.preflight.dry_run import prepare_trainer, run_dry
+from roadwork.runs import read_manifest
+
+BALANCED = ("data.gps_sampling.enabled=false", "data.balance=[label,city]")
+LAST_LAYER = (
+    *BALANCED,
+    "training.freeze_backbone=true",
+    "data.augmentation.train.mode=none",
+    "training.lr=0.01",
+    "data.dataloader.num_workers=0",
+)
+
+
+def test_the_last_layer_alone_is_trained_again_on_balanced_draws(tiny_config, tiny_run, caplog):
+    cfg = tiny_config(*LAST_LAYER, f"training.start_from={tiny_run}")
+    datamodule = NATIXDataModule(cfg)
+    caplog.set_level(logging.INFO, logger="roadwork")
+    rows = run_dry(datamodule, prepare_trainer(datamodule))
+    assert [f"{row.wire}: {row.observed}" for row in rows if not row.works] == []
+    assert "Balanced draws by label x city: " in caplog.text
+    folder = prepare_trainer(datamodule).fit(datamodule)
+    parent, child = (
+        load_best_model(run, to_settings(load_yaml(run / "config.yaml"))).state_dict() for run in (tiny_run, folder)
+    )
+    moved = {name for name, value in child.items() if not torch.equal(value, parent[name])}
+    assert moved == {"classifier.1.weight", "classifier.1.bias"}
+    assert read_manifest(folder)["start_from"]["run"] == str(tiny_run)
+
+
+@pytest.mark.parametrize("draw", ["systematic", "iid"])
+def test_each_group_is_drawn_equally_often(draw):
+    labels = np.array(["None"] * 90 + ["Roadwork"] * 30, dtype=object)
+    cities = np.array((["A"] * 80 + ["B"] * 10) + (["A"] * 3 + ["B"] * 27), dtype=object)
+    sampler = BalancedSampler([labels, cities], 0, draw=draw)
+    assert sampler.groups == [("None", "A"), ("None", "B"), ("Roadwork", "A"), ("Roadwork", "B")]
+    assert sampler.sizes.tolist() == [80, 10, 3, 27]
+    drawn = []
+    for epoch in range(20):
+        sampler.set_epoch(epoch)
+        drawn += list(sampler)
+    counts = np.array([sum((labels[drawn] == a) & (cities[drawn] == b)) for a, b in sampler.groups]) / 20
+    assert np.abs(counts - 30).max() <= (1e-9 if draw == "systematic" else 5)
+    assert sampler.missing() == []
+
+
+def test_combinations_that_no_row_has_are_said(caplog):
+    sampler = BalancedSampler([np.array(["a", "a", "b"]), np.array(["x", "", "x"])])
+    with caplog.at_level("INFO", logger="roadwork"):
+        sampler.say(["label", "city"])
+    assert "label x city: 3 groups of 1 to 1 rows" in caplog.text
+    assert "1 combinations have no training row, first b, (empty)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("data.balance=[label]",), "gps_sampling.enabled is true"),
+        (("data.balance=[label,moon]", BALANCED[0]), r"data\.balance is 'moon'.*city"),
+        (("data.balance=[filename]", BALANCED[0]), r"data\.balance is 'filename'"),
+    ],
+)
+def test_what_cannot_be_balanced_is_refused(tiny_config, overrides, message):
+    with pytest.raises(ConfigError, match=message):  # noqa: PT012 -- either may find it
+        datamodule = NATIXDataModule(tiny_config(*overrides))
+        datamodule.setup("fit")
+        datamodule.train_dataloader()
+
+
+def test_too_many_groups_are_refused():
+    with pytest.raises(ConfigError, match="makes 1,001 groups of 1,001 training rows"):
+        BalancedSampler([np.arange(1001).astype(str)])

@@ -1,0 +1,118 @@
+"""What is one device's, what is all devices', and how the processes of a run are known."""
+
+import os
+
+import pytest
+import torch
+from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+
+from roadwork.data.datamodule import NATIXDataModule
+from roadwork.errors import ConfigError
+from roadwork.preflight.dry_run import prepare_trainer
+from roadwork.runs import write_manifest
+from roadwork.settings import TrainingSettings
+from roadwork.training.devices import describe_step, devices_here
+from roadwork.training.team import Team, is_first_process, largest_of_all, sum_of_all
+from roadwork.training.trainers.base_trainer import build_lightning_trainer
+
+SLURM = {
+    "SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "2", "SLURM_JOB_ID": "123456",
+    "SLURM_JOB_NAME": "roadwork", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_NODEID": "1",
+    "SLURM_NODELIST": "gpu[7-8]",
+}  # fmt: skip
+TORCHRUN = {
+    "TORCHELASTIC_RUN_ID": "none", "RANK": "3", "LOCAL_RANK": "1", "GROUP_RANK": "1", "WORLD_SIZE": "4",
+    "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500",
+}  # fmt: skip
+FOUR = TrainingSettings(accelerator="cpu", devices=2, num_nodes=2)
+
+
+@pytest.mark.parametrize(("variables", "environment"), [(SLURM, SLURMEnvironment), (TORCHRUN, TorchElasticEnvironment)])
+def test_slurm_and_torchrun_are_recognised_by_their_variables(variables, environment, monkeypatch, tmp_path):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    trainer = build_lightning_trainer(FOUR, [], tmp_path, logger=False, enable_checkpointing=False)
+    assert isinstance(trainer.strategy, DDPStrategy)
+    assert isinstance(trainer.strategy.cluster_environment, environment)
+    assert (trainer.global_rank, trainer.local_rank, trainer.node_rank, trainer.world_size) == (3, 1, 1, 4)
+    # The first process's trials are its own.
+    alone = build_lightning_trainer(FOUR, [], tmp_path, alone=True, logger=False, enable_checkpointing=False)
+    assert isinstance(alone.strategy, SingleDeviceStrategy)
+    assert alone.world_size == 1
+
+
+def test_processes_meet_at_once_where_others_have_started_them(monkeypatch):
+    met = []
+    monkeypatch.setattr(Team, "_meet", lambda team: met.append(team.rank))
+    Team(FOUR)
+    assert met == []  # the first one has not started the others yet
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    assert Team(FOUR).is_first is False
+    assert met == [3]
+
+
+def test_one_alone_shares_with_itself_and_starts_nothing(monkeypatch):
+    monkeypatch.setattr("roadwork.training.team.start_others", lambda *_: pytest.fail("a process was started"))
+    team = Team(TrainingSettings(accelerator="cpu"))
+    assert (team.rank, team.size, team.is_first, is_first_process()) == (0, 1, True, True)
+    with team.in_turn():
+        assert team.share({"a": 1}) == {"a": 1}
+    counts = torch.arange(3)
+    assert sum_of_all(counts) is counts
+    trainer = build_lightning_trainer(TrainingSettings(accelerator="cpu"), [], ".", logger=False)
+    assert largest_of_all(trainer, True, 15) == [1, 15]
+
+
+@pytest.mark.parametrize(("devices", "expected"), [(1, 1), (3, 3), ("auto", 1)])
+def test_auto_is_one_on_a_cpu(devices, expected):
+    assert devices_here(TrainingSettings(accelerator="cpu", devices=devices)) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "processes", "said"),
+    [
+        ({}, 1, "32 images a step"),
+        ({"accumulate": 3}, 1, "32 images in each of 3 batches: 96 a step"),
+        ({}, 2, "32 images on each of 2 devices: 64 a step"),
+        (
+            {"accumulate": 2, "num_nodes": 2},
+            8,
+            "32 images in each of 2 batches on each of 8 devices, on 2 machines: 512 a step",
+        ),
+    ],
+)
+def test_the_size_of_a_step_is_said(settings, processes, said):
+    said += "; learning rate 0.003, not scaled with it."
+    assert describe_step(TrainingSettings(lr=0.003, **settings), 32, processes) == said
+
+
+def test_memory_and_cores_are_shared_among_the_devices_of_a_machine(tiny_config, monkeypatch):
+    data = NATIXDataModule(tiny_config())
+    data.setup("fit")
+    needed = 10 * 3 * 32**2
+    monkeypatch.setattr("roadwork.data.datamodule.available_bytes", lambda: int(needed / 0.25))
+    monkeypatch.setattr("roadwork.data.datamodule.cpu_count", lambda: 8)
+    store = data.datasets["val_calib"].store  # from files
+    assert (data._fits_ram(10), data._choose_workers(store)) == (True, 8)
+    data.settings.training.devices = 2
+    assert (data._fits_ram(10), data._choose_workers(store)) == (False, 4)
+
+
+def test_a_resume_with_another_number_of_devices_is_refused(tiny_config):
+    data = NATIXDataModule(tiny_config())
+    run = prepare_trainer(data).fit(data)
+    write_manifest(run, processes=2)  # as if it had been
+    data = NATIXDataModule(tiny_config("training.epochs=2"))
+    with pytest.raises(ConfigError, match="was trained on 2 devices, now they are 1"):
+        prepare_trainer(data).fit(data, resume_from=run)
+
+
+def test_an_accelerator_that_is_not_there():
+    with pytest.raises(ConfigError, match=r"training.accelerator='gpu' with training.devices=2"):
+        Team(TrainingSettings(accelerator="gpu", devices=2))
+
+
+def test_nothing_of_it_stays_in_the_environment():
+    assert "ROADWORK_STARTED_BY" not in os.environ
