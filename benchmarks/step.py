@@ -30,7 +30,7 @@ from benchmarks.step_cases import Done, train_bare, train_by_trainer, train_ours
 from benchmarks.step_epochs import demo_with_copy, second_epoch
 from benchmarks.step_work import NETWORKS, Recipe, Work, load_work, ready_network
 from roadwork.cli.app import quiet_lightning
-from roadwork.training.batch_size import kept_bytes
+from roadwork.models.cost import kept_bytes
 from roadwork.training.speed import checkpoint_gradients
 
 OURS = "roadwork"

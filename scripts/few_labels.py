@@ -33,7 +33,7 @@ PRETRAINED = ("model=dinov2_small", "data.img_size=112", "data.dataloader.batch_
 ARMS = {
     "scratch": ("training.epochs=80",),
     "probe": (*PRETRAINED, "training.freeze_backbone=true", "data.augmentation.train.mode=none", "training.epochs=80"),
-    "lora": (*PRETRAINED, "training.adapter=lora", "training.lr=0.001", "training.epochs=25"),
+    "lora": (*PRETRAINED, "training.adapter=lora", "training.lr=0.001", "training.epochs=10"),
 }
 DRAWS = 10_000
 

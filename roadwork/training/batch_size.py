@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.errors import ConfigError
 from roadwork.machine import available_bytes
+from roadwork.training.devices import devices_here
 from roadwork.models.cost import bytes_a_row, state_bytes
 from roadwork.training.optim import build_optimizer
 from roadwork.training.trainers.base_trainer import BaseTrainer, build_lightning_trainer
@@ -34,7 +35,7 @@ CPU_SHARE = 0.5
 def find_batch_size(trainer: BaseTrainer, datamodule: NATIXDataModule) -> int:
     """The largest power of two of images whose training step fits the device.
 
-    It is at most 1024, and at most an eighth of the training rows. On a GPU whole steps are made (augmentation,
+    It is at most 1024, and at most an eighth of the training rows of a device. On a GPU whole steps are made (augmentation,
     forward, backward, AdamW, under the run's precision; not compiled) until one takes over nine tenths of the memory.
     On other devices the memory of a row is estimated, and half of what is available may be taken.
 
@@ -47,7 +48,9 @@ def find_batch_size(trainer: BaseTrainer, datamodule: NATIXDataModule) -> int:
     Raises:
         ConfigError: not even a batch of two fits.
     """
-    cap = min(MAX_BATCH, len(datamodule.datasets["train"]) // MIN_STEPS)
+    training = trainer.settings.training
+    n_devices = devices_here(training) * training.num_nodes
+    cap = min(MAX_BATCH, len(datamodule.datasets["train"]) // (MIN_STEPS * n_devices))
     with isolate_rng():
         trial = _Trial(trainer, datamodule)
         if trial.device.type == "cuda":
@@ -64,7 +67,7 @@ def find_batch_size(trainer: BaseTrainer, datamodule: NATIXDataModule) -> int:
     logger.info(
         "data.dataloader.batch_size is auto: %d images a step (%s; at most %d and 1/%d of the training rows). "
         "training.lr is not scaled with it.",
-        *(found, why, MAX_BATCH, MIN_STEPS),
+        *(found, why, MAX_BATCH, MIN_STEPS * n_devices),
     )
     return found
 

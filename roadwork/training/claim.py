@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 from roadwork.errors import DataError
 
 try:
-    from fcntl import LOCK_EX, LOCK_NB, flock
+    from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
 except ImportError:  # Windows: nothing is claimed, and no run is known to be running
     _HAS_LOCKS = False
 else:
@@ -28,7 +29,12 @@ def claimed(folder: Path) -> Iterator[None]:
     Raises:
         DataError: another process trains the run.
     """
-    descriptor = _lock(folder)
+    descriptor = _lock(folder, is_exclusive=True)
+    for _ in range(_RETRIES):  # whoever looks holds the lock, too, for a moment
+        if descriptor is not None:
+            break
+        time.sleep(_PAUSE_SECONDS)
+        descriptor = _lock(folder, is_exclusive=True)
     if descriptor is None:
         raise _taken(folder)
     _held.add(descriptor)
@@ -41,7 +47,7 @@ def claimed(folder: Path) -> Iterator[None]:
 
 def is_claimed(folder: Path) -> bool:
     """Whether a process trains the run now; those on other machines are not seen on every file system."""
-    descriptor = _lock(folder)
+    descriptor = _lock(folder, is_exclusive=False)
     if descriptor is None:
         return True
     _close(descriptor)
@@ -58,13 +64,13 @@ def _taken(folder: Path) -> DataError:
     return DataError(f"{folder} is being trained by another process of this machine. Wait for it, or stop it.")
 
 
-def _lock(folder: Path) -> int | None:
+def _lock(folder: Path, *, is_exclusive: bool) -> int | None:
     """A descriptor that holds the folder's lock, or none where locks are not to be had; None where another has it."""
     if not _HAS_LOCKS:
         return _NO_DESCRIPTOR
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        flock(descriptor, LOCK_EX | LOCK_NB)
+        flock(descriptor, (LOCK_EX if is_exclusive else LOCK_SH) | LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
         return None
@@ -87,6 +93,7 @@ def _close_in_child() -> None:
 
 
 _NO_DESCRIPTOR = -1
+_RETRIES, _PAUSE_SECONDS = 4, 0.1
 _held: set[int] = set()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_close_in_child)

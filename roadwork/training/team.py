@@ -116,9 +116,9 @@ def is_first_process() -> bool:
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
-def sum_of_all(tensor: Tensor) -> Tensor:
-    """The sum over all processes, on the CPU; `tensor` stays as it is. All of them have to call it."""
-    if not dist.is_initialized():
+def sum_of_all(tensor: Tensor, n_processes: int) -> Tensor:
+    """The sum over the processes of a trainer, on the CPU; `tensor` stays as it is. All of them have to call it."""
+    if n_processes == 1:  # also the first one's dry run, while the others wait for it
         return tensor
     total = tensor.detach().cpu().clone()
     dist.all_reduce(total, group=_waiting_group())

@@ -11,9 +11,9 @@ from transformers import ViTConfig, ViTForImageClassification
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.errors import ConfigError
 from roadwork.models.build import build_model
+from roadwork.models.cost import kept_bytes
 from roadwork.preflight.dry_run import prepare_trainer, run_dry
 from roadwork.settings import ModelSettings, TrainingSettings
-from roadwork.training.batch_size import kept_bytes
 from roadwork.training.lora.apply import apply_adapter
 from roadwork.training.module import RoadworkClassifier
 from roadwork.training.speed import checkpoint_gradients, compile_network

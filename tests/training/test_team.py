@@ -60,7 +60,7 @@ def test_one_alone_shares_with_itself_and_starts_nothing(monkeypatch):
     with team.in_turn():
         assert team.share({"a": 1}) == {"a": 1}
     counts = torch.arange(3)
-    assert sum_of_all(counts) is counts
+    assert sum_of_all(counts, 1) is counts
     trainer = build_lightning_trainer(TrainingSettings(accelerator="cpu"), [], ".", logger=False)
     assert largest_of_all(trainer, True, 15) == [1, 15]
 

@@ -24,6 +24,11 @@ class LossCallback(Callback):
     def __init__(self) -> None:
         self._sums = torch.zeros(2, dtype=torch.float64)  # of losses and of rows
         self._val_select = torch.zeros(2, dtype=torch.float64)
+        self._n_processes = 1
+
+    @override
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._n_processes = trainer.world_size
 
     @override
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -68,7 +73,7 @@ class LossCallback(Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"sums": sum_of_all(self._sums)}
+        return {"sums": sum_of_all(self._sums, self._n_processes)}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -39,6 +39,7 @@ class MCCCallback(Callback):
         self._own_loop = _EpochCounts()
         self._train = _EpochCounts()
         self._val_select = _EpochCounts()
+        self._n_processes = 1
 
     def on_batch_end(self, outputs: Tensor | Mapping[str, Any], labels: Tensor) -> None:
         """Counts a batch.
@@ -68,6 +69,10 @@ class MCCCallback(Callback):
             return {}
         self.best_mcc = max(self.best_mcc, mcc)
         return {"mcc": mcc, "best_mcc": self.best_mcc}
+
+    @override
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._n_processes = trainer.world_size
 
     @override
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -112,7 +117,7 @@ class MCCCallback(Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"best_mcc": self.best_mcc, "train": self._train.state_dict()}
+        return {"best_mcc": self.best_mcc, "train": self._train.state_dict(self._n_processes)}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -149,8 +154,8 @@ class _EpochCounts:
             )
         self.add(outputs, outputs["labels"])
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"counts": sum_of_all(self._counts), "has_soft_labels": self.has_soft_labels}
+    def state_dict(self, n_processes: int) -> dict[str, Any]:
+        return {"counts": sum_of_all(self._counts, n_processes), "has_soft_labels": self.has_soft_labels}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._counts = state["counts"] * is_first_process()  # what all had; the sum over all is to be that again
