@@ -69,7 +69,7 @@ def test_runs_come_the_newest_first_and_nothing_else_is_one(outputs):
 
 def test_a_real_run_is_listed_with_its_own_figures(tiny_run):
     folder = tiny_run.resolve()
-    (row,) = list_runs(folder.parents[1])
+    (row,) = (row for row in list_runs(folder.parents[1]) if row.name == f"{folder.parent.name}/{folder.name}")
     test = read_results(folder)["val_test"]
     assert (row.state, row.epochs, row.epochs_asked, row.calibrated) == (FINISHED, 1, 1, True)
     assert row.val_test_mcc == test["mcc"]

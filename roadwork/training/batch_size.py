@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.errors import ConfigError
 from roadwork.machine import available_bytes
-from roadwork.training.devices import devices_here
 from roadwork.models.cost import bytes_a_row, state_bytes
+from roadwork.training.devices import devices_here
 from roadwork.training.optim import build_optimizer
 from roadwork.training.trainers.base_trainer import BaseTrainer, build_lightning_trainer
 
@@ -35,9 +35,9 @@ CPU_SHARE = 0.5
 def find_batch_size(trainer: BaseTrainer, datamodule: NATIXDataModule) -> int:
     """The largest power of two of images whose training step fits the device.
 
-    It is at most 1024, and at most an eighth of the training rows of a device. On a GPU whole steps are made (augmentation,
-    forward, backward, AdamW, under the run's precision; not compiled) until one takes over nine tenths of the memory.
-    On other devices the memory of a row is estimated, and half of what is available may be taken.
+    It is at most 1024, and at most an eighth of the training rows of a device. On a GPU whole steps are made
+    (augmentation, forward, backward, AdamW, under the run's precision; not compiled) until one takes over nine tenths
+    of the memory. On other devices the memory of a row is estimated, and half of what is available may be taken.
 
     A copy of the network is tried; the trainer, and all random generators, stay as they are.
 

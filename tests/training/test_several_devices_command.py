@@ -67,7 +67,7 @@ def test_by_itself_and_again_after_a_signal(tmp_path, demo_root):
 
 @pytest.mark.slow
 def test_by_torchrun(tmp_path, demo_root):
-    launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", TRAIN)
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", TRAIN)
     process = start(tmp_path, demo_root, "training.epochs=1", "data.dataloader.batch_size=auto", launcher=launcher)
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err

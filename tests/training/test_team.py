@@ -1,5 +1,6 @@
 """What is one device's, what is all devices', and how the processes of a run are known."""
 
+import logging
 import os
 
 import pytest
@@ -28,6 +29,15 @@ TORCHRUN = {
 FOUR = TrainingSettings(accelerator="cpu", devices=2, num_nodes=2)
 
 
+@pytest.fixture
+def _talkative():
+    """A process that is not the first one stops talking; this one is to go on."""
+    logger = logging.getLogger("roadwork")
+    level = logger.level
+    yield
+    logger.setLevel(level)
+
+
 @pytest.mark.parametrize(("variables", "environment"), [(SLURM, SLURMEnvironment), (TORCHRUN, TorchElasticEnvironment)])
 def test_slurm_and_torchrun_are_recognised_by_their_variables(variables, environment, monkeypatch, tmp_path):
     for name, value in variables.items():
@@ -42,6 +52,7 @@ def test_slurm_and_torchrun_are_recognised_by_their_variables(variables, environ
     assert alone.world_size == 1
 
 
+@pytest.mark.usefixtures("_talkative")
 def test_processes_meet_at_once_where_others_have_started_them(monkeypatch):
     met = []
     monkeypatch.setattr(Team, "_meet", lambda team: met.append(team.rank))
@@ -51,6 +62,7 @@ def test_processes_meet_at_once_where_others_have_started_them(monkeypatch):
         monkeypatch.setenv(name, value)
     assert Team(FOUR).is_first is False
     assert met == [3]
+    assert not logging.getLogger("roadwork").isEnabledFor(logging.WARNING)
 
 
 def test_one_alone_shares_with_itself_and_starts_nothing(monkeypatch):
