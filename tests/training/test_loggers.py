@@ -241,5 +241,9 @@ def test_secrets_are_refused_before_anything_is_written(easy, loggers, key):
 
 
 def test_names_that_only_sound_so_are_not(easy):
-    TrackingSettings({"comet": {"experiment_key": "e" * 40}, "mlflow": {"tracking_uri": "http://host:5000/a@b"}})
-    TrackingSettings({"wandb": {"notes": "by the author", "group": None}})
+    arguments = {
+        "comet": {"experiment_key": "e" * 40},
+        "mlflow": {"tracking_uri": "http://host:5000/a@b"},
+        "wandb": {"notes": "by the author", "group": None},
+    }
+    assert TrackingSettings(arguments).loggers == arguments
