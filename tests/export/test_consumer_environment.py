@@ -2,12 +2,11 @@
 
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import CHECKOUT
+from consumer_world import find_consumer_python
 from detector_world import SIZE, TINY_NETWORKS, make_model_folder
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -32,15 +31,6 @@ SINGLE_LABEL = {"problem_type": "single_label_classification"}
 # the differences that an untrained network makes, and those with them.
 CLOSE = 0.01
 TIE = 1e-3
-
-
-def find_consumer_python(environment):
-    """The interpreter; without it a test is skipped, but fails where CI is set: never skipped in silence there."""
-    python = Path(environment.get("ROADWORK_CONSUMER_PYTHON") or CHECKOUT / ".venv-consumer/bin/python")
-    if not python.is_file():
-        reason = f"{python} is not there: `make consumer` installs the consumer's environment (transformers 4.45.2)."
-        (pytest.fail if environment.get("CI") else pytest.skip)(reason)
-    return python
 
 
 def test_a_missing_environment_is_never_skipped_in_silence():

@@ -2,12 +2,11 @@
 
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import CHECKOUT
+from consumer_world import find_consumer_python
 from detector_world import ALL_NETWORKS, FACTS, SIZE
 from PIL import Image
 from transformers import AutoModel, AutoModelForImageClassification, Siglip2Config, Siglip2ForImageClassification
@@ -252,9 +251,7 @@ def test_head_dropout_is_on_the_features_in_training_alone(family, tmp_path):
 @pytest.mark.slow
 def test_the_consumer_loads_what_was_converted_to_its_classes(tmp_path):
     """DINOv2 with half a head, and NaFlex as SigLIP, in transformers 4.45.2."""
-    python = Path(os.environ.get("ROADWORK_CONSUMER_PYTHON") or CHECKOUT / ".venv-consumer/bin/python")
-    if not python.is_file():
-        pytest.skip("make consumer installs the consumer's environment")
+    python = find_consumer_python(os.environ)
     photo = tmp_path / "photo.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)).save(photo)
     folders = []
