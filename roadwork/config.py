@@ -7,9 +7,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]  # it ships no types
 
@@ -19,7 +20,7 @@ from roadwork.settings import Settings
 _PACKAGE = Path(__file__).resolve().parent
 # Mappings of the user's own keys, which replace the default as a whole.
 _REPLACED = ("data.splits", "data.class_names")
-_FORMS: dict[Any, str] = {ListConfig: "a list, such as [a, b]", DictConfig: "a mapping, such as {a: b}"}
+_FORMS: dict[Any, str] = {list: "a list, such as [a, b]", dict: "a mapping, such as {a: b}"}
 
 
 def config_folders() -> list[Path]:
@@ -70,7 +71,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
     for value in values:
         try:
             config = cast("DictConfig", OmegaConf.merge(config, OmegaConf.from_dotlist([value])))
-        except (OmegaConfBaseException, YAMLError) as error:
+        except (OmegaConfBaseException, YAMLError, TypeError) as error:  # TypeError: a list for a mapping
             raise ConfigError(f"The override {value!r} cannot be read: {_first_line(error)}") from error
     return compose_config(config)
 
@@ -87,17 +88,16 @@ def compose_config(config: DictConfig) -> DictConfig:
     layers = [{group: _plain(_load_group(group, name))} for group, name in _groups_of(config)]
     for layer in (*layers, own):
         _check_keys(layer, Settings)
-    merged: Any = None
     try:
         merged = OmegaConf.merge(*({k: v for k, v in layer.items() if v is not None} for layer in (*layers, own)))
         schema = OmegaConf.structured(Settings)
         for key in _REPLACED:
-            if OmegaConf.select(merged, key):
+            if OmegaConf.select(merged, key, throw_on_resolution_failure=False):
                 OmegaConf.update(schema, key, {}, merge=False)
         composed = cast("DictConfig", OmegaConf.merge(schema, merged))
         OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
-        raise ConfigError(_explain(error, merged)) from error
+        raise ConfigError(f"{error.full_key or 'The configuration'}: {_first_line(error)}") from error
     return composed
 
 
@@ -127,14 +127,6 @@ def _plain(config: DictConfig) -> dict[str, Any]:
 
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0]
-
-
-def _explain(error: OmegaConfBaseException, merged: Any) -> str:
-    key = error.full_key or "The configuration"
-    default = OmegaConf.select(OmegaConf.structured(Settings), key) if error.full_key else None
-    if type(default) not in _FORMS or merged is None:
-        return f"{key}: {_first_line(error)}"
-    return f"{key} is {OmegaConf.select(merged, key)!r}; allowed: {_FORMS[type(default)]}."
 
 
 def _groups_of(config: DictConfig) -> list[tuple[str, str]]:
@@ -186,6 +178,21 @@ def _check_keys(value: Any, schema: type, prefix: str = "") -> None:
                 _check_keys(entry, cast("type", nested), f"{full}[{number}].")
         elif nested is not None:
             _check_keys(inner, cast("type", nested), f"{full}.")
+        else:
+            _check_form(inner, hints[key], full)
+
+
+def _check_form(value: Any, hint: Any, key: str) -> None:
+    """Raises ConfigError where something came in a list's or a mapping's place, of which OmegaConf names no key."""
+    kinds = [kind for kind in (get_args(hint) if get_origin(hint) is UnionType else (hint,)) if kind is not NoneType]
+    forms = {get_origin(kind) for kind in kinds}
+    if value is None or not forms <= set(_FORMS) or (isinstance(value, str) and "${" in value):
+        return
+    if type(value) not in forms:
+        raise ConfigError(f"{key} is {value!r}; allowed: {' or '.join(_FORMS[form] for form in forms)}.")
+    if isinstance(value, list):
+        for number, entry in enumerate(value):
+            _check_form(entry, get_args(kinds[0])[0], f"{key}[{number}]")
 
 
 def _entries(value: Any, key: str) -> list[Any]:

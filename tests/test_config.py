@@ -4,14 +4,16 @@ import copy
 import math
 import re
 import shutil
+from dataclasses import is_dataclass
 from pathlib import Path
+from typing import get_args, get_origin, get_type_hints
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from roadwork.config import compose_config, find_config, load_config, to_settings
 from roadwork.errors import ConfigError
-from roadwork.settings import SPLIT_NAMES
+from roadwork.settings import SPLIT_NAMES, Settings
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 CONFIG = CHECKOUT / "configs" / "config.yaml"
@@ -77,6 +79,11 @@ def test_a_group_is_chosen_by_an_override(project):
         ("data.splitting.regions=Tokyo", "data.splitting.regions is 'Tokyo'; allowed: a list, such as [a, b]."),
         ("data.splitting.pin_values=test", "pin_values is 'test'; allowed: a mapping, such as {a: b}."),
         ("data.root=${nowhere}", "data.root: Interpolation key 'nowhere' not found"),
+        ("tracking.loggers=[csv]", "tracking.loggers is ['csv']; allowed: a mapping, such as {a: b}."),
+        ("data.splits=[0.7, 0.3]", "data.splits is [0.7, 0.3]; allowed: a mapping"),
+        ("data.gps_sampling=[csv]", "The override 'data.gps_sampling=[csv]' cannot be read: Cannot merge incompatible"),
+        ("data.splitting.regions={a: 1}", "data.splitting.regions is {'a': 1}; allowed: a list, such as [a, b]."),
+        ("data.balance=${nowhere}", "data.balance: Interpolation key 'nowhere' not found"),
         ("data.root=[", "The override 'data.root=[' cannot be read"),
         ("data.hub=mine", "data.hub is 'mine'; it must hold keys, such as data.hub.name"),
         ("experiment=../elsewhere", "experiment is '../elsewhere'; it names a folder in outputs"),
@@ -87,6 +94,33 @@ def test_a_group_is_chosen_by_an_override(project):
 def test_what_cannot_be_used_is_said(override, says):
     with pytest.raises(ConfigError, match=re.escape(says)):
         load_config(CONFIG, [override])
+
+
+def containers(schema, prefix=""):
+    """Every key that holds a list or a mapping."""
+    for name, hint in get_type_hints(schema).items():
+        if is_dataclass(hint):
+            yield from containers(hint, f"{prefix}{name}.")
+        elif {get_origin(kind) for kind in (hint, *get_args(hint))} & {list, dict}:
+            yield prefix + name
+
+
+@pytest.mark.parametrize("value", ["[csv]", "{a: 1}", "${nowhere}"])
+def test_a_list_for_a_mapping_or_the_other_way_round_is_no_stack_trace(value):
+    keys = list(containers(Settings))
+    assert {"data.columns", "data.splitting.regions", "tracking.loggers"} <= set(keys)
+    said = {key: refusal_of(f"{key}={value}") for key in keys}
+    refused = {key: message for key, message in said.items() if message}
+    assert len(refused) > len(keys) / 3
+    assert [key for key, message in refused.items() if key not in message] == []
+
+
+def refusal_of(override):
+    try:
+        load_config(CONFIG, [override])
+    except ConfigError as error:
+        return str(error)
+    return None
 
 
 def test_an_unknown_key_in_a_file_and_in_a_group_file(project):

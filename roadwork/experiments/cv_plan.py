@@ -26,9 +26,9 @@ from roadwork.training.trainers.resume import MACHINE_KEYS, flat_keys
 PLAN_FILE = "cv.yaml"
 # What can be resumed with its plan, and what it is called.
 KINDS = {"cv": "cross-validation", "ablate": "ablation"}
-# What can change between the folds of one cross-validation: `evaluation` is read after training, and other splits or
-# other data are found out by their rows.
-_MAY_DIFFER = (*MACHINE_KEYS, "evaluation.")
+# What can change between the folds of one cross-validation: `evaluation` is read after training, `tracking` says where
+# curves go, and other splits or other data are found out by their rows.
+_MAY_DIFFER = (*MACHINE_KEYS, "evaluation.", "tracking.")
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from roadwork.data.table import SampleTable
 from roadwork.data.targets import find_deployment
 from roadwork.errors import RoadworkError
 from roadwork.models.build import build_model
+from roadwork.models.classifier import family_of
 from roadwork.models.head import freeze_backbone
 from roadwork.preflight.repeats import plan_repeats
 from roadwork.settings import SPLIT_NAMES, Settings
@@ -207,18 +208,18 @@ class Preflight:
     def _cost(self) -> tuple[Check, ...]:
         model = build_model(self.settings.model, self.settings.data.img_size)
         parameters = sum(p.numel() for p in model.parameters())
-        # best and last checkpoint: weights and average, and last also AdamW's two moments
-        needed = 4 * parameters * (2 + 4) / _GIB
+        # last, previous and best: each the weights, their average and AdamW's two moments, of 4 bytes
+        needed = 3 * 4 * 4 * parameters / _GIB
         output = Path(self.settings.output_dir)
         existing = next(p for p in (output, *output.absolute().parents) if p.exists())
         free = shutil.disk_usage(existing).free / _GIB
         disk = Check(
             "disk",
-            OK if free > 2 * needed else BLOCKER,
-            f"{free:.1f} GiB free, checkpoints take about {needed:.2f} GiB",
+            OK if free > needed else BLOCKER,
+            f"{free:.1f} GiB free, checkpoints take up to {needed:.2f} GiB",
             "free some space, or set output_dir to another disk",
         )
-        checks = (Check("model", OK, f"{model.config.model_type} with {parameters / 1e6:.1f} M parameters"), disk)
+        checks = (Check("model", OK, f"{family_of(model.config)} with {parameters / 1e6:.1f} M parameters"), disk)
         if self.table is None:
             return checks
         return (*checks, Check("time", OK, self._estimate(model, len(self.table))))

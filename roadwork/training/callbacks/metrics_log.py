@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ class MetricsLog(Callback):
         }
         line |= {"lr": trainer.optimizers[0].param_groups[0]["lr"]}
         line |= {name: float(value) for name, value in trainer.callback_metrics.items() if not name.startswith("lr-")}
+        finite = {name: value if math.isfinite(value) else None for name, value in line.items()}  # JSON has no NaN
         if trainer.progress_bar_callback is None:  # in a file, a line an epoch takes the bar's place
             logger.info(
                 "Epoch %d of %d: val_select/mcc %.4f",
@@ -58,7 +60,7 @@ class MetricsLog(Callback):
                 line["val_select/mcc"],
             )
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps(finite, allow_nan=False) + "\n")
         self._n_lines += 1
 
     @override
