@@ -28,8 +28,8 @@ from roadwork.data.prepared.copy import find_copy
 from roadwork.data.reach import unreachable_targets
 from roadwork.data.samplers.balanced_sampler import BalancedSampler, balanced_values
 from roadwork.data.samplers.brackets import parse_brackets
+from roadwork.data.samplers.build import build_gps_sampler
 from roadwork.data.samplers.clusters import cluster_deployment
-from roadwork.data.samplers.gps_weighted_sampler import GPSWeightedSampler
 from roadwork.data.samplers.mixture_sampler import MixtureSampler
 from roadwork.data.samplers.uniform_sampler import UniformSampler
 from roadwork.data.source import find_groups, find_splits, read_dataset
@@ -175,19 +175,7 @@ class NATIXDataModule(L.LightningDataModule):
                 dataset, num_replicas=world_size, rank=rank, shuffle=True, seed=sampling.random_seed, drop_last=True
             )
         points = self._get_test_gps_coords()
-        sampler = GPSWeightedSampler(
-            dataset,
-            points,
-            n_clusters=sampling.n_clusters,
-            weight_brackets=sampling.weight_brackets,
-            random_seed=sampling.random_seed,
-            missing_weight=sampling.missing_weight,
-            balance_labels=sampling.balance_labels,
-            draw=sampling.draw,
-            rank=rank,
-            world_size=world_size,
-            mixture=mixture,
-        )
+        sampler = build_gps_sampler(sampling, dataset, points, mixture, rank=rank, world_size=world_size)
         if self.train_sampler is None:  # said once, not for each loader
             logger.info("GPS sampling aims at %s.\n%s", self.target_source, sampler.summary())
             if unreachable := unreachable_targets(points, dataset.gps):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from roadwork.data.extra import find_mixture
-from roadwork.data.samplers.gps_weighted_sampler import GPSWeightedSampler
+from roadwork.data.samplers.build import build_gps_sampler
 from roadwork.data.samplers.repeats import Repeats
 from roadwork.data.table import SampleTable
 from roadwork.data.targets import find_deployment
@@ -37,17 +37,9 @@ def plan_repeats(settings: Settings, table: SampleTable, split_names: np.ndarray
         DataError: nothing could be drawn.
         ConfigError: a setting of the sampler cannot be used.
     """
-    sampling = settings.data.gps_sampling
     rows = np.flatnonzero(split_names == "train")
     points, _ = find_deployment(settings.data, table, split_names)
-    sampler = GPSWeightedSampler(
-        _Rows(table.gps[rows], table.labels[rows]),
-        points,
-        n_clusters=sampling.n_clusters,
-        weight_brackets=sampling.weight_brackets,
-        random_seed=sampling.random_seed,
-        missing_weight=sampling.missing_weight,
-        balance_labels=sampling.balance_labels,
-        mixture=find_mixture(settings.data, table, rows),
-    )
+    mixture = find_mixture(settings.data, table, rows)
+    measured = _Rows(table.gps[rows], table.labels[rows])
+    sampler = build_gps_sampler(settings.data.gps_sampling, measured, points, mixture)
     return Repeats.of(sampler, len(rows), settings.training.epochs)
