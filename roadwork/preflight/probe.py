@@ -45,6 +45,7 @@ class WiringProbe(Callback):
         train, validation: the batches that the network saw.
         augmented: of each training batch, the images and labels that the augmentation returned; None if not called.
         weights_after_step: the weights and buffers before training, then after each optimizer step.
+        stepped: the parameters that the optimizer's own steps changed, before a callback touched them.
         weights_in_validation, weights_after_validation: what the network held then.
         gradients: parameter name to whether a gradient came, was finite, and was ever other than zero.
         learning_rates: of each optimizer step.
@@ -56,6 +57,7 @@ class WiringProbe(Callback):
         self.validation = StageRecord()
         self.augmented: list[tuple[Tensor, Tensor] | None] = []
         self.weights_after_step: list[Weights] = [copy_weights(model)]
+        self.stepped: set[str] = set()
         self.weights_in_validation: Weights = {}
         self.weights_after_validation: Weights = {}
         self.gradients: dict[str, GradientSeen] = {}
@@ -79,6 +81,11 @@ class WiringProbe(Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         augmentation = trainer.datamodule.train_augmentation  # type: ignore[attr-defined]  # Lightning's Trainer lacks it
         self._hooks.append(augmentation.register_forward_hook(self._see_augmented))
+        self._hooks += [optimizer.register_step_post_hook(self._see_step) for optimizer in trainer.optimizers]
+
+    def _see_step(self, *_: Any) -> None:
+        before = self.weights_after_step[-1]
+        self.stepped |= {n for n, p in self.model.named_parameters() if not torch.equal(before[n], p.detach().cpu())}
 
     @override
     def on_before_optimizer_step(

@@ -49,6 +49,7 @@ def _training_rows(seen: Observations) -> Iterator[WireRow]:
     first, last = probe.weights_after_step[0], probe.weights_after_step[-1]
     with_gradient = {n for n in trainable if (g := probe.gradients.get(n)) and g.came and g.finite and g.nonzero}
     moved = {name for name in parameters if not torch.equal(first[name], last[name])}
+    pruned = {n for n in probe.stepped & trainable if "lora_E" in n and not last[n].any()}  # by AdaLoRA, back to zero
     stuck, drifted = sorted(trainable - with_gradient), sorted(moved - trainable)
     n_trainable = sum(parameters[name].numel() for name in trainable)
     yield WireRow(
@@ -63,8 +64,9 @@ def _training_rows(seen: Observations) -> Iterator[WireRow]:
         "optimizer",
         f"{len(probe.weights_after_step) - 1} steps moved {len(moved & trainable)} of {len(trainable)} trainable "
         f"tensors and {len(drifted)} of {len(parameters) - len(trainable)} frozen ones"
-        + (f", {drifted[0]}" if drifted else ""),
-        trainable <= moved | set(stuck) and bool(moved) and not drifted,
+        + (f", {drifted[0]}" if drifted else "")
+        + (f"; {len(pruned)} pruned to zero again" if pruned else ""),
+        trainable <= moved | pruned | set(stuck) and bool(moved) and not drifted,
         "configure_optimizers must give the optimizer every trainable parameter and no frozen one",
     )
 

@@ -257,6 +257,40 @@ def test_adalora_never_prunes(tiny_config, monkeypatch):
     assert "AdaLoRA" in dead_wires(tiny_config("training.adapter=adalora"))
 
 
+def prune_one_layer(monkeypatch):
+    """Has AdaLoRA take all ranks of one layer after each step, as it may where other layers matter more."""
+    original = AdaLoraCallback.on_train_batch_end
+
+    def prune(self, trainer, pl_module, *arguments):
+        original(self, trainer, pl_module, *arguments)
+        name, values = next((n, p) for n, p in pl_module.model.named_parameters() if "lora_E" in n)
+        values.data.zero_()
+        self.ema_callback.shadow[name].zero_()
+
+    monkeypatch.setattr(AdaLoraCallback, "on_train_batch_end", prune)
+
+
+def test_adalora_prunes_a_layer_whole(tiny_config, monkeypatch):
+    prune_one_layer(monkeypatch)
+    rows = table(tiny_config("training.adapter=adalora"))
+    assert [row for row in rows if not row.works] == []
+    assert "; 1 pruned to zero again" in next(row.observed for row in rows if row.wire == "optimizer")
+
+
+def test_singular_values_that_the_optimizer_was_not_given_are_no_pruned_ones(tiny_config, monkeypatch):
+    from roadwork.training import optim
+
+    original = optim.parameter_groups
+
+    def without_one(model, weight_decay):
+        lost = next(p for n, p in model.named_parameters() if "lora_E" in n)
+        groups = original(model, weight_decay)
+        return [group | {"params": [p for p in group["params"] if p is not lost]} for group in groups]
+
+    monkeypatch.setattr(optim, "parameter_groups", without_one)
+    assert "optimizer" in dead_wires(tiny_config("training.adapter=adalora"))
+
+
 def test_the_loader_is_a_plain_dataloader(tiny_config):
     datamodule, _ = prepare(tiny_config())
     datamodule.setup("fit")
