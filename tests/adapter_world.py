@@ -17,7 +17,8 @@ from roadwork.models.build import build_model
 from roadwork.models.processor import IMAGENET_STATISTICS, PROCESSOR_FILE
 from roadwork.settings import ModelSettings
 from roadwork.training.checkpoints.reloadable import find_left_out
-from roadwork.training.trainers.base_trainer import BaseTrainer, build_lightning_trainer
+from roadwork.training.trainers.base_trainer import BaseTrainer
+from roadwork.training.trainers.lightning_trainer import build_lightning_trainer
 
 STEPS_PER_EPOCH, EPOCHS = 2, 2
 

@@ -19,7 +19,8 @@ from roadwork.preflight.wiring import judge
 from roadwork.training.batch_size import find_batch_size, set_batch_size
 from roadwork.training.checkpoints.reloadable import find_left_out
 from roadwork.training.lineage import check_unseen
-from roadwork.training.trainers.base_trainer import BaseTrainer, build_lightning_trainer
+from roadwork.training.trainers.base_trainer import BaseTrainer
+from roadwork.training.trainers.lightning_trainer import build_lightning_trainer
 
 BATCHES = 2
 

@@ -21,7 +21,8 @@ from roadwork.profiling.stage_clock import StageClock
 from roadwork.progress import new_progress
 from roadwork.runs import atomic_path
 from roadwork.training.speed import compile_network
-from roadwork.training.trainers.base_trainer import BaseTrainer, build_lightning_trainer
+from roadwork.training.trainers.base_trainer import BaseTrainer
+from roadwork.training.trainers.lightning_trainer import build_lightning_trainer
 
 # The first steps allocate memory, choose kernels and start workers; a compiled network compiles in them.
 WARMUP_STEPS, WARMUP_STEPS_COMPILED = 3, 8

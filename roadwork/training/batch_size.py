@@ -18,7 +18,8 @@ from roadwork.machine import available_bytes
 from roadwork.models.cost import bytes_a_row, state_bytes
 from roadwork.training.devices import devices_here
 from roadwork.training.optim import build_optimizer
-from roadwork.training.trainers.base_trainer import BaseTrainer, build_lightning_trainer
+from roadwork.training.trainers.base_trainer import BaseTrainer
+from roadwork.training.trainers.lightning_trainer import build_lightning_trainer
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from roadwork.training.callbacks.adalora_callback import AdaLoraCallback
 from roadwork.training.callbacks.ema_callback import EMACallback
 from roadwork.training.callbacks.mcc_callback import MCCCallback
 from roadwork.training.module import RoadworkClassifier
-from roadwork.training.trainers import base_trainer
 from roadwork.training.trainers.base_trainer import BaseTrainer
+from roadwork.training.trainers.lightning_trainer import build_lightning_trainer
 
 TINY_VIT = {
     "hidden_size": 16,
@@ -146,11 +146,9 @@ def test_callback_never_registered(tiny_config, name):
 
 
 def test_trainer_fires_no_callback(tiny_config, monkeypatch):
-    original = base_trainer.build_lightning_trainer
-
     def without_ours(training, callbacks, folder, **limits):
         kept = [c for c in callbacks if not isinstance(c, (MCCCallback, EMACallback))]
-        return original(training, kept, folder, **limits)
+        return build_lightning_trainer(training, kept, folder, **limits)
 
     monkeypatch.setattr("roadwork.preflight.dry_run.build_lightning_trainer", without_ours)
     dead = dead_wires(tiny_config())

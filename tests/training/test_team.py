@@ -15,7 +15,7 @@ from roadwork.runs import write_manifest
 from roadwork.settings import TrainingSettings
 from roadwork.training.devices import describe_step, devices_here
 from roadwork.training.team import Team, is_first_process, largest_of_all, sum_of_all
-from roadwork.training.trainers.base_trainer import build_lightning_trainer
+from roadwork.training.trainers.lightning_trainer import build_lightning_trainer
 
 SLURM = {
     "SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "2", "SLURM_JOB_ID": "123456",

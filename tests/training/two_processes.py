@@ -16,7 +16,7 @@ from roadwork.config import load_config
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.errors import RunStoppedError
 from roadwork.models.build import build_model
-from roadwork.training.trainers import base_trainer
+from roadwork.training.trainers import base_trainer, lightning_trainer
 
 # What each fit adds to the configuration, and the rows of val_select it is judged by.
 CASES = {
@@ -70,7 +70,7 @@ def fit(case, folder, data_root, n_processes, *callbacks, resume_from=None, prec
     data = FewToValidate(cfg)
     data.n_validated = n_validated
     data.dtype = torch.float64 if precision == "64-true" else torch.float32
-    with patch.object(base_trainer, "_precision", lambda wanted: precision):
+    with patch.object(lightning_trainer, "_precision", lambda wanted: precision):
         trainer.fit(data, resume_from)
     return trainer
 
