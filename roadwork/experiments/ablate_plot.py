@@ -23,7 +23,7 @@ def draw_differences(report: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure  # noqa: PLC0415 -- an extra
 
     base, *arms = report["arms"]
-    figure = Figure(figsize=(9, 1.8 + 0.55 * len(arms)), layout="constrained")
+    figure = Figure(figsize=(9, 1.8 + 0.65 * len(arms)), layout="constrained")
     axes = figure.subplots()
     labels = []
     for y, arm in enumerate(arms):
@@ -35,7 +35,7 @@ def draw_differences(report: dict[str, Any], path: Path) -> None:
         axes.errorbar([value], [y], xerr=reach, fmt=marker, color=colour, capsize=4, linewidth=2, markersize=8)
         by_fit = difference["by_fit"]
         axes.plot(by_fit, [y + 0.24] * len(by_fit), "|", color=colour, alpha=0.6, markersize=8)
-        labels.append(f"{arm}\n{figures['verdict'].partition(' (')[0]}")
+        labels.append("\n".join([arm, figures["verdict"].replace(" (", "\n(")]))
     axes.axvline(0, color="black", linewidth=1)
     axes.set_yticks(range(len(arms)), labels)
     axes.set_ylim(len(arms) - 0.4, -0.6)

@@ -129,6 +129,11 @@ def _remarks(report: dict[str, Any]) -> list[str]:
             f"interval knows of the noise of training comes from {report['fits']} fits. --full tries each seed on each "
             "fold."
         )
+    if any(sets.get("data.gps_sampling.enabled") for sets in report["sets"].values()):
+        remarks.append(
+            "Every held-out row counts alike, wherever it lies, and GPS weighting draws rows near the deployment more "
+            "often at the price of the others: `roadwork experiment gps` weights the rows that judge, too."
+        )
     if report["frozen"] or "probe" in report["arms"]:
         remarks.append("The seconds of a frozen backbone do not hold the computation of its features, made once.")
     return remarks

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import warnings
+from io import StringIO
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from rich.console import Console
 from scipy import stats
 from sklearn.metrics import matthews_corrcoef
 
@@ -24,6 +26,7 @@ from roadwork.experiments.ablate_analysis import (
     student_p,
 )
 from roadwork.experiments.ablate_plot import draw_differences
+from roadwork.experiments.ablate_report import format_report
 from roadwork.experiments.ablate_run import estimate_left
 
 ARMS = ("plain", "same", "good", "bad")
@@ -156,6 +159,15 @@ def test_the_picture_and_the_json(report, tmp_path):
     with Image.open(tmp_path / "ablation.png") as picture:
         assert picture.width > 800
     json.dumps(report, allow_nan=False)
+
+
+@pytest.mark.parametrize("weighs", [True, False])
+def test_what_gps_weighting_is_for_is_said_where_it_is_an_arm(report, weighs):
+    sets = {arm: {"data.gps_sampling.enabled": weighs and arm == ARMS[1]} for arm in ARMS}
+    whole = {"model": "resnet", "img_size": 32, "frozen": False, "seeds": 5, "folds": 5, "full": False, "sets": sets}
+    console = Console(file=StringIO(), width=400)
+    console.print(format_report(report | whole))
+    assert ("roadwork experiment gps" in console.file.getvalue()) == weighs
 
 
 def test_the_time_left_goes_by_each_arms_own():
