@@ -104,7 +104,7 @@ def _table(report: dict[str, Any]) -> ReportTable:
         difference = figures.get("difference")
         gap = f"{difference['value']:+.3f} ({difference['low']:+.3f}, {difference['high']:+.3f})" if difference else ""
         speed = (f"{figures['seconds']:.0f}", f"{figures['checkpoint_mb']:.1f}", f"{figures['images_per_second']:.0f}")
-        cells = (f"{figures['mcc']['value']:.3f}", gap, figures.get("verdict", ""), f"{figures['trainable']:,.0f}")
+        cells = (f"{figures['mcc']['value']:.3f}", gap, figures.get("verdict", ""), _show_count(figures["trainable"]))
         rows.append((arm, *cells, *speed))
     note = (
         "MCC: mean over fits, each on the fold that it has not seen, last weights, threshold 0.5. Intervals: 95 %, by "
@@ -112,6 +112,10 @@ def _table(report: dict[str, Any]) -> ReportTable:
         "mean. MB: of a checkpoint with all that a resume needs."
     )
     return ReportTable("What each part is worth", header, rows, note)
+
+
+def _show_count(n: float) -> str:
+    return f"{n / 1e6:.3g} M" if n >= 1e5 else f"{n:,.0f}"  # a table of eight columns has to fit a terminal
 
 
 def _remarks(report: dict[str, Any]) -> list[str]:
