@@ -118,8 +118,8 @@ def test_resume_trains_only_what_is_not_finished(copied, demo_root, capsys):
     kept = {file: file.stat().st_mtime_ns for file in copied.glob("fold_[02]/**/*") if file.is_file()}
     (copied / "fold_1/predictions.parquet").unlink()
     (copied / "oof_predictions.parquet").unlink()
-    arguments = ("--folds", "3", "--no-audit", "--resume", "latest", "tracking.loggers=[csv]", f"data.root={demo_root}")
-    assert run(*arguments, f"output_dir={copied.parents[2]}", *ARGUMENTS) == 0
+    arguments = ("--folds", "3", "--no-audit", "--resume", "latest", f"data.root={demo_root}")
+    assert run(*arguments, "tracking.loggers={csv: {}}", f"output_dir={copied.parents[2]}", *ARGUMENTS) == 0
     shown = capsys.readouterr().out
     assert "2 of 3 folds are finished already" in shown
     assert "Fold 2 of 3:" in shown
