@@ -10,13 +10,14 @@ from scipy.special import expit, logit
 from sklearn.metrics import matthews_corrcoef
 from typer.testing import CliRunner
 
-import roadwork.cli.calibrate  # noqa: F401 -- registers the command
+import roadwork.cli.judge  # noqa: F401 -- registers the command
 from roadwork.calibration.calibrate import CalibrationOptions, calibrate
 from roadwork.calibration.run import calibrate_run
 from roadwork.cli.app import app
-from roadwork.errors import ConfigError, DataError
-from roadwork.evaluation.predictions import read_predictions, softmax_roadwork, write_predictions
-from roadwork.runs import read_manifest, sha256_of, write_json, write_manifest
+from roadwork.core.errors import ConfigError, DataError
+from roadwork.core.files import sha256_of, write_json
+from roadwork.metrics.predictions import read_predictions, softmax_roadwork, write_predictions
+from roadwork.runs.run import read_manifest, write_manifest
 
 
 def make_frame(groups_each=90, shift=2.0, temperature=3.0, seed=0):

@@ -12,16 +12,16 @@ from scipy.special import expit
 from sklearn.metrics import matthews_corrcoef
 from typer.testing import CliRunner
 
-import roadwork.cli.evaluate  # noqa: F401 -- registers the command
+import roadwork.cli.judge  # noqa: F401 -- registers the command
 from roadwork.cli.app import app
 from roadwork.config import load_yaml, to_settings
+from roadwork.core.errors import ConfigError, DataError
+from roadwork.core.files import sha256_of
 from roadwork.data.images import UnreadableImageError
-from roadwork.errors import ConfigError, DataError
-from roadwork.evaluation.predictions import read_predictions
-from roadwork.evaluation.streetvision import predict
-from roadwork.evaluation.streetvision.evaluate import evaluate_profile, judge
-from roadwork.evaluation.streetvision.show import format_profile
-from roadwork.runs import read_manifest, sha256_of
+from roadwork.evaluation.streetvision import evaluate as predict
+from roadwork.evaluation.streetvision.evaluate import evaluate_profile, format_profile, judge
+from roadwork.metrics.predictions import read_predictions
+from roadwork.runs.run import read_manifest
 
 CHALLENGES, NATIVE = "streetvision-2026-01", "streetvision-2026-05"
 

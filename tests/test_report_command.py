@@ -6,10 +6,10 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-import roadwork.cli.report  # noqa: F401 -- registers the command
+import roadwork.cli.judge  # noqa: F401 -- registers the command
 from roadwork.cli.app import app
-from roadwork.errors import ConfigError, DataError, MissingExtraError
-from roadwork.runs import read_manifest
+from roadwork.core.errors import ConfigError, DataError, MissingExtraError
+from roadwork.runs.run import read_manifest
 
 
 @pytest.fixture

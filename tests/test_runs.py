@@ -6,9 +6,11 @@ import math
 
 import pytest
 
-from roadwork import __version__, runs
-from roadwork.errors import DataError
-from roadwork.runs import atomic_path, create_run_folder, find_run_folder, read_manifest, write_json, write_manifest
+from roadwork import __version__
+from roadwork.core.errors import DataError
+from roadwork.core.files import atomic_path, write_json
+from roadwork.runs import run as runs
+from roadwork.runs.run import create_run_folder, find_run_folder, read_manifest, write_manifest
 
 
 def test_a_file_is_moved_into_place_whole(tmp_path):

@@ -11,13 +11,23 @@ import pytest
 from omegaconf import OmegaConf
 from typer.testing import CliRunner
 
-import roadwork.cli.runs  # noqa: F401 -- registers the command
+import roadwork.cli.train  # noqa: F401 -- registers the command
 from roadwork.cli.app import app
-from roadwork.errors import ConfigError, DataError
-from roadwork.run_list import DAMAGED, FINISHED, RUNNING, STOPPED, UNSAVED, list_runs
-from roadwork.run_names import name_run, read_run_config, resolve_run
-from roadwork.runs import read_manifest, read_results, write_json
-from roadwork.training.claim import check_unclaimed, claimed, is_claimed
+from roadwork.core.errors import ConfigError, DataError
+from roadwork.core.files import write_json
+from roadwork.runs.listing import (
+    DAMAGED,
+    FINISHED,
+    RUNNING,
+    STOPPED,
+    UNSAVED,
+    list_runs,
+    name_run,
+    read_run_config,
+    resolve_run,
+)
+from roadwork.runs.lock import check_unclaimed, claimed, is_claimed
+from roadwork.runs.run import read_manifest, read_results
 
 CONFIG = {"model": {"name": "resnet"}, "data": {}, "training": {"epochs": 3, "adapter": "none", "patience": 10}}
 

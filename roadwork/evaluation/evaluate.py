@@ -15,18 +15,19 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from roadwork.config import load_yaml
+from roadwork.core.errors import DataError
+from roadwork.core.files import sha256_of, write_json
+from roadwork.core.progress import track
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.data.utils.privacy import coarsen, coarsen_km, number_cells, position_columns
-from roadwork.ensemble.network import AveragedNetworks
-from roadwork.ensemble.record import is_ensemble, read_members
-from roadwork.errors import DataError
-from roadwork.evaluation.predictions import build_predictions, write_predictions
-from roadwork.evaluation.results import evaluate_predictions
-from roadwork.progress import track
-from roadwork.runs import read_manifest, sha256_of, write_json, write_manifest
+from roadwork.evaluation.ensemble import AveragedNetworks
+from roadwork.metrics.predictions import build_predictions, write_predictions
+from roadwork.metrics.results import evaluate_predictions
+from roadwork.runs.ensemble_record import is_ensemble, read_members
+from roadwork.runs.run import read_manifest, write_manifest
 from roadwork.settings import Settings
-from roadwork.training.checkpoints.reloadable import build_untrained
-from roadwork.training.checkpoints.weights import load_weights
+from roadwork.training.checkpoints import load_weights
+from roadwork.training.initialization import build_untrained
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""From a run's folder to a detector's: loaded, merged, folded, written, read back, and proven at each step."""
+"""Exports a run: load, merge, fold, write, read back, verify."""
 
 from __future__ import annotations
 
@@ -12,15 +12,25 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from roadwork.config import load_yaml, to_settings
-from roadwork.data.pixels import read_pixels, to_network_input
-from roadwork.ensemble.network import AveragedNetworks, merge_members
-from roadwork.errors import ConfigError, DataError
-from roadwork.evaluation.evaluate import TEST_SPLIT, load_best_model
-from roadwork.export.antisymmetric import fold_calibration
-from roadwork.export.facts import ExportFacts
-from roadwork.export.folder import CARD_FILE, NATIX_CARD_FILE, check_target, file_sizes, new_folder
-from roadwork.export.model_card import build_card
-from roadwork.export.natix_card import build_natix_card
+from roadwork.core.errors import ConfigError, DataError
+from roadwork.core.files import sha256_of, write_json
+from roadwork.data.images import read_pixels, to_network_input
+from roadwork.detector.detector import Detector
+from roadwork.detector.folding import fold_calibration, read_calibration
+from roadwork.detector.format import ExportFacts, Preprocessing
+from roadwork.detector.networks import ONNX_FILE, WEIGHTS_FILE
+from roadwork.evaluation.ensemble import AveragedNetworks, merge_members
+from roadwork.evaluation.evaluate import load_best_model
+from roadwork.export.folder import (
+    CARD_FILE,
+    NATIX_CARD_FILE,
+    check_target,
+    file_sizes,
+    new_folder,
+    write_config,
+    write_weights,
+)
+from roadwork.export.model_card import build_card, build_natix_card
 from roadwork.export.onnx import check_onnx_installed, write_onnx
 from roadwork.export.parity import (
     Parity,
@@ -30,22 +40,21 @@ from roadwork.export.parity import (
     network_logits,
     own_probabilities,
 )
-from roadwork.export.preprocessing import Preprocessing
 from roadwork.export.replay import draw_scenes, write_replay
-from roadwork.export.run_calibration import read_calibration
 from roadwork.export.run_facts import RunFacts, read_run_facts
-from roadwork.export.weights import write_config, write_weights
-from roadwork.inference.detector import Detector
-from roadwork.inference.networks import ONNX_FILE, WEIGHTS_FILE
 from roadwork.models.classifier import as_own_class
 from roadwork.models.processor import PROCESSOR_FILE, image_statistics
-from roadwork.runs import find_run_folder, read_results, sha256_of, write_json
+from roadwork.runs.ensemble_record import is_ensemble, read_members
+from roadwork.runs.run import find_run_folder, read_results
 from roadwork.settings import Settings
+from roadwork.settings.sampling import TEST_SPLIT
 from roadwork.training.lora.apply import merge_adapter
 
 FORMATS = ("hf", "onnx")
+
 # Before the scenes: what no photo looks like must come through unchanged, too.
 _NOISE_PICTURES = 3
+
 # Noise and scenes on which each step is checked; all scenes are looked at when the folder is read back.
 _CHECKED = 8
 
@@ -177,3 +186,18 @@ def _read_back(folder: Path, scenes: Sequence[bytes], expected: np.ndarray) -> P
     detector = Detector.load(folder, device="cpu")
     probabilities = np.array([prediction.probability for prediction in detector.predict_many(scenes)])
     return compare_answers("the folder, read back", probabilities, expected, detector.facts.threshold)
+
+
+def export_members(ensemble: Path, out: Path, *, format: str) -> list[ExportSummary]:  # noqa: A002 -- as export_run
+    """Exports each run of an ensemble to `out`/member-1, `out`/member-2, ..., with the run's own calibration.
+
+    Raises:
+        ConfigError: the folder is a run's and no ensemble's; otherwise as `export_run`.
+        DataError: as `export_run`.
+    """
+    if not is_ensemble(ensemble):
+        raise ConfigError(f"--members is for an ensemble, and {ensemble} is one run. Leave it out.")
+    return [
+        export_run(member.folder, out / f"member-{number}", format=format)
+        for number, member in enumerate(read_members(ensemble), start=1)
+    ]

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from roadwork.calibration.run import RESULT_KEY
-from roadwork.ensemble.record import is_ensemble, read_members
-from roadwork.evaluation.evaluate import TEST_SPLIT
-from roadwork.export.facts import ExportFacts
-from roadwork.runs import read_manifest
+from roadwork.detector.format import ExportFacts
+from roadwork.runs.ensemble_record import is_ensemble, read_members
+from roadwork.runs.run import read_manifest
 from roadwork.settings import Settings
+from roadwork.settings.sampling import TEST_SPLIT
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _DEMO_SIGN = "Synthetic street scenes, drawn by roadwork"

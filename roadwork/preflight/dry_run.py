@@ -13,14 +13,18 @@ from omegaconf import OmegaConf
 
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.models.build import build_model
-from roadwork.preflight.observations import Observations, WireRow
-from roadwork.preflight.probe import CallCounter, WiringProbe, find_checkpoint, next_epoch_rows
+from roadwork.preflight.recorder import (
+    CallCounter,
+    Observations,
+    WireRow,
+    WiringProbe,
+    find_checkpoint,
+    next_epoch_rows,
+)
 from roadwork.preflight.wiring import judge
-from roadwork.training.batch_size import find_batch_size, set_batch_size
-from roadwork.training.checkpoints.reloadable import find_left_out
-from roadwork.training.lineage import check_unseen
-from roadwork.training.trainers.base_trainer import BaseTrainer
-from roadwork.training.trainers.lightning_trainer import build_lightning_trainer
+from roadwork.training.initialization import check_unseen, find_left_out
+from roadwork.training.trainers.base_trainer import BaseTrainer, build_lightning_trainer
+from roadwork.training.trainers.factory import find_batch_size, set_batch_size
 
 BATCHES = 2
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import pandas as pd
 
-from roadwork.calibration.rows import read_rows
+from roadwork.calibration.data import read_rows
 from roadwork.config import load_config, to_settings
-from roadwork.errors import DataError
-from roadwork.evaluation.predictions import CALIBRATED_COLUMN, read_predictions
+from roadwork.core.errors import DataError
+from roadwork.metrics.predictions import CALIBRATED_COLUMN, read_predictions
 from roadwork.report.privacy import coarsen_predictions
-from roadwork.runs import read_manifest
+from roadwork.runs.run import read_manifest
 from roadwork.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -6,13 +6,15 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from roadwork.errors import ConfigError
+from roadwork.core.errors import ConfigError
 from roadwork.settings.checks import MAX_SEED, check_at_least, check_choice, check_range, check_word_or_count
 
 SPLIT_NAMES = ("train", "val_select", "val_calib", "val_test")
 SPLIT_STRATEGIES = ("geographic", "region_holdout", "temporal", "random")
 DRAW_MODES = ("systematic", "iid")
 MAX_BUFFER_KM = 1000.0
+TEST_SPLIT = "val_test"
+VALIDATION_SPLITS = ("val_select", "val_calib")
 
 
 @dataclass

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from roadwork.config import load_yaml, to_settings
+from roadwork.core.errors import ConfigError
 from roadwork.data.datamodule import NATIXDataModule
-from roadwork.data.samplers.balanced_sampler import BalancedSampler
-from roadwork.errors import ConfigError
+from roadwork.data.samplers.build import BalancedSampler
 from roadwork.evaluation.evaluate import load_best_model
-from roadwork.preflight.dry_run import prepare_trainer, run_dry
-from roadwork.runs import read_manifest
+from roadwork.preflight.dry_run import run_dry
+from roadwork.runs.run import read_manifest
+from roadwork.training.trainers.factory import prepare_trainer
 
 BALANCED = ("data.gps_sampling.enabled=false", "data.balance=[label,city]")
 LAST_LAYER = (

@@ -15,11 +15,10 @@ from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from roadwork.config import to_settings
-from roadwork.errors import ConfigError, MissingExtraError
-from roadwork.runs import read_manifest
+from roadwork.core.errors import ConfigError, MissingExtraError
+from roadwork.runs.run import read_manifest
 from roadwork.settings import Settings, TrackingSettings
-from roadwork.training.callbacks.logger_facts import LoggerFacts
-from roadwork.training.loggers import LOGGERS, build_loggers, check_loggers
+from roadwork.training.loggers import LOGGERS, LoggerFacts, build_loggers, check_loggers
 
 WIRING = [
     {"wire": "augmentation (none)", "observed": "0% differ", "works": True, "fix": "x"},

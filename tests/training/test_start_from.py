@@ -8,15 +8,17 @@ import torch
 from omegaconf import OmegaConf
 
 from roadwork.config import load_config, load_yaml, to_settings
+from roadwork.core.errors import ConfigError, DataError, SplitError
+from roadwork.core.files import sha256_of
 from roadwork.data.datamodule import NATIXDataModule
-from roadwork.errors import ConfigError, DataError, SplitError
 from roadwork.evaluation.evaluate import load_best_model
 from roadwork.models.build import build_model
-from roadwork.preflight.dry_run import prepare_trainer, run_dry
-from roadwork.runs import read_manifest, sha256_of
+from roadwork.preflight.dry_run import run_dry
+from roadwork.runs.run import read_manifest
+from roadwork.training.initialization import load_start, name_start
 from roadwork.training.lora.apply import merge_adapter
-from roadwork.training.start import load_start, name_start
 from roadwork.training.trainers.base_trainer import BaseTrainer
+from roadwork.training.trainers.factory import prepare_trainer
 
 DINO = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_ratio": 2, "patch_size": 8}
 AS_DINO = ("training.adapter=lora", "training.adapter_rank=2", "training.lr=0.02")

@@ -9,10 +9,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from roadwork.config import compose_config, load_yaml
-from roadwork.data.splits import Splits
-from roadwork.errors import ConfigError, DataError, SplitError
-from roadwork.runs import read_manifest
-from roadwork.training.start import name_start
+from roadwork.core.errors import ConfigError, DataError, SplitError
+from roadwork.data.splitting.splits import Splits
+from roadwork.runs.run import read_manifest
+from roadwork.training.initialization import name_start
 
 # The machine's part, and where things lie.
 MACHINE_KEYS = (
