@@ -16,7 +16,7 @@ from roadwork.data.source import find_groups, find_splits, read_dataset
 from roadwork.data.splitting.splits import Splits
 from roadwork.experiments.cross_validation import check_same_plan, write_or_check_splits
 from roadwork.experiments.folds import make_fold_splits
-from roadwork.runs.run import create_run_folder
+from roadwork.runs.run import Run
 from roadwork.settings import Settings, TrainingSettings
 from roadwork.settings.sampling import TRAIN_SPLIT
 
@@ -224,7 +224,7 @@ def plan_ablation(cfg: DictConfig, design: Design, resume: Path | None = None) -
     }
     if resume:
         check_same_plan(resume, plan, KIND)
-    folder = resume or create_run_folder(Path(settings.output_dir), f"{settings.experiment}/{KIND}")
+    folder = resume or Run.create(Path(settings.output_dir), f"{settings.experiment}/{KIND}").folder
     for fold, own in enumerate(by_fold):
         write_or_check_splits(own, _splits_file(folder, fold))
     OmegaConf.save(OmegaConf.create(plan), folder / f"{KIND}.yaml")

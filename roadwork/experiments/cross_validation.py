@@ -25,7 +25,7 @@ from roadwork.evaluation.evaluate import load_best_model, predict_splits
 from roadwork.experiments.folds import find_regions, make_fold_splits
 from roadwork.metrics.predictions import read_predictions, write_predictions
 from roadwork.metrics.results import evaluate_predictions
-from roadwork.runs.run import create_run_folder, write_manifest
+from roadwork.runs.run import Run
 from roadwork.settings import Settings
 from roadwork.settings.sampling import CALIBRATION_SPLIT
 from roadwork.training.trainers.factory import prepare_trainer
@@ -115,7 +115,7 @@ def plan_cross_validation(
     }
     if resume:
         check_same_plan(resume, plan)
-    folder = resume or create_run_folder(Path(settings.output_dir), f"{settings.experiment}/cv")
+    folder = resume or Run.create(Path(settings.output_dir), f"{settings.experiment}/cv").folder
     folds = []
     for number, own in enumerate(fold_splits):
         fold_folder = folder / f"fold_{number}"
@@ -244,7 +244,7 @@ def pool_folds(cross_validation: CrossValidation) -> tuple[pd.DataFrame, dict[st
         "folds": [_figures_of_fold(cross_validation, *of_fold) for of_fold in enumerate(frames)],
     }
     write_json(folder / "results.json", {"cross_validation": result})
-    write_manifest(folder, data_fingerprint=cross_validation.table.fingerprint())
+    Run(folder).write_manifest(data_fingerprint=cross_validation.table.fingerprint())
     return pooled, result
 
 

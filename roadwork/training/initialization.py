@@ -14,14 +14,14 @@ from omegaconf import OmegaConf
 from torch import nn
 from transformers import PreTrainedModel
 
-from roadwork.config import load_yaml, to_settings
+from roadwork.config import load_yaml
 from roadwork.core.errors import ConfigError, DataError, RoadworkError, SplitError
 from roadwork.core.files import sha256_of
 from roadwork.data.splitting.splits import Splits
 from roadwork.models.build import build_model
 from roadwork.models.processor import image_statistics
 from roadwork.models.resize import resize, vision_config
-from roadwork.runs.run import BEST, find_run_folder, read_manifest
+from roadwork.runs.run import Run
 from roadwork.settings import Settings, TrainingSettings
 from roadwork.settings.sampling import HELD_OUT_SPLITS
 from roadwork.training.checkpoints import LeftOut, fingerprint, load_weights
@@ -53,7 +53,7 @@ def check_unseen(training: TrainingSettings, splits: Splits) -> None:
             raise SplitError(
                 f"training.start_from: {len(seen):,} of the {len(judge):,} rows that judge this run were seen in "
                 f"the training of {folder}, first {seen[0]} ({judge[seen[0]]}): every figure would be too good. "
-                f"Set data.splits_file={folder / 'splits.json'}, or start from a run on other rows."
+                f"Set data.splits_file={Run(folder).splits_file}, or start from a run on other rows."
             )
 
 
@@ -61,12 +61,12 @@ def describe_start(training: TrainingSettings) -> dict[str, Any]:
     """For the manifest: the run in `start_from`, its checkpoint's SHA-256 and its best val_select MCC; or nothing."""
     if training.start_from is None:
         return {}
-    folder = find_run_folder(Path(training.start_from))
+    folder = Run.open(Path(training.start_from)).folder
     return {
         "start_from": {
             "run": str(folder),
-            "checkpoint_sha256": sha256_of(folder / "checkpoints" / BEST),
-            "best_val_select_mcc": read_manifest(folder).get("best_val_select_mcc"),
+            "checkpoint_sha256": sha256_of(Run(folder).best_checkpoint),
+            "best_val_select_mcc": Run(folder).read_manifest().get("best_val_select_mcc"),
         }
     }
 
@@ -74,13 +74,13 @@ def describe_start(training: TrainingSettings) -> dict[str, Any]:
 def ancestors(start_from: str | None) -> Iterator[Path]:
     """The folder of the run in `training.start_from`, of the one that it started from, and so on."""
     while start_from is not None:
-        folder = find_run_folder(Path(start_from))
+        folder = Run.open(Path(start_from)).folder
         yield folder
-        start_from = OmegaConf.select(load_yaml(folder / "config.yaml"), "training.start_from")
+        start_from = OmegaConf.select(load_yaml(Run(folder).config_file), "training.start_from")
 
 
 def _trained_on(folder: Path) -> list[str]:
-    path = folder / "splits.json"
+    path = Run(folder).splits_file
     try:
         ids: list[str] = json.loads(path.read_text(encoding="utf-8"))["splits"]["train"]
     except (OSError, ValueError, KeyError) as error:
@@ -136,7 +136,7 @@ def can_leave_out(settings: Settings) -> bool:
         return False
     if training.start_from is None:
         return settings.model.pretrained
-    before = load_yaml(Path(training.start_from) / "config.yaml")
+    before = load_yaml(Run(Path(training.start_from)).config_file)
     return bool(OmegaConf.select(before, "training.adapter") == "none")
 
 
@@ -205,8 +205,8 @@ def load_start(network: nn.Module, settings: Settings) -> None:
     """
     if settings.training.start_from is None:
         return
-    folder = find_run_folder(Path(settings.training.start_from))
-    before = to_settings(load_yaml(folder / "config.yaml"))
+    folder = Run.open(Path(settings.training.start_from)).folder
+    before = Run(folder).read_settings()
     with torch.random.fork_rng(devices=[]):
         start = load_merged(folder, before)
         _check_same_network(network, start, folder)
@@ -227,7 +227,7 @@ def load_start(network: nn.Module, settings: Settings) -> None:
         ) from None
     logger.info(
         "Training starts from the best weights of %s%s.",
-        folder / "checkpoints" / BEST,
+        Run(folder).best_checkpoint,
         "" if before.training.adapter == "none" else f", its adapter ({before.training.adapter}) merged",
     )
 
@@ -240,7 +240,7 @@ def load_merged(folder: Path, settings: Settings) -> PreTrainedModel:
     """
     # It rebuilds frozen weights, by way of `load_start` where that run has a start of its own.
 
-    path = folder / "checkpoints" / BEST
+    path = Run(folder).best_checkpoint
     if not path.is_file():
         raise DataError(
             f"training.start_from: {path} is not there, since that run ended before its first epoch did. "

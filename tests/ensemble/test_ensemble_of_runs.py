@@ -24,7 +24,7 @@ from roadwork.export.export import export_members, export_run
 from roadwork.export.verify import VerifyOptions, verify_export
 from roadwork.models.processor import ImageStatistics
 from roadwork.runs.ensemble_record import read_members
-from roadwork.runs.run import read_manifest
+from roadwork.runs.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +92,8 @@ def test_it_is_recorded_what_was_looked_at(runs, ensemble):
     checkpoints = [sha256_of(run / "checkpoints" / "best.ckpt") for run in runs]
     assert [row["checkpoint_sha256"] for row in record["members"]] == checkpoints
     assert [(ensemble / row["run"]).resolve() for row in record["members"]] == [run.resolve() for run in runs]
-    manifest = read_manifest(ensemble)
-    of_members = [read_manifest(run)["val_test_openings"] for run in runs]
+    manifest = Run(ensemble).read_manifest()
+    of_members = [Run(run).read_manifest()["val_test_openings"] for run in runs]
     assert manifest["val_test_openings_of_members"] == of_members
     result = json.loads((ensemble / "results.json").read_text())["val_test"]
     assert result["openings"] == sum(of_members) + 1
