@@ -11,19 +11,13 @@ from kornia.augmentation.auto import TrivialAugment
 from kornia.geometry import transform
 from torch import Tensor, nn
 
-from roadwork.data.augmentation.batch_augmentation import resize
-from roadwork.data.augmentation.batch_check import BatchCheck
-from roadwork.data.augmentation.challenge.distortions import add_noise, blur, coarsen, fade
-from roadwork.data.augmentation.challenge.views import draw_views
-from roadwork.data.augmentation.draws import change_rows_
+from roadwork.data.augmentation.batch_augmentation import BatchCheck, change_rows_, resize
+from roadwork.data.augmentation.color import compress
 from roadwork.data.augmentation.geometry import warp
-from roadwork.data.augmentation.heavy_aug_kornia import STAGES, HeavyAugmentationKornia, _move_camera
-from roadwork.data.augmentation.jpeg import compress
-from roadwork.data.augmentation.latest_aug_2025 import LatestAugmentation2025
-from roadwork.data.augmentation.mixing import cutmix, draw_boxes, mixup
-from roadwork.data.augmentation.streetvision import StreetVisionAugmentation
+from roadwork.data.augmentation.heavy_aug_kornia import CONDITIONS, STAGES, HeavyAugmentationKornia, _move_camera
+from roadwork.data.augmentation.latest_aug_2025 import LatestAugmentation2025, cutmix, draw_boxes, mixup
+from roadwork.data.augmentation.streetvision import StreetVisionAugmentation, add_noise, blur, coarsen, draw_views, fade
 from roadwork.data.augmentation.trivial_augment import OPERATIONS, Geometric, apply_operations_, trivial_augment_
-from roadwork.data.augmentation.weather import CONDITIONS
 
 Change = Callable[[Tensor], object]
 

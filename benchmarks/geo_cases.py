@@ -149,7 +149,7 @@ def epoch_numpy(rows: int) -> Run:
 def groups_ours(gps: np.ndarray) -> Run:
     import pandas as pd
 
-    from roadwork.data.groups import make_groups
+    from roadwork.data.grouping.groups import make_groups
     from roadwork.data.table import SampleTable
 
     ids = np.array([f"{row:08d}" for row in range(len(gps))], dtype=object)

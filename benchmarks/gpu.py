@@ -193,8 +193,8 @@ class RoadworkStep:
 
     def __init__(self, job: Job, *, compiled: bool, augmented: bool = False) -> None:
         from roadwork.settings import TrainingSettings
+        from roadwork.training.devices import compile_network
         from roadwork.training.module import RoadworkClassifier
-        from roadwork.training.speed import compile_network
 
         self.device, self.augment = job.device, None
         if augmented:
@@ -209,8 +209,8 @@ class RoadworkStep:
 
     def __call__(self, batches: TimedBatches) -> float:
         from roadwork.training.callbacks.ema_callback import EMACallback
-        from roadwork.training.callbacks.loss_callback import LossCallback
         from roadwork.training.callbacks.mcc_callback import MCCCallback
+        from roadwork.training.callbacks.metrics_log import LossCallback
 
         ema = EMACallback(self.module.model, self.settings.ema_decay, self.settings.ema_warmup)
         trainer = L.Trainer(

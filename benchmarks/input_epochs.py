@@ -27,8 +27,7 @@ from benchmarks.photos import Size, make_photos
 from roadwork.config import load_config, to_settings
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.data.prepared.plan import plan_copy
-from roadwork.data.prepared.write import write_copy
-from roadwork.data.prepared.writing import writing
+from roadwork.data.prepared.write import write_copy, writing
 from roadwork.data.source import read_dataset
 from roadwork.models.processor import IMAGENET_STATISTICS
 

@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from roadwork.progress import new_progress
+from roadwork.core.progress import new_progress
 
 
 @dataclass(frozen=True)

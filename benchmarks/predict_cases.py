@@ -11,16 +11,14 @@ import torch
 
 from benchmarks.step_work import CONFIG, NETWORKS
 from roadwork.config import load_config, to_settings
-from roadwork.export.antisymmetric import fold_calibration
-from roadwork.export.facts import CONFIG_FILE, KEY, ExportFacts, read_json
-from roadwork.export.preprocessing import Preprocessing
-from roadwork.inference.detector import ROADWORK, Detector
-from roadwork.inference.finding import find_photos
-from roadwork.inference.judging import PredictOptions
-from roadwork.inference.predict import predict_to_file
+from roadwork.core.files import write_json
+from roadwork.detector.detector import ROADWORK, Detector
+from roadwork.detector.discovery import find_photos
+from roadwork.detector.folding import fold_calibration
+from roadwork.detector.format import CONFIG_FILE, KEY, ExportFacts, Preprocessing, read_json
+from roadwork.detector.predict import PredictOptions, predict_to_file
 from roadwork.models.build import build_model
 from roadwork.models.processor import PROCESSOR_FILE, image_statistics
-from roadwork.runs import write_json
 
 OURS = "roadwork"
 SIZES = {"resnet": 96, "vit-s": 224}

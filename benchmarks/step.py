@@ -31,7 +31,7 @@ from benchmarks.step_epochs import demo_with_copy, second_epoch
 from benchmarks.step_work import NETWORKS, Recipe, Work, load_work, ready_network
 from roadwork.cli.app import quiet_lightning
 from roadwork.models.cost import kept_bytes
-from roadwork.training.speed import checkpoint_gradients
+from roadwork.training.devices import checkpoint_gradients
 
 OURS = "roadwork"
 BARE = "bare loop, the limit"

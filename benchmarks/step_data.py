@@ -11,7 +11,7 @@ from typing_extensions import override
 from benchmarks.step_work import Work
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.data.dataset import ImageStore, RoadworkDataset, UnreadableLedger
-from roadwork.data.splits import Splits
+from roadwork.data.splitting.splits import Splits
 from roadwork.data.table import SampleTable
 from roadwork.models.processor import image_statistics
 from roadwork.settings import SPLIT_NAMES

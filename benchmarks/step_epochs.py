@@ -12,12 +12,11 @@ from omegaconf import DictConfig
 from benchmarks.step_cases import StepClock
 from roadwork.config import to_settings
 from roadwork.data.datamodule import NATIXDataModule
-from roadwork.data.demo import generate_demo_data
 from roadwork.data.prepared.plan import plan_copy
-from roadwork.data.prepared.write import write_copy
-from roadwork.data.prepared.writing import writing
+from roadwork.data.prepared.write import write_copy, writing
 from roadwork.data.source import read_dataset
-from roadwork.preflight.dry_run import prepare_trainer
+from roadwork.demo import generate_demo_data
+from roadwork.training.trainers.factory import prepare_trainer
 
 PHOTO_SIZE = (640, 480)
 

@@ -15,9 +15,9 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from roadwork.config import load_config, to_settings
+from roadwork.core.rng import repeatable_draws
 from roadwork.data.augmentation.build import build_train_augmentation
-from roadwork.data.augmentation.seeding import repeatable_draws
-from roadwork.data.samplers.uniform_sampler import UniformSampler
+from roadwork.data.samplers.build import UniformSampler
 from roadwork.models.build import build_model
 from roadwork.models.processor import image_statistics
 from roadwork.settings import Settings

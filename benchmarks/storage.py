@@ -21,14 +21,13 @@ from PIL import Image
 
 from benchmarks.paired import Contender, compare, show, take_turns
 from benchmarks.photos import make_photos
+from roadwork.core.errors import DataError
 from roadwork.data.images import TRAINING_SCALE, FileImages, ImageSource, decode_image, decode_short_side
 from roadwork.data.local import read_local
 from roadwork.data.prepared.copy import find_copy
-from roadwork.data.prepared.folder import wanted_short_side
 from roadwork.data.prepared.plan import plan_copy
-from roadwork.data.prepared.write import write_copy
-from roadwork.data.prepared.writing import writing
-from roadwork.errors import DataError
+from roadwork.data.prepared.shards import wanted_short_side
+from roadwork.data.prepared.write import write_copy, writing
 from roadwork.settings import DataSettings, PreparedSettings
 
 OURS = "JPEG in Arrow shards: the copy"

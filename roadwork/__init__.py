@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from roadwork.inference.detector import Detector, Prediction
+    from roadwork.detector.detector import Detector, Prediction
 
 __version__ = "0.1.0"
 __all__ = ["Detector", "Prediction", "__version__"]
@@ -22,7 +22,7 @@ if __name__ == "src":  # a user's `from src.data... import ...`
 def __getattr__(name: str) -> Any:
     """`Detector` and `Prediction` on first use: they need torch, which takes seconds to import."""
     if name in {"Detector", "Prediction"}:
-        from roadwork.inference import detector  # noqa: PLC0415
+        from roadwork.detector import detector  # noqa: PLC0415
 
         return getattr(detector, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

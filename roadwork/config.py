@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]  # it ships no types
 
-from roadwork.errors import ConfigError
+from roadwork.core.errors import ConfigError
 from roadwork.settings import Settings
 
 _PACKAGE = Path(__file__).resolve().parent

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from roadwork.data.demo.light import CONDITIONS
-from roadwork.data.demo.places import Sequence, plan_sequences
-from roadwork.data.demo.scene import plan_scene
+from roadwork.demo.light import CONDITIONS
+from roadwork.demo.places import Sequence, plan_sequences
+from roadwork.demo.scene import plan_scene
 
 OUT = Path(__file__).parents[1] / "docs" / "images" / "demo-scenes.jpg"
 COLUMNS, ROWS, TILE = 4, 4, (300, 225)

@@ -21,10 +21,9 @@ import numpy as np
 
 from roadwork.config import load_config, to_settings
 from roadwork.data.source import find_groups, find_splits, read_dataset
-from roadwork.evaluation.intervals import percentile_interval
-from roadwork.evaluation.metrics import mcc
-from roadwork.evaluation.predictions import read_predictions
-from roadwork.experiments.paired_bootstrap import bootstrap_mcc, count_paired
+from roadwork.metrics.classification import mcc
+from roadwork.metrics.intervals import bootstrap_mcc, count_paired, percentile_interval
+from roadwork.metrics.predictions import read_predictions
 from roadwork.settings import SPLIT_NAMES
 
 CONFIG = "configs/experiment/demo.yaml"

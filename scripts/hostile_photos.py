@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from roadwork.data.demo.encode import encode_jpeg
+from roadwork.demo.write import encode_jpeg
 
 BOUNDARY = "b"
 FORM = f"multipart/form-data; boundary={BOUNDARY}"

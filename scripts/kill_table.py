@@ -33,11 +33,12 @@ from rich.console import Console
 from rich.table import Table
 
 from roadwork.config import load_yaml
-from roadwork.data.demo import generate_demo_data
+from roadwork.core.progress import new_progress
+from roadwork.demo import generate_demo_data
 from roadwork.evaluation.evaluate import build_run_datamodule, load_best_model, predict_splits
-from roadwork.progress import new_progress
-from roadwork.training.checkpoints import files
-from roadwork.training.checkpoints.files import LAST, SafeCheckpointIO, why_damaged
+from roadwork.runs.run import LAST
+from roadwork.training import checkpoints as files
+from roadwork.training.checkpoints import SafeCheckpointIO, why_damaged
 from roadwork.training.module import RoadworkClassifier
 
 CHECKOUT = Path(__file__).resolve().parents[1]

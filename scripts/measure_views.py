@@ -15,24 +15,30 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from roadwork.calibration.probabilities import score_probabilities, to_probability
 from roadwork.config import load_yaml
+from roadwork.core.progress import track
 from roadwork.data.datamodule import NATIXDataModule
-from roadwork.data.pixels import to_network_input
-from roadwork.evaluation.evaluate import VALIDATION_SPLITS, build_run_datamodule, load_best_model
-from roadwork.evaluation.intervals import MIN_FAILED_GROUPS, effective_groups, percentile_interval
-from roadwork.evaluation.metrics import decide, mcc
-from roadwork.experiments.paired_bootstrap import bootstrap_mcc, count_paired
-from roadwork.inference.views import NONE, VIEWS, combine, read_views
-from roadwork.progress import track
-from roadwork.runs import find_run_folder
+from roadwork.data.images import to_network_input
+from roadwork.detector.views import NONE, VIEWS, combine, read_views
+from roadwork.evaluation.evaluate import build_run_datamodule, load_best_model
+from roadwork.metrics.classification import decide, mcc
+from roadwork.metrics.decision import score_probabilities, to_probability
+from roadwork.metrics.intervals import (
+    MIN_FAILED_GROUPS,
+    bootstrap_mcc,
+    count_paired,
+    effective_groups,
+    percentile_interval,
+)
+from roadwork.runs.run import Run
+from roadwork.settings.sampling import VALIDATION_SPLITS
 
 BATCH, TIMED_PHOTOS, ROUNDS = 32, 64, 5
 Differences = Callable[[np.ndarray, str], Tensor]
 
 
 def main() -> None:
-    folder = find_run_folder(Path(sys.argv[1]))
+    folder = Run.open(Path(sys.argv[1])).folder
     datamodule = build_run_datamodule(load_yaml(folder / "config.yaml"), folder)
     differences = differences_of(folder, datamodule)
     rows = np.concatenate([datamodule.datasets[split].rows for split in VALIDATION_SPLITS])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from roadwork.evaluation.results import format_results
+from roadwork.metrics.results import format_results
 
 
 def main(run: Path, picture: Path) -> None:

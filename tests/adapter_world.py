@@ -12,13 +12,12 @@ from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
 from roadwork.config import load_config, to_settings
-from roadwork.export.preprocessing import Preprocessing
+from roadwork.detector.format import Preprocessing
 from roadwork.models.build import build_model
 from roadwork.models.processor import IMAGENET_STATISTICS, PROCESSOR_FILE
 from roadwork.settings import ModelSettings
-from roadwork.training.checkpoints.reloadable import find_left_out
-from roadwork.training.trainers.base_trainer import BaseTrainer
-from roadwork.training.trainers.lightning_trainer import build_lightning_trainer
+from roadwork.training.initialization import find_left_out
+from roadwork.training.trainers.base_trainer import BaseTrainer, build_lightning_trainer
 
 STEPS_PER_EPOCH, EPOCHS = 2, 2
 

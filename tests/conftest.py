@@ -15,8 +15,8 @@ from omegaconf import DictConfig
 from prepared_world import ROWS_PER_SHARD, World
 
 from roadwork.config import load_config
-from roadwork.data.demo import generate_demo_data
 from roadwork.data.prepared import write
+from roadwork.demo import generate_demo_data
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 TINY_MODEL = (

@@ -10,10 +10,9 @@ from roadwork.calibration.calibrate import CalibrationOptions
 from roadwork.calibration.run import calibrate_run
 from roadwork.config import load_config, to_settings
 from roadwork.data.datamodule import NATIXDataModule
+from roadwork.detector.folding import fold_calibration
+from roadwork.detector.format import ExportFacts, Preprocessing
 from roadwork.evaluation.evaluate import evaluate_run
-from roadwork.export.antisymmetric import fold_calibration
-from roadwork.export.facts import ExportFacts
-from roadwork.export.preprocessing import Preprocessing
 from roadwork.models.build import build_model
 from roadwork.models.processor import IMAGENET_STATISTICS, PROCESSOR_FILE
 from roadwork.settings import ModelSettings

@@ -5,8 +5,7 @@ import shutil
 
 from roadwork.data.prepared.copy import find_copy
 from roadwork.data.prepared.plan import plan_copy
-from roadwork.data.prepared.write import write_copy
-from roadwork.data.prepared.writing import writing
+from roadwork.data.prepared.write import write_copy, writing
 from roadwork.data.source import read_dataset
 from roadwork.settings import DataSettings, PreparedSettings
 

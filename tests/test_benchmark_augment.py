@@ -22,9 +22,8 @@ def names(cases):
 def test_every_operation_and_every_stage_has_a_line_and_a_counterpart_or_a_none():
     from benchmarks.augment_cases import KORNIA_OPERATIONS, KORNIA_STAGES, MODES
     from roadwork.data.augmentation.build import AUGMENTATIONS
-    from roadwork.data.augmentation.heavy_aug_kornia import STAGES
+    from roadwork.data.augmentation.heavy_aug_kornia import CONDITIONS, STAGES
     from roadwork.data.augmentation.trivial_augment import OPERATIONS
-    from roadwork.data.augmentation.weather import CONDITIONS
 
     assert MODES.keys() == AUGMENTATIONS.keys() - {"none"}
     checks = ["check", "resize, clamp"]

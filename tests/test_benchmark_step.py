@@ -10,7 +10,7 @@ from benchmarks import step, step_cases, step_epochs
 from benchmarks.paired import Contender
 from benchmarks.step_cases import StepClock, train_bare, train_by_trainer, train_ours
 from benchmarks.step_work import load_work
-from roadwork.preflight.probe import copy_weights
+from roadwork.preflight.recorder import copy_weights
 
 TINY = ("data.img_size=32", "data.dataloader.batch_size=4")
 TINY_RUN = ("--batch", "4", "--img-size", "32", "--steps", "1", "--repeat", "1")

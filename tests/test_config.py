@@ -12,7 +12,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from roadwork.config import compose_config, find_config, load_config, to_settings
-from roadwork.errors import ConfigError
+from roadwork.core.errors import ConfigError
 from roadwork.settings import SPLIT_NAMES, Settings
 
 CHECKOUT = Path(__file__).resolve().parents[1]

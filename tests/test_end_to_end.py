@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.metrics import matthews_corrcoef
 
 from roadwork.cli import main
-from roadwork.runs import sha256_of
+from roadwork.core.files import sha256_of
 
 
 def run(*arguments: str) -> int:

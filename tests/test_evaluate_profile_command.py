@@ -12,16 +12,16 @@ from scipy.special import expit
 from sklearn.metrics import matthews_corrcoef
 from typer.testing import CliRunner
 
-import roadwork.cli.evaluate  # noqa: F401 -- registers the command
+import roadwork.cli.judge  # noqa: F401 -- registers the command
 from roadwork.cli.app import app
 from roadwork.config import load_yaml, to_settings
+from roadwork.core.errors import ConfigError, DataError
+from roadwork.core.files import sha256_of
 from roadwork.data.images import UnreadableImageError
-from roadwork.errors import ConfigError, DataError
-from roadwork.evaluation.predictions import read_predictions
-from roadwork.evaluation.streetvision import predict
-from roadwork.evaluation.streetvision.evaluate import evaluate_profile, judge
-from roadwork.evaluation.streetvision.show import format_profile
-from roadwork.runs import read_manifest, sha256_of
+from roadwork.evaluation.streetvision import evaluate as predict
+from roadwork.evaluation.streetvision.evaluate import evaluate_profile, format_profile, judge
+from roadwork.metrics.predictions import read_predictions
+from roadwork.runs.run import Run
 
 CHALLENGES, NATIVE = "streetvision-2026-01", "streetvision-2026-05"
 
@@ -101,9 +101,9 @@ def test_what_was_there_stays_and_openings_are_counted(judged):
     assert {key: value for key, value in results.items() if key not in added} == results_of(before)
     assert added < set(results)
     assert (run / "predictions.parquet").read_bytes() == (before / "predictions.parquet").read_bytes()
-    opened = read_manifest(before)["val_test_openings"]
+    opened = Run(before).read_manifest()["val_test_openings"]
     assert [results[f"val_test_{profile}"]["openings"] - opened for profile in (CHALLENGES, NATIVE)] == [1, 2]
-    manifest = read_manifest(run)
+    manifest = Run(run).read_manifest()
     assert manifest["val_test_openings"] == opened + 2
     for name in ("results.json", f"predictions_{CHALLENGES}.parquet", f"predictions_{NATIVE}.parquet"):
         assert manifest["sha256"][name] == sha256_of(run / name)

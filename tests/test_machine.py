@@ -1,5 +1,5 @@
-from roadwork import machine
-from roadwork.machine import available_bytes
+from roadwork.core import devices as machine
+from roadwork.core.devices import available_bytes
 
 
 def test_a_container_has_what_its_limit_leaves(tmp_path, monkeypatch):

@@ -5,10 +5,10 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-import roadwork.cli.models
+import roadwork.cli.tools
 from roadwork.cli.app import app
 from roadwork.config import load_config, to_settings
-from roadwork.models.catalogue import Backbone, BackboneCost
+from roadwork.preflight.catalogue import Backbone, BackboneCost
 
 ROWS = [
     Backbone(
@@ -23,7 +23,7 @@ ROWS = [
 @pytest.fixture
 def invoke(monkeypatch):
     settings = to_settings(load_config("configs/config.yaml", ["training.adapter=lora"]))
-    monkeypatch.setattr("roadwork.models.catalogue.list_backbones", lambda config, overrides: (settings, ROWS))
+    monkeypatch.setattr("roadwork.preflight.catalogue.list_backbones", lambda config, overrides: (settings, ROWS))
     return lambda *arguments: CliRunner().invoke(app, ["models", *arguments], env={"COLUMNS": "100"})
 
 
@@ -46,6 +46,6 @@ def test_json_is_exact(invoke):
 
 
 def test_numbers_are_short(invoke):
-    assert [roadwork.cli.models._count(n) for n in (34, 99_999, 100_000, 303_233_026)] == [
+    assert [roadwork.cli.tools._count(n) for n in (34, 99_999, 100_000, 303_233_026)] == [
         "34", "99,999", "0.1 M", "303.2 M",
     ]  # fmt: skip

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from roadwork.config import load_config, to_settings
-from roadwork.data.augmentation.challenge.facts import SIZE
+from roadwork.data.augmentation.streetvision import SIZE
 from roadwork.export.consumer import STREETVISION_MODEL_TYPES
 from roadwork.models.cost import build_without_weights, forward_flops, training_bytes
 from roadwork.models.head import freeze_backbone, train_head_alone

@@ -20,9 +20,9 @@ from predict_world import BERLIN, RIO, jpeg, make_photos, write_parquet, write_u
 
 from roadwork import Detector
 from roadwork.cli import main
-from roadwork.export.facts import ExportFacts
-from roadwork.inference import predict, sites
-from roadwork.inference.exif import read_camera_facts
+from roadwork.data.utils.exif import read_camera_facts
+from roadwork.detector import predict, sites
+from roadwork.detector.format import ExportFacts
 
 
 def run(capsys, *arguments, code=0):
@@ -52,8 +52,7 @@ def photos(tmp_path):
 def onnx_folder(tmp_path_factory, model_folder):
     from transformers import AutoModelForImageClassification
 
-    from roadwork.inference.networks import ONNX_FILE, WEIGHTS_FILE
-    from roadwork.inference.onnx_network import INPUT_NAME, OUTPUT_NAME
+    from roadwork.detector.networks import INPUT_NAME, ONNX_FILE, OUTPUT_NAME, WEIGHTS_FILE
 
     folder = tmp_path_factory.mktemp("onnx") / "model"
     shutil.copytree(model_folder, folder)
@@ -166,7 +165,7 @@ def test_paths_from_standard_input(capsys, tmp_path, photos, model_folder, monke
 
 @pytest.mark.parametrize("views", ["flip", "tiles"])
 def test_views_are_combined(capsys, tmp_path, photos, model_folder, views):
-    from roadwork.inference.views import combine, read_views
+    from roadwork.detector.views import combine, read_views
 
     run(capsys, model_folder, photos, "--out", tmp_path / "o.csv", "--views", views, "--batch-size", 3)
     detector = Detector.load(model_folder)

@@ -9,16 +9,15 @@ import pytest
 from omegaconf import OmegaConf
 from typer.testing import CliRunner
 
-import roadwork.cli.profile  # noqa: F401 -- registers the command
+import roadwork.cli.tools  # noqa: F401 -- registers the command
 from roadwork.cli.app import app
-from roadwork.cli.profile import _ms
+from roadwork.cli.tools import _ms
+from roadwork.core.errors import ConfigError
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.data.images import FileImages
-from roadwork.errors import ConfigError
 from roadwork.profiling import profile as profile_module
-from roadwork.profiling.profile import profile_training
-from roadwork.profiling.stage_clock import STAGES
-from roadwork.profiling.verdict import rate
+from roadwork.profiling.measure import STAGES
+from roadwork.profiling.profile import profile_training, rate
 
 
 @pytest.fixture

@@ -11,13 +11,24 @@ import pytest
 from omegaconf import OmegaConf
 from typer.testing import CliRunner
 
-import roadwork.cli.runs  # noqa: F401 -- registers the command
+import roadwork.cli.train  # noqa: F401 -- registers the command
 from roadwork.cli.app import app
-from roadwork.errors import ConfigError, DataError
-from roadwork.run_list import DAMAGED, FINISHED, RUNNING, STOPPED, UNSAVED, list_runs
-from roadwork.run_names import name_run, read_run_config, resolve_run
-from roadwork.runs import read_manifest, read_results, write_json
-from roadwork.training.claim import check_unclaimed, claimed, is_claimed
+from roadwork.core.errors import ConfigError, DataError
+from roadwork.core.files import write_json
+from roadwork.report.run_files import read_run
+from roadwork.runs.listing import (
+    DAMAGED,
+    FINISHED,
+    RUNNING,
+    STOPPED,
+    UNSAVED,
+    list_runs,
+    name_run,
+    read_run_config,
+    resolve_run,
+)
+from roadwork.runs.lock import check_unclaimed, claimed, is_claimed
+from roadwork.runs.run import Run
 
 CONFIG = {"model": {"name": "resnet"}, "data": {}, "training": {"epochs": 3, "adapter": "none", "patience": 10}}
 
@@ -70,11 +81,11 @@ def test_runs_come_the_newest_first_and_nothing_else_is_one(outputs):
 def test_a_real_run_is_listed_with_its_own_figures(tiny_run):
     folder = tiny_run.resolve()
     (row,) = (row for row in list_runs(folder.parents[1]) if row.name == f"{folder.parent.name}/{folder.name}")
-    test = read_results(folder)["val_test"]
+    test = Run(folder).read_results()["val_test"]
     assert (row.state, row.epochs, row.epochs_asked, row.calibrated) == (FINISHED, 1, 1, True)
     assert row.val_test_mcc == test["mcc"]
     assert (row.val_test_mcc_low, row.val_test_mcc_high) == (test["mcc_low"], test["mcc_high"])
-    manifest = read_manifest(folder)
+    manifest = Run(folder).read_manifest()
     assert row.val_test_openings == manifest["val_test_openings"] == 2
     assert row.best_val_select_mcc == pytest.approx(manifest["best_val_select_mcc"])
     assert row.git_revision == manifest["git_revision"]
@@ -84,7 +95,7 @@ def test_a_real_run_is_listed_with_its_own_figures(tiny_run):
 def test_figures_of_an_older_checkpoint_are_said_to_be_so(tiny_run, tmp_path):
     folder = tmp_path / "outputs" / tiny_run.parent.name / tiny_run.resolve().name
     shutil.copytree(tiny_run, folder)
-    manifest = read_manifest(folder)
+    manifest = Run(folder).read_manifest()
     manifest["sha256"]["checkpoints/best.ckpt"] = "another"
     write_json(folder / "manifest.json", manifest)
     (row,) = list_runs(tmp_path / "outputs")
@@ -98,9 +109,8 @@ def test_figures_of_an_older_checkpoint_are_said_to_be_so(tiny_run, tmp_path):
         ("config.yaml", "training: {epochs: 3}", "model.name, training.adapter cannot be read"),
         ("config.yaml", "{", "not readable YAML"),
         ("manifest.json", "{", "cannot be read as JSON"),
-        ("manifest.json", "[]", "not a run's manifest"),
-        ("results.json", "[]", "holds no figures"),
-        ("metrics.jsonl", "{\n{}\n", "line 1 cannot be read"),
+        ("manifest.json", "[]", "no JSON object"),
+        ("results.json", "[]", "no JSON object"),
     ],
 )
 def test_a_damaged_run_is_a_row_that_says_so(outputs, file, content, said):
@@ -111,6 +121,19 @@ def test_a_damaged_run_is_a_row_that_says_so(outputs, file, content, said):
     rows = list_runs(outputs)
     assert [row.state for row in rows] == [UNSAVED, STOPPED, FINISHED, DAMAGED]
     assert said in rows[-1].note
+
+
+def test_runs_and_report_skip_the_same_damaged_line(tmp_path, tiny_run):
+    folder = tmp_path / "outputs" / "demo" / "20260101T000000Z"
+    shutil.copytree(tiny_run, folder)
+    whole = (folder / "metrics.jsonl").read_text()
+    (folder / "metrics.jsonl").write_text("{\n" + whole)
+    (row,) = list_runs(tmp_path / "outputs")
+    report = read_run(folder)
+    assert row.state == FINISHED
+    assert row.epochs == len(report.epochs) == len(whole.splitlines())
+    assert "metrics.jsonl" in row.note
+    assert any("metrics.jsonl" in note and "line 1" in note for note in report.notes)
 
 
 def test_a_line_that_was_being_written_is_no_damage(outputs):

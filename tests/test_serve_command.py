@@ -11,9 +11,9 @@ import httpx
 import pytest
 from serving_world import FORM, form, photo, running_server
 
-from roadwork.cli.app import main
-from roadwork.serving import server as server_module
-from roadwork.serving.server import address_of, open_socket
+from roadwork.cli.main import main
+from roadwork.serve import server as server_module
+from roadwork.serve.server import address_of, open_socket
 
 
 def connect(url):
@@ -87,9 +87,9 @@ def quick_server(model_folder, monkeypatch):
 
     import uvicorn
 
-    from roadwork.inference.detector import Detector
-    from roadwork.serving.app import create_app
-    from roadwork.serving.limits import Limits
+    from roadwork.detector.detector import Detector
+    from roadwork.serve.app import create_app
+    from roadwork.serve.errors import Limits
 
     monkeypatch.setattr(server_module, "_HEADER_SECONDS", 0.3)
     bound = open_socket("127.0.0.1", 0)

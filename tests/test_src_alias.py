@@ -20,10 +20,10 @@ def run(code, cwd=CHECKOUT):
 COMPARE = """
 import src, roadwork, sys, importlib
 assert a is b, (a, b)
-assert src is roadwork and src.data.table is roadwork.data.table and src.errors is sys.modules["roadwork.errors"]
-assert roadwork.errors.__spec__.name == "roadwork.errors" and a.__module__.startswith("roadwork.")
+assert src is roadwork and src.data.table is roadwork.data.table and src.errors is sys.modules["roadwork.core.errors"]
+assert roadwork.core.errors.__spec__.name == "roadwork.core.errors" and a.__module__.startswith("roadwork.")
 try:
-    raise roadwork.errors.DataError("x")
+    raise roadwork.core.errors.DataError("x")
 except src.errors.DataError:
     print("same")
 try:
@@ -50,13 +50,13 @@ def test_one_object_under_both_names(first, second, name):
 
 
 def test_pickled_under_one_name_and_read_under_the_other():
-    code = "import src.errors, pickle; import roadwork.errors as e; "
+    code = "import src.errors, pickle; import roadwork.core.errors as e; "
     assert run(code + "print(type(pickle.loads(pickle.dumps(src.errors.DataError('x')))) is e.DataError)") == ["True"]
 
 
 def test_from_a_script_elsewhere_with_the_checkout_on_the_path(tmp_path):
     code = f"import sys; sys.path.insert(0, {str(CHECKOUT)!r}); import src.errors; print(src.errors.__name__)"
-    assert run(code, tmp_path) == ["roadwork.errors"]
+    assert run(code, tmp_path) == ["roadwork.core.errors"]
 
 
 def test_the_link_and_py_compile():

@@ -9,9 +9,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-import roadwork.cli.verify_export  # noqa: F401 -- registers the command
+import roadwork.cli.export  # noqa: F401 -- registers the command
 from roadwork.cli.app import app
-from roadwork.errors import ConfigError
+from roadwork.core.errors import ConfigError
 from roadwork.export import verify as verify_module
 from roadwork.export.export import export_run
 

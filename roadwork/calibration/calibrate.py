@@ -9,15 +9,13 @@ import numpy as np
 import pandas as pd
 
 from roadwork.calibration.abstain import choose_band, groups_needed
-from roadwork.calibration.cuts import Cuts
-from roadwork.calibration.figures import Costs, decision_figures, figures_with_intervals
-from roadwork.calibration.priors import at_prior
-from roadwork.calibration.probabilities import to_probability
-from roadwork.calibration.rows import ABSTAIN_PARTS, CALIBRATION_SPLIT, Rows, read_rows, set_aside
+from roadwork.calibration.data import ABSTAIN_PARTS, CALIBRATION_SPLIT, Rows, read_rows, set_aside
+from roadwork.calibration.figures import Costs, at_prior, decision_figures, figures_with_intervals
 from roadwork.calibration.temperature import choose_temperature
-from roadwork.calibration.threshold import ThresholdChoice, choose_threshold
-from roadwork.errors import ConfigError
-from roadwork.evaluation.metrics import decide
+from roadwork.calibration.threshold import Cuts, ThresholdChoice, choose_threshold
+from roadwork.core.errors import ConfigError
+from roadwork.metrics.classification import decide
+from roadwork.metrics.decision import to_probability
 
 _CURVE_POINTS = 200
 

@@ -1,4 +1,4 @@
-"""A run's folder calibrated: `calibration.json`, a column in `predictions.parquet`, and `val_test` at the threshold."""
+"""Calibrates a run folder and prints the result."""
 
 from __future__ import annotations
 
@@ -6,18 +6,90 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
 
 from roadwork.calibration.calibrate import CalibrationOptions, calibrate
-from roadwork.calibration.probabilities import to_probability
-from roadwork.calibration.rows import logit_differences
-from roadwork.config import load_yaml, to_settings
-from roadwork.evaluation.predictions import CALIBRATED_COLUMN, read_predictions, write_predictions
-from roadwork.evaluation.results import evaluate_predictions
-from roadwork.runs import read_manifest, read_results, write_json, write_manifest
+from roadwork.calibration.data import logit_differences
+from roadwork.core.files import write_json
+from roadwork.metrics.decision import to_probability
+from roadwork.metrics.predictions import CALIBRATED_COLUMN, read_predictions, write_predictions
+from roadwork.metrics.results import evaluate_predictions
+from roadwork.runs.run import Run
 from roadwork.settings import Settings
+from roadwork.settings.sampling import TEST_SPLIT
 
-TEST_SPLIT = "val_test"
 RESULT_KEY = "val_test_calibrated"
+
+
+def format_calibration(calibration: dict[str, Any]) -> Group:
+    """Figures before and after, and one sentence each on temperature, threshold and abstaining."""
+    rows, fitted = calibration["rows"], calibration["rows_fitted"]
+    title = Text.assemble(
+        ("val_calib", "bold"),
+        f": {rows['n']:,} rows in {rows['groups']:,} groups; temperature and threshold from {fitted['n']:,} in "
+        f"{fitted['groups']:,}",
+    )
+    sentences = [calibration[part]["sentence"] for part in ("temperature_fit", "threshold_fit", "abstain")]
+    return Group(title, _table(calibration), *map(_begin_bold, sentences))
+
+
+def format_test(result: dict[str, Any]) -> Group:
+    """One sentence on `val_test`, and its leaks where it has any."""
+    interval = "no MCC, since it holds one class only"
+    if result["mcc"] is not None:
+        interval = f"MCC {result['mcc']:.4f} (95 % interval {result['mcc_low']:.4f} to {result['mcc_high']:.4f})"
+    sentence = (
+        f"val_test at {result['threshold']:.4g}: {interval}, {result['n']:,} rows in {result['groups']:,} groups; "
+        f"opened {result['openings']} time(s) for this run."
+    )
+    leaks = [Text.assemble(("Leaks ", "bold red"), leak) for leak in result["leaks"]]
+    return Group(_begin_bold(sentence), *leaks)
+
+
+def _begin_bold(sentence: str) -> Text:
+    first, rest = sentence.split(" ", 1)
+    return Text.assemble((first, "bold"), " ", rest)
+
+
+def _table(calibration: dict[str, Any]) -> Table:
+    fit, choice = calibration["temperature_fit"], calibration["threshold_fit"]
+    costs = calibration["costs"]
+    of_whom = "as in the sample" if calibration["prior_is_the_samples"] else "as asked"
+    caption = (
+        "  All of it on groups outside the fit. MCC, precision, recall and cost\n"
+        f"  where {calibration['prior']:.3g} of photos show roadwork, {of_whom}.\n"
+        f"  A miss costs {costs['miss']:g}, a false alarm {costs['false_alarm']:g}."
+    )
+    table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left")
+    table.add_column("figure")
+    table.add_column("before", justify="right")
+    table.add_column("after", justify="right")
+    table.add_column("95 % interval", justify="center")
+    table.add_column("meaning", style="dim")
+    after = fit["after"] if fit["kept"] else fit["before"]
+    for name, label, meaning in (
+        ("nll", "NLL", "surprise at the truth"),
+        ("brier", "Brier", "squared error"),
+        ("ece", "ECE", "promised against observed"),
+    ):
+        table.add_row(label, f"{fit['before'][name]:.4f}", f"{after[name]:.4f}", "", meaning)
+    decided = choice["out_of_bag"] if choice["kept"] else choice["at_half"]
+    for name, label, meaning in (
+        ("mcc", "MCC", "1 perfect, 0 chance"),
+        ("precision", "Precision", "right among those called"),
+        ("recall", "Recall", "found among Roadwork"),
+        ("cost", "Cost", "a photo, on average"),
+    ):
+        interval = f"{_show(decided[f'{name}_low'])} to {_show(decided[f'{name}_high'])}"
+        table.add_row(label, _show(choice["at_half"][name]), _show(decided[name]), interval, meaning)
+    return table
+
+
+def _show(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def calibrate_run(folder: Path, options: CalibrationOptions) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -33,17 +105,17 @@ def calibrate_run(folder: Path, options: CalibrationOptions) -> tuple[dict[str, 
     Raises:
         DataError: the run was not evaluated, or `val_calib` cannot be calibrated on.
     """
-    path = folder / "predictions.parquet"
+    path = Run(folder).predictions_file
     frame = read_predictions(path)
-    settings = to_settings(load_yaml(folder / "config.yaml"))
+    settings = Run(folder).read_settings()
     calibration = calibrate(frame, options, draws=settings.evaluation.bootstrap_draws, seed=settings.evaluation.seed)
     calibrated = to_probability(logit_differences(frame), calibration["temperature"])
     frame = frame.drop(columns=CALIBRATED_COLUMN, errors="ignore")
     frame.insert(list(frame.columns).index("probability") + 1, CALIBRATED_COLUMN, calibrated)
     write_predictions(frame, path)
-    write_json(folder / "calibration.json", calibration)
+    write_json(Run(folder).calibration_file, calibration)
     result = _open_test(folder, frame, calibration["threshold"], settings)
-    write_manifest(folder)
+    Run(folder).write_manifest()
     return calibration, result
 
 
@@ -51,9 +123,8 @@ def _open_test(folder: Path, frame: pd.DataFrame, threshold: float, settings: Se
     rows = frame[frame["split"] == TEST_SPLIT]
     if rows.empty:
         return None
-    results = read_results(folder)
-    opened = read_manifest(folder).get("val_test_openings", 0) + 1
-    write_manifest(folder, val_test_openings=opened)
+    results = Run(folder).read_results()
+    opened = Run(folder).count_opening()
     result = evaluate_predictions(
         rows.assign(probability=rows[CALIBRATED_COLUMN]),
         target_mcc=settings.evaluation.target_mcc,
@@ -64,5 +135,5 @@ def _open_test(folder: Path, frame: pd.DataFrame, threshold: float, settings: Se
     )
     leaks = results.get(TEST_SPLIT, {}).get("leaks", [])
     result |= {"threshold": threshold, "openings": opened, "leaks": leaks}
-    write_json(folder / "results.json", results | {RESULT_KEY: result})
+    write_json(Run(folder).results_file, results | {RESULT_KEY: result})
     return result

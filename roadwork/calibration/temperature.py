@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from roadwork.calibration.folds import divide_as_far_as_possible
-from roadwork.calibration.probabilities import score_probabilities, to_probability
+from roadwork.calibration.data import divide_as_far_as_possible
+from roadwork.metrics.decision import score_probabilities, to_probability
 
 # In units of the mean distance of the two logits: where no temperature is best, since hotter or colder is ever better.
 _COLDEST, _HOTTEST = 0.01, 100.0

@@ -1,5 +1,5 @@
-"""The command line: one small module a command."""
+"""The command line: one module per task."""
 
-from roadwork.cli.app import main
+from roadwork.cli.main import main
 
 __all__ = ["main"]

@@ -1,20 +1,41 @@
-"""Registers the commands, and turns a user's mistake into one message and an exit code."""
+"""The Typer application and the options that commands share."""
 
 from __future__ import annotations
 
 import logging
-import os
-import sys
 import warnings
+from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
 from roadwork import __version__
-from roadwork.errors import ConfigError, RoadworkError, RunStoppedError
 
+DEFAULT_CONFIG = Path("configs/config.yaml")
+
+# Columns that wide tables are laid out for; what is piped would else get 80.
+WIDTH = 100
 FAILED, WRONG_USAGE = 1, 2
+
+
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="A configuration file.")]
+
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as training.epochs=5 or model=vit_base."),
+]
+
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, such as outputs/demo/latest.")]
+
+
+OutputDirOption = Annotated[
+    Path | None, typer.Option("--output-dir", help="Where runs are; else output_dir of configs/config.yaml.")
+]
+
 
 app = typer.Typer(
     name="roadwork",
@@ -58,52 +79,3 @@ def quiet_lightning() -> None:
     if not logging.getLogger("roadwork").isEnabledFor(logging.DEBUG):
         for name in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(name).setLevel(logging.WARNING)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Runs a command and exits: 0 done, 1 failed, 2 wrong usage."""
-    # Before torch is loaded. Its threads else spin while they wait for each other: beside one busy process a step of
-    # the small ResNet then takes 1.6 times as long, and even alone 1.1 times (docs/LOG.md).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    import roadwork.cli.map  # noqa: F401 -- as a name of its own it would hide the builtin
-    from roadwork.cli import (  # noqa: F401
-        calibrate,
-        demo_data,
-        ensemble,
-        evaluate,
-        experiment,
-        export,
-        models,
-        predict,
-        preflight,
-        prepare,
-        profile,
-        report,
-        resume,
-        runs,
-        serve,
-        split,
-        train,
-        verify_export,
-    )
-
-    try:
-        app(args=arguments)
-    except RunStoppedError as error:
-        Console(stderr=True).print(f"{error} Go on with {error.way_on}.", markup=False, soft_wrap=True)
-        sys.exit(error.exit_code)
-    except RoadworkError as error:
-        _print_error(str(error))
-        sys.exit(WRONG_USAGE if isinstance(error, ConfigError) else FAILED)
-    except OSError as error:  # a full disk, a folder that may not be written
-        _print_error(f"{error}. Check that the path is right, and may be read and written.")
-        sys.exit(FAILED)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("Interrupted.")
-        sys.exit(130)
-
-
-def _print_error(message: str) -> None:
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
-    console.print("Error: ", style="bold red", end="")
-    console.print(message, markup=False)

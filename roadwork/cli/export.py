@@ -1,18 +1,24 @@
-"""`roadwork export`: a run becomes a folder that its consumer loads."""
+"""Export commands: export, verify-export."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from roadwork.cli.app import app
-from roadwork.cli.options import RunArgument
+from roadwork.cli.app import FAILED, RunArgument, app
 
 if TYPE_CHECKING:
+    from roadwork.export.consumer import ContractCheck
     from roadwork.export.export import ExportSummary
+    from roadwork.export.parity import Comparison
+    from roadwork.export.verify import Verification
+
+_MARKS = {"ok": "✅", "warning": "⚠️ ", "failed": "❌"}
+_SHOWN = 20
 
 
 @app.command()
@@ -32,8 +38,7 @@ def export(
 
     Example: roadwork export outputs/demo/latest --format hf --out model
     """
-    from roadwork.ensemble.export_members import export_members
-    from roadwork.export.export import export_run
+    from roadwork.export.export import export_members, export_run
 
     with Console(stderr=True).status("Exporting"):
         exported = export_members(run, out, format=form) if members else [export_run(run, out, format=form)]
@@ -64,7 +69,7 @@ def _print_checked(summary: ExportSummary) -> None:
 
 def _print_next(summary: ExportSummary) -> None:
     from roadwork.export.consumer import STREETVISION_MODEL_TYPES
-    from roadwork.export.natix_card import HOTKEY_PLACEHOLDER
+    from roadwork.export.model_card import HOTKEY_PLACEHOLDER
     from roadwork.models.ensemble import EnsembleConfig
 
     print(f"Written  {summary.folder}")
@@ -83,3 +88,87 @@ def _print_next(summary: ExportSummary) -> None:
     consumer = " --consumer streetvision" if summary.format == "hf" else ""
     print(f"Next     roadwork verify-export {summary.folder}{consumer}")
     print(f"         roadwork predict {summary.folder} PHOTOS --out sites.geojson")
+
+
+@app.command()
+def verify_export(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `roadwork export` has written.")],
+    photos: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[PHOTO_OR_FOLDER]...", help="Photos to compare on, instead of the folder's own."),
+    ] = None,
+    *,
+    run: Annotated[
+        Path | None, typer.Option(help="The run it was exported from: replay rows of its validation splits too.")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="How many rows of the run, taken evenly; 0: all.")] = 200,
+    consumer: Annotated[
+        str | None, typer.Option(help="Check the contract of a consumer and name each violation: streetvision.")
+    ] = None,
+    consumer_python: Annotated[
+        Path | None, typer.Option(help="A Python with transformers 4.45.2: load and replay the folder there, too.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+) -> None:
+    """Replay photos through an exported folder; exit code 1 where a decision changed or a contract is broken.
+
+    Example: roadwork verify-export model --consumer streetvision
+    """
+    from roadwork.export.verify import VerifyOptions
+    from roadwork.export.verify import verify_export as verify
+    from roadwork.runs.run import Run
+
+    options = VerifyOptions(
+        photos=photos or (),
+        run=Run.open(run).folder if run else None,
+        run_rows=limit,
+        consumer=consumer,
+        consumer_python=consumer_python,
+    )
+    found = verify(folder, options)
+    if as_json:
+        print(json.dumps({"folder": str(folder)} | found.as_dict(), indent=2, ensure_ascii=False))
+    else:
+        _print(found)
+    if not found.passed:
+        raise typer.Exit(FAILED)
+
+
+def _print(found: Verification) -> None:
+    console = Console(soft_wrap=True, highlight=False)
+    for comparison in found.comparisons:
+        _print_comparison(console, comparison)
+    for check in found.checks:
+        _print_check(console, check)
+    n_broken = sum(not comparison.is_right for comparison in found.comparisons)
+    n_broken += sum(check.status == "failed" for check in found.checks)
+    print(f"{len(found.comparisons)} comparisons, {len(found.checks)} checks. Failed: {n_broken}.")
+
+
+def _print_comparison(console: Console, comparison: Comparison) -> None:
+    mark = _MARKS["ok" if comparison.is_right else "failed"]
+    allowed = "" if comparison.limit is None else f" (allowed: {comparison.limit:.0e})"
+    console.print(
+        f"{mark} {comparison.what}: {len(comparison.changed)} of {comparison.n} decisions changed; "
+        f"probabilities differ by up to {comparison.max_difference:.1e}{allowed}",
+        markup=False,
+    )
+    named = [("changed", change) for change in comparison.changed] + [("tie", change) for change in comparison.ties]
+    for kind, change in named[:_SHOWN]:
+        console.print(
+            f"   {kind}: {change.photo}: {change.expected:.6f} became {change.found:.6f}, "
+            f"decided at {comparison.threshold:.6f}",
+            markup=False,
+        )
+    if len(named) > _SHOWN:
+        console.print(f"   and {len(named) - _SHOWN} more (--json lists all)", markup=False)
+    if comparison.ties:
+        console.print(f"   A tie is within {comparison.tie:g} of the threshold: either answer is right.", markup=False)
+    if not comparison.is_right:
+        console.print("   → do not deploy this folder; export again, with the versions in its run's manifest.json")
+
+
+def _print_check(console: Console, check: ContractCheck) -> None:
+    console.print(f"{_MARKS[check.status]} {check.name}: {check.found}", markup=False)
+    if check.status != "ok":
+        console.print(f"   allowed: {check.allowed}\n   → {check.fix}", markup=False)

@@ -1,9 +1,13 @@
-"""`roadwork predict`: photos to a table or a map, by an exported detector."""
+"""Prediction commands: predict, serve."""
 
 from __future__ import annotations
 
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,8 +15,46 @@ import typer
 from roadwork.cli.app import app
 
 if TYPE_CHECKING:
-    from roadwork.inference.photos import FoundPhotos
-    from roadwork.inference.summary import Summary
+    from roadwork.detector.format import ExportFacts
+    from roadwork.detector.outputs import Summary
+    from roadwork.detector.photos import FoundPhotos
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """Whether the command was asked to stop.
+
+    Attributes:
+        signal_number: by which signal; 0 while it was not.
+    """
+
+    def __init__(self) -> None:
+        self.signal_number = 0
+
+    def is_wanted(self) -> bool:
+        return self.signal_number != 0
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[StopRequest]:
+    """Notes the first SIGINT or SIGTERM; a second one acts at once."""
+    request = StopRequest()
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+
+    def note(number: int, _: FrameType | None) -> None:
+        request.signal_number = number
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        print("Stopping after this batch; once more stops at once.", file=sys.stderr)
+
+    for number in _SIGNALS:
+        signal.signal(number, note)
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @app.command()
@@ -49,20 +91,18 @@ def predict(
     """
     from joblib import cpu_count
 
-    from roadwork.cli.stopping import stop_on_signal
-    from roadwork.inference.detector import Detector
-    from roadwork.inference.finding import find_photos
-    from roadwork.inference.judging import PredictOptions
-    from roadwork.inference.outputs import check_outputs
-    from roadwork.inference.predict import (
+    from roadwork.detector.detector import Detector
+    from roadwork.detector.discovery import find_photos
+    from roadwork.detector.outputs import check_outputs, threshold_in_words
+    from roadwork.detector.predict import (
         InterruptedPredictionError,
+        PredictOptions,
         predict_to_file,
         require_export,
         warn_of_coarse_sites,
     )
-    from roadwork.inference.resume import partial_path
-    from roadwork.inference.summary import threshold_in_words
-    from roadwork.inference.views import check_views
+    from roadwork.detector.resume import partial_path
+    from roadwork.detector.views import check_views
 
     check_outputs(out, sites)
     check_views(views)
@@ -106,3 +146,62 @@ def _say_summary(summary: Summary, out: Path, sites: Path | None) -> None:
     for line in summary.lines():
         print(line)
     print(f"Written: {out}" + (f", and {summary.n_sites:,} sites in {sites}" if sites else ""))
+
+
+@app.command()
+def serve(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A folder that `roadwork export` has written.")],
+    *,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; 0.0.0.0: reachable from other machines.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0: a free one.", min=0, max=65535)] = 8000,
+    max_batch: Annotated[int, typer.Option(help="Photos that go through the network at once.")] = 16,
+    max_wait_ms: Annotated[float, typer.Option(help="How long the first photo of a batch waits for others.")] = 5.0,
+    queue: Annotated[int, typer.Option(help="Photos that may wait or be answered; above, requests get 429.")] = 64,
+    max_mb: Annotated[float, typer.Option(help="Megabytes of a request.")] = 25.0,
+    max_images: Annotated[int, typer.Option(help="Photos in a request.")] = 32,
+    max_megapixels: Annotated[float, typer.Option(help="Million pixels of a photo.")] = 50.0,
+    timeout: Annotated[float, typer.Option(help="Seconds for a request to come, and to be answered.")] = 30.0,
+    device: Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda, cuda:1, ...")] = "auto",
+) -> None:
+    """Answer photos over HTTP, and show a page to drop them on.
+
+    `roadwork export RUN --out MODEL` comes first. Example: roadwork serve model --port 8000
+    """
+    from roadwork.core.errors import MissingExtraError
+
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import python_multipart  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(
+            f"`roadwork serve` needs {error.name}. Install it: pip install 'roadwork[serve]'"
+        ) from error
+    from roadwork.detector.detector import Detector
+    from roadwork.serve.app import create_app
+    from roadwork.serve.errors import Limits
+    from roadwork.serve.server import address_of, open_socket
+    from roadwork.serve.server import serve as serve_app
+
+    limits = Limits(max_batch, max_wait_ms, queue, max_mb, max_images, max_megapixels, timeout)
+    with open_socket(host, port) as bound:
+        detector = Detector.load(model, device)
+        address = address_of(bound)
+
+        def announce() -> None:
+            print(f"Serving {model} on {detector.device} at {address}")
+            print(_what_it_says(detector.facts))
+            print(f"Open the address in a browser, or try: curl -F images=@photo.jpg {address}/predict", flush=True)
+
+        serve_app(create_app(model, detector, limits), bound, announce)
+
+
+def _what_it_says(facts: ExportFacts) -> str:
+    prior = "of no known prior (not calibrated)" if facts.prior is None else f"for a prior of {facts.prior:.3g}"
+    said = f"It says Roadwork from a probability of {facts.threshold:.3g}, {prior}"
+    if facts.abstain_low is None or facts.abstain_high is None:
+        return f"{said}."
+    return f"{said}, and abstains from {facts.abstain_low:.3g} to {facts.abstain_high:.3g}."

@@ -1,22 +1,77 @@
-"""`roadwork train`: a run's folder from a configuration; `--dry-run`: proof that every wire works."""
+"""Training commands: preflight, train, resume, runs."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from roadwork.cli.app import FAILED, app, quiet_lightning
-from roadwork.cli.options import DEFAULT_CONFIG, ConfigOption, Overrides
+from roadwork.cli.app import (
+    DEFAULT_CONFIG,
+    FAILED,
+    WIDTH,
+    ConfigOption,
+    OutputDirOption,
+    Overrides,
+    app,
+    quiet_lightning,
+)
 
 if TYPE_CHECKING:
     from roadwork.data.datamodule import NATIXDataModule
-    from roadwork.preflight.observations import WireRow
+    from roadwork.preflight.checks import Check
+    from roadwork.preflight.recorder import WireRow
+    from roadwork.runs.listing import RunRow
     from roadwork.training.trainers.base_trainer import BaseTrainer
+
+_MARKS = {"ok": "✅", "warning": "⚠️ ", "blocker": "❌"}
+_COLUMNS = (
+    *("run", "state", "epochs", "best\nval_select", "val_test MCC,\n95 % interval", "opened", "calibrated"),
+    "model,\nadapter",
+)
+_REVISION_DIGITS = 7
+
+
+@app.command()
+def preflight(
+    overrides: Overrides = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list instead.")] = False,
+) -> None:
+    """Check environment, data, GPS, splits and cost before a run; exit code 1 on a blocker.
+
+    Example: roadwork preflight --config configs/config.yaml data.root=photos
+    """
+    from roadwork.config import load_config
+    from roadwork.preflight.checks import Preflight
+
+    checks: list[Check] = []
+    for check in Preflight(load_config(config, overrides or [])).run():
+        checks.append(check)
+        if not as_json:
+            _print_checks(check)
+    blockers = sum(check.status == "blocker" for check in checks)
+    if as_json:
+        print(json.dumps([check.as_dict() for check in checks], indent=2, ensure_ascii=False))
+    else:
+        warned = sum(check.status == "warning" for check in checks)
+        print(f"{len(checks)} checks. Blockers: {blockers}. Warnings: {warned}.")
+    if blockers:
+        raise typer.Exit(FAILED)
+
+
+def _print_checks(check: Check) -> None:
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"{_MARKS[check.status]} {check.name}: {check.found}", markup=False)
+    if check.status != "ok" and check.fix:
+        console.print(f"   → {check.fix}", markup=False)
 
 
 @app.command()
@@ -34,22 +89,22 @@ def train(
     """
     from roadwork.config import load_config
     from roadwork.data.datamodule import NATIXDataModule
-    from roadwork.runs import find_run_folder
+    from roadwork.runs.run import Run
 
     quiet_lightning()
     datamodule = NATIXDataModule(load_config(config, overrides or []))
-    resume_from = find_run_folder(_latest(datamodule)) if resume else None
+    resume_from = Run.open(_latest(datamodule)).folder if resume else None
     prove_and_train(datamodule, resume_from, dry_run=dry_run)
 
 
 def prove_and_train(datamodule: NATIXDataModule, resume_from: Path | None, *, dry_run: bool = False) -> None:
     """Shows the wiring table of two steps on real batches, then trains, or goes on with a run."""
-    from roadwork.errors import RunStoppedError
-    from roadwork.preflight.dry_run import prepare_trainer, run_dry
-    from roadwork.run_names import name_run
-    from roadwork.training.batch_size import set_batch_size
-    from roadwork.training.claim import check_unclaimed
-    from roadwork.training.team import Team
+    from roadwork.core.errors import RunStoppedError
+    from roadwork.preflight.dry_run import run_dry
+    from roadwork.runs.listing import name_run
+    from roadwork.runs.lock import check_unclaimed
+    from roadwork.training.distributed import Team
+    from roadwork.training.trainers.factory import prepare_trainer, set_batch_size
     from roadwork.training.trainers.resume import check_same_configuration
 
     team = Team(datamodule.settings.training)
@@ -105,3 +160,94 @@ def print_wiring(rows: list[WireRow]) -> None:
     print(f"{len(rows) - len(dead)} of {len(rows)} wires work." + (" Do not train yet." if dead else ""))
     if dead:
         raise typer.Exit(FAILED)
+
+
+@app.command()
+def resume(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="As `roadwork runs` prints it, its beginning, its experiment, or a folder."
+        ),
+    ],
+    overrides: Overrides = None,
+    output_dir: OutputDirOption = None,
+) -> None:
+    """Go on with a run where it stopped, in the middle of an epoch if it was there, in the same folder.
+
+    It has its own configuration; training.epochs and training.patience may be raised, and keys of the machine set.
+    Example: roadwork resume demo training.epochs=20
+    """
+    from roadwork.data.datamodule import NATIXDataModule
+    from roadwork.runs.listing import default_output_dir, read_run_config, resolve_run
+
+    quiet_lightning()
+    folder = resolve_run(name, output_dir or default_output_dir())
+    prove_and_train(NATIXDataModule(read_run_config(folder, overrides or [])), folder)
+
+
+@app.command()
+def runs(
+    experiment: Annotated[
+        str | None, typer.Argument(metavar="[EXPERIMENT]", help="Only its runs, such as demo.")
+    ] = None,
+    output_dir: OutputDirOption = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON instead, exact.")] = False,
+) -> None:
+    """List the runs, the newest first: how far each came, and its figures. Opens nothing.
+
+    `roadwork resume NAME` goes on with one that stopped. Example: roadwork runs demo
+    """
+    from roadwork.runs.listing import default_output_dir, list_runs
+
+    folder = output_dir or default_output_dir()
+    rows = list_runs(folder, experiment)
+    if as_json:
+        print(json.dumps([asdict(row) | {"folder": str(row.folder)} for row in rows], indent=2, ensure_ascii=False))
+        return
+    if not rows:
+        print(f"There is no run{f' of {experiment}' if experiment else ''} in {folder}.")
+        return
+    _print_runs(rows)
+
+
+def _print_runs(rows: list[RunRow]) -> None:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in _COLUMNS:
+        table.add_column(name, overflow="fold", min_width=22 if name == "run" else None)
+    for row in rows:
+        table.add_row(*_cells(row))
+    console = Console(highlight=False, width=max(Console().width, WIDTH))  # in a narrower one columns vanish
+    console.print(table)
+    for row in rows:
+        if row.note:
+            console.print(f"{row.name}: {row.note}", markup=False, soft_wrap=True)
+
+
+def _cells(row: RunRow) -> tuple[str, ...]:
+    if row.epochs is None:
+        return (escape(row.name), row.state, *(["–"] * (len(_COLUMNS) - 2)))
+    interval = (
+        "" if row.val_test_mcc_low is None else f"\n{_figure(row.val_test_mcc_low)} to {_figure(row.val_test_mcc_high)}"
+    )
+    revision = f"\n[dim]git {_shorten(row.git_revision)}[/dim]" if row.git_revision else ""
+    return (
+        f"{escape(row.name)}{revision}",
+        row.state,
+        f"{row.epochs}/{row.epochs_asked}",
+        _figure(row.best_val_select_mcc),
+        f"{_figure(row.val_test_mcc)}{interval}",
+        str(row.val_test_openings),
+        "yes" if row.calibrated else "no",
+        f"{escape(row.model or '–')}\n{row.adapter}",
+    )
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _shorten(revision: str) -> str:
+    commit, _, dirty = revision.partition("-")
+    return commit[:_REVISION_DIGITS] + (" and edits" if dirty else "")

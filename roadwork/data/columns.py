@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from roadwork.core.errors import DataError
 from roadwork.data.table import SampleTable
 from roadwork.data.utils.gps_utils import normalize_gps
-from roadwork.errors import DataError
 
 # The names, in order of preference, under which each field is looked for; a nested column counts by its last part.
 COLUMN_NAMES: dict[str, tuple[str, ...]] = {

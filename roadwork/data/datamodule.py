@@ -15,34 +15,39 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
 from roadwork.config import compose_config, to_settings
-from roadwork.data.augmentation.build import build_train_augmentation
-from roadwork.data.augmentation.no_augmentation import NoAugmentation
-from roadwork.data.augmentation.seeding import repeatable_draws
-from roadwork.data.dataset import ImageStore, RoadworkDataset, UnreadableLedger, collate
-from roadwork.data.extra import find_mixture
-from roadwork.data.groups import Groups
-from roadwork.data.images import TRAINING_SCALE, ImageSource
-from roadwork.data.loader import ResumableLoader, ignore_interrupts
-from roadwork.data.pixels import normalise, to_unit_range
+from roadwork.core.devices import available_bytes, devices_here
+from roadwork.core.errors import ConfigError, DataError
+from roadwork.core.rng import repeatable_draws
+from roadwork.data.augmentation.build import NoAugmentation, build_train_augmentation
+from roadwork.data.dataset import (
+    ImageStore,
+    ResumableLoader,
+    RoadworkDataset,
+    UnreadableLedger,
+    collate,
+    ignore_interrupts,
+)
+from roadwork.data.deployment import find_deployment, unreachable_targets
+from roadwork.data.grouping.groups import Groups
+from roadwork.data.images import TRAINING_SCALE, ImageSource, normalise, to_unit_range
+from roadwork.data.mixed_datasets import find_mixture
 from roadwork.data.prepared.copy import find_copy
-from roadwork.data.reach import unreachable_targets
-from roadwork.data.samplers.balanced_sampler import BalancedSampler, balanced_values
-from roadwork.data.samplers.brackets import parse_brackets
-from roadwork.data.samplers.build import build_gps_sampler
+from roadwork.data.samplers.build import (
+    BalancedSampler,
+    MixtureSampler,
+    UniformSampler,
+    balanced_values,
+    build_gps_sampler,
+)
 from roadwork.data.samplers.clusters import cluster_deployment
-from roadwork.data.samplers.mixture_sampler import MixtureSampler
-from roadwork.data.samplers.uniform_sampler import UniformSampler
+from roadwork.data.samplers.weights import parse_brackets
 from roadwork.data.source import find_groups, find_splits, read_dataset
-from roadwork.data.splits import Splits
-from roadwork.data.splits_check import SplitReport, check_splits
+from roadwork.data.splitting.check import SplitReport, check_splits
+from roadwork.data.splitting.splits import Splits
 from roadwork.data.table import SampleTable
-from roadwork.data.targets import find_deployment
 from roadwork.data.utils.geo import nearest_km
-from roadwork.errors import ConfigError, DataError
-from roadwork.machine import available_bytes
 from roadwork.models.processor import ImageStatistics, image_statistics
 from roadwork.settings import SPLIT_NAMES
-from roadwork.training.devices import devices_here
 
 logger = logging.getLogger(__name__)
 

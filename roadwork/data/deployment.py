@@ -1,22 +1,37 @@
-"""Where the detector will be deployed: points from a csv, Parquet or GeoJSON file."""
+"""Where the detector will be deployed, and how well the training photos cover it."""
+
+from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.spatial import cKDTree
 
-from roadwork.data.utils.gps_text import LATITUDE_NAMES, LONGITUDE_NAMES
-from roadwork.data.utils.gps_utils import normalize_gps
-from roadwork.errors import DataError
+from roadwork.core.errors import ConfigError, DataError
+from roadwork.data.huggingface import read_huggingface_gps
+from roadwork.data.table import SampleTable
+from roadwork.data.utils.geo import EARTH_RADIUS_KM, degrees_of, unit_vectors
+from roadwork.data.utils.gps_utils import LATITUDE_NAMES, LONGITUDE_NAMES, normalize_gps
+from roadwork.settings import SPLIT_NAMES, DataSettings
 
 logger = logging.getLogger(__name__)
 
 _TEXT_NAMES = ("gps",)
 _FORMATS = ".csv, .parquet, .geojson or .json (GeoJSON)"
+DEPLOYMENT_FILES = ("deployment.geojson", "deployment.csv", "deployment.parquet")
+_KEY = "data.gps_sampling.target"
+_DATASET_PREFIX = "dataset:"
+_SPLIT_COLUMN = "split"
+REACH_KM = 200.0
+
+# Training rows are searched this many at a time, and most deployments are found within reach by the first of them.
+_CHUNK_ROWS = 1 << 20
+_SHOWN = 5
 
 
 def load_deployment_points(path: Path) -> np.ndarray:
@@ -109,3 +124,154 @@ def _geojson_positions(node: Any) -> Iterator[tuple[Any, Any]]:
             f"GeoJSON type {kind!r} cannot be a deployment point; allowed: FeatureCollection and Feature of Point or "
             "MultiPoint. Convert other geometries to points, such as their centroids."
         )
+
+
+def find_deployment(data: DataSettings, table: SampleTable, split_names: np.ndarray) -> tuple[np.ndarray, str]:
+    """((M, 2) latitude and longitude in degrees where the detector will be deployed, where they come from).
+
+    Args:
+        data: names the target.
+        table: of the dataset.
+        split_names: (N,) split of each row.
+
+    Raises:
+        ConfigError: `data.gps_sampling.target` is nothing that is allowed, or gives no position.
+        DataError: the file or the dataset's split that it names cannot be read.
+    """
+    target = data.gps_sampling.target
+    if isinstance(target, Sequence) and not isinstance(target, str):
+        return _inline_points(target), f"{len(target)} points of {_KEY}"
+    if target == "auto":
+        root = Path(data.root if data.mode == "local" else data.hub.name)
+        present = [root / name for name in DEPLOYMENT_FILES if (root / name).is_file()]
+        target = str(present[0]) if present else "val_test"
+    if target in SPLIT_NAMES:
+        return _known(table.gps[split_names == target], data, target), f"the coordinates of {target}"
+    if isinstance(target, str) and target.startswith(_DATASET_PREFIX):
+        name = target.removeprefix(_DATASET_PREFIX).strip()
+        return _known(_dataset_split(data, table, name), data, target), f"the dataset's own split {name}"
+    if isinstance(target, str) and Path(target).is_file():
+        return load_deployment_points(Path(target)), target
+    raise ConfigError(
+        f"{_KEY} is {target!r}. Allowed: auto; {', '.join(SPLIT_NAMES)}; dataset:NAME, the dataset's own split of that "
+        "name; a csv, parquet or GeoJSON file that is there; or points, such as [[52.37, 4.90], [35.68, 139.65]]."
+    )
+
+
+def _known(points: np.ndarray, data: DataSettings, target: str) -> np.ndarray:
+    known: np.ndarray = points[~np.isnan(points).any(axis=1)]
+    if len(known) == 0:
+        raise ConfigError(
+            f"{_KEY} is {data.gps_sampling.target}, but no row of {target} has GPS. "
+            "Name a csv, parquet or GeoJSON file of deployment points, or set data.gps_sampling.enabled=false."
+        )
+    return known
+
+
+def _dataset_split(data: DataSettings, table: SampleTable, name: str) -> np.ndarray:
+    """(M, 2) positions of a split that the dataset's makers made, NaN where missing; nothing else of it is read."""
+    if data.mode == "huggingface":
+        return read_huggingface_gps(data.hub.name, name, data.columns)
+    if _SPLIT_COLUMN not in table.slices:
+        raise ConfigError(
+            f"{_KEY} is dataset:{name}, but {data.root} has no column `{_SPLIT_COLUMN}` that would say which rows "
+            f"those are. Add one to the labels file, or name a split of ours: {', '.join(SPLIT_NAMES)}."
+        )
+    values = table.slices[_SPLIT_COLUMN].astype(str).str.strip()
+    if not (values == name).any():
+        raise ConfigError(
+            f"{_KEY} is dataset:{name}, but the column `{_SPLIT_COLUMN}` of {data.root} has only "
+            f"{', '.join(sorted(values.unique())[:10])}. Name one of these."
+        )
+    points: np.ndarray = table.gps[(values == name).to_numpy()]
+    return points
+
+
+def _inline_points(target: Sequence[Any]) -> np.ndarray:
+    if not len(target):
+        raise ConfigError(f"{_KEY} is an empty list. Give at least one point, such as [[52.37, 4.90]].")
+    return np.array([_inline_point(position) for position in target])
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool):
+        raise TypeError
+    return float(value)
+
+
+def _inline_point(position: Any) -> tuple[float, float]:
+    try:
+        latitude, longitude = map(_number, () if isinstance(position, str) else position)
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"{_KEY} holds {position!r}, which is not a pair of numbers. "
+            "Write points as [[latitude, longitude], ...], such as [[52.37, 4.90]]."
+        ) from None
+    if not (abs(latitude) <= 90 and abs(longitude) <= 180):
+        raise ConfigError(
+            f"{_KEY} holds [{latitude:g}, {longitude:g}], which is no place. Write degrees, latitude (±90) first, then "
+            "longitude (±180)."
+        )
+    return latitude, longitude
+
+
+def unreachable_targets(points: np.ndarray, train_gps: np.ndarray, radius_km: float = REACH_KM) -> str | None:
+    """A sentence that names the deployment points without a training image within reach; None where there are none.
+
+    Args:
+        points: (M, 2) latitude, longitude of the deployment in degrees; rows with NaN are left out.
+        train_gps: (N, 2) of the training rows; likewise.
+        radius_km: reach, kilometres along a great circle.
+    """
+    points = points[~np.isnan(points).any(axis=1)]
+    nearest_km = _nearest_row_km(points, train_gps, radius_km)
+    is_far = nearest_km > radius_km
+    if not is_far.any():
+        return None
+    if np.isinf(nearest_km).any():
+        return "No training image has GPS, so weighting cannot help: no row is known to be close to the deployment."
+    places = _places(points[is_far], nearest_km[is_far], radius_km)
+    shown = [
+        f"{count:,} near {latitude:.1f}, {longitude:.1f} (the closest training image is {km:,.0f} km away)"
+        for count, latitude, longitude, km in places[:_SHOWN]
+    ]
+    if len(places) > _SHOWN:
+        shown.append(f"{sum(place[0] for place in places[_SHOWN:]):,} at {len(places) - _SHOWN} other places")
+    return (
+        f"Weighting cannot help {is_far.sum():,} of {len(points):,} deployment points, which have no training image "
+        f"within {radius_km:g} km: {'; '.join(shown)}. Add training images from there."
+    )
+
+
+def _nearest_row_km(points: np.ndarray, train_gps: np.ndarray, radius_km: float) -> np.ndarray:
+    """(M,) distance to the nearest training row, exact where it is over the radius; inf without any row with GPS."""
+    vectors = unit_vectors(points)
+    chord = np.full(len(points), np.inf)
+    for start in range(0, len(train_gps), _CHUNK_ROWS):
+        chunk = train_gps[start : start + _CHUNK_ROWS]
+        chunk = chunk[~np.isnan(chunk).any(axis=1)]
+        far = np.flatnonzero(chord > 2 * np.sin(min(radius_km / EARTH_RADIUS_KM, np.pi) / 2))
+        if len(far) == 0:
+            break
+        if len(chunk):
+            chord[far] = np.minimum(chord[far], cKDTree(unit_vectors(chunk)).query(vectors[far])[0])
+    distance: np.ndarray = np.where(
+        np.isinf(chord), np.inf, 2 * EARTH_RADIUS_KM * np.arcsin(np.minimum(chord / 2, 1.0))
+    )
+    return distance
+
+
+def _places(points: np.ndarray, nearest_km: np.ndarray, radius_km: float) -> list[tuple[int, float, float, float]]:
+    """Points grouped around the first that is left: how many, their mean latitude and longitude, and the shortest way.
+
+    The largest group first.
+    """
+    vectors = unit_vectors(points)
+    places = []
+    while len(vectors):
+        is_here = vectors @ vectors[0] >= np.cos(radius_km / EARTH_RADIUS_KM)
+        is_here[0] = True  # whatever rounding makes of its distance to itself
+        latitude, longitude = degrees_of(vectors[is_here].sum(axis=0, keepdims=True))[0].tolist()
+        places.append((int(is_here.sum()), latitude, longitude, float(nearest_km[is_here].min())))
+        vectors, nearest_km = vectors[~is_here], nearest_km[~is_here]
+    return sorted(places, key=lambda place: -place[0])

@@ -11,11 +11,11 @@ import datasets
 import numpy as np
 import pandas as pd
 
+from roadwork.core.errors import DataError
 from roadwork.data.columns import find_columns, table_from_frame
 from roadwork.data.images import N_END_BYTES, FileImages, ImageEnds, UnreadableImageError
 from roadwork.data.table import SampleTable
 from roadwork.data.utils.gps_utils import normalize_gps
-from roadwork.errors import DataError
 
 _POSITION_FIELDS = ("latitude", "longitude", "gps")
 

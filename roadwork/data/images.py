@@ -1,30 +1,38 @@
-"""Bytes in, uint8 RGB out: the one image reader of training, evaluation, prediction and serving."""
+"""Reads photos: bytes in, uint8 RGB out, and from there to the network input."""
 
 from __future__ import annotations
 
 import io
 import os
 from collections.abc import Callable, Sequence
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import torch
 from PIL import ExifTags, Image
+from torch import Tensor
+from torch.nn import functional
 
-from roadwork.data.resizing import resize_antialiased
+from roadwork.models.processor import ImageStatistics
 
+# torch wants the pixels in an array of its own. Above so many of them, Pillow resizes in place: only a PNG or a WebP is
+# so large here, and two more copies of it, in each worker, may not fit.
+MAX_COPIED_PIXELS = 32_000_000
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 200_000_000
 MAX_JPEG_SIDE = 65_000
+
 # Counts up whenever the same bytes give other pixels, so that nothing made by an older reader is taken for new.
 READER_VERSION = 1
+
 # A JPEG is decoded at the smallest of 1/1, 1/2, 1/4 and 1/8 that is still this many times the size that is wanted.
 TRAINING_SCALE = 1
 EVALUATION_SCALE = 2
-# Pillow's own guard refuses below our limit, and so a 200-megapixel phone's photos.
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 N_END_BYTES = 16
-Size = tuple[int, int]  # width, height
+
 # How each EXIF orientation is turned upright (as in PIL.ImageOps.exif_transpose).
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -35,6 +43,27 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+UNREADABLE = "unreadable"
+
+
+def resize_antialiased(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    """(height, width, 3) uint8 of an RGB picture, bicubic; `size` is the width and height in pixels.
+
+    torch's is Pillow's algorithm in whole numbers, so that a processor's vector units change nothing. The two differ by
+    1 of 255 in a few pixels.
+    """
+    if image.size == size or image.width * image.height > MAX_COPIED_PIXELS:
+        return np.asarray(image.resize(size, Image.Resampling.BICUBIC))
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+    resized = functional.interpolate(pixels, size=size[::-1], mode="bicubic", antialias=True)
+    return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
+
+
+# Pillow's own guard refuses below our limit, and so a 200-megapixel phone's photos.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+
+
+Size = tuple[int, int]  # width, height
 
 
 class UnreadableImageError(Exception):
@@ -190,3 +219,83 @@ def _reason(error: Exception) -> str:
         return f"it has more than the limit of {MAX_PIXELS:,} pixels"
     text = str(error)
     return f"it is not a {', '.join(FORMATS)} image, or damaged" if "cannot identify" in text else text
+
+
+class StackedImages:
+    """Images of several sources, one after the other."""
+
+    def __init__(self, parts: Sequence[ImageSource], sizes: Sequence[int]) -> None:
+        self.parts = parts
+        self.ends = np.cumsum(sizes)
+
+    def find(self, row: int) -> tuple[ImageSource, int]:
+        """The source that has a row, and the row's number there."""
+        part = int(np.searchsorted(self.ends, row, side="right"))
+        return self.parts[part], int(row) - (int(self.ends[part - 1]) if part else 0)
+
+    def read(self, row: int) -> bytes:
+        part, own_row = self.find(row)
+        return part.read(own_row)
+
+    def read_ends(self, row: int) -> ImageEnds:
+        part, own_row = self.find(row)
+        return part.read_ends(own_row)
+
+
+def stack_images(parts: Sequence[ImageSource], sizes: Sequence[int]) -> ImageSource:
+    """One source with the images of all `parts`, of which each has so many rows; files stay files."""
+    files = [part for part in parts if isinstance(part, FileImages)]
+    if len(files) == len(parts):
+        return FileImages(list(chain.from_iterable(part.paths for part in files)))
+    return StackedImages(parts, sizes)
+
+
+def identify_image(source: ImageSource, row: int) -> str:
+    """Text that changes when the image does: a file's size and time of change, else its length and both its ends."""
+    if isinstance(source, StackedImages):
+        return identify_image(*source.find(row))
+    try:
+        if isinstance(source, FileImages):
+            status = source.paths[row].stat()
+            return f"{status.st_size}:{status.st_mtime_ns}"
+        first, last, n_bytes = source.read_ends(row)
+    except (OSError, UnreadableImageError):
+        return UNREADABLE
+    return f"{n_bytes}:{first.hex()}:{last.hex()}"
+
+
+def read_pixels(data: bytes, size: int) -> Tensor:
+    """(3, size, size) uint8 RGB of an encoded JPEG, PNG or WebP: the whole picture, upright.
+
+    Raises:
+        UnreadableImageError: as `decode_image`.
+    """
+    pixels = decode_image(data, size, EVALUATION_SCALE)
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+def to_network_input(images: Tensor, statistics: ImageStatistics) -> Tensor:
+    """What a network takes, float32 of the same shape, for images (B, 3, S, S) uint8."""
+    return normalise(to_unit_range(images), statistics)
+
+
+def to_unit_range(images: Tensor) -> Tensor:
+    """Images in [0, 1], float32, for uint8 ones: what augmentation works on."""
+    return images.float().div_(255)
+
+
+def normalise(images: Tensor, statistics: ImageStatistics) -> Tensor:
+    """Images (B, 3, S, S) in [0, 1] as the network was trained to see them: less its mean, by its deviation."""
+    mean, std = _on_device(statistics, images.device, images.dtype)
+    return (images - mean) / std
+
+
+@lru_cache
+def _on_device(statistics: ImageStatistics, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (1, 3, 1, 1), made once: a copy to a GPU at each step would wait for all queued before it."""
+    with torch.inference_mode(mode=False):  # they outlive a prediction, and training may need them next
+        mean, std = (
+            torch.tensor(values, device=device, dtype=dtype).view(1, 3, 1, 1)
+            for values in (statistics.mean, statistics.std)
+        )
+    return mean, std

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from roadwork.core.errors import DataError
 from roadwork.data.columns import label_of
 from roadwork.data.table import Corrections, SampleTable
-from roadwork.errors import DataError
 
 # What a person writes where neither label fits, such as for a picture that shows nothing.
 DROP = "drop"

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from roadwork.core.errors import DataError
 from roadwork.data.columns import find_columns, table_from_frame
 from roadwork.data.images import FileImages
 from roadwork.data.table import SampleTable
-from roadwork.data.utils.exif_gps import read_exif_gps_table
+from roadwork.data.utils.exif import read_exif_gps_table
 from roadwork.data.utils.gps_utils import normalize_gps
-from roadwork.errors import DataError
 
 LABELS_FILES = ("labels.csv", "labels.json", "labels.jsonl", "labels.parquet")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")

@@ -1,4 +1,4 @@
-"""The dataset and the splits that a configuration names."""
+"""Filters that leave rows out of a dataset before anything else sees it."""
 
 from __future__ import annotations
 
@@ -6,24 +6,23 @@ import hashlib
 import json
 import logging
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from roadwork.data.demo import generate_demo_data
-from roadwork.data.extra import add_extra
-from roadwork.data.grouping.hashes import image_hashes
-from roadwork.data.groups import Groups
+from roadwork.core.errors import ConfigError, DataError, SplitError
+from roadwork.core.files import cache_folder
+from roadwork.core.progress import new_progress
+from roadwork.data.grouping.groups import Groups
+from roadwork.data.grouping.near_duplicates import image_hashes
 from roadwork.data.huggingface import read_huggingface
-from roadwork.data.images import ImageSource
+from roadwork.data.images import FileImages, ImageEnds, ImageSource
 from roadwork.data.label_corrections import apply_label_corrections
 from roadwork.data.local import read_local
-from roadwork.data.originals import pairs_with_originals
-from roadwork.data.row_filters import keep_streetvision_rows
-from roadwork.data.splits import Splits, make_splits
-from roadwork.data.splits_file import read_splits
+from roadwork.data.mixed_datasets import add_extra, pairs_with_originals
+from roadwork.data.splitting.splits import Splits, make_splits, read_splits
 from roadwork.data.splitting.train_only import (
     check_names_extra,
     find_duplicates,
@@ -31,14 +30,73 @@ from roadwork.data.splitting.train_only import (
     place_train_only,
 )
 from roadwork.data.table import SampleTable
-from roadwork.errors import ConfigError, SplitError
-from roadwork.progress import new_progress
-from roadwork.runs import cache_folder
+from roadwork.demo import generate_demo_data
 from roadwork.settings import DataSettings, Settings
 
 logger = logging.getLogger(__name__)
 
+DESCRIPTION_COLUMN = "scene_description"
 DEMO_ROOT = Path("data/demo")
+
+
+@dataclass(frozen=True)
+class SelectedImages:
+    """The images of some rows of a source.
+
+    Attributes:
+        source: of all rows.
+        rows: (N,) positions in it.
+    """
+
+    source: ImageSource
+    rows: np.ndarray
+
+    def read(self, row: int) -> bytes:
+        return self.source.read(int(self.rows[row]))
+
+    def read_ends(self, row: int) -> ImageEnds:
+        return self.source.read_ends(int(self.rows[row]))
+
+
+def select_images(source: ImageSource, rows: np.ndarray) -> ImageSource:
+    """The images of these rows (N,); files stay `FileImages`, which are known again by their time of change."""
+    if isinstance(source, FileImages):
+        return FileImages([source.paths[row] for row in rows.tolist()])
+    return SelectedImages(source, rows)
+
+
+def keep_streetvision_rows(table: SampleTable, source: ImageSource) -> tuple[SampleTable, ImageSource]:
+    """The rows that the StreetVision validator keeps: Roadwork with a `scene_description`, and None without one.
+
+    A description of spaces alone is none. A note of the table says how many rows were left out.
+
+    Raises:
+        DataError: there is no such column, or no row is left.
+    """
+    columns = list(map(str, table.slices.columns))
+    if DESCRIPTION_COLUMN not in columns:
+        raise DataError(
+            f"data.row_filter is streetvision, which needs a column {DESCRIPTION_COLUMN}. Beside those that are "
+            f"used otherwise, the data has {', '.join(columns) or 'none'}. Leave it at none, or rename yours."
+        )
+    descriptions = table.slices[DESCRIPTION_COLUMN]
+    is_described = (descriptions.notna() & (descriptions.astype(str).str.strip() != "")).to_numpy(dtype=bool)
+    is_roadwork = table.labels == 1
+    kept = np.flatnonzero(is_described == is_roadwork)
+    left_out = (
+        f"{np.sum(is_roadwork & ~is_described):,} Roadwork without, {np.sum(~is_roadwork & is_described):,} None with"
+    )
+    if not len(kept):
+        raise DataError(
+            f"data.row_filter=streetvision leaves none of {len(table):,} rows ({left_out} a {DESCRIPTION_COLUMN}). "
+            "Set it to none."
+        )
+    note = (
+        f"data.row_filter=streetvision leaves out {len(table) - len(kept):,} of {len(table):,} rows: "
+        f"{left_out} a {DESCRIPTION_COLUMN}."
+    )
+    chosen = table.take(kept)
+    return replace(chosen, notes=(*table.notes, note)), select_images(source, kept)
 
 
 def read_dataset(data: DataSettings) -> tuple[SampleTable, ImageSource]:

@@ -1,1 +1,1 @@
-"""Figures from a predictions table, never from a model."""
+"""Evaluates a run: val_test, StreetVision challenge pictures, ensembles."""

@@ -1,4 +1,4 @@
-"""Folds of whole groups or whole regions, for cross-validation."""
+"""Folds of whole groups or regions, and the splits of each fold."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
-from roadwork.data.slice_columns import column_text, find_slice_column
-from roadwork.data.table import SampleTable
-from roadwork.data.utils.cells import h3_cells
-from roadwork.errors import ConfigError, SplitError
+from roadwork.core.errors import ConfigError, SplitError
+from roadwork.data.grouping.groups import Groups
+from roadwork.data.splitting.splits import Splits
+from roadwork.data.table import SampleTable, column_text, find_slice_column
+from roadwork.data.utils.geo import h3_cells
+from roadwork.settings.sampling import CALIBRATION_SPLIT, SELECTION_SPLIT, TEST_SPLIT, TRAIN_SPLIT
 
 # Hexagons of about 180 km a side: a city and its surroundings.
 REGION_RESOLUTION = 2
+
+# One of so many parts of the other folds selects the checkpoint: some 14 % of their rows.
+SELECTION_PARTS = 7
 
 
 def make_folds(
@@ -110,3 +115,47 @@ def _remedy(unit_word: str) -> str:
     if unit_word == "groups":
         return "Use fewer --folds, or add data."
     return "Use fewer --folds, leave out --by region, or name larger regions with data.splitting.region_column."
+
+
+def make_fold_splits(
+    table: SampleTable, groups: Groups, splits: Splits, n_folds: int, *, seed: int, regions: np.ndarray | None = None
+) -> list[Splits]:
+    """The splits of each fold's run; no row of `val_test` is in a fold.
+
+    `val_calib` is the held-out fold, `val_select` a part of the others in whole groups, `train` the rest. `val_test` is
+    that of `splits`: its coordinates can be the deployment. What was set aside stays so.
+
+    Raises:
+        SplitError: too few groups for each split to have both labels.
+    """
+    names = splits.names_by_row(table)
+    inside = ~table.is_train_only  # each fold's run places the others by its own held-out rows
+    rows = np.flatnonzero((names != "") & (names != TEST_SPLIT) & ~groups.set_aside & inside)
+    rows = rows[np.argsort(table.ids[rows])]
+    folds = make_folds(table.take(rows), groups.names[rows], n_folds, seed, None if regions is None else regions[rows])
+    named = {*table.ids[rows], *splits.ids[TEST_SPLIT]}
+    set_aside = [row_id for row_id in table.ids[inside].tolist() if row_id not in named]
+    made = []
+    for fold in range(folds.max() + 1):
+        rest = rows[folds != fold]
+        is_selection = _pick_selection(table.take(rest), groups.names[rest], seed)
+        ids = {
+            TRAIN_SPLIT: table.ids[rest[~is_selection]].tolist(),
+            SELECTION_SPLIT: table.ids[rest[is_selection]].tolist(),
+            CALIBRATION_SPLIT: table.ids[rows[folds == fold]].tolist(),
+            TEST_SPLIT: list(splits.ids[TEST_SPLIT]),
+        }
+        made.append(Splits(ids, set_aside, strategy="cross-validation", seed=seed, buffer_km=groups.buffer_km))
+    return made
+
+
+def _pick_selection(table: SampleTable, groups: np.ndarray, seed: int) -> np.ndarray:
+    """(N,) bool, the rows of whole groups that select the checkpoint."""
+    fewest = min(len(np.unique(groups[table.labels == label])) for label in (0, 1))
+    if fewest < 2:
+        raise SplitError(
+            "Outside the held-out fold only one group has a label; one to train on and one to select the checkpoint by "
+            "are needed. Use more --folds, or add data."
+        )
+    picked: np.ndarray = make_folds(table, groups, min(SELECTION_PARTS, fewest), seed) == 0
+    return picked

@@ -1,4 +1,4 @@
-"""The figures of the experiment on GPS weighting.
+"""Metrics and conclusions of the GPS weighting experiment.
 
 The primary endpoint, fixed in advance, is the **deployment-weighted MCC**: the MCC of the weighted confusion counts in
 which a row counts by the sampling weight of its distance bracket (of rows without GPS where it has none), whatever its
@@ -12,19 +12,77 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import h3
 import numpy as np
 
-from roadwork.data.samplers.brackets import parse_brackets
 from roadwork.data.samplers.gps_weighted_sampler import GPSWeightedSampler
-from roadwork.evaluation.intervals import effective_groups, percentile_interval
-from roadwork.evaluation.metrics import decide, mcc
-from roadwork.experiments.arms import ARMS, FACTS, PLACEBO, UNIFORM
-from roadwork.experiments.gps import GpsExperiment
+from roadwork.data.samplers.weights import parse_brackets
+from roadwork.data.utils.geo import h3_cells
+from roadwork.experiments.gps_conditions import ARMS, FACTS, GPS, PLACEBO, UNIFORM, GpsExperiment
 from roadwork.experiments.gps_seeds import RANDOM_FOLDS, TRAINED, SeedResult
-from roadwork.experiments.paired_bootstrap import bootstrap_mcc, count_paired, weigh_counts
-from roadwork.experiments.worst_cell import MIN_ROWS_A_LABEL, judge_cells, mcc_by_cell
+from roadwork.metrics.classification import decide, mcc
+from roadwork.metrics.intervals import bootstrap_mcc, count_paired, effective_groups, percentile_interval, weigh_counts
 
+# A cell is judged with so many rows of either label; fewer make an MCC of chance.
+MIN_ROWS_A_LABEL = 10
+
+# The finest of these H3 resolutions (edges of 9, 23, 60, 160 and 420 km) whose judged cells hold so large a share of
+# the rows with GPS.
+_RESOLUTIONS = (5, 4, 3, 2, 1)
+_MIN_SHARE = 0.8
 PRIMARY, OVERALL = "deployment_mcc", "mcc"
+GAIN, HARM = "GPS weighting helps here", "GPS weighting harms here"
+NO_EVIDENCE = "no evidence that GPS weighting helps here"
+
+# A bootstrap redraws only the differences that it has seen, so of a handful it says too much.
+MIN_DIFFERING_GROUPS = 10
+
+
+@dataclass(frozen=True)
+class JudgedCells:
+    """Cells with enough rows of both labels.
+
+    Attributes:
+        resolution: H3's.
+        names: (C,) of the judged cells.
+        rows: (N,) int64 cell of each row, C where it is in none of them.
+    """
+
+    resolution: int
+    names: np.ndarray
+    rows: np.ndarray
+
+    @property
+    def centers_deg(self) -> np.ndarray:
+        """(C, 2) latitude, longitude in degrees."""
+        return np.array([h3.cell_to_latlng(name) for name in self.names]).reshape(-1, 2)
+
+
+def judge_cells(labels: np.ndarray, gps: np.ndarray) -> JudgedCells:
+    """The cells that can be judged, at the finest resolution that leaves few rows out, else the coarsest."""
+    n_with_gps = (~np.isnan(gps).any(axis=1)).sum()
+    for resolution in _RESOLUTIONS:
+        names, codes = np.unique(h3_cells(gps, resolution).astype(str), return_inverse=True)
+        counts = np.bincount(2 * codes + labels, minlength=2 * len(names)).reshape(-1, 2)
+        enough = (counts >= MIN_ROWS_A_LABEL).all(axis=1) & (names != "")
+        if counts[enough].sum() >= _MIN_SHARE * n_with_gps:
+            break
+    numbers = np.where(enough, np.cumsum(enough) - 1, enough.sum())
+    return JudgedCells(resolution, names[enough], numbers[codes])
+
+
+def mcc_by_cell(cells: JudgedCells, labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """(C, A) MCC of each judged cell and model, the mean over seeds.
+
+    Args:
+        cells: C of N rows.
+        labels: (N,) 0 or 1.
+        probabilities: (S, A, N) of Roadwork.
+    """
+    one_group = np.zeros(len(labels), dtype=np.int64)
+    counts = count_paired(labels, probabilities, one_group, cells.rows, len(cells.names) + 1)[0, :-1]
+    means: np.ndarray = mcc(counts).mean(axis=1)
+    return means
 
 
 @dataclass(frozen=True)
@@ -159,3 +217,69 @@ def _summarise(by_seed: np.ndarray, drawn: np.ndarray) -> dict[str, Any]:
         "by_seed": by_seed.tolist(),
         "seed_sd": seed_sd,
     }
+
+
+def decide_verdict(figures: dict[str, Any]) -> dict[str, Any]:
+    """The verdict on the `gps` arm: its claim, the reasons in words, and remarks on the others, which claim nothing.
+
+    A gain is claimed where the primary endpoint of `gps` is above both `uniform` and `placebo` with the whole 95 %
+    interval of the difference above 0, and each differs in ten or more effective groups; a harm where both are below.
+
+    Args:
+        figures: as `analyse` gives them.
+    """
+    against = figures["differences"][GPS]
+    differences = [against[other][PRIMARY] for other in (UNIFORM, PLACEBO)]
+    enough = all(against[other]["differing_groups"] >= MIN_DIFFERING_GROUPS for other in (UNIFORM, PLACEBO))
+    claim = NO_EVIDENCE
+    if enough and all(difference["low"] > 0 for difference in differences):
+        claim = GAIN
+    elif enough and all(difference["high"] < 0 for difference in differences):
+        claim = HARM
+    reasons = [
+        f"Deployment-weighted MCC of gps against {other}: {show_difference(against[other][PRIMARY])}."
+        for other in (UNIFORM, PLACEBO)
+    ]
+    smallest = max((difference["high"] - difference["low"]) / 2 for difference in differences)
+    if claim == NO_EVIDENCE:
+        reasons.append(_say_what_could_be_seen(figures, smallest, enough))
+    return {
+        "claim": claim,
+        "reasons": reasons,
+        "smallest_effect": smallest,
+        "remarks": _remark_on_others(figures["differences"]),
+    }
+
+
+def show_difference(difference: dict[str, Any]) -> str:
+    """A difference with its interval, such as `+0.012 (95 % -0.004 to +0.027)`."""
+    return f"{difference['value']:+.3f} (95 % {difference['low']:+.3f} to {difference['high']:+.3f})"
+
+
+def _say_what_could_be_seen(figures: dict[str, Any], smallest: float, enough: bool) -> str:
+    weights = {bracket["weight"] for bracket in figures["brackets"] if bracket["rows"]}
+    if len(weights) == 1:
+        return (
+            "All rows lie in brackets of one weight, so weighting changes nothing: the question cannot be asked here."
+        )
+    if not enough:
+        return (
+            f"The arms decide differently in fewer than {MIN_DIFFERING_GROUPS} effective groups: "
+            "too few for an interval that could be trusted."
+        )
+    return (
+        f"The smallest effect that this data could have shown is about {smallest:.3f} (half the wider interval): "
+        "that of a smaller one stays unknown."
+    )
+
+
+def _remark_on_others(differences: dict[str, Any]) -> list[str]:
+    seen = [
+        f"{arm} against uniform: {show_difference(differences[arm][UNIFORM][PRIMARY])}"
+        for arm in ARMS
+        if arm not in (UNIFORM, GPS)
+        and (differences[arm][UNIFORM][PRIMARY]["low"] > 0 or differences[arm][UNIFORM][PRIMARY]["high"] < 0)
+    ]
+    if not seen:
+        return ["No other arm differs from uniform by more than its interval."]
+    return [*(f"{text}." for text in seen), "These are not claims: of several comparisons, some stand out by chance."]

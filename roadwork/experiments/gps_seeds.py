@@ -11,21 +11,21 @@ from zipfile import BadZipFile
 import numpy as np
 from sklearn.model_selection import StratifiedKFold
 
-from roadwork.experiments.arms import (
+from roadwork.core.files import atomic_path
+from roadwork.core.progress import new_progress
+from roadwork.experiments.folds import make_folds
+from roadwork.experiments.gps_conditions import (
     ARMS,
     FACTS,
     LAST_LAYER,
     UNIFORM,
+    GpsExperiment,
     TrainingRows,
     describe_weights,
     draw_rows,
     weigh_arms,
 )
-from roadwork.experiments.folds import make_folds
-from roadwork.experiments.gps import GpsExperiment
 from roadwork.experiments.heads import Phase, predict_held_out, train_heads
-from roadwork.progress import new_progress
-from roadwork.runs import atomic_path
 
 logger = logging.getLogger(__name__)
 

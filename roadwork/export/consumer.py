@@ -1,4 +1,4 @@
-"""The contract of NATIX StreetVision's miners, who load an exported folder with transformers 4.45.2: its files.
+"""The StreetVision consumer's contract, checked in its own Python environment.
 
 What is asked of the network's answers is in verify_behaviour.py.
 """
@@ -6,20 +6,27 @@ What is asked of the network's answers is in verify_behaviour.py.
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import shorten
 
+import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
-from roadwork.errors import DataError
-from roadwork.export.facts import CONFIG_FILE, read_json
+from roadwork.core.errors import ConfigError, DataError
+from roadwork.detector.detector import Detector
+from roadwork.detector.format import CONFIG_FILE, PROCESSOR_TYPE, read_json
+from roadwork.detector.networks import WEIGHTS_FILE
 from roadwork.export.folder import NATIX_CARD_FILE
-from roadwork.export.natix_card import HOTKEY_PLACEHOLDER
-from roadwork.export.preprocessing import PROCESSOR_TYPE
-from roadwork.inference.networks import WEIGHTS_FILE
+from roadwork.export.model_card import HOTKEY_PLACEHOLDER
+from roadwork.export.parity import TIE
 from roadwork.models.architecture import ID2LABEL
 from roadwork.models.classifier import PooledConfig
 from roadwork.models.ensemble import EnsembleConfig
@@ -36,6 +43,16 @@ _CARD_FIELDS: dict[str, tuple[type, ...]] = {
     "submitted_by": (str,),
     "submission_time": (int, float),
 }
+ANSWER_WITHIN_S = 9.0
+
+# float32 rounds the two logits on their own: in parts of a logit where that is above 1.
+_ROUNDING = 1e-5
+_NOISE_IMAGES = 8
+_EXPORT_FOLDED = "export again with `roadwork export RUN --out DIR`, which folds the calibration into such a head"
+SCRIPT = Path(__file__).parent / "assets" / "streetvision_consumer.py"
+CONSUMER_TRANSFORMERS = "4.45.2"
+_TIMEOUT_S = 1800
+_KINDS = ("missing_keys", "mismatched_keys", "unexpected_keys", "error_msgs")
 
 
 @dataclass(frozen=True)
@@ -163,3 +180,148 @@ _CHECKS: dict[str, Callable[[Path], _Finding]] = {
     "weights": _weights,
     NATIX_CARD_FILE: _card,
 }
+
+
+def check_head(detector: Detector) -> ContractCheck:
+    """Whether the logits are (-d / 2, d / 2), for pictures of noise: a head's form does not depend on what it sees."""
+    size = detector.preprocessing.size
+    noise = torch.randint(0, 256, (_NOISE_IMAGES, 3, size, size), generator=torch.Generator().manual_seed(0))
+    logits = detector.logits(noise.to(torch.uint8)).double()
+    sums = (logits.sum(1).abs() / logits.abs().amax(1).clamp(min=1)).max().item()
+    return ContractCheck(
+        "antisymmetric head",
+        OK if sums <= _ROUNDING else FAILED,
+        f"the two logits sum to at most {sums:.1e} (in parts of a logit above 1)",
+        f"{_ROUNDING:.0e}: one is the other's negative, so that softmax and sigmoid decide alike",
+        _EXPORT_FOLDED,
+    )
+
+
+def check_sigmoid(logits: Tensor) -> ContractCheck:
+    """Whether a softmax and 4.45.2's sigmoid decide alike on photos with folded logits (N, 2)."""
+    softmax = logits.double().softmax(1)[:, 1]
+    sigmoid = logits.double()[:, 1].sigmoid()
+    near = torch.maximum((softmax - 0.5).abs(), (sigmoid - 0.5).abs()) <= TIE
+    n_changed = int((((softmax > 0.5) != (sigmoid > 0.5)) & ~near).sum())
+    return ContractCheck(
+        "softmax and sigmoid",
+        FAILED if n_changed else OK,
+        f"{n_changed} of {len(logits)} decisions differ",
+        f"none, but for scores within {TIE:.0e} of 0.5",
+        _EXPORT_FOLDED,
+    )
+
+
+def check_latency(seconds: np.ndarray, where: str) -> ContractCheck:
+    """Whether calls with a single 12-megapixel photo, which took `seconds` (N,), end in time."""
+    return ContractCheck(
+        f"latency, {where}",
+        OK if seconds.max() <= ANSWER_WITHIN_S else FAILED,
+        f"median {np.median(seconds):.2f} s, worst {seconds.max():.2f} s of {len(seconds)} calls with one photo of "
+        "12 megapixels, on this machine's CPU",
+        f"{ANSWER_WITHIN_S:g} s for each",
+        "train a smaller network or at a smaller data.img_size, or mine on a faster machine",
+    )
+
+
+def unanswered(reason: str) -> ContractCheck:
+    """The check that stands for those that were not come to."""
+    return ContractCheck("answers", FAILED, reason, "a folder and photos that can be read", "mend what is named above")
+
+
+@dataclass(frozen=True)
+class ConsumerAnswer:
+    """What the consumer's environment made of a folder.
+
+    Attributes:
+        transformers: its version.
+        error: why the folder could not be loaded or a photo not be scored; None where all went well.
+        model, processor: the classes that it chose; empty where it did not come so far.
+        scores: (N,) of the label Roadwork; fewer where there is an error.
+        seconds: (N,) that each took, from the file on.
+        misfits: weights that are missing or do not fit, which it makes up without an error.
+        warnings: what the library warned of.
+    """
+
+    transformers: str
+    error: str | None
+    model: str
+    processor: str
+    scores: np.ndarray
+    seconds: np.ndarray
+    misfits: list[str]
+    warnings: list[str]
+
+
+def ask_consumer(python: Path, requests: Sequence[tuple[Path, Sequence[Path]]]) -> list[ConsumerAnswer]:
+    """Loads folders as a miner does and scores their photos, in one process of another interpreter.
+
+    Args:
+        python: an interpreter with transformers 4.45.2, torch, torchvision and Pillow.
+        requests: folders, and the photos to score with each.
+
+    Raises:
+        ConfigError: the interpreter cannot be run.
+        DataError: it ended with an error of its own.
+    """
+    asked = [{"folder": str(f.resolve()), "photos": [str(p.resolve()) for p in photos]} for f, photos in requests]
+    try:
+        done = subprocess.run(  # noqa: S603 -- the user names the interpreter
+            [str(python), "-I", str(SCRIPT)],
+            input=json.dumps(asked),
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=_TIMEOUT_S,
+            check=False,
+            env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        )
+        answer = json.loads(done.stdout) if done.returncode == 0 else None
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"--consumer-python is {python}, which cannot be used ({error}). It must be a Python with transformers "
+            f"{CONSUMER_TRANSFORMERS}; `make consumer` makes .venv-consumer/bin/python."
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise DataError(f"{python} did not answer within {_TIMEOUT_S} s. Try it with fewer photos.") from None
+    if answer is None:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise DataError(
+            f"{python} ended with {done.returncode}: {last}. It must have transformers {CONSUMER_TRANSFORMERS}, torch, "
+            "torchvision and Pillow; `make consumer` makes such an environment in .venv-consumer."
+        )
+    return [_read_answer(answer["transformers"], row) for row in answer["folders"]]
+
+
+def _read_answer(version: str, row: dict[str, object]) -> ConsumerAnswer:
+    weights = row.get("weights", {})
+    misfits = [f"{kind} {name}" for kind in _KINDS for name in weights.get(kind, [])]  # type: ignore[attr-defined]
+    return ConsumerAnswer(
+        transformers=version,
+        error=row["error"],  # type: ignore[arg-type]
+        model=str(row.get("model", "")),
+        processor=str(row.get("processor", "")),
+        scores=np.array(row["scores"], dtype=np.float64),
+        seconds=np.array(row["seconds"], dtype=np.float64),
+        misfits=misfits,
+        warnings=list(row["warnings"]),  # type: ignore[call-overload]
+    )
+
+
+def check_answer(answer: ConsumerAnswer) -> ContractCheck:
+    """Whether the folder was loaded whole, by the library that miners have."""
+    status, found = OK, f"{answer.model} with {answer.processor}, by transformers {answer.transformers}"
+    if answer.warnings or answer.transformers != CONSUMER_TRANSFORMERS:
+        status, found = WARNING, "; ".join([found, *answer.warnings])
+    if answer.error or answer.misfits:
+        status, found = (
+            FAILED,
+            shorten(answer.error or "", 300) or f"weights that do not fit: {', '.join(answer.misfits[:5])}",
+        )
+    return ContractCheck(
+        "the consumer's environment",
+        status,
+        found,
+        f"loaded by transformers {CONSUMER_TRANSFORMERS}, with every weight and without a warning",
+        f"mend what is named, or use an interpreter with transformers {CONSUMER_TRANSFORMERS} (`make consumer`)",
+    )

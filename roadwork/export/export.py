@@ -1,4 +1,4 @@
-"""From a run's folder to a detector's: loaded, merged, folded, written, read back, and proven at each step."""
+"""Exports a run: load, merge, fold, write, read back, verify."""
 
 from __future__ import annotations
 
@@ -11,16 +11,26 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from roadwork.config import load_yaml, to_settings
-from roadwork.data.pixels import read_pixels, to_network_input
-from roadwork.ensemble.network import AveragedNetworks, merge_members
-from roadwork.errors import ConfigError, DataError
-from roadwork.evaluation.evaluate import TEST_SPLIT, load_best_model
-from roadwork.export.antisymmetric import fold_calibration
-from roadwork.export.facts import ExportFacts
-from roadwork.export.folder import CARD_FILE, NATIX_CARD_FILE, check_target, file_sizes, new_folder
-from roadwork.export.model_card import build_card
-from roadwork.export.natix_card import build_natix_card
+from roadwork.config import to_settings
+from roadwork.core.errors import ConfigError, DataError
+from roadwork.core.files import sha256_of, write_json
+from roadwork.data.images import read_pixels, to_network_input
+from roadwork.detector.detector import Detector
+from roadwork.detector.folding import fold_calibration, read_calibration
+from roadwork.detector.format import ExportFacts, Preprocessing
+from roadwork.detector.networks import ONNX_FILE, WEIGHTS_FILE
+from roadwork.evaluation.ensemble import AveragedNetworks, merge_members
+from roadwork.evaluation.evaluate import load_best_model
+from roadwork.export.folder import (
+    CARD_FILE,
+    NATIX_CARD_FILE,
+    check_target,
+    file_sizes,
+    new_folder,
+    write_config,
+    write_weights,
+)
+from roadwork.export.model_card import build_card, build_natix_card
 from roadwork.export.onnx import check_onnx_installed, write_onnx
 from roadwork.export.parity import (
     Parity,
@@ -30,22 +40,21 @@ from roadwork.export.parity import (
     network_logits,
     own_probabilities,
 )
-from roadwork.export.preprocessing import Preprocessing
 from roadwork.export.replay import draw_scenes, write_replay
-from roadwork.export.run_calibration import read_calibration
 from roadwork.export.run_facts import RunFacts, read_run_facts
-from roadwork.export.weights import write_config, write_weights
-from roadwork.inference.detector import Detector
-from roadwork.inference.networks import ONNX_FILE, WEIGHTS_FILE
 from roadwork.models.classifier import as_own_class
 from roadwork.models.processor import PROCESSOR_FILE, image_statistics
-from roadwork.runs import find_run_folder, read_results, sha256_of, write_json
+from roadwork.runs.ensemble_record import is_ensemble, read_members
+from roadwork.runs.run import Run
 from roadwork.settings import Settings
+from roadwork.settings.sampling import TEST_SPLIT
 from roadwork.training.lora.apply import merge_adapter
 
 FORMATS = ("hf", "onnx")
+
 # Before the scenes: what no photo looks like must come through unchanged, too.
 _NOISE_PICTURES = 3
+
 # Noise and scenes on which each step is checked; all scenes are looked at when the folder is read back.
 _CHECKED = 8
 
@@ -90,8 +99,8 @@ def export_run(run: Path, out: Path, *, format: str) -> ExportSummary:  # noqa: 
     if format == "onnx":
         check_onnx_installed()
     check_target(out)
-    run = find_run_folder(run)
-    settings = _read_settings(run)
+    run = Run.open(run).folder
+    settings = to_settings(Run(run).read_config())
     _check_weights_are_judged(run)
     calibration = read_calibration(run)
     facts = calibration or ExportFacts()
@@ -115,20 +124,13 @@ def export_run(run: Path, out: Path, *, format: str) -> ExportSummary:  # noqa: 
 
 def _check_weights_are_judged(run: Path) -> None:
     """A run that was resumed after its evaluation has other weights than its figures, temperature and threshold."""
-    judged = read_results(run).get(TEST_SPLIT, {}).get("checkpoint_sha256")
-    path = run / "checkpoints" / "best.ckpt"
+    judged = Run(run).read_results().get(TEST_SPLIT, {}).get("checkpoint_sha256")
+    path = Run(run).best_checkpoint
     if judged is not None and path.is_file() and sha256_of(path) != judged:
         raise DataError(
             f"{path} is not what `roadwork evaluate` judged: the run has been trained on since. Evaluate and calibrate "
             "it again, then export."
         )
-
-
-def _read_settings(run: Path) -> Settings:
-    cfg = load_yaml(run / "config.yaml")
-    if not {"data", "model", "training"} <= set(cfg):
-        raise DataError(f"{run / 'config.yaml'} is not a run's whole configuration. Restore it, or train again.")
-    return to_settings(cfg)
 
 
 def _network_inputs(scenes: Sequence[bytes], preprocessing: Preprocessing) -> Tensor:
@@ -177,3 +179,18 @@ def _read_back(folder: Path, scenes: Sequence[bytes], expected: np.ndarray) -> P
     detector = Detector.load(folder, device="cpu")
     probabilities = np.array([prediction.probability for prediction in detector.predict_many(scenes)])
     return compare_answers("the folder, read back", probabilities, expected, detector.facts.threshold)
+
+
+def export_members(ensemble: Path, out: Path, *, format: str) -> list[ExportSummary]:  # noqa: A002 -- as export_run
+    """Exports each run of an ensemble to `out`/member-1, `out`/member-2, ..., with the run's own calibration.
+
+    Raises:
+        ConfigError: the folder is a run's and no ensemble's; otherwise as `export_run`.
+        DataError: as `export_run`.
+    """
+    if not is_ensemble(ensemble):
+        raise ConfigError(f"--members is for an ensemble, and {ensemble} is one run. Leave it out.")
+    return [
+        export_run(member.folder, out / f"member-{number}", format=format)
+        for number, member in enumerate(read_members(ensemble), start=1)
+    ]

@@ -1,21 +1,31 @@
-"""The exported folder, written as a whole: it has its name when it is complete, and until then the old one keeps it."""
+"""Writes the exported folder as a whole: weights, config.json, file sizes."""
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from roadwork.errors import DataError
-from roadwork.export.facts import CONFIG_FILE, ExportFacts
+from transformers import PreTrainedModel
+
+from roadwork.core.errors import DataError
+from roadwork.core.files import write_json
+from roadwork.detector.format import CONFIG_FILE, KEY, ExportFacts
+from roadwork.detector.networks import ONNX_FILE, WEIGHTS_FILE
 from roadwork.export.replay import REPLAY_FOLDER
-from roadwork.inference.networks import ONNX_FILE, WEIGHTS_FILE
+from roadwork.models.architecture import ID2LABEL
+from roadwork.models.build import without_transformers_report
 from roadwork.models.processor import PROCESSOR_FILE
 
 CARD_FILE, NATIX_CARD_FILE = "README.md", "model_card.json"
 WRITTEN = {CONFIG_FILE, PROCESSOR_FILE, WEIGHTS_FILE, ONNX_FILE, CARD_FILE, NATIX_CARD_FILE, REPLAY_FOLDER}
+
+# A folder of one file is what every consumer can load; transformers' own limit is above any network here.
+_ONE_FILE = "1000GB"
 
 
 def check_target(out: Path) -> None:
@@ -89,3 +99,36 @@ def _sync_one(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_weights(network: PreTrainedModel, folder: Path) -> None:
+    """Writes model.safetensors, with the names that transformers gave its tensors before version 5, and config.json."""
+    with without_transformers_report():
+        network.save_pretrained(folder, max_shard_size=_ONE_FILE)
+
+
+def write_config(network: PreTrainedModel, folder: Path, facts: ExportFacts) -> None:
+    """Writes config.json: transformers' fields, ours under `roadwork`, and no path of this machine."""
+    path = folder / CONFIG_FILE
+    network.config.save_pretrained(folder)
+    fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    _drop_paths(fields)
+    fields |= {
+        "architectures": [type(network).__name__],
+        "id2label": {str(index): label for index, label in ID2LABEL.items()},
+        "label2id": {label: index for index, label in ID2LABEL.items()},
+        # Said and not left out: 4.45's pipeline applies a sigmoid where it is single_label_classification.
+        "problem_type": None,
+        "dtype": "float32",
+        "torch_dtype": "float32",  # the same, for 4.45
+        KEY: facts.as_config(),
+    }
+    write_json(path, fields)
+
+
+def _drop_paths(fields: dict[str, Any]) -> None:
+    """Removes where a network was loaded from, also in its parts: it can be a folder in somebody's home."""
+    fields.pop("_name_or_path", None)
+    for part in fields.values():
+        if isinstance(part, dict):
+            _drop_paths(part)

@@ -1,21 +1,27 @@
-"""README.md: the model card, with the figures in the form that the Hugging Face hub reads (`model-index`).
+"""The model cards: README.md for the hub, model_card.json for StreetVision.
 
 The form is https://github.com/huggingface/hub-docs/blob/main/modelcard.md, written and read back by huggingface_hub.
+
+The fields are those of docs/Mining.md and natix/utils/model_format.py in github.com/natixnetwork/streetvision-subnet:
+model_name, description, version (X.Y.Z), submitted_by (the wallet's hotkey) and submission_time (Unix seconds, not in
+the future) are required of a miner, architecture and notes are optional. The validator refuses a hotkey that is not the
+miner's and takes the name once, so the name carries the weights' hash, and the hotkey is left for the user to fill in.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
-from roadwork.errors import WiringError
-from roadwork.evaluation.evaluate import TEST_SPLIT
-from roadwork.export.facts import ExportFacts
+from roadwork.core.errors import WiringError
+from roadwork.detector.format import ExportFacts
 from roadwork.export.run_facts import RunFacts
 from roadwork.models.classifier import family_of
-from roadwork.models.own import is_own
+from roadwork.models.ensemble import is_own
+from roadwork.settings.sampling import TEST_SPLIT
 
 FIGURES = {"mcc": ("MCC", "matthews_correlation"), "accuracy": ("Accuracy", "accuracy"),
            "precision": ("Precision", "precision"), "recall": ("Recall", "recall"), "f1": ("F1", "f1")}  # fmt: skip
@@ -35,13 +41,14 @@ pipeline("image-classification", model="DIR", top_k=None)("photo.jpg")  # decide
 `model.onnx` maps `pixel_values` (B, 3, S, S), made as preprocessor_config.json says, to `logits` (B, 2).
 """,
 }
-
 _USE_OURS = """
 ```python
 from roadwork import Detector
 Detector.load("DIR")("photo.jpg")  # Prediction(label, probability, abstain), the probability calibrated
 ```
 """
+HOTKEY_PLACEHOLDER = "<WALLET_HOTKEY_ADDRESS>"
+FIRST_VERSION = "1.0.0"
 
 
 def build_card(name: str, network: PreTrainedModel, facts: ExportFacts | None, run: RunFacts, form: str) -> str:
@@ -198,3 +205,29 @@ def _limits(run: RunFacts) -> str:
 def _inherited(run: RunFacts) -> str:
     sources = [name for name in (*run.base_models, run.data.hub_name) if name]
     return f" Mind the licences of {' and '.join(sources)}." if sources else ""
+
+
+def build_natix_card(name: str, architecture: str, run: RunFacts) -> dict[str, Any]:
+    """The content of model_card.json.
+
+    Args:
+        name: of the model.
+        architecture: class of the network.
+        run: what is known of its run.
+    """
+    result = run.result
+    notes = "Never evaluated."
+    if result is not None and result["mcc"] is not None:
+        bounds = (
+            "" if result["mcc_low"] is None else f" (95 % interval {result['mcc_low']:.4f} to {result['mcc_high']:.4f})"
+        )
+        notes = f"MCC {result['mcc']:.4f}{bounds} on {result['n']:,} photos of {TEST_SPLIT}, {run.data.name}."
+    return {
+        "model_name": name,
+        "description": "Whether a street photo shows roadwork: the score of the label Roadwork, decided at 0.5.",
+        "version": FIRST_VERSION,
+        "submitted_by": HOTKEY_PLACEHOLDER,
+        "submission_time": int(time.time()),
+        "architecture": architecture,
+        "notes": notes,
+    }

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from roadwork.errors import ConfigError, MissingExtraError
+from roadwork.core.errors import ConfigError, MissingExtraError
+from roadwork.core.files import atomic_path
+from roadwork.detector.networks import INPUT_NAME, ONNX_FILE, OUTPUT_NAME, load_onnx
 from roadwork.export.parity import Parity, compare_logits, network_logits
-from roadwork.inference.networks import ONNX_FILE
-from roadwork.inference.onnx_network import INPUT_NAME, OUTPUT_NAME, load_onnx
-from roadwork.runs import atomic_path
 
 # onnxruntime reads it from 1.17 on.
 OPSET = 20

@@ -1,34 +1,135 @@
-"""Whether an exported folder decides as its run did, wherever it is loaded."""
+"""Verifies that an exported folder decides as its run does."""
 
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
-from roadwork.errors import ConfigError, DataError
-from roadwork.export.consumer import FAILED, ContractCheck, check_files
-from roadwork.export.parity import PROBABILITY_LIMIT, TIE
-from roadwork.export.verify_behaviour import check_head, check_latency, check_sigmoid, unanswered
-from roadwork.export.verify_comparison import Comparison, calibrated_from_score, compare
-from roadwork.export.verify_consumer import ask_consumer, check_answer
-from roadwork.export.verify_photos import checked_replay, find_files, folded_logits, write_large_photo
-from roadwork.export.verify_pipeline import pipeline_scores
-from roadwork.export.verify_run import compare_with_run
-from roadwork.inference.detector import Detector
-from roadwork.inference.networks import WEIGHTS_FILE
+from roadwork.calibration.data import logit_differences
+from roadwork.core.errors import ConfigError, DataError
+from roadwork.core.progress import track
+from roadwork.data.images import UnreadableImageError
+from roadwork.data.source import read_dataset
+from roadwork.detector.detector import ROADWORK, Detector
+from roadwork.detector.folding import PREDICTIONS_FILE, read_calibration
+from roadwork.detector.format import ExportFacts
+from roadwork.detector.networks import WEIGHTS_FILE
+from roadwork.export.consumer import (
+    FAILED,
+    ContractCheck,
+    ask_consumer,
+    check_answer,
+    check_files,
+    check_head,
+    check_latency,
+    check_sigmoid,
+    unanswered,
+)
+from roadwork.export.parity import PROBABILITY_LIMIT, TIE, Comparison, calibrated_from_score, compare
+from roadwork.export.replay import checked_replay, find_files, folded_logits, write_large_photo
+from roadwork.metrics.decision import to_probability
+from roadwork.metrics.predictions import read_predictions
+from roadwork.models.build import without_transformers_report
+from roadwork.models.ensemble import register_own_networks
+from roadwork.runs.run import Run
+from roadwork.settings.sampling import VALIDATION_SPLITS
 
 CONSUMERS = ("streetvision",)
+
 # transformers resizes the whole decode; we resize one that the JPEG decoder has already halved, to within a fraction of
 # a grey level. Photos this near to the threshold are decided by such a fraction, and another JPEG quality would move
 # them as far: no consumer can rely on them. A wrong size, crop, normalisation or threshold moves many photos by more.
 PIPELINE_TIE = 0.03
 LATENCY_CALLS = 5
+
+
+def pipeline_scores(folder: Path, photos: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) the score of Roadwork, and (N,) seconds that it took on the CPU, photo by photo from the file on.
+
+    Raises:
+        DataError: no label is exactly Roadwork.
+    """
+    register_own_networks()
+    with without_transformers_report():
+        classify = pipeline(
+            "image-classification",
+            model=AutoModelForImageClassification.from_pretrained(folder, local_files_only=True),
+            # The form that needs no torchvision.
+            image_processor=AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil"),
+            device="cpu",
+        )
+    scores, seconds = [], []
+    for photo in track(photos, len(photos), "transformers' pipeline"):
+        started = time.perf_counter()
+        with Image.open(photo) as image:
+            answer = {row["label"]: row["score"] for row in classify(image)}
+        seconds.append(time.perf_counter() - started)
+        if ROADWORK not in answer:
+            raise DataError(f"No label of {folder} is exactly {ROADWORK}: {', '.join(answer)}. Export again.")
+        scores.append(answer[ROADWORK])
+    return np.array(scores, dtype=np.float64), np.array(seconds)
+
+
+def compare_with_run(detector: Detector, run: Path, *, limit_rows: int, tie: float, limit: float) -> Comparison:
+    """Replays rows of `val_select` and `val_calib`; `val_test` is not read.
+
+    Args:
+        detector: the exported folder, loaded.
+        run: a run's folder, evaluated.
+        limit_rows: how many rows, taken evenly; 0: all.
+        tie: as of `Comparison`.
+        limit: as of `Comparison`.
+
+    Raises:
+        DataError: the run was not evaluated, its data or calibration is not what was exported, or a photo is gone.
+    """
+    facts = read_calibration(run) or ExportFacts()
+    exported = detector.facts
+    if (facts.temperature, facts.threshold) != (exported.temperature, exported.threshold):
+        raise DataError(
+            f"The folder was exported with temperature {exported.temperature:.6g} and threshold "
+            f"{exported.threshold:.6g}; {run} is calibrated to {facts.temperature:.6g} and {facts.threshold:.6g}. "
+            "Export again, or name the run that it was exported from."
+        )
+    frame = read_predictions(run / PREDICTIONS_FILE)
+    frame = frame[frame["split"].isin(VALIDATION_SPLITS)]
+    if frame.empty:
+        raise DataError(f"{run / PREDICTIONS_FILE} has no row of {' or '.join(VALIDATION_SPLITS)} to replay.")
+    if 0 < limit_rows < len(frame):
+        frame = frame.iloc[np.unique(np.linspace(0, len(frame) - 1, limit_rows).astype(int))]
+    photos = _read_photos(run, frame["id"].tolist())
+    return compare(
+        "Detector against the run's predictions",
+        frame["id"].tolist(),
+        to_probability(logit_differences(frame), facts.temperature),
+        detector.probabilities(folded_logits(detector, photos)),
+        threshold=facts.threshold,
+        tie=tie,
+        limit=limit,
+    )
+
+
+def _read_photos(run: Path, ids: list[str]) -> list[bytes]:
+    table, source = read_dataset(Run(run).read_settings().data)
+    if Run(run).read_manifest().get("data_fingerprint") not in (None, table.fingerprint()):
+        raise DataError(
+            f"{table.notes[0]} It is not the data that {run} was trained on: rows, labels, positions or sequences have "
+            "changed since. Restore it, or leave --run out."
+        )
+    rows = {name: row for row, name in enumerate(table.ids.tolist())}
+    try:
+        return [source.read(rows[name]) for name in ids]
+    except (KeyError, UnreadableImageError) as error:
+        raise DataError(f"The data of {run} lacks a photo that it predicted: {error}. Restore it.") from error
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,100 @@
-"""The layers of a map as GeoJSON: what is drawn where, in which colour, and what is said about it."""
+"""Layers of a map as GeoJSON features."""
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from roadwork.data.samplers.brackets import Brackets
 from roadwork.data.samplers.clusters import Clusters
+from roadwork.data.samplers.weights import Brackets
 from roadwork.data.utils.privacy import coarsen, coarsen_km
-from roadwork.maps import palette
-from roadwork.maps.cells import cell_levels, finest_resolution, gather_cells, mean_positions, zoom_of
-from roadwork.maps.features import Feature, MapLayer, counted, lon_lat, make_feature, make_point, point_geometry
-from roadwork.maps.geometry import FARTHEST_KM, cell_rings, geodesic_circle, split_line
+from roadwork.maps.geometry import (
+    FARTHEST_KM,
+    cell_levels,
+    cell_rings,
+    finest_resolution,
+    gather_cells,
+    geodesic_circle,
+    mean_positions,
+    split_line,
+    zoom_of,
+)
 
+# In the order of the splits.
+SPLITS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
+NO_SPLIT = "#8A8A8A"
+DEPLOYMENT = "#222222"
+MISSED = "#D55E00"
+FALSE_ALARM = "#F0E442"
+
+# From few to many: one hue, so that lightness alone tells the order.
+DENSITY = ("#C6DBEF", "#9ECAE1", "#6BAED6", "#3182BD", "#08519C")
+
+# Of positions that are kept whole: 11 cm, what a file of positions commonly has.
+_WHOLE_DECIMALS = 6
 _MAX_CELLS = 3000
 _MAX_MARKERS = 3000
 _ANY_ZOOM = 99.0
+_MAX_ERRORS = 3000
+_NAMES_IN_TOOLTIP = 6
+
+# Errors closer than this, 11 m, share a marker: frames of one stop would hide each other.
+_ERROR_DECIMALS = 4
+
+
+Feature = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class MapLayer:
+    """One layer that can be switched.
+
+    Attributes:
+        name: beside its switch; no text of the data's.
+        color: of the swatch beside the name.
+        features: GeoJSON; ``properties.text`` is said on hovering, as text and never as HTML; a feature with
+            ``properties.zoom`` is drawn from the first zoom on and before the second.
+        style: Leaflet's path options for all features; a feature's own ``properties.style`` goes before them.
+        shown: whether it is switched on when the map opens.
+    """
+
+    name: str
+    color: str
+    features: list[Feature]
+    style: dict[str, Any]
+    shown: bool = True
+
+
+def make_point(position: np.ndarray, text: str, count: int) -> Feature:
+    """A marker at (2,) latitude, longitude in degrees, the larger the more it stands for."""
+    return make_feature(point_geometry(position), text, {"radius": round(4 + 2 * float(np.log10(count)), 1)})
+
+
+def point_geometry(position: np.ndarray) -> dict[str, Any]:
+    """The geometry of (2,) latitude, longitude in degrees."""
+    return {"type": "Point", "coordinates": lon_lat(position[None])[0]}
+
+
+def make_feature(geometry: dict[str, Any], text: str, style: dict[str, Any]) -> Feature:
+    """A feature with what is said on hovering, and Leaflet's path options of its own."""
+    return {"type": "Feature", "geometry": geometry, "properties": {"text": text, "style": style}}
+
+
+def lon_lat(line_deg: np.ndarray) -> Sequence[list[float]]:
+    """The positions of (V, 2) latitude, longitude in degrees in the order of GeoJSON, longitude first."""
+    lines: Sequence[list[float]] = line_deg[:, ::-1].round(_WHOLE_DECIMALS).tolist()
+    return lines
+
+
+def counted(count: int, noun: str) -> str:
+    """The number with its noun in singular or plural."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 @dataclass(frozen=True)
@@ -45,8 +123,8 @@ def density_layer(gps: np.ndarray, decimals: int | None) -> tuple[MapLayer, list
     """
     levels = cell_levels(gps, decimals, _MAX_CELLS)
     most = max(counts.max() for _, _, counts in levels)
-    edges = np.unique(np.geomspace(1, most + 1, len(palette.DENSITY) + 1).round().astype(int))
-    colors = palette.DENSITY[-(len(edges) - 1) :]
+    edges = np.unique(np.geomspace(1, most + 1, len(DENSITY) + 1).round().astype(int))
+    colors = DENSITY[-(len(edges) - 1) :]
     features = []
     to_zoom = _ANY_ZOOM
     for resolution, cells, counts in levels:
@@ -101,9 +179,9 @@ def deployment_layers(deployment: DeploymentLayer, decimals: int | None) -> list
     positions = coarsen(mean_positions(points, index, len(cells)), decimals)
     counts = np.bincount(index)
     features = [make_point(p, counted(n, "deployment point"), n) for p, n in zip(positions, counts, strict=True)]
-    style = {"color": palette.DEPLOYMENT, "weight": 1, "fillColor": "#FFFFFF", "fillOpacity": 0.9, "fill": True}
+    style = {"color": DEPLOYMENT, "weight": 1, "fillColor": "#FFFFFF", "fillOpacity": 0.9, "fill": True}
     return [
-        MapLayer("Deployment centres, brackets", palette.DEPLOYMENT, _centers(deployment, decimals), {}),
+        MapLayer("Deployment centres, brackets", DEPLOYMENT, _centers(deployment, decimals), {}),
         MapLayer(f"Deployment points ({len(points):,})", "#FFFFFF", features, style, shown=False),
     ]
 
@@ -120,12 +198,12 @@ def _centers(deployment: DeploymentLayer, decimals: int | None) -> list[Feature]
             if edge_km < FARTHEST_KM:
                 lines = [lon_lat(line) for line in split_line(geodesic_circle(center, edge_km))]
                 text = f"Centre {number + 1}\n{brackets.names[ring]}: weight {brackets.weights[ring]:g}"
-                line_style = {"color": palette.DEPLOYMENT, "weight": 1.5, "opacity": 0.8, "fill": False}
+                line_style = {"color": DEPLOYMENT, "weight": 1.5, "opacity": 0.8, "fill": False}
                 dash = {"dashArray": "6 4"} if ring else {}
                 features.append(
                     make_feature({"type": "MultiLineString", "coordinates": lines}, text, line_style | dash)
                 )
-        marker = {"radius": 6, "color": "#FFFFFF", "weight": 2, "fillColor": palette.DEPLOYMENT, "fillOpacity": 1}
+        marker = {"radius": 6, "color": "#FFFFFF", "weight": 2, "fillColor": DEPLOYMENT, "fillOpacity": 1}
         features.append(make_feature(point_geometry(center), what, marker | {"fill": True}))
     return features
 
@@ -134,3 +212,43 @@ def bounds_of(*positions: np.ndarray) -> list[list[float]]:
     """[[south, west], [north, east]] of (N, 2) arrays of latitude, longitude in degrees, NaN where missing."""
     known = np.concatenate([gps[~np.isnan(gps).any(axis=1)] for gps in positions])
     return [known.min(axis=0).tolist(), known.max(axis=0).tolist()]
+
+
+def error_layers(predictions: pd.DataFrame, decimals: int | None) -> list[MapLayer]:
+    """Roadwork that the model missed, and alarms where there is none, at threshold 0.5."""
+    decided, label = predictions["probability"].to_numpy() >= 0.5, predictions["label"].to_numpy() == 1
+    kinds = (
+        ("Missed roadwork", MISSED, label & ~decided),
+        ("False alarms", FALSE_ALARM, ~label & decided),
+    )
+    return [_error_layer(name, color, predictions[wrong], decimals) for name, color, wrong in kinds]
+
+
+def _error_layer(name: str, color: str, errors: pd.DataFrame, decimals: int | None) -> MapLayer:
+    # The most confident first: they are the ones drawn where there are too many.
+    errors = errors.iloc[np.argsort(-np.abs(errors["probability"].to_numpy() - 0.5), kind="stable")]
+    gps = coarsen(coarsen(errors[["latitude", "longitude"]].to_numpy(np.float64), decimals), _ERROR_DECIMALS)
+    lines = [
+        f"{filename}: {probability:.1%} roadwork ({split})"
+        for filename, probability, split in errors[["filename", "probability", "split"]].itertuples(index=False)
+    ]
+    places: dict[tuple[float, float], list[str]] = {}
+    for (latitude, longitude), line in zip(gps.tolist(), lines, strict=True):
+        if not math.isnan(latitude + longitude):
+            places.setdefault((latitude, longitude), []).append(line)
+    features = [
+        make_point(np.array(position), _errors_text(name, here), len(here))
+        for position, here in itertools.islice(places.items(), _MAX_ERRORS)
+    ]
+    counts = [f"{len(errors):,}"]
+    if without := len(errors) - sum(map(len, places.values())):
+        counts.append(f"{without:,} without position")
+    if len(places) > _MAX_ERRORS:
+        counts.append(f"the surest at {_MAX_ERRORS:,} places drawn")
+    style = {"color": "#000000", "weight": 1.5, "fillColor": color, "fillOpacity": 1, "fill": True}
+    return MapLayer(f"{name} ({', '.join(counts)})", color, features, style)
+
+
+def _errors_text(name: str, lines: list[str]) -> str:
+    more = [f"and {len(lines) - _NAMES_IN_TOOLTIP:,} more"] if len(lines) > _NAMES_IN_TOOLTIP else []
+    return "\n".join([f"{name}, {counted(len(lines), 'image')}", *lines[:_NAMES_IN_TOOLTIP], *more])

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from roadwork.errors import MissingExtraError
-from roadwork.maps.features import MapLayer
+from roadwork.core.errors import MissingExtraError
+from roadwork.maps.layers import MapLayer
 
 _TILE_HOST = "https://tile.openstreetmap.org"
 _PLACE = "<!-- panel and texts -->"

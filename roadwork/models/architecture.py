@@ -1,24 +1,68 @@
-"""The configuration of a network: read from its type, a folder or the hub, with the user's fields set."""
+"""Reads a network's configuration from its type, a folder or the hub."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from roadwork.errors import ConfigError
-from roadwork.models.hub import load_local_first
-from roadwork.models.own import register_own_networks
+from roadwork.core.errors import ConfigError
+from roadwork.models.ensemble import register_own_networks
 from roadwork.settings import ModelSettings
 
+REQUEST_SECONDS = 10
 ID2LABEL = {0: "None", 1: "Roadwork"}
+
 # These follow from the task and from data.img_size; set twice, they could disagree.
 FIXED_FIELDS = ("id2label", "label2id", "num_labels", "problem_type", "image_size", "dtype")
+
+
+Loaded = TypeVar("Loaded")
+
+
+def load_local_first(name: str, load: Callable[[bool], Loaded]) -> Loaded:
+    """What ``load(local_files_only)`` returns for a folder or a hub name, asking the hub only where it must.
+
+    Without a network the hub's client retries each file for half a minute; one short request comes before.
+
+    Args:
+        name: a folder, or a name on the hub.
+        load: loads it, or raises an OSError where files are missing.
+
+    Raises:
+        ConfigError: nothing there can be loaded.
+    """
+    try:
+        return load(True)
+    except (OSError, HFValidationError) as error:
+        if Path(name).is_dir():
+            raise ConfigError(f"model.name={name!r} is a folder that cannot be loaded: {_first_line(error)}") from None
+    _check_hub_has(name)
+    try:
+        return load(False)
+    except OSError as error:
+        raise ConfigError(f"model.name={name!r} cannot be loaded from the hub: {_first_line(error)}") from None
+
+
+def _check_hub_has(name: str) -> None:
+    try:
+        HfApi().model_info(name, timeout=REQUEST_SECONDS)
+    except Exception as error:  # noqa: BLE001 - the client lets its HTTP library's own errors through
+        raise ConfigError(
+            f"model.name={name!r} is neither a folder, nor in the local cache, nor found on the Hugging Face hub "
+            f"({_first_line(error)}). Name a local folder with model.name=DIR, or train from random weights with "
+            "model.pretrained=false (and model.config.model_type or a model type such as model.name=resnet)."
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def read_config(model: ModelSettings) -> PreTrainedConfig:

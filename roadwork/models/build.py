@@ -11,15 +11,12 @@ import torch
 from transformers import AutoModel, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from roadwork.errors import ConfigError
-from roadwork.models.architecture import read_config
+from roadwork.core.errors import ConfigError
+from roadwork.models.architecture import load_local_first, read_config
 from roadwork.models.classifier import WITHOUT_CLASSIFIER, with_pooling
-from roadwork.models.drop_path import set_drop_path
 from roadwork.models.head import find_head
-from roadwork.models.head_dropout import set_head_dropout
-from roadwork.models.hub import load_local_first
-from roadwork.models.naflex import NAFLEX, at_fixed_size, fixed_config
-from roadwork.models.resize import resize, set_image_size, vision_config
+from roadwork.models.regularization import set_drop_path, set_head_dropout
+from roadwork.models.resize import NAFLEX, at_fixed_size, fixed_config, resize, set_image_size, vision_config
 from roadwork.settings import ModelSettings
 
 logger = logging.getLogger(__name__)

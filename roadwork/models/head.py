@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from roadwork.errors import ConfigError
+from roadwork.core.errors import ConfigError
 
 # transformers' own names, the usual one first; `score` is imagegpt's, `head` swiftformer's, `fc` hgnet's.
 HEAD_NAMES = ("classifier", "head", "score", "fc")

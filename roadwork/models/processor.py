@@ -10,8 +10,8 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
-from roadwork.errors import ConfigError
-from roadwork.models.hub import load_local_first
+from roadwork.core.errors import ConfigError
+from roadwork.models.architecture import load_local_first
 from roadwork.settings import ModelSettings
 
 logger = logging.getLogger(__name__)

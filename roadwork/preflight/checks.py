@@ -1,4 +1,4 @@
-"""What can be known before a run: one line a check, and what to do about each failure."""
+"""Checks that need no training step."""
 
 from __future__ import annotations
 
@@ -15,29 +15,60 @@ import torch
 from omegaconf import DictConfig
 
 from roadwork.config import to_settings
+from roadwork.core.errors import RoadworkError
 from roadwork.data.augmentation.build import build_train_augmentation
 from roadwork.data.dataset import ImageStore, UnreadableImage, UnreadableLedger
-from roadwork.data.extra import SOURCE
+from roadwork.data.deployment import REACH_KM, find_deployment, unreachable_targets
 from roadwork.data.images import ImageSource
-from roadwork.data.reach import REACH_KM, unreachable_targets
-from roadwork.data.samplers.brackets import parse_brackets
+from roadwork.data.mixed_datasets import SOURCE, find_mixture
+from roadwork.data.samplers.build import build_gps_sampler
 from roadwork.data.samplers.clusters import COVERAGE_TARGET, cluster_deployment
+from roadwork.data.samplers.summary import Repeats
+from roadwork.data.samplers.weights import parse_brackets
 from roadwork.data.source import find_groups, find_splits, read_dataset
-from roadwork.data.splits import Splits
-from roadwork.data.splits_check import check_splits
-from roadwork.data.splitting.resemblance import compare_with_deployment
+from roadwork.data.split_verification import compare_with_deployment
+from roadwork.data.splitting.check import check_splits
+from roadwork.data.splitting.splits import Splits
 from roadwork.data.table import SampleTable
-from roadwork.data.targets import find_deployment
-from roadwork.errors import RoadworkError
 from roadwork.models.build import build_model
 from roadwork.models.classifier import family_of
 from roadwork.models.head import freeze_backbone
-from roadwork.preflight.repeats import plan_repeats
 from roadwork.settings import SPLIT_NAMES, Settings
 
 OK, WARNING, BLOCKER = "ok", "warning", "blocker"
 _DECODED = 32
 _GIB = 1024**3
+
+
+@dataclass
+class _Rows:
+    """What the sampler reads of a dataset."""
+
+    gps: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.gps)
+
+
+def plan_repeats(settings: Settings, table: SampleTable, split_names: np.ndarray) -> Repeats:
+    """Of a run with GPS sampling; no image is read.
+
+    Args:
+        settings: of the run.
+        table: of N rows.
+        split_names: (N,) the split of each row.
+
+    Raises:
+        DataError: nothing could be drawn.
+        ConfigError: a setting of the sampler cannot be used.
+    """
+    rows = np.flatnonzero(split_names == "train")
+    points, _ = find_deployment(settings.data, table, split_names)
+    mixture = find_mixture(settings.data, table, rows)
+    measured = _Rows(table.gps[rows], table.labels[rows])
+    sampler = build_gps_sampler(settings.data.gps_sampling, measured, points, mixture)
+    return Repeats.of(sampler, len(rows), settings.training.epochs)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The rows of the wiring table on data: splits, sampler, augmentation and labels."""
+"""Rows of the wiring table: splits, sampler, augmentation, labels, prepared copy, mixed datasets."""
 
 from __future__ import annotations
 
@@ -12,19 +12,100 @@ from torch.utils.data import DistributedSampler
 
 from roadwork.data.augmentation.batch_augmentation import BatchAugmentation
 from roadwork.data.augmentation.latest_aug_2025 import LatestAugmentation2025
-from roadwork.data.samplers.balanced_sampler import BalancedSampler
-from roadwork.data.samplers.class_sampler import ClassSampler
+from roadwork.data.images import decode_image
+from roadwork.data.mixed_datasets import SOURCE
+from roadwork.data.samplers.build import BalancedSampler, MixtureSampler
 from roadwork.data.samplers.gps_weighted_sampler import GPSWeightedSampler
-from roadwork.data.samplers.mixture_sampler import MixtureSampler
-from roadwork.data.samplers.repeats import Repeats
-from roadwork.preflight.observations import Observations, WireRow
-from roadwork.preflight.probe import StageRecord
+from roadwork.data.samplers.stratified_sampler import ClassSampler
+from roadwork.data.samplers.summary import Repeats
+from roadwork.data.samplers.weights import parse_brackets
+from roadwork.preflight.recorder import Observations, StageRecord, WireRow
+
+COMPARED = 8
+
+# Mean difference of 255 between a photo and its copy; measured at 0.5 to 1.5. Another picture differs by 20 or more.
+COPY_TOLERANCE = 6.0
+CHANCE = 5.0  # standard deviations that independent draws may lie off
+_ROUNDING = 1e-6  # of a draw
 
 # Of pixels: bf16 rounds; a changed picture differs by far more.
 IMAGE_TOLERANCE = 0.02
+
 # Mixing that shows nothing is held to be dead where chance would hide it less than once in so many runs.
 ENOUGH_PAIRINGS = 10_000
-CHANCE = 5.0  # standard deviations that independent draws may lie off
+
+
+def copy_rows(seen: Observations) -> Iterator[WireRow]:
+    """Whether images that training took from the resized copy show what their photos do; no row where there is none."""
+    dataset = seen.datamodule.datasets["train"]
+    copy = dataset.store.copy
+    if copy is None:
+        return
+    covered = int(copy.has[dataset.rows].sum())
+    shown = torch.cat(seen.probe.train.rows).numpy()
+    compared = shown[copy.has[shown]][:COMPARED].tolist()
+    size = dataset.store.size
+    differences = []
+    for row in compared:
+        pixels = copy.image(row, size)
+        if pixels is not None:
+            photo = decode_image(seen.datamodule.source.read(row), size)
+            differences.append(float(np.abs(pixels.astype(int) - photo).mean()))
+    found = f"the {len(differences)} of {len(compared)} that were compared differ from their photos by "
+    found += f"{max(differences):.1f} of 255 at most" if differences else "nothing that could be seen"
+    yield WireRow(
+        "resized copy",
+        f"{covered:,} of {len(dataset):,} training images come from {copy.folder}; {found}",
+        len(differences) == len(compared) and max(differences, default=0.0) < COPY_TOLERANCE,
+        f"the copy holds other pictures: delete {copy.folder}, and run `roadwork prepare` again",
+    )
+
+
+def extra_rows(seen: Observations) -> Iterator[WireRow]:
+    """Of each dataset of `data.extra`: its part of the next epoch's draws, against what the configuration asks for.
+
+    What is asked is worked out from the settings and the rows' distances, not from the sampler's own weights.
+    """
+    extras = seen.datamodule.settings.data.extra
+    if not extras:
+        return
+    dataset, slices = seen.datamodule.datasets["train"], seen.datamodule.table.slices
+    names = slices[SOURCE].to_numpy(dtype=object)
+    of_row = names[dataset.rows]
+    n_draws = len(seen.next_epoch)
+    drawn_names = of_row[seen.next_epoch]
+    shown = names[torch.cat(seen.probe.train.rows).numpy()]
+    asked = _asked_shares(seen, of_row)
+    sampling = seen.datamodule.settings.data.gps_sampling
+    for extra in extras:
+        name, share = extra.dataset_name, asked[extra.dataset_name]
+        n_drawn = int((drawn_names == name).sum())
+        allowed = 1 + _ROUNDING
+        if sampling.draw == "iid":
+            allowed += CHANCE * np.sqrt(n_draws * share * (1 - share))
+        yield WireRow(
+            f"extra data ({name})",
+            f"share asked {share:.1%}, share drawn {n_drawn / max(1, n_draws):.1%} "
+            f"({n_drawn:,} of {n_draws:,} draws of the next epoch); it has {int((of_row == name).sum()):,} of "
+            f"{len(dataset):,} training rows, and {int((shown == name).sum())} of the {len(shown)} images shown",
+            abs(n_drawn - share * n_draws) <= allowed,
+            "train_dataloader must give its sampler the mixture of find_mixture, and the sampler draw by it",
+        )
+
+
+def _asked_shares(seen: Observations, of_row: np.ndarray) -> dict[str, float]:
+    """Share of the draws that each dataset of `data.extra` should have."""
+    data, sampler = seen.datamodule.settings.data, seen.datamodule.train_sampler
+    weights = np.ones(len(of_row))
+    if isinstance(sampler, GPSWeightedSampler):
+        brackets = parse_brackets(data.gps_sampling.weight_brackets)
+        by_distance = np.append(brackets.weights, data.gps_sampling.missing_weight)
+        weights = by_distance[brackets.index_of(sampler.distances_km)]
+    shares = {extra.dataset_name: extra.share for extra in data.extra if extra.share is not None}
+    factors = {extra.dataset_name: extra.weight for extra in data.extra}
+    totals = {name: factors.get(name, 1.0) * float(weights[of_row == name].sum()) for name in set(of_row) - set(shares)}
+    left = (1 - sum(shares.values())) / sum(totals.values())
+    return {name: shares.get(name, left * totals.get(name, 0.0)) for name in factors}
 
 
 def data_rows(seen: Observations) -> Iterator[WireRow]:

@@ -7,15 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from roadwork.preflight.adapter_wire import adapter_rows
-from roadwork.preflight.callback_wires import callback_rows
-from roadwork.preflight.copy_wire import copy_rows
-from roadwork.preflight.data_wires import augmentation_rows, data_rows
-from roadwork.preflight.extra_wire import extra_rows
-from roadwork.preflight.frozen_wires import frozen_rows
-from roadwork.preflight.loss_wire import loss_rows
-from roadwork.preflight.observations import Observations, WireRow
-from roadwork.training.checkpoints.left_out import KEY, fingerprint
+from roadwork.preflight.data_wires import augmentation_rows, copy_rows, data_rows, extra_rows
+from roadwork.preflight.recorder import Observations, WireRow
+from roadwork.preflight.training_wires import adapter_rows, callback_rows, frozen_rows, loss_rows
+from roadwork.training.checkpoints import KEY, fingerprint
 
 
 def judge(seen: Observations) -> list[WireRow]:

@@ -1,4 +1,4 @@
-"""The profile of a configuration's training: its stages, its input, what bounds it."""
+"""The profile of a configuration: times, bottleneck, advice."""
 
 from __future__ import annotations
 
@@ -9,17 +9,210 @@ from pathlib import Path
 import torch
 from joblib import cpu_count
 
+from roadwork.core.errors import ConfigError
 from roadwork.data.datamodule import NATIXDataModule
-from roadwork.errors import ConfigError
-from roadwork.preflight.dry_run import prepare_trainer
-from roadwork.profiling.advice import Circumstances, what_to_try
-from roadwork.profiling.input_times import InputTimes, time_input
-from roadwork.profiling.loop import TimedSteps, time_steps
-from roadwork.profiling.spread import Spread, spread_ms
-from roadwork.profiling.stage_clock import STAGES
-from roadwork.profiling.verdict import Verdict, judge
+from roadwork.profiling.measure import (
+    COPY,
+    OTHER,
+    PHOTOS,
+    RAM,
+    STAGES,
+    InputTimes,
+    Spread,
+    TimedSteps,
+    spread_ms,
+    time_input,
+    time_steps,
+)
 from roadwork.settings import Settings
-from roadwork.training.frozen import why_no_features
+from roadwork.training.linear_probe import why_no_features
+from roadwork.training.trainers.factory import prepare_trainer
+
+# With workers the loader runs beside the step, so the step waits only where the loader is the slower one. Below this
+# share of the step a wait is taken for chance.
+WAIT_SHARE = 0.2
+
+# What reading and decoding must explain of the time that the loader takes, to be blamed for it.
+EXPLAINED_SHARE = 0.5
+_GROUPS = {
+    "the transfer": ("transfer",),
+    "augmentation": ("augment",),
+    "the network": ("forward", "backward"),
+    "the optimizer": ("optimizer",),
+    "callbacks": ("callbacks",),
+    "the loop itself": (OTHER,),
+}
+_LARGER_BATCH = "data.dataloader.batch_size=N: a larger batch shares what a step costs among more images"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What bounds a run.
+
+    Attributes:
+        bound_by: "reading", "decoding", "the resized copy" or "the loader"; else "the transfer", "augmentation", "the
+            network", "the optimizer", "callbacks" or "the loop itself".
+        sentence: says so with figures.
+        loader_images_per_s: what the workers could read and decode, if each had a core to itself.
+        step_images_per_s: what the rest of the step could take, if it never waited.
+    """
+
+    bound_by: str
+    sentence: str
+    loader_images_per_s: float
+    step_images_per_s: float
+
+
+def judge(mean_s: dict[str, float], images_per_step: float, times: InputTimes, workers: int, cores: int) -> Verdict:
+    """Compares what the loader gives with what the rest of the step takes.
+
+    Without workers the two take turns, and the larger part of the step bounds it. With workers the slower of the two
+    bounds it, whatever its share: a queue that filled during the first steps can hide a slow loader for a while.
+
+    Args:
+        mean_s: seconds of each stage in a mean step.
+        images_per_step: mean.
+        times: of single images.
+        workers: processes of the loader.
+        cores: that they share.
+    """
+    step_s = sum(mean_s.values())
+    wait_s = mean_s.get("wait", 0.0)
+    loader_per_s = times.images_per_s * max(1, min(workers, cores))
+    rest_per_s = images_per_step / max(step_s - wait_s, 1e-9)
+    groups = {name: sum(mean_s.get(stage, 0.0) for stage in stages) for name, stages in _GROUPS.items()}
+    largest = max(groups, key=lambda name: groups[name])
+    waits = wait_s >= WAIT_SHARE * step_s if workers else wait_s >= groups[largest]
+    is_hidden = workers > 0 and not waits and loader_per_s < rest_per_s
+    if not waits and not is_hidden:
+        sentence = _bound_by_step(largest, groups[largest] / step_s, images_per_step / step_s)
+        return Verdict(largest, sentence, loader_per_s, rest_per_s)
+    loader_s = step_s if workers else wait_s
+    is_explained = is_hidden or images_per_step / loader_per_s >= EXPLAINED_SHARE * loader_s
+    part = _input_part(times) if is_explained else "the loader"
+    given = loader_per_s if is_hidden else images_per_step / loader_s
+    sentence = (
+        f"Bound by {part}: {_of_workers(workers)} the loader gives {rate(given)} images/s, "
+        f"the rest of the step could take {rate(rest_per_s)}."
+    )
+    if is_hidden:
+        sentence += " In these few steps the loader's queue still hid it."
+    elif part == "the loader":
+        sentence += " Reading and decoding explain less than half of it: batches are put together and sent over, or "
+        sentence += "workers and network share the cores." if workers else "in the training process itself."
+    return Verdict(part, sentence, loader_per_s, rest_per_s)
+
+
+def _bound_by_step(part: str, share: float, images_per_s: float) -> str:
+    named = "the network (forward and backward" if part == "the network" else f"{part} ("
+    separator = ", " if part == "the network" else ""
+    return f"Bound by {named}{separator}{share:.0%} of a step): {rate(images_per_s)} images/s."
+
+
+def _input_part(times: InputTimes) -> str:
+    if times.origin == PHOTOS:
+        return "reading" if times.read_ms.mean > times.decode_ms.mean else "decoding"
+    return {COPY: "the resized copy", RAM: "the loader"}[times.origin]
+
+
+def _of_workers(workers: int) -> str:
+    return {0: "without workers", 1: "with 1 worker"}.get(workers, f"with {workers} workers")
+
+
+def rate(images_per_s: float) -> str:
+    """Images per second with up to three digits, as people read them."""
+    return f"{images_per_s:,.0f}" if images_per_s >= 10 else f"{images_per_s:.2g}"
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What a run had at hand.
+
+    Attributes:
+        device: torch's name of it, such as cpu or cuda:0.
+        precision: Lightning's name of it.
+        workers: processes of the loader.
+        cores: that this process may use.
+        threads: that torch computes with on a CPU.
+        origin: where most of the images came from.
+    """
+
+    device: str
+    precision: str
+    workers: int
+    cores: int
+    threads: int
+    origin: str
+
+    @property
+    def is_cpu(self) -> bool:
+        return self.device == "cpu"
+
+
+def what_to_try(bound_by: str, settings: Settings, here: Circumstances) -> list[str]:
+    """Changes that could move the bound, the most promising first."""
+    if bound_by in ("reading", "decoding", "the resized copy", "the loader"):
+        return _for_input(bound_by, settings, here)
+    if bound_by == "the network":
+        return _for_network(settings, here)
+    mode = settings.data.augmentation.train.mode
+    elsewhere = {
+        "the transfer": ["data.dataloader.pin_memory=true"] if settings.data.dataloader.pin_memory is False else [],
+        "augmentation": [
+            f"data.augmentation.train.mode=none shows what {mode} costs; its strength is a question of accuracy first",
+            *_for_cpu(here),
+        ],
+        "the optimizer": [
+            *(["training.fused_optimizer=true"] if settings.training.fused_optimizer is False else []),
+            f"training.accumulate={2 * settings.training.accumulate}: fewer optimizer steps",
+        ],
+        "callbacks": ["training.use_ema=false shows what averaging costs"] if settings.training.use_ema else [],
+        "the loop itself": ["--trace FILE shows what runs when"],
+    }
+    return [*elsewhere[bound_by], _LARGER_BATCH]
+
+
+def _for_input(bound_by: str, settings: Settings, here: Circumstances) -> list[str]:
+    data, tries = settings.data, []
+    if here.origin == PHOTOS and bound_by != "the loader":
+        copies = "`roadwork prepare` makes a resized copy once, which training then reads by itself"
+        tries.append(copies if data.prepared.use != "never" else f"data.prepared.use=auto: {copies}")
+    if here.origin != RAM and data.cache == "none":
+        tries.append("data.cache=auto: images are held in RAM where they fit")
+    if here.workers < here.cores:
+        tries.append(f"data.dataloader.num_workers={here.cores}: a process a core reads ahead")
+    elif bound_by == "reading":
+        tries.append(f"data.dataloader.num_workers={2 * here.cores}: more reads at once; a local disk, if this is none")
+    elif bound_by == "the loader":
+        tries.append(f"data.dataloader.prefetch_factor={2 * data.dataloader.prefetch_factor}: a longer queue")
+    return tries or ["more cores, or a smaller data.img_size"]
+
+
+def _for_network(settings: Settings, here: Circumstances) -> list[str]:
+    training, tries = settings.training, _for_cpu(here)
+    if not here.is_cpu and here.precision == "32-true":
+        tries.append("training.precision=bf16-mixed, where the device has it")
+    if training.gradient_checkpointing:
+        tries.append("training.gradient_checkpointing=false, if the memory allows")
+    if not training.compile:
+        tries.append("training.compile=true: fewer, larger kernels, once they are compiled")
+    if settings.model.attention == "eager":
+        tries.append("model.attention=auto")
+    if not training.channels_last:
+        tries.append("training.channels_last=true, which convolutions want")
+    if not here.is_cpu:
+        tries.append("data.dataloader.batch_size=auto: the largest that fits")
+    if settings.model.pretrained and training.adapter == "none" and not training.freeze_backbone:
+        frozen = "training.freeze_backbone=true data.augmentation.train.mode=none"
+        tries.append(f"{frozen}: the head alone, on features that are computed once")
+    return [*tries, "a smaller data.img_size or model: a question of accuracy first"]
+
+
+def _for_cpu(here: Circumstances) -> list[str]:
+    if not here.is_cpu:
+        return []
+    threads = f"OMP_NUM_THREADS={here.cores}: torch computes with {here.threads} of {here.cores} cores"
+    return [*([threads] if here.threads < here.cores else []), "a GPU"]
 
 
 @dataclass(frozen=True)

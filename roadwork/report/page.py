@@ -1,21 +1,50 @@
-"""The page around the sections: one HTML file that asks nothing of a network and runs no script."""
+"""The HTML page of a report, self-contained and without scripts."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from roadwork import __version__
-from roadwork.report.section import Section
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _DASH = "–"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, and what stands below it.
+
+    Attributes:
+        name: of its template, and of its place in the page's address.
+        title: the heading.
+        shown: what the template shows.
+        missing: why there is nothing to show, and which command makes it; None where there is.
+    """
+
+    name: str
+    title: str
+    shown: Mapping[str, Any] = field(default_factory=dict)
+    missing: str | None = None
+
+
+NOT_EVALUATED = "Not there yet: roadwork evaluate RUN judges the run's splits, and makes this."
+
+
+NO_TEST_ROWS = "The predictions hold no row of val_test, so there is nothing to show."
+
+
+def why_no_test_rows(predictions: object) -> str:
+    """The sentence for a part that needs val_test's rows and has none."""
+    return NOT_EVALUATED if predictions is None else NO_TEST_ROWS
 
 
 def render_page(name: str, kind: str, sections: Sequence[Section]) -> str:

@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter
 
 from roadwork.data.images import decode_short_side
 from roadwork.data.utils.privacy import coarsen, coarsen_km, number_cells, position_columns
-from roadwork.evaluation.predictions import CALIBRATED_COLUMN, COLUMNS
+from roadwork.metrics.predictions import CALIBRATED_COLUMN, COLUMNS
 
 _SHORT_SIDE, _LONG_SIDE = 180, 320
 _QUALITY = 72

@@ -1,28 +1,161 @@
-"""`report.html` of one run, and of several side by side."""
+"""Writes report.html for one run, or several side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from roadwork.errors import ConfigError
-from roadwork.report.compare import MAX_RUNS, compare_section
-from roadwork.report.dataset import open_data
-from roadwork.report.page import render_page
+import numpy as np
+import pandas as pd
+from omegaconf import OmegaConf
+
+from roadwork.core.errors import ConfigError
+from roadwork.core.files import atomic_path
+from roadwork.metrics.classification import count_confusion, decide, mcc
+from roadwork.metrics.intervals import (
+    MIN_FAILED_GROUPS,
+    Interval,
+    bootstrap_mcc,
+    count_paired,
+    effective_groups,
+    percentile_interval,
+)
+from roadwork.report.page import Section, render_page
 from roadwork.report.run_files import RunFiles, read_run
-from roadwork.report.section import Section
-from roadwork.report.sections.calibration import calibration_section
-from roadwork.report.sections.dataset import dataset_section
-from roadwork.report.sections.decisions import decisions_section
+from roadwork.report.sections.dataset import dataset_section, open_data
 from roadwork.report.sections.errors import errors_section
-from roadwork.report.sections.headline import headline_section
-from roadwork.report.sections.learning import learning_section
-from roadwork.report.sections.reward import reward_section
-from roadwork.report.sections.setup import setup_section
-from roadwork.report.sections.slicing import slicing_section
-from roadwork.runs import atomic_path
+from roadwork.report.sections.results import calibration_section, decisions_section, reward_section, slicing_section
+from roadwork.report.sections.training import headline_section, learning_section, mcc_plot, scale_start, setup_section
 
+MAX_RUNS = 8
+
+# Where the run was written says nothing of what was run.
+_PLACES = ("experiment", "output_dir", "data.splits_file")
 FILE_NAME = "report.html"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """MCC of a run less that of the first, on the rows of val_test that both have judged.
+
+    Attributes:
+        n: rows of both.
+        only_first: rows that the first alone has judged.
+        only_other: rows that the other alone has judged.
+        relabelled: rows of both that are left out, since the two runs have different labels for them.
+        mcc: of the first and of the other, on the rows of both.
+        value: the second less the first; None without rows of both labels.
+        interval: 95 %, by group.
+        n_differing: rows decided differently.
+        deciding_groups: effective number of groups in which they lie.
+        sentence: what this says.
+    """
+
+    n: int
+    only_first: int
+    only_other: int
+    relabelled: int
+    mcc: tuple[float, float]
+    value: float | None
+    interval: Interval
+    n_differing: int
+    deciding_groups: float
+    sentence: str
+
+
+def compare_section(runs: Sequence[RunFiles]) -> Section:
+    """The runs side by side; the first is what the others are held against."""
+    differences = [None, *(_difference(runs[0], other) for other in runs[1:])]
+    shown = {
+        "runs": [
+            {"run": run, "style": f"series{number}", "difference": difference, "epochs": len(run.epochs)}
+            for number, (run, difference) in enumerate(zip(runs, differences, strict=True), start=1)
+        ],
+        "least": scale_start([run.result for run in runs if run.result]),
+        "settings": settings_that_differ(runs),
+        "curves": mcc_plot([(run.epochs, f"series{number}") for number, run in enumerate(runs, start=1)], None)
+        if all(run.epochs for run in runs)
+        else None,
+    }
+    return Section("compare", "Runs side by side", shown)
+
+
+def settings_that_differ(runs: Sequence[RunFiles]) -> list[tuple[str, list[str]]]:
+    """(key, value in each run) of the settings that are not the same in all."""
+    flat = [dict(_flatten(OmegaConf.to_container(OmegaConf.structured(run.settings)))) for run in runs]
+    keys = [key for key in dict.fromkeys(key for settings in flat for key in settings) if key not in _PLACES]
+    rows = [(key, [str(settings.get(key, "-")) for settings in flat]) for key in keys]
+    return [(key, values) for key, values in rows if len(set(values)) > 1]
+
+
+def _flatten(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    if not isinstance(value, dict) or not value:
+        return [(prefix, value)]
+    return [pair for key, part in value.items() for pair in _flatten(part, f"{prefix}.{key}" if prefix else str(key))]
+
+
+def _difference(first: RunFiles, other: RunFiles) -> Difference | None:
+    """None where either has no row of val_test."""
+    if first.test_rows is None or other.test_rows is None:
+        return None
+    columns = ["id", "label", "probability", "group"]
+    both = first.test_rows[columns].merge(other.test_rows[columns], on="id", suffixes=("", "_other"))
+    same = both[both["label"] == both["label_other"]]
+    decisions = np.stack(
+        [
+            decide(same["probability"].to_numpy(), first.threshold),
+            decide(same["probability_other"].to_numpy(), other.threshold),
+        ]
+    )
+    counted = {
+        "n": len(same),
+        "only_first": len(first.test_rows) - len(both),
+        "only_other": len(other.test_rows) - len(both),
+        "relabelled": len(both) - len(same),
+    }
+    evaluation = first.settings.evaluation
+    return _judge(same, decisions, counted, draws=evaluation.bootstrap_draws, seed=evaluation.seed)
+
+
+def _judge(same: pd.DataFrame, decisions: np.ndarray, counted: dict[str, int], *, draws: int, seed: int) -> Difference:
+    labels, groups = same["label"].to_numpy(), same["group"].to_numpy()
+    if len(np.unique(labels)) < 2:
+        why = "They have no row of val_test in common" if not len(same) else "The rows of both hold one class only"
+        sentence = f"{why}, so they cannot be compared: train both with the same splits.json."
+        nothing = (float("nan"), float("nan"))
+        return Difference(**counted, mcc=nothing, value=None, interval=nothing, n_differing=0, deciding_groups=0.0,
+                          sentence=sentence)  # fmt: skip
+    scores = [float(mcc(count_confusion(labels, rows.astype(float)))) for rows in decisions]
+    counts = count_paired(labels, decisions[None].astype(float), groups, np.zeros(len(labels), dtype=np.int64), 1)
+    drawn = bootstrap_mcc(counts, np.ones((1, 1)), draws=draws, seed=seed)[:, 0]
+    interval = percentile_interval(drawn[:, 1] - drawn[:, 0])
+    differs = decisions[0] != decisions[1]
+    _, codes = np.unique(groups, return_inverse=True)
+    deciding = effective_groups(np.bincount(codes, differs))
+    return Difference(
+        **counted,
+        mcc=(scores[0], scores[1]),
+        value=scores[1] - scores[0],
+        interval=interval,
+        n_differing=int(differs.sum()),
+        deciding_groups=deciding,
+        sentence=_explain(interval, deciding),
+    )
+
+
+def _explain(interval: Interval, deciding: float) -> str:
+    if deciding < MIN_FAILED_GROUPS:
+        return (
+            f"They decide differently in {deciding:.1f} effective groups; with fewer than {MIN_FAILED_GROUPS} a "
+            "difference cannot be told from chance."
+        )
+    if interval[0] > 0:
+        return "Better than the first: the interval lies above 0."
+    if interval[1] < 0:
+        return "Worse than the first: the interval lies below 0."
+    return "Not told apart: the interval holds 0."
 
 
 def write_report(folders: Sequence[Path], overrides: Sequence[str] = (), path: Path | None = None) -> Path:

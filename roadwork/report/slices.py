@@ -11,10 +11,10 @@ import h3
 import numpy as np
 import pandas as pd
 
-from roadwork.data.samplers.brackets import parse_brackets
-from roadwork.data.slice_columns import column_text
-from roadwork.data.utils.cells import h3_cells
-from roadwork.evaluation.results import evaluate_slice
+from roadwork.data.samplers.weights import parse_brackets
+from roadwork.data.table import column_text
+from roadwork.data.utils.geo import h3_cells
+from roadwork.metrics.results import evaluate_slice
 from roadwork.report.privacy import further_columns
 from roadwork.settings import Settings
 

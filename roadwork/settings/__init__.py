@@ -9,21 +9,21 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from roadwork.errors import ConfigError
+from roadwork.core.errors import ConfigError
 from roadwork.settings.checks import MAX_SEED, check_at_least, check_range
 from roadwork.settings.data import (
     AUGMENTATION_MODES,
     CACHE_MODES,
     DATA_MODES,
+    ORIGINS,
     AugmentationSettings,
     DataloaderSettings,
     DataSettings,
+    ExtraDatasetSettings,
+    HubSettings,
     PreparedSettings,
     TrainAugmentationSettings,
 )
-from roadwork.settings.extra import ORIGINS, ExtraDatasetSettings
-from roadwork.settings.hub import HubSettings
-from roadwork.settings.model import POOLINGS, ModelSettings
 from roadwork.settings.sampling import (
     DRAW_MODES,
     SPLIT_NAMES,
@@ -31,8 +31,15 @@ from roadwork.settings.sampling import (
     GpsSamplingSettings,
     SplittingSettings,
 )
-from roadwork.settings.tracking import TrackingSettings
-from roadwork.settings.training import ADAPTERS, LOSSES, PRECISIONS, TrainingSettings
+from roadwork.settings.training import (
+    ADAPTERS,
+    LOSSES,
+    POOLINGS,
+    PRECISIONS,
+    ModelSettings,
+    TrackingSettings,
+    TrainingSettings,
+)
 
 __all__ = [
     "ADAPTERS",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from roadwork.errors import ConfigError
+from roadwork.core.errors import ConfigError
 
 MAX_SEED = 2**32 - 1  # NumPy's
 

@@ -1,14 +1,18 @@
-"""How the weights are trained."""
+"""Settings of the network, its training, and where learning curves go."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
-from roadwork.errors import ConfigError
+from roadwork.core.errors import ConfigError
 from roadwork.settings.checks import MAX_SEED, check_at_least, check_choice, check_range, check_word_or_count
 
+ATTENTIONS = ("auto", "sdpa", "eager")
+POOLINGS = ("auto", "cls", "mean", "cls_mean")
 ADAPTERS = ("none", "lora", "dora", "adalora", "vera", "ia3")
 LOSSES = ("cross_entropy", "balanced", "focal")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
@@ -20,6 +24,35 @@ _RANGES = (
     ("focal_gamma", 0.0, 10.0),
     ("layer_decay", 0.1, 1.0),
 )
+_SECRET_KEY = re.compile(
+    r"api_?key|access_?key|private_?key|token|secret|passw|credential|(^|_)auth($|_)", re.IGNORECASE
+)
+_SECRET_IN_URL = re.compile(r"://[^/@\s]*:[^/@\s]*@")
+
+
+@dataclass
+class ModelSettings:
+    # A hub name or a folder (pretrained: true), or a transformers model type such as `resnet` (pretrained: false).
+    name: str = "resnet"
+    # Load weights; false builds the architecture from its configuration with random weights.
+    pretrained: bool = False
+    # Fields of the transformers configuration to set; `model_type` here builds offline when pretrained is false.
+    config: dict[str, Any] = field(default_factory=dict)
+    # How attention is computed: `auto` (transformers' choice: sdpa where the model has it), `sdpa`, or `eager`.
+    attention: str = "auto"
+    # What of a transformer's last layer the head sees: `cls` (the class token), `mean` (of the patches), `cls_mean`
+    # (both, side by side), or `auto`, which is what its own classifier does.
+    pooling: str = "auto"
+    # Share of blocks that a step leaves out for an image (stochastic depth), growing from 0 at the first to this.
+    drop_path: float = 0.0
+    # Share of the features zeroed before the head.
+    head_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_choice("model.attention", self.attention, ATTENTIONS)
+        check_choice("model.pooling", self.pooling, POOLINGS)
+        for name in ("drop_path", "head_dropout"):
+            check_range(f"model.{name}", getattr(self, name), 0.0, 0.9)
 
 
 @dataclass
@@ -115,3 +148,32 @@ class TrainingSettings:
                 raise ConfigError(
                     f"training.{name} is {getattr(self, name)}; it must be a number above 0, or nothing is trained."
                 )
+
+
+@dataclass
+class TrackingSettings:
+    # Lightning's loggers beside TensorBoard, which is always there: the name of each (wandb, mlflow, comet, csv) with
+    # its arguments, such as {wandb: {project: roadwork}, mlflow: {tracking_uri: "file:mlruns"}}. No keys or passwords:
+    # these belong into the environment. docs/tracking.md
+    loggers: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for key, value in _leaves(self.loggers, "tracking.loggers"):
+            name = key.rpartition(".")[2]
+            if _SECRET_KEY.search(name) or (isinstance(value, str) and _SECRET_IN_URL.search(value)):
+                raise ConfigError(
+                    f"{key} looks like a secret, which a run would write into its config.yaml. Take it out, and set "
+                    "the logger's environment variable: WANDB_API_KEY; MLFLOW_TRACKING_TOKEN, or "
+                    "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD; COMET_API_KEY."
+                )
+
+
+def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{key}.{name}")
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _leaves(inner, f"{key}.{number}")
+    else:
+        yield key, value

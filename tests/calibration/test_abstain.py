@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.special import logit
 
 from roadwork.calibration.abstain import choose_band, groups_needed
-from roadwork.calibration.probabilities import to_probability
+from roadwork.metrics.decision import to_probability
 
 
 def draw_groups(rng, n_groups):

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from scipy.special import logit
 from sklearn.metrics import matthews_corrcoef
 
-from roadwork.calibration.cuts import Cuts
-from roadwork.calibration.probabilities import to_probability
-from roadwork.evaluation.metrics import count_confusion, mcc
+from roadwork.calibration.threshold import Cuts
+from roadwork.metrics.classification import count_confusion, mcc
+from roadwork.metrics.decision import to_probability
 
 few_values = st.integers(-3, 3).map(float)  # many ties
 any_values = st.floats(-1e4, 1e4)

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from sklearn.metrics import log_loss
 
-from roadwork.calibration.probabilities import to_probability
 from roadwork.calibration.temperature import choose_temperature, fit_temperature
+from roadwork.metrics.decision import to_probability
 
 numbers = st.floats(-1e4, 1e4, allow_subnormal=False).map(lambda x: round(x, 3))
 rows = st.lists(st.tuples(st.integers(0, 1), numbers), min_size=2, max_size=40)

@@ -6,14 +6,11 @@ from scipy.special import expit, logit
 from scipy.stats import beta, norm
 from sklearn.metrics import matthews_corrcoef
 
-from roadwork.calibration.cuts import Cuts
-from roadwork.calibration.figures import Costs, figures_with_intervals, rate_interval
-from roadwork.calibration.out_of_bag import judge_out_of_bag
-from roadwork.calibration.priors import at_prior, parse_prior
-from roadwork.calibration.probabilities import to_probability
-from roadwork.calibration.threshold import choose_threshold
-from roadwork.errors import ConfigError
-from roadwork.evaluation.metrics import mcc
+from roadwork.calibration.figures import Costs, at_prior, figures_with_intervals, parse_prior, rate_interval
+from roadwork.calibration.threshold import Cuts, choose_threshold, judge_out_of_bag
+from roadwork.core.errors import ConfigError
+from roadwork.metrics.classification import mcc
+from roadwork.metrics.decision import to_probability
 
 
 def draw(rng, n_groups, shift=0.0, separation=1.5):

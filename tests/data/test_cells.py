@@ -4,7 +4,7 @@ import h3
 import numpy as np
 import pytest
 
-from roadwork.data.utils.cells import h3_cells
+from roadwork.data.utils.geo import h3_cells
 
 
 @pytest.mark.parametrize("resolution", [0, 5, 15])

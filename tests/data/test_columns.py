@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from roadwork.core.errors import DataError
 from roadwork.data.columns import find_columns, parse_labels, table_from_frame
-from roadwork.errors import DataError
 
 NAMES = {"None": 0, "Roadwork": 1}
 

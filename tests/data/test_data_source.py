@@ -9,13 +9,13 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from roadwork.config import to_settings
+from roadwork.core.errors import ConfigError, DataError, SplitError
 from roadwork.data import source
-from roadwork.data.demo import DemoSummary
+from roadwork.data.deployment import find_deployment
 from roadwork.data.source import find_groups, find_splits, read_dataset, splits_path
-from roadwork.data.splits import Splits, make_splits
-from roadwork.data.splits_check import check_splits
-from roadwork.data.targets import find_deployment
-from roadwork.errors import ConfigError, DataError, SplitError
+from roadwork.data.splitting.check import check_splits
+from roadwork.data.splitting.splits import Splits, make_splits
+from roadwork.demo import DemoSummary
 from roadwork.settings import SPLIT_NAMES
 
 

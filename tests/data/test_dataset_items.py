@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from roadwork.core.errors import DataError
 from roadwork.data.dataset import ImageStore, RoadworkDataset, UnreadableImage, UnreadableLedger, collate
 from roadwork.data.images import FileImages
 from roadwork.data.table import SampleTable
-from roadwork.errors import DataError
 
 N, SIZE = 12, 8
 BROKEN = (3, 7)

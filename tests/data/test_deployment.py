@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from roadwork.core.errors import DataError
 from roadwork.data.deployment import load_deployment_points
-from roadwork.errors import DataError
 
 POINTS = [[52.52, 13.40], [48.86, 2.35]]
 

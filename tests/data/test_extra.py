@@ -13,27 +13,26 @@ import pytest
 from PIL import Image
 
 from roadwork.config import to_settings
+from roadwork.core.errors import ConfigError, DataError, SplitError
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.data.dataset import UnreadableLedger
-from roadwork.data.extra import find_mixture
 from roadwork.data.features import compute_features
-from roadwork.data.grouping.hashes import ImageHashes
-from roadwork.data.image_identity import identify_image
+from roadwork.data.grouping.near_duplicates import ImageHashes
+from roadwork.data.images import identify_image
 from roadwork.data.local import read_local
+from roadwork.data.mixed_datasets import find_mixture
 from roadwork.data.prepared.copy import find_copy
 from roadwork.data.prepared.plan import plan_copy
-from roadwork.data.prepared.write import write_copy
-from roadwork.data.prepared.writing import writing
-from roadwork.data.samplers.uniform_sampler import UniformSampler
+from roadwork.data.prepared.write import write_copy, writing
+from roadwork.data.samplers.build import UniformSampler
 from roadwork.data.source import dataset_key, find_groups, find_splits, read_dataset
-from roadwork.data.splits import make_splits
-from roadwork.data.splits_check import check_splits
+from roadwork.data.splitting.check import check_splits
+from roadwork.data.splitting.splits import make_splits
 from roadwork.data.splitting.train_only import find_duplicates, make_groups_of_split_rows
 from roadwork.data.table import ExtraRows
-from roadwork.errors import ConfigError, DataError, SplitError
-from roadwork.evaluation.predictions import build_predictions
-from roadwork.experiments.fold_splits import make_fold_splits
-from roadwork.experiments.gps import prepare_experiment
+from roadwork.experiments.folds import make_fold_splits
+from roadwork.experiments.gps_conditions import prepare_experiment
+from roadwork.metrics.predictions import build_predictions
 from roadwork.models.build import build_model
 from roadwork.settings import SPLIT_NAMES
 

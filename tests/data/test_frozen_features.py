@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 from roadwork.config import to_settings
+from roadwork.core.errors import DataError
 from roadwork.data import features
 from roadwork.data.dataset import ImageStore, UnreadableLedger
 from roadwork.data.features import Features, compute_features
 from roadwork.data.source import read_dataset
-from roadwork.errors import DataError
 from roadwork.models.build import build_model
 from roadwork.models.processor import image_statistics
 from roadwork.settings import ModelSettings, Settings

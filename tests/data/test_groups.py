@@ -10,12 +10,12 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from scipy.sparse.csgraph import connected_components
 
-from roadwork.data.groups import Groups, make_groups
-from roadwork.data.splits import make_splits
-from roadwork.data.splits_check import check_splits
+from roadwork.core.errors import RoadworkError
+from roadwork.data.grouping.groups import Groups, make_groups
+from roadwork.data.splitting.check import check_splits
+from roadwork.data.splitting.splits import make_splits
 from roadwork.data.table import SampleTable
 from roadwork.data.utils.geo import haversine_km
-from roadwork.errors import RoadworkError
 from roadwork.settings import SplittingSettings
 
 RATIOS = {"train": 0.60, "val_select": 0.15, "val_calib": 0.15, "val_test": 0.10}

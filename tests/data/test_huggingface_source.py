@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from roadwork.core.errors import DataError
 from roadwork.data.huggingface import read_huggingface
 from roadwork.data.images import decode_image, quick_check
-from roadwork.errors import DataError
 
 NAMES = {"None": 0, "Roadwork": 1}
 N = 12

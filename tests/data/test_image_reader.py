@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from roadwork.data import images, resizing
+from roadwork.data import images
+from roadwork.data import images as resizing
 from roadwork.data.images import (
     EVALUATION_SCALE,
     TRAINING_SCALE,
@@ -15,8 +16,8 @@ from roadwork.data.images import (
     UnreadableImageError,
     decode_image,
     quick_check,
+    resize_antialiased,
 )
-from roadwork.data.resizing import resize_antialiased
 
 
 def encode(image, fmt="JPEG", **options):

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from roadwork.core.errors import DataError
 from roadwork.data.label_corrections import apply_label_corrections, is_filled_in
 from roadwork.data.table import SampleTable
-from roadwork.errors import DataError
 
 NAMES = {"None": 0, "Roadwork": 1}
 

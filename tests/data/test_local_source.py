@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from PIL import ExifTags, Image
 
+from roadwork.core.errors import DataError
 from roadwork.data.dataset import ImageStore
 from roadwork.data.local import read_labels_file, read_local
-from roadwork.errors import DataError
 
 NAMES = {"None": 0, "Roadwork": 1}
 FIELDS = ("filename", "label", "lat", "lng", "sequence_id", "captured_at", "city", "lanes")

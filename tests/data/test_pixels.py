@@ -7,8 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from roadwork.data.images import UnreadableImageError
-from roadwork.data.pixels import normalise, read_pixels, to_network_input, to_unit_range
+from roadwork.data.images import UnreadableImageError, normalise, read_pixels, to_network_input, to_unit_range
 from roadwork.models.processor import IMAGENET_STATISTICS, UNNORMALISED, ImageStatistics
 
 STATISTICS = ImageStatistics(mean=(0.1, 0.5, 0.9), std=(0.5, 0.25, 2.0))

@@ -4,8 +4,8 @@ from geopy.distance import great_circle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roadwork.data import reach
-from roadwork.data.reach import unreachable_targets
+from roadwork.data import deployment as reach
+from roadwork.data.deployment import unreachable_targets
 
 BERLIN, TOKYO, SUVA = [52.52, 13.40], [35.68, 139.65], [-18.14, 178.44]
 

@@ -11,11 +11,9 @@ from PIL import Image
 
 from roadwork.config import load_config, to_settings
 from roadwork.data.datamodule import NATIXDataModule
-from roadwork.data.images import EVALUATION_SCALE, TRAINING_SCALE
-from roadwork.data.pixels import read_pixels, to_network_input
+from roadwork.data.images import EVALUATION_SCALE, TRAINING_SCALE, read_pixels, to_network_input
 from roadwork.data.prepared.plan import plan_copy
-from roadwork.data.prepared.write import write_copy
-from roadwork.data.prepared.writing import writing
+from roadwork.data.prepared.write import write_copy, writing
 from roadwork.data.source import read_dataset
 from roadwork.models.processor import IMAGENET_STATISTICS
 

@@ -9,9 +9,9 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from roadwork.data.datamodule import NATIXDataModule
-from roadwork.data.loader import ResumableLoader
+from roadwork.data.dataset import ResumableLoader
+from roadwork.data.samplers.build import UniformSampler
 from roadwork.data.samplers.gps_weighted_sampler import GPSWeightedSampler
-from roadwork.data.samplers.uniform_sampler import UniformSampler
 
 EPOCHS = 3
 STOP = "step {}.ckpt"

@@ -12,10 +12,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from roadwork.config import to_settings
-from roadwork.data.image_identity import identify_image
-from roadwork.data.images import FileImages, decode_image, quick_check
+from roadwork.core.errors import ConfigError, DataError
+from roadwork.data.images import FileImages, decode_image, identify_image, quick_check
 from roadwork.data.source import find_groups, find_splits, read_dataset
-from roadwork.errors import ConfigError, DataError
 
 DESCRIPTIONS = ["a digger", None, "", "  ", "cones", None, "a sunny street", None]
 LABELS = [1, 1, 1, 1, 1, 0, 0, 0]

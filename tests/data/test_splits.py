@@ -7,11 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from roadwork.data.groups import Groups
-from roadwork.data.splits import Splits, make_splits
-from roadwork.data.splits_file import read_splits
+from roadwork.core.errors import SplitError
+from roadwork.data.grouping.groups import Groups
+from roadwork.data.splitting.splits import Splits, make_splits, read_splits
 from roadwork.data.table import SampleTable
-from roadwork.errors import SplitError
 from roadwork.settings import SPLIT_NAMES, SplittingSettings
 
 RATIOS = {"train": 0.60, "val_select": 0.15, "val_calib": 0.15, "val_test": 0.10}

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from roadwork.data.groups import Groups, sequence_groups
-from roadwork.data.splits import make_splits
-from roadwork.data.splits_check import check_splits, inspect_splits
+from roadwork.core.errors import SplitError
+from roadwork.data.grouping.groups import Groups, sequence_groups
+from roadwork.data.splitting.check import check_splits, inspect_splits
+from roadwork.data.splitting.splits import make_splits
 from roadwork.data.table import SampleTable
-from roadwork.errors import SplitError
 from roadwork.settings import SPLIT_NAMES, SplittingSettings
 
 RATIOS = {"train": 0.60, "val_select": 0.15, "val_calib": 0.15, "val_test": 0.10}

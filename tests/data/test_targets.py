@@ -4,9 +4,9 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
+from roadwork.core.errors import ConfigError, DataError
+from roadwork.data.deployment import find_deployment
 from roadwork.data.table import SampleTable
-from roadwork.data.targets import find_deployment
-from roadwork.errors import ConfigError, DataError
 from roadwork.settings import DataSettings, GpsSamplingSettings, HubSettings
 
 N = 8

@@ -8,10 +8,10 @@ from detector_world import FACTS, SIZE
 from export_world import NETWORKS
 from torch import nn
 
-from roadwork.ensemble.network import AveragedNetworks, merge_members
-from roadwork.export.antisymmetric import fold_calibration
-from roadwork.export.weights import write_config, write_weights
-from roadwork.inference.networks import load_network
+from roadwork.detector.folding import fold_calibration
+from roadwork.detector.networks import load_network
+from roadwork.evaluation.ensemble import AveragedNetworks, merge_members
+from roadwork.export.folder import write_config, write_weights
 from roadwork.models.build import build_model
 from roadwork.models.ensemble import EnsembleForImageClassification
 from roadwork.settings import ModelSettings

@@ -11,21 +11,20 @@ from omegaconf import OmegaConf
 
 from roadwork.calibration.calibrate import CalibrationOptions
 from roadwork.calibration.run import calibrate_run
-from roadwork.cli.app import main
-from roadwork.ensemble import members
-from roadwork.ensemble.average import average_predictions
-from roadwork.ensemble.create import create_ensemble
-from roadwork.ensemble.export_members import export_members
-from roadwork.ensemble.record import read_members
-from roadwork.errors import ConfigError, DataError
+from roadwork.cli.main import main
+from roadwork.core.errors import ConfigError, DataError
+from roadwork.core.files import sha256_of
+from roadwork.detector.format import ExportFacts
+from roadwork.evaluation import ensemble as members
+from roadwork.evaluation.ensemble import average_predictions, create_ensemble
 from roadwork.evaluation.evaluate import evaluate_run
 from roadwork.evaluation.streetvision.evaluate import evaluate_profile
 from roadwork.export.consumer import check_files
-from roadwork.export.export import export_run
-from roadwork.export.facts import ExportFacts
+from roadwork.export.export import export_members, export_run
 from roadwork.export.verify import VerifyOptions, verify_export
 from roadwork.models.processor import ImageStatistics
-from roadwork.runs import read_manifest, sha256_of
+from roadwork.runs.ensemble_record import read_members
+from roadwork.runs.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +92,8 @@ def test_it_is_recorded_what_was_looked_at(runs, ensemble):
     checkpoints = [sha256_of(run / "checkpoints" / "best.ckpt") for run in runs]
     assert [row["checkpoint_sha256"] for row in record["members"]] == checkpoints
     assert [(ensemble / row["run"]).resolve() for row in record["members"]] == [run.resolve() for run in runs]
-    manifest = read_manifest(ensemble)
-    of_members = [read_manifest(run)["val_test_openings"] for run in runs]
+    manifest = Run(ensemble).read_manifest()
+    of_members = [Run(run).read_manifest()["val_test_openings"] for run in runs]
     assert manifest["val_test_openings_of_members"] == of_members
     result = json.loads((ensemble / "results.json").read_text())["val_test"]
     assert result["openings"] == sum(of_members) + 1
@@ -216,7 +215,7 @@ def test_the_exported_folder_answers_as_the_ensemble(runs, ensemble, tmp_path):
 
 
 def test_a_fold_that_leaves_a_member_out_is_noticed(ensemble, tmp_path, monkeypatch):
-    from roadwork.errors import WiringError
+    from roadwork.core.errors import WiringError
     from roadwork.export import export
 
     right = export.fold_calibration

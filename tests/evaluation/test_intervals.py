@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from roadwork.evaluation import intervals as iv
-from roadwork.evaluation.metrics import Ranking, accuracy, mcc
+from roadwork.metrics import intervals as iv
+from roadwork.metrics.classification import Ranking, accuracy, mcc
 
 
 def simulate(rng, *, groups, sizes, roadwork, failing, wrong_rows):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from roadwork.evaluation import metrics
+from roadwork.metrics import classification as metrics
 
 
 @pytest.mark.parametrize("seed", range(5))

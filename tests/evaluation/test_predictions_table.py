@@ -3,9 +3,9 @@ import pandas as pd
 import pytest
 import torch
 
+from roadwork.core.errors import DataError, WiringError
 from roadwork.data.table import SampleTable
-from roadwork.errors import DataError, WiringError
-from roadwork.evaluation.predictions import (
+from roadwork.metrics.predictions import (
     COLUMNS,
     build_predictions,
     read_predictions,

@@ -7,9 +7,9 @@ import pytest
 from rich.console import Console
 from sklearn.metrics import matthews_corrcoef
 
-from roadwork.errors import ConfigError, DataError
-from roadwork.evaluation.intervals import BOOTSTRAP, CLOPPER_PEARSON
-from roadwork.evaluation.results import errors_allowed, evaluate_predictions, format_results
+from roadwork.core.errors import ConfigError, DataError
+from roadwork.metrics.intervals import BOOTSTRAP, CLOPPER_PEARSON
+from roadwork.metrics.results import errors_allowed, evaluate_predictions, format_results
 
 BRACKETS = ((0, 50), (50, 200), (200, 500), (500, float("inf")))
 

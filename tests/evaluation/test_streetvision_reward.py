@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import matthews_corrcoef
 
-from roadwork.errors import ConfigError, DataError
+from roadwork.core.errors import ConfigError, DataError
 from roadwork.evaluation.streetvision.reward import reward_of, simulate_reward
 
 

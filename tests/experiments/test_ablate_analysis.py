@@ -14,20 +14,20 @@ from rich.console import Console
 from scipy import stats
 from sklearn.metrics import matthews_corrcoef
 
-from roadwork.errors import DataError, WiringError
-from roadwork.experiments.ablate_analysis import (
+from roadwork.core.errors import DataError, WiringError
+from roadwork.experiments.ablation_fit import estimate_left
+from roadwork.experiments.ablation_report import (
     BETTER,
     NOT_TOLD_APART,
     WORSE,
     analyse,
     bootstrap_p,
+    draw_differences,
+    format_report,
     holm,
     judge,
     student_p,
 )
-from roadwork.experiments.ablate_plot import draw_differences
-from roadwork.experiments.ablate_report import format_report
-from roadwork.experiments.ablate_run import estimate_left
 
 ARMS = ("plain", "same", "good", "bad")
 FACTS = {"steps": 50, "trainable": 10, "seconds": 2.0, "images_per_second": 9.0, "checkpoint_mb": 1.0}

@@ -11,17 +11,16 @@ from detector_world import TINY_NETWORKS
 from peft import PeftModel
 
 from roadwork.config import load_config
+from roadwork.core.errors import ConfigError, WiringError
 from roadwork.data.datamodule import NATIXDataModule
+from roadwork.data.samplers.build import UniformSampler
 from roadwork.data.samplers.gps_weighted_sampler import GPSWeightedSampler
-from roadwork.data.samplers.uniform_sampler import UniformSampler
-from roadwork.errors import ConfigError, WiringError
-from roadwork.experiments.ablate_arms import ARM_SETS, select_arms
-from roadwork.experiments.ablate_plan import Design, plan_ablation
-from roadwork.experiments.ablate_run import run_fits
-from roadwork.preflight.dry_run import prepare_trainer
+from roadwork.experiments.ablation_fit import run_fits
+from roadwork.experiments.ablation_plan import ARM_SETS, Design, plan_ablation, select_arms
 from roadwork.settings import ADAPTERS, TrainingSettings
 from roadwork.training.callbacks.ema_callback import EMACallback
 from roadwork.training.trainers import base_trainer
+from roadwork.training.trainers.factory import prepare_trainer
 
 RESNET, *SIZES = TINY_MODEL
 VIT = ("model=vit_base", "model.name=vit", "model.pretrained=false", f"model.config={TINY_NETWORKS['vit']}")

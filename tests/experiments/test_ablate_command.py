@@ -21,7 +21,7 @@ from roadwork.cli import main
 from roadwork.config import load_config, to_settings
 from roadwork.data.dataset import ImageStore
 from roadwork.data.source import read_dataset
-from roadwork.experiments.ablate_fit import FACTS
+from roadwork.experiments.ablation_fit import FACTS
 
 ARMS = ("plain", "ema")
 QUICK = (*TINY_MODEL, "experiment=tiny", "evaluation.bootstrap_draws=100", "training.checkpoint_minutes=0")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from roadwork.experiments.arms import (
+from roadwork.experiments.gps_conditions import (
     ARMS,
     GPS,
     LAST_LAYER,

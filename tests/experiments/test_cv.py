@@ -18,8 +18,7 @@ from roadwork.cli import main
 from roadwork.config import load_config
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.evaluation.evaluate import load_best_model, predict_splits
-from roadwork.experiments.cv import _figures_of_fold, train_fold
-from roadwork.experiments.cv_plan import plan_cross_validation
+from roadwork.experiments.cross_validation import _figures_of_fold, plan_cross_validation, train_fold
 from roadwork.models.build import build_model
 
 ARGUMENTS = (*TINY_MODEL, "training.epochs=1", "experiment=tiny", "evaluation.bootstrap_draws=100")

@@ -6,12 +6,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from roadwork.data.groups import Groups
-from roadwork.data.splits import Splits
+from roadwork.core.errors import ConfigError, SplitError
+from roadwork.data.grouping.groups import Groups
+from roadwork.data.splitting.splits import Splits
 from roadwork.data.table import SampleTable
-from roadwork.errors import ConfigError, SplitError
-from roadwork.experiments.fold_splits import make_fold_splits
-from roadwork.experiments.folds import find_regions, make_folds
+from roadwork.experiments.folds import find_regions, make_fold_splits, make_folds
 
 
 def make_table(labels, slices=None, gps=None):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from sklearn.metrics import matthews_corrcoef
 
-from roadwork.evaluation.metrics import mcc
-from roadwork.experiments.paired_bootstrap import bootstrap_mcc, count_paired, weigh_counts
-from roadwork.experiments.worst_cell import MIN_ROWS_A_LABEL, judge_cells, mcc_by_cell
+from roadwork.experiments.gps_analysis import MIN_ROWS_A_LABEL, judge_cells, mcc_by_cell
+from roadwork.metrics.classification import mcc
+from roadwork.metrics.intervals import bootstrap_mcc, count_paired, weigh_counts
 
 
 def make_world(seed: int = 0, n_seeds: int = 3, n_groups: int = 30):
@@ -64,7 +64,7 @@ def test_the_same_model_twice_never_differs():
 
 def test_draws_in_chunks_are_as_many(monkeypatch):
     labels, probabilities, groups, strata = make_world()
-    monkeypatch.setattr("roadwork.experiments.paired_bootstrap._CHUNK", 100)
+    monkeypatch.setattr("roadwork.metrics.intervals._CHUNK", 100)
     drawn = bootstrap_mcc(count_paired(labels, probabilities, groups, strata, 3), np.ones((2, 3)), draws=50, seed=0)
     assert drawn.shape == (50, 2, 2)
 

@@ -16,12 +16,12 @@ from PIL import Image
 
 from roadwork.cli import main
 from roadwork.config import to_settings
+from roadwork.core.errors import MissingExtraError
 from roadwork.data.source import read_dataset
-from roadwork.errors import MissingExtraError
-from roadwork.experiments import gps, gps_plot
-from roadwork.experiments.arms import ARMS
-from roadwork.experiments.gps import prepare_experiment
-from roadwork.experiments.gps_verdict import GAIN, HARM, NO_EVIDENCE
+from roadwork.experiments import gps_conditions as gps
+from roadwork.experiments import gps_report as gps_plot
+from roadwork.experiments.gps_analysis import GAIN, HARM, NO_EVIDENCE
+from roadwork.experiments.gps_conditions import ARMS, prepare_experiment
 from roadwork.experiments.heads import HeadSettings
 from roadwork.settings import SPLIT_NAMES
 

@@ -12,12 +12,10 @@ import pytest
 from sklearn.metrics import matthews_corrcoef
 
 from roadwork.data.table import SampleTable
-from roadwork.experiments.arms import ARMS, FACTS, GPS, PLACEBO, UNIFORM
 from roadwork.experiments.folds import make_folds
-from roadwork.experiments.gps import GpsExperiment, build_sampler
-from roadwork.experiments.gps_analysis import PRIMARY, analyse
+from roadwork.experiments.gps_analysis import GAIN, HARM, NO_EVIDENCE, PRIMARY, analyse, decide_verdict
+from roadwork.experiments.gps_conditions import ARMS, FACTS, GPS, PLACEBO, UNIFORM, GpsExperiment, build_sampler
 from roadwork.experiments.gps_seeds import RANDOM_FOLDS, TRAINED, run_seed, run_seeds
-from roadwork.experiments.gps_verdict import GAIN, HARM, NO_EVIDENCE, decide_verdict
 from roadwork.experiments.heads import HeadSettings
 from roadwork.settings import GpsSamplingSettings
 

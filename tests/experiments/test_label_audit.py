@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from roadwork.data.groups import Groups
+from roadwork.core.errors import MissingExtraError
+from roadwork.data.grouping.groups import Groups
 from roadwork.data.images import UnreadableImageError
 from roadwork.data.label_corrections import apply_label_corrections
 from roadwork.data.table import SampleTable
-from roadwork.errors import MissingExtraError
-from roadwork.experiments.cv_plan import CrossValidation
+from roadwork.experiments.cross_validation import CrossValidation
 from roadwork.experiments.label_audit import _names_of_labels, audit_labels, check_audit_installed, write_label_audit
 from roadwork.settings import Settings
 

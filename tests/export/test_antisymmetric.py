@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from torch import nn
 
-from roadwork.errors import ConfigError
-from roadwork.export.antisymmetric import calibrated_probability, fold_calibration
+from roadwork.core.errors import ConfigError
+from roadwork.detector.folding import calibrated_probability, fold_calibration
 from roadwork.models.build import build_model
 from roadwork.settings import ModelSettings
 

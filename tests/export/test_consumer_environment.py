@@ -13,12 +13,11 @@ from safetensors.torch import load_file, save_file
 from scipy.special import expit, logit
 
 from roadwork import Detector
-from roadwork.data.pixels import read_pixels, to_network_input
-from roadwork.export.antisymmetric import fold_calibration, last_linear
-from roadwork.export.consumer import STREETVISION_MODEL_TYPES
-from roadwork.export.facts import ExportFacts
-from roadwork.export.verify_comparison import calibrated_from_score
-from roadwork.export.verify_consumer import ask_consumer, check_answer
+from roadwork.data.images import read_pixels, to_network_input
+from roadwork.detector.folding import fold_calibration, last_linear
+from roadwork.detector.format import ExportFacts
+from roadwork.export.consumer import STREETVISION_MODEL_TYPES, ask_consumer, check_answer
+from roadwork.export.parity import calibrated_from_score
 from roadwork.models.build import build_model
 from roadwork.models.processor import IMAGENET_STATISTICS
 from roadwork.settings import ModelSettings

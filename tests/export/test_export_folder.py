@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from roadwork.errors import DataError
+from roadwork.core.errors import DataError
 from roadwork.export.folder import check_target, file_sizes, new_folder
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from roadwork.errors import WiringError
+from roadwork.core.errors import WiringError
 from roadwork.export.parity import compare_answers, compare_logits
 
 LOGITS = torch.tensor([[-0.5, 0.5], [300.0, -300.0]], dtype=torch.float64)

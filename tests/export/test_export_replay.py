@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from roadwork.errors import DataError
+from roadwork.core.errors import DataError
 from roadwork.export.replay import SCENES, draw_scenes, read_replay, write_replay
 
 

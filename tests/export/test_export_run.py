@@ -8,15 +8,15 @@ import torch
 from detector_world import make_run
 from export_world import NETWORKS, make_untrained_run
 
-from roadwork.data.pixels import read_pixels
-from roadwork.errors import ConfigError, DataError, WiringError
-from roadwork.evaluation.predictions import read_predictions
+from roadwork.core.errors import ConfigError, DataError, WiringError
+from roadwork.core.files import sha256_of
+from roadwork.data.images import read_pixels
+from roadwork.detector.detector import Detector
+from roadwork.detector.format import ExportFacts
 from roadwork.export import export
 from roadwork.export.export import export_run
-from roadwork.export.facts import ExportFacts
 from roadwork.export.replay import draw_scenes, read_replay
-from roadwork.inference.detector import Detector
-from roadwork.runs import sha256_of
+from roadwork.metrics.predictions import read_predictions
 from roadwork.training.lora.apply import ADAPTERS
 
 

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roadwork.errors import DataError
-from roadwork.export.antisymmetric import calibrated_probability
-from roadwork.export.verify_comparison import calibrated_from_score, compare
+from roadwork.core.errors import DataError
+from roadwork.detector.folding import calibrated_probability
+from roadwork.export.parity import calibrated_from_score, compare
 
 
 def held(expected, found, **options):

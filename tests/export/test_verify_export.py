@@ -12,13 +12,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from scipy.special import expit
 
-from roadwork.data.pixels import read_pixels, to_network_input
-from roadwork.errors import ConfigError, DataError
+from roadwork.core.errors import ConfigError, DataError
+from roadwork.data.images import read_pixels, to_network_input
 from roadwork.export import verify as verify_module
-from roadwork.export.natix_card import HOTKEY_PLACEHOLDER
+from roadwork.export.consumer import check_latency
+from roadwork.export.model_card import HOTKEY_PLACEHOLDER
 from roadwork.export.replay import write_replay
 from roadwork.export.verify import VerifyOptions, verify_export
-from roadwork.export.verify_behaviour import check_latency
 from roadwork.models.build import build_model
 from roadwork.models.processor import IMAGENET_STATISTICS
 from roadwork.settings import ModelSettings

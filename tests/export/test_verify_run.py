@@ -5,12 +5,12 @@ import shutil
 
 import pytest
 
-from roadwork.errors import DataError
-from roadwork.evaluation.predictions import read_predictions, write_predictions
-from roadwork.export import verify_run
+from roadwork.core.errors import DataError
+from roadwork.export import verify as verify_run
 from roadwork.export.export import export_run
+from roadwork.export.replay import LARGE, write_large_photo
 from roadwork.export.verify import VerifyOptions, verify_export
-from roadwork.export.verify_photos import LARGE, write_large_photo
+from roadwork.metrics.predictions import read_predictions, write_predictions
 
 
 @pytest.fixture(scope="module")

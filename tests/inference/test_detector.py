@@ -8,8 +8,8 @@ from PIL import Image
 from transformers import AutoModelForImageClassification
 
 from roadwork import Detector, Prediction
-from roadwork.data.pixels import read_pixels, to_network_input
-from roadwork.errors import DataError
+from roadwork.core.errors import DataError
+from roadwork.data.images import read_pixels, to_network_input
 from roadwork.models.processor import IMAGENET_STATISTICS
 
 

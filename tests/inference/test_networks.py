@@ -5,9 +5,9 @@ import torch
 from detector_world import make_model_folder
 from safetensors.torch import load_file, save_file
 
-from roadwork.errors import ConfigError, DataError
-from roadwork.inference.detector import Detector
-from roadwork.inference.networks import choose_device, load_network
+from roadwork.core.errors import ConfigError, DataError
+from roadwork.detector.detector import Detector
+from roadwork.detector.networks import choose_device, load_network
 
 CPU = torch.device("cpu")
 

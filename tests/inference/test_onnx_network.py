@@ -7,11 +7,11 @@ import torch
 from detector_world import FACTS, make_model_folder
 from transformers import AutoModelForImageClassification
 
-from roadwork.errors import ConfigError, DataError, MissingExtraError, WiringError
+from roadwork.core.errors import ConfigError, DataError, MissingExtraError, WiringError
+from roadwork.detector.detector import Detector
+from roadwork.detector.networks import choose_device
 from roadwork.export import onnx as export_onnx
 from roadwork.export.onnx import check_onnx_installed, write_onnx
-from roadwork.inference.detector import Detector
-from roadwork.inference.networks import choose_device
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_a_gpu_is_used_only_where_onnxruntime_has_it(pair, monkeypatch):
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     assert choose_device(pair[1], "auto").type == "cpu"
     assert choose_device(pair[0], "auto").type == "cuda"
-    monkeypatch.setattr("roadwork.inference.networks.choose_device", lambda folder, device: torch.device(device))
+    monkeypatch.setattr("roadwork.detector.networks.choose_device", lambda folder, device: torch.device(device))
     with pytest.raises(ConfigError, match="onnxruntime-gpu"):
         Detector.load(pair[1], "cuda")
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])

@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from predict_world import BERLIN, jpeg, make_photos, write_parquet
 
-from roadwork.errors import DataError
-from roadwork.inference import parquet_photos
-from roadwork.inference.finding import find_photos
+from roadwork.core.errors import DataError
+from roadwork.detector import photos as parquet_photos
+from roadwork.detector.discovery import find_photos
 
 
 def names(found, wanted=None):

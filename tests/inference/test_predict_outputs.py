@@ -7,9 +7,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from roadwork.errors import ConfigError
-from roadwork.inference.outputs import check_outputs, write_records
-from roadwork.inference.records import COLUMNS, Record, shown_name
+from roadwork.core.errors import ConfigError
+from roadwork.detector.outputs import COLUMNS, Record, check_outputs, shown_name, write_records
 
 NAMES = [
     "plain.jpg",

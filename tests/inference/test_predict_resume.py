@@ -8,13 +8,13 @@ import pytest
 from detector_world import make_model_folder
 from predict_world import make_photos, write_parquet
 
-from roadwork.errors import DataError
-from roadwork.inference import judging, outputs, predict, resume
-from roadwork.inference.detector import Detector
-from roadwork.inference.finding import find_photos
-from roadwork.inference.judging import PredictOptions
-from roadwork.inference.predict import InterruptedPredictionError, predict_to_file
-from roadwork.inference.resume import Partial, partial_path
+from roadwork.core.errors import DataError
+from roadwork.detector import outputs, predict, resume
+from roadwork.detector import predict as judging
+from roadwork.detector.detector import Detector
+from roadwork.detector.discovery import find_photos
+from roadwork.detector.predict import InterruptedPredictionError, PredictOptions, predict_to_file
+from roadwork.detector.resume import Partial, partial_path
 
 N = 23
 OPTIONS = PredictOptions(batch_size=4, workers=2)

@@ -11,11 +11,10 @@ import torch
 from detector_world import SIZE
 from predict_world import BERLIN, RIO, jpeg, write_unreadable
 
-from roadwork.data.pixels import read_pixels
-from roadwork.inference.exif import read_camera_facts
-from roadwork.inference.judging import PredictOptions, read_batches
-from roadwork.inference.photos import MAX_BYTES, Photo, PhotoFiles, read_file
-from roadwork.inference.stream import in_batches, map_ahead, read_photo
+from roadwork.data.images import read_pixels
+from roadwork.data.utils.exif import read_camera_facts
+from roadwork.detector.photos import MAX_BYTES, Photo, PhotoFiles, read_file
+from roadwork.detector.predict import PredictOptions, in_batches, map_ahead, read_batches, read_photo
 
 
 def test_results_come_in_order_though_the_first_are_slow():
@@ -58,7 +57,7 @@ def test_no_more_results_are_alive_than_the_bound():
 
 def test_decoded_photos_alive_are_bounded_by_batch_and_workers(tmp_path, monkeypatch):
     """Through the real stream: pixels are counted, and the list of photos is taken only as far as needed."""
-    from roadwork.inference import judging
+    from roadwork.detector import predict as judging
 
     alive: weakref.WeakSet = weakref.WeakSet()
     most = 0

@@ -9,9 +9,9 @@ from detector_world import SIZE, TINY_NETWORKS, make_model_folder
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForImageClassification
 
-from roadwork.errors import DataError
-from roadwork.inference.networks import load_network
-from roadwork.inference.saliency import _choose_features, _scale, look_map, occlusion_map, overlay
+from roadwork.core.errors import DataError
+from roadwork.detector.networks import load_network
+from roadwork.detector.saliency import _choose_features, _scale, look_map, occlusion_map, overlay
 
 _LAYERS = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8, "image_size": SIZE}
 FAMILIES = {

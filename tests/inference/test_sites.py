@@ -12,10 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logit
 
-from roadwork.errors import ConfigError, DataError
-from roadwork.inference.site_evidence import combine_photos
-from roadwork.inference.sites import SITE_COLUMNS, find_sites
-from roadwork.inference.sites_geojson import write_sites
+from roadwork.core.errors import ConfigError, DataError
+from roadwork.detector.sites import SITE_COLUMNS, combine_photos, find_sites, write_sites
 
 BERLIN = (52.52, 13.40)
 

@@ -9,10 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, JpegImagePlugin
 
-from roadwork.data.images import UnreadableImageError
-from roadwork.data.pixels import read_pixels
-from roadwork.errors import ConfigError
-from roadwork.inference.views import N_VIEWS, VIEWS, combine, combine_logits, read_views
+from roadwork.core.errors import ConfigError
+from roadwork.data.images import UnreadableImageError, read_pixels
+from roadwork.detector.views import N_VIEWS, VIEWS, combine, combine_logits, read_views
 
 SIZE = 32
 

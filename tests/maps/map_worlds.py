@@ -8,8 +8,8 @@ import re
 import numpy as np
 import pandas as pd
 
-from roadwork.data.samplers.brackets import parse_brackets
 from roadwork.data.samplers.clusters import cluster_deployment
+from roadwork.data.samplers.weights import parse_brackets
 from roadwork.data.table import SampleTable
 from roadwork.maps.layers import DeploymentLayer
 from roadwork.settings import SPLIT_NAMES, GpsSamplingSettings

@@ -10,14 +10,14 @@ import pytest
 from omegaconf import OmegaConf
 from typer.testing import CliRunner
 
-import roadwork.cli.map  # noqa: F401 -- registers the command
+import roadwork.cli.data  # noqa: F401 -- registers the command
 from roadwork.cli.app import app
 from roadwork.config import to_settings
+from roadwork.core.errors import DataError, SplitError
 from roadwork.data.local import read_local
-from roadwork.data.splits import Splits
-from roadwork.errors import DataError, SplitError
-from roadwork.evaluation.predictions import build_predictions, write_predictions
-from roadwork.maps.write import write_data_map, write_run_map
+from roadwork.data.splitting.splits import Splits
+from roadwork.maps.map import write_data_map, write_run_map
+from roadwork.metrics.predictions import build_predictions, write_predictions
 from roadwork.settings import SPLIT_NAMES
 
 

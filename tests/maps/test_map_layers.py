@@ -11,9 +11,8 @@ import pytest
 from map_worlds import make_deployment, make_world
 
 from roadwork.data.utils.privacy import coarsen
-from roadwork.maps.cells import cell_levels, finest_resolution, gather_cells, mean_positions, zoom_of
-from roadwork.maps.error_layers import error_layers
-from roadwork.maps.layers import density_layer, deployment_layers, rows_layer
+from roadwork.maps.geometry import cell_levels, finest_resolution, gather_cells, mean_positions, zoom_of
+from roadwork.maps.layers import density_layer, deployment_layers, error_layers, rows_layer
 
 
 def counts_in(features):

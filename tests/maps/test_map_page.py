@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from map_worlds import layers_of, make_deployment, make_table, make_world, without_random_names
 
+from roadwork.core.errors import DataError, MissingExtraError
 from roadwork.data.utils.privacy import coarsen
-from roadwork.errors import DataError, MissingExtraError
 from roadwork.maps.map import build_map, write_map
 
 HOSTILE = (

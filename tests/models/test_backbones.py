@@ -11,22 +11,21 @@ from detector_world import ALL_NETWORKS, FACTS, SIZE
 from PIL import Image
 from transformers import AutoModel, AutoModelForImageClassification, Siglip2Config, Siglip2ForImageClassification
 
-from roadwork.errors import ConfigError
-from roadwork.export.antisymmetric import fold_calibration
-from roadwork.export.consumer import check_files
-from roadwork.export.preprocessing import Preprocessing
-from roadwork.export.verify_comparison import calibrated_from_score
-from roadwork.export.verify_consumer import ask_consumer, check_answer
-from roadwork.export.weights import write_config, write_weights
-from roadwork.inference.detector import Detector
-from roadwork.inference.saliency import look_map
+from roadwork.core.errors import ConfigError
+from roadwork.detector.detector import Detector
+from roadwork.detector.folding import fold_calibration
+from roadwork.detector.format import Preprocessing
+from roadwork.detector.saliency import look_map
+from roadwork.export.consumer import ask_consumer, check_answer, check_files
+from roadwork.export.folder import write_config, write_weights
+from roadwork.export.parity import calibrated_from_score
 from roadwork.models.build import build_model
 from roadwork.models.classifier import PooledClassifier, as_own_class, family_of
 from roadwork.models.head import find_head, freeze_backbone, head_of, without_head
 from roadwork.models.processor import IMAGENET_STATISTICS, PROCESSOR_FILE
 from roadwork.settings import ModelSettings
+from roadwork.training.devices import checkpoint_gradients
 from roadwork.training.lora.apply import apply_adapter, merge_adapter
-from roadwork.training.speed import checkpoint_gradients
 
 WITH_CLASS_TOKEN = ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit")
 # Those that give the very network of `auto` are slow: they are run, but not each time.

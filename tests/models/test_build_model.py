@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForImageClassification
 
-from roadwork.errors import ConfigError
+from roadwork.core.errors import ConfigError
 from roadwork.models.build import build_model
 from roadwork.settings import ModelSettings
 

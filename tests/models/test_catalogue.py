@@ -9,9 +9,18 @@ from omegaconf import OmegaConf
 
 from roadwork.config import load_config, to_settings
 from roadwork.export.consumer import STREETVISION_MODEL_TYPES
-from roadwork.models import catalogue
-from roadwork.models.catalogue import ABSENT, CONFIGURED, HERE, RANDOM, find_weights, list_backbones
-from roadwork.models.licences import LICENCES, UNKNOWN, licence_of
+from roadwork.preflight import catalogue
+from roadwork.preflight.catalogue import (
+    ABSENT,
+    CONFIGURED,
+    HERE,
+    LICENCES,
+    RANDOM,
+    UNKNOWN,
+    find_weights,
+    licence_of,
+    list_backbones,
+)
 from roadwork.settings import ModelSettings
 
 CONFIG = CHECKOUT / "configs" / "config.yaml"

@@ -4,12 +4,12 @@ import pytest
 import torch
 from detector_world import ALL_NETWORKS, SIZE
 
-from roadwork.errors import ConfigError
+from roadwork.core.errors import ConfigError
 from roadwork.models.build import build_model
-from roadwork.models.drop_path import drop_images
+from roadwork.models.regularization import drop_images
 from roadwork.settings import ModelSettings
+from roadwork.training.devices import checkpoint_gradients
 from roadwork.training.lora.apply import apply_adapter
-from roadwork.training.speed import checkpoint_gradients
 
 # Where the residual branches of a block end, in the order of a forward pass.
 BRANCHES = {

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from roadwork.errors import ConfigError
+from roadwork.core.errors import ConfigError
 from roadwork.models.processor import IMAGENET_STATISTICS, UNNORMALISED, ImageStatistics, image_statistics
 from roadwork.settings import ModelSettings
 

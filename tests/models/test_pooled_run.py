@@ -13,12 +13,12 @@ from roadwork.data.dataset import UnreadableLedger
 from roadwork.data.features import compute_features
 from roadwork.data.source import read_dataset
 from roadwork.evaluation.evaluate import evaluate_run, load_best_model
-from roadwork.evaluation.predictions import read_predictions
 from roadwork.export.export import export_run
 from roadwork.export.verify import VerifyOptions, verify_export
+from roadwork.metrics.predictions import read_predictions
 from roadwork.models.build import build_model
 from roadwork.models.classifier import PooledClassifier
-from roadwork.models.drop_path import _DropOutput
+from roadwork.models.regularization import _DropOutput
 from roadwork.settings import ModelSettings
 from roadwork.training.trainers.base_trainer import BaseTrainer
 

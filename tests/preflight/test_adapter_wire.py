@@ -5,9 +5,10 @@ import torch
 from adapter_world import make_pretrained
 
 from roadwork.data.datamodule import NATIXDataModule
-from roadwork.preflight.dry_run import prepare_trainer, run_dry
+from roadwork.preflight.dry_run import run_dry
 from roadwork.training.callbacks.ema_callback import EMACallback
 from roadwork.training.module import RoadworkClassifier
+from roadwork.training.trainers.factory import prepare_trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 

@@ -6,7 +6,8 @@ import pytest
 from roadwork.config import to_settings
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.data.images import decode_image
-from roadwork.preflight.dry_run import prepare_trainer, run_dry
+from roadwork.preflight.dry_run import run_dry
+from roadwork.training.trainers.factory import prepare_trainer
 
 
 class Copy:

@@ -9,10 +9,11 @@ from PIL import Image
 
 from roadwork.data import datamodule as datamodule_module
 from roadwork.data.datamodule import NATIXDataModule
-from roadwork.data.samplers.mixture import Mixture
-from roadwork.preflight.dry_run import prepare_trainer, run_dry
-from roadwork.preflight.extra_wire import extra_rows
-from roadwork.preflight.observations import Observations
+from roadwork.data.samplers.weights import Mixture
+from roadwork.preflight.data_wires import extra_rows
+from roadwork.preflight.dry_run import run_dry
+from roadwork.preflight.recorder import Observations
+from roadwork.training.trainers.factory import prepare_trainer
 
 
 @pytest.fixture(scope="module")

@@ -10,16 +10,16 @@ from torch import nn
 from roadwork.data import features as features_module
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.data.dataset import ImageStore
-from roadwork.data.feature_datamodule import FeatureDataset
-from roadwork.data.features import Features
+from roadwork.data.features import FeatureDataset, Features
 from roadwork.data.images import TRAINING_SCALE
 from roadwork.models.processor import ImageStatistics
-from roadwork.preflight import frozen_wires
+from roadwork.preflight import training_wires as frozen_wires
 from roadwork.preflight.checks import Preflight
-from roadwork.preflight.dry_run import prepare_trainer, run_dry
-from roadwork.preflight.observations import WireRow
+from roadwork.preflight.dry_run import run_dry
+from roadwork.preflight.recorder import WireRow
 from roadwork.training import module as module_module
 from roadwork.training.module import RoadworkClassifier
+from roadwork.training.trainers.factory import prepare_trainer
 
 FROZEN = (
     "training.freeze_backbone=true",
@@ -145,7 +145,7 @@ def test_the_features_go_past_the_head(tiny_config, monkeypatch):
 
 def test_images_that_change_though_nothing_augments_them(tiny_config, monkeypatch):
     monkeypatch.setattr(
-        "roadwork.data.augmentation.no_augmentation.NoAugmentation.augment",
+        "roadwork.data.augmentation.build.NoAugmentation.augment",
         lambda self, images, labels: (images.flip(3), labels),
     )
     assert dead_wires(tiny_config(*FROZEN)) == {"augmentation (none)"}
@@ -153,7 +153,7 @@ def test_images_that_change_though_nothing_augments_them(tiny_config, monkeypatc
 
 def test_labels_that_change_though_nothing_augments_them(tiny_config, monkeypatch):
     monkeypatch.setattr(
-        "roadwork.data.augmentation.no_augmentation.NoAugmentation.augment",
+        "roadwork.data.augmentation.build.NoAugmentation.augment",
         lambda self, images, labels: (images, 1 - labels),
     )
     assert dead_wires(tiny_config(*FROZEN)) == {"labels of training"}

@@ -10,14 +10,14 @@ from roadwork.cli import main
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.data.dataset import RoadworkDataset
 from roadwork.data.samplers.gps_weighted_sampler import GPSWeightedSampler
-from roadwork.preflight.dry_run import prepare_trainer, run_dry
-from roadwork.preflight.observations import WireRow
+from roadwork.preflight.dry_run import run_dry
+from roadwork.preflight.recorder import WireRow
 from roadwork.training.callbacks.adalora_callback import AdaLoraCallback
 from roadwork.training.callbacks.ema_callback import EMACallback
 from roadwork.training.callbacks.mcc_callback import MCCCallback
 from roadwork.training.module import RoadworkClassifier
-from roadwork.training.trainers.base_trainer import BaseTrainer
-from roadwork.training.trainers.lightning_trainer import build_lightning_trainer
+from roadwork.training.trainers.base_trainer import BaseTrainer, build_lightning_trainer
+from roadwork.training.trainers.factory import prepare_trainer
 
 TINY_VIT = {
     "hidden_size": 16,

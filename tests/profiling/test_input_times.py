@@ -7,10 +7,10 @@ import time
 import numpy as np
 import pytest
 
+from roadwork.core.errors import DataError
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.data.images import FileImages
-from roadwork.errors import DataError
-from roadwork.profiling.input_times import COPY, N_IMAGES, PHOTOS, RAM, time_input
+from roadwork.profiling.measure import COPY, N_IMAGES, PHOTOS, RAM, time_input
 
 
 def _module(config):

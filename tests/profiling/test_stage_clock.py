@@ -9,13 +9,12 @@ from lightning.pytorch.trainer.connectors.logger_connector import _LoggerConnect
 
 from roadwork.data import datamodule as datamodule_module
 from roadwork.data.datamodule import NATIXDataModule
-from roadwork.preflight.dry_run import prepare_trainer
-from roadwork.profiling import stage_clock
-from roadwork.profiling.loop import WARMUP_STEPS, time_steps
-from roadwork.profiling.stage_clock import STAGES, StageClock
+from roadwork.profiling import measure as stage_clock
+from roadwork.profiling.measure import STAGES, WARMUP_STEPS, StageClock, time_steps
 from roadwork.training.callbacks.ema_callback import EMACallback
 from roadwork.training.callbacks.mcc_callback import MCCCallback
 from roadwork.training.module import RoadworkClassifier
+from roadwork.training.trainers.factory import prepare_trainer
 
 PLAIN = "data.augmentation.train.mode=none"
 FETCH = "[_TrainingEpochLoop].train_dataloader_next"

@@ -10,11 +10,8 @@ from roadwork.data import datamodule as datamodule_module
 from roadwork.data import dataset as dataset_module
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.data.images import FileImages
-from roadwork.profiling.advice import Circumstances, what_to_try
-from roadwork.profiling.input_times import COPY, PHOTOS, RAM, InputTimes
-from roadwork.profiling.profile import profile_training
-from roadwork.profiling.spread import spread_ms
-from roadwork.profiling.verdict import _GROUPS, judge
+from roadwork.profiling.measure import COPY, PHOTOS, RAM, InputTimes, spread_ms
+from roadwork.profiling.profile import _GROUPS, Circumstances, judge, profile_training, what_to_try
 from roadwork.settings import Settings
 from roadwork.training.callbacks.mcc_callback import MCCCallback
 from roadwork.training.module import RoadworkClassifier

@@ -8,9 +8,9 @@ import pandas as pd
 
 from roadwork.calibration.calibrate import CalibrationOptions
 from roadwork.calibration.run import calibrate_run
-from roadwork.evaluation.predictions import read_predictions, softmax_roadwork, write_predictions
-from roadwork.evaluation.results import evaluate_predictions
-from roadwork.runs import write_json
+from roadwork.core.files import write_json
+from roadwork.metrics.predictions import read_predictions, softmax_roadwork, write_predictions
+from roadwork.metrics.results import evaluate_predictions
 
 BRACKETS = [(0, 50), (50, 200), (200, 500), (500, float("inf"))]
 HOSTILE = (

@@ -5,8 +5,8 @@ import pytest
 from report_worlds import copy_run, random_logits, rewrite
 from sklearn.metrics import matthews_corrcoef
 
-from roadwork.evaluation.predictions import read_predictions, write_predictions
-from roadwork.report.compare import compare_section, settings_that_differ
+from roadwork.metrics.predictions import read_predictions, write_predictions
+from roadwork.report.report import compare_section, settings_that_differ
 from roadwork.report.run_files import read_run
 
 

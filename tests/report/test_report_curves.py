@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from roadwork.calibration.probabilities import expected_calibration_error
-from roadwork.report.curves import ranking_curves, reliability_bins
+from roadwork.metrics.decision import expected_calibration_error
+from roadwork.report.charts import ranking_curves, reliability_bins
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from html.parser import HTMLParser
 import pytest
 from report_worlds import HOSTILE, copy_run, make_hostile, random_logits, rewrite
 
-from roadwork.errors import ConfigError, DataError
+from roadwork.core.errors import ConfigError, DataError
+from roadwork.core.files import write_json
 from roadwork.report.report import write_report
-from roadwork.runs import write_json
 
 
 class Page(HTMLParser):

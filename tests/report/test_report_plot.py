@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from report_worlds import HOSTILE
 
+from roadwork.report.charts import Plot, nice_ticks
 from roadwork.report.error_map import _clip, _find_places, draw_error_map
-from roadwork.report.plot import Plot, nice_ticks
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_photos_of_one_place_share_a_mark():
 
 
 def test_the_map_counts_every_photo_with_a_position(tiny_run):
-    from roadwork.evaluation.predictions import read_predictions
+    from roadwork.metrics.predictions import read_predictions
 
     rows = read_predictions(tiny_run / "predictions.parquet")
     is_wrong = np.arange(len(rows)) % 3 == 0

@@ -14,11 +14,11 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from serving_world import BERLIN, FORM, encoded, form, metric, photo, until
 
-from roadwork.data.pixels import to_network_input
-from roadwork.inference import saliency
-from roadwork.inference.detector import Detector
-from roadwork.serving.app import create_app
-from roadwork.serving.limits import Limits
+from roadwork.data.images import to_network_input
+from roadwork.detector import saliency
+from roadwork.detector.detector import Detector
+from roadwork.serve.app import create_app
+from roadwork.serve.errors import Limits
 
 MODEL_KEYS = {"name", "threshold", "prior", "abstain_low", "abstain_high"}
 

@@ -9,10 +9,10 @@ import pytest
 from fastapi.testclient import TestClient
 from serving_world import FORM, HOSTILE, MAX_MB, MEGAPIXELS, encoded, form, metric, photo, until
 
-from roadwork.errors import ConfigError
-from roadwork.inference.detector import Detector
-from roadwork.serving.app import create_app
-from roadwork.serving.limits import Limits
+from roadwork.core.errors import ConfigError
+from roadwork.detector.detector import Detector
+from roadwork.serve.app import create_app
+from roadwork.serve.errors import Limits
 
 LIMITS = Limits(max_mb=MAX_MB, max_megapixels=MEGAPIXELS)
 FILES = [("images", ("a.jpg", photo(0), "image/jpeg"))]

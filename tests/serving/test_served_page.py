@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import expect
 from serving_world import BERLIN, MAX_MB, MEGAPIXELS, photo, running_server
 
-from roadwork.inference.detector import Detector
+from roadwork.detector.detector import Detector
 
 NASTY = "<img src=x onerror=document.title='run'>.jpg"
 WIDTHS = [(390, 844), (1280, 900)]

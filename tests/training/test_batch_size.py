@@ -9,12 +9,12 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
+from roadwork.core.errors import ConfigError
 from roadwork.data.datamodule import NATIXDataModule
-from roadwork.errors import ConfigError
 from roadwork.models.cost import kept_bytes
-from roadwork.preflight.dry_run import prepare_trainer, run_dry
-from roadwork.training import batch_size
-from roadwork.training.batch_size import _Trial, find_batch_size, grow
+from roadwork.preflight.dry_run import run_dry
+from roadwork.training.trainers import factory as batch_size
+from roadwork.training.trainers.factory import _Trial, find_batch_size, grow, prepare_trainer
 
 AUTO = "data.dataloader.batch_size=auto"
 
@@ -142,7 +142,7 @@ def test_the_run_records_the_number_and_goes_on_with_it(tiny_config, monkeypatch
     def search_again(*_):
         raise AssertionError
 
-    monkeypatch.setattr("roadwork.preflight.dry_run.find_batch_size", search_again)
+    monkeypatch.setattr("roadwork.training.trainers.factory.find_batch_size", search_again)
     again = NATIXDataModule(tiny_config(AUTO, "training.epochs=2"))
     resumed = prepare_trainer(again, resume_from=folder)
     resumed.fit(again, resume_from=folder)

@@ -7,16 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from roadwork.errors import DataError, MachineError
-from roadwork.training.checkpoints import files
-from roadwork.training.checkpoints.files import (
-    LAST,
-    PREVIOUS,
-    SafeCheckpointIO,
-    find_newest,
-    tensor_bytes,
-    why_damaged,
-)
+from roadwork.core.errors import DataError, MachineError
+from roadwork.runs.run import LAST, PREVIOUS
+from roadwork.training import checkpoints as files
+from roadwork.training.checkpoints import SafeCheckpointIO, find_newest, tensor_bytes, why_damaged
 
 
 def content(step):

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from roadwork.errors import ConfigError, WiringError
+from roadwork.core.errors import ConfigError, WiringError
 from roadwork.training.callbacks.ema_callback import EMACallback
 
 pytestmark = [

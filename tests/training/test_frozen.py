@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from roadwork.errors import ConfigError
+from roadwork.core.errors import ConfigError
 from roadwork.models.build import build_model
 from roadwork.models.head import find_head
 from roadwork.settings import ModelSettings, TrainingSettings

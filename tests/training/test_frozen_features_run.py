@@ -11,17 +11,18 @@ from conftest import CHECKOUT
 from sklearn.metrics import matthews_corrcoef
 from test_frozen import TINY
 
+from roadwork.core.errors import DataError
 from roadwork.data import datamodule as datamodule_module
 from roadwork.data import features as features_module
 from roadwork.data.datamodule import NATIXDataModule
-from roadwork.data.feature_datamodule import FeatureDataModule
+from roadwork.data.dataset import ResumableLoader
+from roadwork.data.features import FeatureDataModule
 from roadwork.data.images import EVALUATION_SCALE
-from roadwork.data.loader import ResumableLoader
-from roadwork.errors import DataError
 from roadwork.evaluation.evaluate import evaluate_run
-from roadwork.preflight.dry_run import prepare_trainer, run_dry
-from roadwork.training.frozen import data_for_head
+from roadwork.preflight.dry_run import run_dry
+from roadwork.training.linear_probe import data_for_head
 from roadwork.training.trainers import base_trainer
+from roadwork.training.trainers.factory import prepare_trainer
 
 VIT_S14 = CHECKOUT / "../shared/models/vit-s14"
 PROBE = (

@@ -9,11 +9,11 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from roadwork.core.errors import RunStoppedError
 from roadwork.data.datamodule import NATIXDataModule
-from roadwork.errors import RunStoppedError
-from roadwork.preflight.dry_run import prepare_trainer
-from roadwork.training.checkpoints.files import LAST
-from roadwork.training.checkpoints.interruption import Interruption
+from roadwork.runs.run import LAST
+from roadwork.training.callbacks.interruption import Interruption
+from roadwork.training.trainers.factory import prepare_trainer
 
 
 class Signal(Callback):

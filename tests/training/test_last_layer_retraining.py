@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from roadwork.config import load_yaml, to_settings
+from roadwork.core.errors import ConfigError
 from roadwork.data.datamodule import NATIXDataModule
-from roadwork.data.samplers.balanced_sampler import BalancedSampler
-from roadwork.errors import ConfigError
+from roadwork.data.samplers.build import BalancedSampler
 from roadwork.evaluation.evaluate import load_best_model
-from roadwork.preflight.dry_run import prepare_trainer, run_dry
-from roadwork.runs import read_manifest
+from roadwork.preflight.dry_run import run_dry
+from roadwork.runs.run import Run
+from roadwork.training.trainers.factory import prepare_trainer
 
 BALANCED = ("data.gps_sampling.enabled=false", "data.balance=[label,city]")
 LAST_LAYER = (
@@ -37,7 +38,7 @@ def test_the_last_layer_alone_is_trained_again_on_balanced_draws(tiny_config, ti
     )
     moved = {name for name, value in child.items() if not torch.equal(value, parent[name])}
     assert moved == {"classifier.1.weight", "classifier.1.bias"}
-    assert read_manifest(folder)["start_from"]["run"] == str(tiny_run)
+    assert Run(folder).read_manifest()["start_from"]["run"] == str(tiny_run)
 
 
 @pytest.mark.parametrize("draw", ["systematic", "iid"])

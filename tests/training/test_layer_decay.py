@@ -5,13 +5,12 @@ import torch
 from torch import nn
 
 from roadwork.config import to_settings
+from roadwork.core.errors import ConfigError
 from roadwork.data.datamodule import NATIXDataModule
-from roadwork.errors import ConfigError
 from roadwork.models.build import build_model
 from roadwork.settings import ModelSettings
-from roadwork.training.layer_decay import parameter_depths
 from roadwork.training.lora.apply import apply_adapter
-from roadwork.training.optim import build_optimizer
+from roadwork.training.optim import build_optimizer, parameter_depths
 from roadwork.training.trainers.base_trainer import BaseTrainer
 
 ATTENTION = {"hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2, "patch_size": 8}

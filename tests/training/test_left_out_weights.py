@@ -10,12 +10,10 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from roadwork.config import to_settings
-from roadwork.errors import DataError
+from roadwork.core.errors import DataError
 from roadwork.evaluation.evaluate import load_best_model
-from roadwork.training.checkpoints.files import why_damaged
-from roadwork.training.checkpoints.left_out import fingerprint
-from roadwork.training.checkpoints.reloadable import can_leave_out, find_left_out
-from roadwork.training.checkpoints.weights import load_weights
+from roadwork.training.checkpoints import fingerprint, load_weights, why_damaged
+from roadwork.training.initialization import can_leave_out, find_left_out
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning"),

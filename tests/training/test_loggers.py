@@ -15,11 +15,10 @@ from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from roadwork.config import to_settings
-from roadwork.errors import ConfigError, MissingExtraError
-from roadwork.runs import read_manifest
+from roadwork.core.errors import ConfigError, MissingExtraError
+from roadwork.runs.run import Run
 from roadwork.settings import Settings, TrackingSettings
-from roadwork.training.callbacks.logger_facts import LoggerFacts
-from roadwork.training.loggers import LOGGERS, build_loggers, check_loggers
+from roadwork.training.loggers import LOGGERS, LoggerFacts, build_loggers, check_loggers
 
 WIRING = [
     {"wire": "augmentation (none)", "observed": "0% differ", "works": True, "fix": "x"},
@@ -45,7 +44,7 @@ def test_csv_gets_the_run(easy):
     folder = trainer.fit(easy.datamodule, wiring=WIRING)
     assert manifests[0]["wiring"] == WIRING  # an interrupted run has it too
     facts = yaml.safe_load((folder / "csv" / "hparams.yaml").read_text())
-    manifest = read_manifest(folder)
+    manifest = Run(folder).read_manifest()
     assert facts["data_fingerprint"] == manifest["data_fingerprint"] == easy.datamodule.table.fingerprint()
     assert facts["git_revision"] == manifest["git_revision"]
     assert facts["run_folder"] == str(folder)

@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
+from roadwork.core.errors import DataError, WiringError
 from roadwork.data.datamodule import NATIXDataModule
-from roadwork.errors import DataError, WiringError
-from roadwork.preflight.dry_run import prepare_trainer, run_dry
+from roadwork.preflight.dry_run import run_dry
 from roadwork.settings import TrainingSettings
 from roadwork.training import module as module_module
-from roadwork.training.losses import balancing_weights, focal_loss, training_loss
-from roadwork.training.module import RoadworkClassifier
+from roadwork.training.module import RoadworkClassifier, balancing_weights, focal_loss, training_loss
+from roadwork.training.trainers.factory import prepare_trainer
 
 SMOOTHINGS = [0.0, 0.05, 0.4]
 WEIGHTS = torch.tensor([0.8, 1.3])

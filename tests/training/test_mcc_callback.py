@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from roadwork.errors import DataError, WiringError
-from roadwork.evaluation.confusion import confusion_from, mcc_from_confusion
+from roadwork.core.errors import DataError, WiringError
+from roadwork.metrics.classification import confusion_from, mcc_from_confusion
 from roadwork.training.callbacks.mcc_callback import MCCCallback
 
 binary = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=60)

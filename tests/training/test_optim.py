@@ -11,7 +11,7 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
-from roadwork.errors import ConfigError, WiringError
+from roadwork.core.errors import ConfigError, WiringError
 from roadwork.training.optim import build_optimizer, parameter_groups, use_fused, warmup_cosine
 
 

@@ -11,10 +11,10 @@ from torch import nn
 from roadwork.config import to_settings
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.models.build import build_model
-from roadwork.training import probe as probe_module
+from roadwork.training import linear_probe as probe_module
+from roadwork.training.linear_probe import probe_head
 from roadwork.training.lora.apply import apply_adapter
 from roadwork.training.module import RoadworkClassifier
-from roadwork.training.probe import probe_head
 from roadwork.training.trainers import base_trainer
 
 PROBE = ("training.probe_epochs=8", "training.probe_lr=0.02", "data.dataloader.num_workers=0")

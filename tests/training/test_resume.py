@@ -6,9 +6,9 @@ import json
 import pytest
 from omegaconf import OmegaConf
 
+from roadwork.core.errors import ConfigError, DataError, SplitError
 from roadwork.data.datamodule import NATIXDataModule
-from roadwork.errors import ConfigError, DataError, SplitError
-from roadwork.preflight.dry_run import prepare_trainer
+from roadwork.training.trainers.factory import prepare_trainer
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from conftest import TINY_MODEL
 from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
 
-from roadwork.cli.app import main
-from roadwork.errors import ConfigError
-from roadwork.training.claim import claimed, is_claimed
+from roadwork.cli.main import main
+from roadwork.core.errors import ConfigError
+from roadwork.runs.lock import claimed, is_claimed
 from roadwork.training.trainers.base_trainer import BaseTrainer
 from roadwork.training.trainers.resume import check_same_configuration
 

@@ -8,15 +8,16 @@ from torch import nn
 from torch._inductor import config as inductor
 from transformers import ViTConfig, ViTForImageClassification
 
+from roadwork.core.errors import ConfigError
 from roadwork.data.datamodule import NATIXDataModule
-from roadwork.errors import ConfigError
 from roadwork.models.build import build_model
 from roadwork.models.cost import kept_bytes
-from roadwork.preflight.dry_run import prepare_trainer, run_dry
+from roadwork.preflight.dry_run import run_dry
 from roadwork.settings import ModelSettings, TrainingSettings
+from roadwork.training.devices import checkpoint_gradients, compile_network
 from roadwork.training.lora.apply import apply_adapter
 from roadwork.training.module import RoadworkClassifier
-from roadwork.training.speed import checkpoint_gradients, compile_network
+from roadwork.training.trainers.factory import prepare_trainer
 
 VIT = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32, "patch_size": 8}
 RESNET = {"hidden_sizes": [8, 8], "depths": [1, 1], "embedding_size": 8, "layer_type": "basic"}

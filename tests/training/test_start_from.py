@@ -8,15 +8,17 @@ import torch
 from omegaconf import OmegaConf
 
 from roadwork.config import load_config, load_yaml, to_settings
+from roadwork.core.errors import ConfigError, DataError, SplitError
+from roadwork.core.files import sha256_of
 from roadwork.data.datamodule import NATIXDataModule
-from roadwork.errors import ConfigError, DataError, SplitError
 from roadwork.evaluation.evaluate import load_best_model
 from roadwork.models.build import build_model
-from roadwork.preflight.dry_run import prepare_trainer, run_dry
-from roadwork.runs import read_manifest, sha256_of
+from roadwork.preflight.dry_run import run_dry
+from roadwork.runs.run import Run
+from roadwork.training.initialization import load_start, name_start
 from roadwork.training.lora.apply import merge_adapter
-from roadwork.training.start import load_start, name_start
 from roadwork.training.trainers.base_trainer import BaseTrainer
+from roadwork.training.trainers.factory import prepare_trainer
 
 DINO = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_ratio": 2, "patch_size": 8}
 AS_DINO = ("training.adapter=lora", "training.adapter_rank=2", "training.lr=0.02")
@@ -75,7 +77,7 @@ def test_it_starts_from_the_best_weights_with_the_adapter_merged(tiny_config, di
 def test_a_run_says_what_it_started_from_and_is_evaluated_without_it(tiny_config, dino_run):
     cfg = with_dino(tiny_config(f"training.start_from={dino_run}", "training.lr=1e-7", "training.adapter=ia3"))
     folder = fit(cfg)
-    said = read_manifest(folder)["start_from"]
+    said = Run(folder).read_manifest()["start_from"]
     assert said["run"] == str(dino_run)
     assert said["checkpoint_sha256"] == sha256_of(dino_run / "checkpoints/best.ckpt")
     parent = load_best_model(dino_run, to_settings(load_yaml(dino_run / "config.yaml")))
@@ -88,7 +90,7 @@ def test_a_run_says_what_it_started_from_and_is_evaluated_without_it(tiny_config
     torch.testing.assert_close(logits_of(network), logits_of(child), rtol=0, atol=1e-4)
     cfg.training.epochs = 2
     BaseTrainer(cfg, build(cfg)).fit(NATIXDataModule(cfg), folder)
-    assert read_manifest(folder)["start_from"] == said
+    assert Run(folder).read_manifest()["start_from"] == said
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
 
 

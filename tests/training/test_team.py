@@ -8,14 +8,15 @@ import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
+from roadwork.core.devices import devices_here
+from roadwork.core.errors import ConfigError
 from roadwork.data.datamodule import NATIXDataModule
-from roadwork.errors import ConfigError
-from roadwork.preflight.dry_run import prepare_trainer
-from roadwork.runs import write_manifest
+from roadwork.runs.run import Run
 from roadwork.settings import TrainingSettings
-from roadwork.training.devices import describe_step, devices_here
-from roadwork.training.team import Team, is_first_process, largest_of_all, sum_of_all
-from roadwork.training.trainers.lightning_trainer import build_lightning_trainer
+from roadwork.training.devices import describe_step
+from roadwork.training.distributed import Team, is_first_process, largest_of_all, sum_of_all
+from roadwork.training.trainers.base_trainer import build_lightning_trainer
+from roadwork.training.trainers.factory import prepare_trainer
 
 SLURM = {
     "SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "2", "SLURM_JOB_ID": "123456",
@@ -66,7 +67,7 @@ def test_processes_meet_at_once_where_others_have_started_them(monkeypatch):
 
 
 def test_one_alone_shares_with_itself_and_starts_nothing(monkeypatch):
-    monkeypatch.setattr("roadwork.training.team.start_others", lambda *_: pytest.fail("a process was started"))
+    monkeypatch.setattr("roadwork.training.distributed.start_others", lambda *_: pytest.fail("a process was started"))
     team = Team(TrainingSettings(accelerator="cpu"))
     assert (team.rank, team.size, team.is_first, is_first_process()) == (0, 1, True, True)
     with team.in_turn():
@@ -115,7 +116,7 @@ def test_memory_and_cores_are_shared_among_the_devices_of_a_machine(tiny_config,
 def test_a_resume_with_another_number_of_devices_is_refused(tiny_config):
     data = NATIXDataModule(tiny_config())
     run = prepare_trainer(data).fit(data)
-    write_manifest(run, processes=2)  # as if it had been
+    Run(run).write_manifest(processes=2)  # as if it had been
     data = NATIXDataModule(tiny_config("training.epochs=2"))
     with pytest.raises(ConfigError, match="was trained on 2 devices, now they are 1"):
         prepare_trainer(data).fit(data, resume_from=run)

@@ -13,10 +13,11 @@ from detector_world import TINY_NETWORKS
 from lightning.pytorch.callbacks import Callback
 
 from roadwork.config import load_config
+from roadwork.core.errors import RunStoppedError
 from roadwork.data.datamodule import NATIXDataModule
-from roadwork.errors import RunStoppedError
 from roadwork.models.build import build_model
-from roadwork.training.trainers import base_trainer, lightning_trainer
+from roadwork.training.trainers import base_trainer
+from roadwork.training.trainers import base_trainer as lightning_trainer
 
 # What each fit adds to the configuration, and the rows of val_select it is judged by.
 CASES = {

@@ -1,18 +1,138 @@
-"""What every augmentation of a batch has in common: checks, resizing, precision and the evaluation mode."""
+"""The base class of all batch augmentations: checks, random draws, resizing, precision.
+
+They come from torch's global generator on the CPU, whatever the device of the images: ``torch.manual_seed`` repeats
+them on every machine, and choosing rows never waits for the device. Noise fields, which have a value a pixel, are
+drawn on the images' device.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from roadwork.data.augmentation.batch_check import BatchCheck
-from roadwork.errors import ConfigError
+from roadwork.core.errors import ConfigError, DataError
 from roadwork.settings import TrainAugmentationSettings
 
+# Bicubic or bf16 resizing upstream may overshoot by this much.
+RANGE_TOLERANCE = 1e-2
 MIN_IMG_SIZE = 8
+
+
+def uniform(count: int, low: float, high: float) -> Tensor:
+    """(count,) float32 values between ``low`` and ``high``, on the CPU."""
+    return low + (high - low) * torch.rand(count)
+
+
+def coin(count: int, probability: float) -> Tensor:
+    """(count,) bool, each True with this probability, on the CPU."""
+    return torch.rand(count) < probability
+
+
+def rows_where(chosen: Tensor) -> Tensor:
+    """Positions (N,) int64 of the True ones of ``chosen`` (B,), on the CPU, where counting them is free."""
+    return chosen.nonzero().squeeze(1)
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Values of the CPU on the device, without waiting for what is queued there, as a plain ``.to`` does.
+
+    CUDA stages memory that is not pinned before the call returns, so that the source may be freed at once.
+    """
+    return values.to(device, non_blocking=device.type == "cuda")
+
+
+def per_image(values: Tensor, images: Tensor) -> Tensor:
+    """(B,) values moved to the images' device, and shaped (B, 1, 1, 1) to broadcast over them."""
+    return to_device(values, images.device).view(-1, 1, 1, 1)
+
+
+def change_rows_(images: Tensor, rows: Tensor, change: Callable[..., Tensor], *values: Tensor) -> None:
+    """Changes some images of a batch in place, all in one call.
+
+    Args:
+        images: (B, C, H, W).
+        rows: (N,) int64 on the CPU, positions of those to change; none is allowed.
+        change: takes a copy of them, (N, C, H, W), and ``values``, and gives what replaces them.
+        values: further arguments of ``change``.
+    """
+    if len(rows):
+        rows = to_device(rows, images.device)
+        images.index_copy_(0, rows, change(images.index_select(0, rows), *values))
+
+
+class BatchCheck:
+    """Raises DataError unless images are float (B, 3, H, W) in [0, 1] and labels int64 (B,) of 0 and 1.
+
+    Form is known on the host. Ranges are values of the device, and reading one waits for the whole training step that
+    is queued there: on a GPU the first batch alone is waited for. Of each later one the ranges are measured too, and
+    read at the next call, when they have long arrived. A wrong batch is named, one step late; no batch goes unmeasured,
+    and only the last of all goes unread.
+    """
+
+    late: HostCopy | None = None
+
+    def __call__(self, images: Tensor, labels: Tensor) -> None:
+        check_form(images, labels)
+        ranges = torch.stack([*images.detach().aminmax(), *labels.aminmax()])
+        if _runs_ahead(ranges.device):
+            earlier, self.late = self.late, HostCopy(ranges)
+            check_ranges(*(earlier or self.late).read())
+        else:
+            check_ranges(*ranges.tolist())
+
+    def __getstate__(self) -> dict[str, object]:
+        """Nothing: what is on its way from a device cannot be pickled."""
+        return {}
+
+
+class HostCopy:
+    """Values on their way from the GPU."""
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values.to("cpu", non_blocking=True)
+        self.arrival = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch does not annotate it
+        self.arrival.record(torch.cuda.current_stream(values.device))
+
+    def read(self) -> list[float]:
+        """The values; waits for what was queued before them, and for nothing after."""
+        self.arrival.synchronize()
+        read: list[float] = self.values.tolist()
+        return read
+
+
+def _runs_ahead(device: torch.device) -> bool:
+    """Whether the host queues work for this device, and goes on."""
+    return device.type == "cuda"
+
+
+def check_form(images: Tensor, labels: Tensor) -> None:
+    """Raises DataError unless images are float (B, 3, H, W) and labels int64 (B,)."""
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
+        raise DataError(f"images have shape {tuple(images.shape)}; they must be (B, 3, H, W), RGB, not empty.")
+    if not images.is_floating_point():
+        raise DataError(f"images are {images.dtype}; they must be floats in [0, 1]. Divide 8-bit images by 255.")
+    if labels.shape != images.shape[:1]:
+        raise DataError(
+            f"labels have shape {tuple(labels.shape)} for {len(images)} images; they must be ({len(images)},), "
+            "one class index an image."
+        )
+    if labels.dtype != torch.int64:
+        raise DataError(f"labels are {labels.dtype}; they must be torch.int64 class indices, 0 or 1.")
+
+
+def check_ranges(darkest: float, brightest: float, lowest_label: float, highest_label: float) -> None:
+    """Raises DataError unless images are within [0, 1], or nearly, and labels are 0 and 1."""
+    if not (darkest >= -RANGE_TOLERANCE and brightest <= 1 + RANGE_TOLERANCE):  # also where one is NaN
+        raise DataError(
+            f"images range from {darkest:g} to {brightest:g}; they must be in [0, 1]. "
+            "Divide 8-bit values by 255, and normalise after augmentation, not before."
+        )
+    if lowest_label < 0 or highest_label > 1:
+        raise DataError(f"labels range from {lowest_label:g} to {highest_label:g}; allowed: 0 (None) and 1 (Roadwork).")
 
 
 class BatchAugmentation(nn.Module):

@@ -1,16 +1,25 @@
-"""The augmentations by the name they have in ``data.augmentation.train.mode``."""
+"""Builds the augmentation that data.augmentation.train.mode names."""
 
 from __future__ import annotations
 
 import difflib
 
+from torch import Tensor
+
+from roadwork.core.errors import ConfigError
 from roadwork.data.augmentation.batch_augmentation import BatchAugmentation
 from roadwork.data.augmentation.heavy_aug_kornia import HeavyAugmentationKornia
 from roadwork.data.augmentation.latest_aug_2025 import LatestAugmentation2025
-from roadwork.data.augmentation.no_augmentation import NoAugmentation
 from roadwork.data.augmentation.streetvision import StreetVisionAugmentation
-from roadwork.errors import ConfigError
 from roadwork.settings import TrainAugmentationSettings
+
+
+class NoAugmentation(BatchAugmentation):
+    """Gives every image and label as it came, resized where it has another size."""
+
+    def augment(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return images, labels
+
 
 AUGMENTATIONS: dict[str, type[BatchAugmentation]] = {
     "latest_2025": LatestAugmentation2025,

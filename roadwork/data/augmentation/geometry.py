@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from roadwork.data.augmentation.draws import to_device
+from roadwork.data.augmentation.batch_augmentation import to_device
 
 
 def _identity(count: int) -> Tensor:

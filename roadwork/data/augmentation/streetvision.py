@@ -1,24 +1,177 @@
-"""The challenge pictures of StreetVision's profile 2026-01 as an augmentation."""
+"""The challenge pictures of StreetVision's profile 2026-01 as an augmentation.
+
+Level 0 is the photo's centre square. Level 1 turns the photo and cuts a random square out of it, which can lose the
+roadwork. Levels 2 and 3 do so too, and then distort the picture. All are made at 224 x 224 pixels and saved as JPEG.
+
+Each function takes images (N, 3, S, S) in [0, 1] and gives as many. The validator rounds down to 8 bits after each of
+them; here nothing is rounded, which differs by less than 1 of 255 a step.
+"""
 
 from __future__ import annotations
 
 import math
+from functools import cache, partial
 from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from roadwork.core.errors import ConfigError
 from roadwork.data.augmentation import geometry
-from roadwork.data.augmentation.batch_augmentation import BatchAugmentation, resize
-from roadwork.data.augmentation.challenge.distortions import distort_, draw_strengths
-from roadwork.data.augmentation.challenge.facts import JPEG_QUALITY, LEVELS, SIZE
-from roadwork.data.augmentation.challenge.views import draw_views
-from roadwork.data.augmentation.jpeg import compress
-from roadwork.errors import ConfigError
+from roadwork.data.augmentation.batch_augmentation import (
+    BatchAugmentation,
+    change_rows_,
+    per_image,
+    resize,
+    rows_where,
+    to_device,
+    uniform,
+)
+from roadwork.data.augmentation.color import CHROMA_TO_RGB, compress, luma
 from roadwork.settings import TrainAugmentationSettings
 
+LEVELS = 4
+SIZE = 224
+
+# Degrees to either side; what comes in from outside is black.
+MAX_ANGLE_DEG = 20.0
+
+# Of the whole photo's area: a square of a share drawn from here. One that does not fit is drawn again, up
+# to so many times in all, and then the centre square is taken.
+MIN_CROP_SHARE, MAX_CROP_SHARE, CROP_TRIES = 0.2, 1.0, 10
+
+# By strength, which is 0 (off), 1 or 2; in the order in which they are applied.
+CHROMA_FACTORS = (1.0, 0.4, 0.3)
+VALUE_FACTORS = (1.0, 0.85, 0.725)
+DOWNSAMPLINGS = (1, 2, 3)
+
+# Of values from 0 to 1 in YCbCr as television has it: luma from 16 to 235 and chroma from 16 to 240 of 255.
+NOISE_VARIANCES = (0.0, 0.001, 0.002)
+LUMA_RANGE, CHROMA_RANGE = 219 / 255, 224 / 255
+
+# Pixels; the Gaussian's deviation is a sixth of it. 1: no blur.
+BLUR_KERNELS = (1, 7, 9)
+
+# By level: of how many strengths, from 0, each distortion's is drawn, uniformly and on its own.
+STRENGTHS = ((1, 1, 1, 1, 1), (1, 1, 1, 1, 1), (2, 2, 2, 1, 1), (3, 3, 3, 3, 3))
+
+# Pillow's default.
+JPEG_QUALITY = 75
 DEFAULT_ASPECT = 4 / 3
+
+
+def draw_strengths(levels: Tensor) -> Tensor:
+    """Strengths (B, 5) int64 for levels (B,), by distortion: chroma, values, resolution, noise, blur."""
+    choices = torch.tensor(STRENGTHS)[levels]
+    return (torch.rand(choices.shape) * choices).long()
+
+
+def distort_(images: Tensor, strengths: Tensor) -> None:
+    """Applies strengths (B, 5) to images (B, 3, S, S) in place, in the validator's order."""
+    chroma, values, resolution, noise, blurs = strengths.unbind(1)
+    factors = torch.tensor(CHROMA_FACTORS)[chroma], torch.tensor(VALUE_FACTORS)[values]
+    rows = rows_where((chroma > 0) | (values > 0))
+    change_rows_(images, rows, fade, *(factor[rows] for factor in factors))
+    for strength, factor in enumerate(DOWNSAMPLINGS[1:], 1):
+        change_rows_(images, rows_where(resolution == strength), partial(coarsen, factor=factor))
+    rows = rows_where(noise > 0)
+    change_rows_(images, rows, add_noise, torch.tensor(NOISE_VARIANCES)[noise[rows]])
+    for strength, kernel in enumerate(BLUR_KERNELS[1:], 1):
+        change_rows_(images, rows_where(blurs == strength), partial(blur, kernel=kernel))
+
+
+def fade(images: Tensor, chroma_factors: Tensor, value_factors: Tensor) -> Tensor:
+    """Images whose differences from their own luma, then all values, are scaled by factors (N,)."""
+    of_grey = per_image(value_factors * (1 - chroma_factors), images)
+    return (images * per_image(value_factors * chroma_factors, images)).add_(luma(images) * of_grey)
+
+
+def coarsen(images: Tensor, factor: int) -> Tensor:
+    """Images shrunk by `factor` and enlarged again, both bilinearly and without antialiasing, as OpenCV does."""
+    size = images.shape[-1]
+    for side in (size // factor, size):
+        images = F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False)
+    return images
+
+
+def add_noise(images: Tensor, variances: Tensor) -> Tensor:
+    """Images with Gaussian noise of variances (N,) in YCbCr, whose luma and chroma do not fill the range."""
+    noise = torch.randn_like(images).mul_(per_image(variances.sqrt(), images))
+    return torch.einsum("ij,njhw->nihw", _noise_matrix(images.device), noise).add_(images).clamp_(0, 1)
+
+
+@cache
+def _noise_matrix(device: torch.device) -> Tensor:
+    """What noise of television's Y, Cb and Cr is in red, green and blue, (3, 3)."""
+    from_luma = torch.full((3, 1), 1 / LUMA_RANGE)
+    return to_device(torch.cat([from_luma, torch.tensor(CHROMA_TO_RGB) / CHROMA_RANGE], dim=1), device)
+
+
+def blur(images: Tensor, kernel: int) -> Tensor:
+    """Images under a Gaussian of `kernel` pixels, mirrored at the border, whose deviation is a sixth of that.
+
+    Shifted copies are added up: on a CPU, kornia's convolution takes many times as long.
+    """
+    size, radius = images.shape[-1], kernel // 2
+    weights = [math.exp(-((6 * shift / kernel) ** 2) / 2) for shift in range(-radius, radius + 1)]
+    for axis, margins in ((2, (0, 0, radius, radius)), (3, (radius, radius, 0, 0))):
+        padded = F.pad(images, margins, mode="reflect")
+        images = torch.zeros_like(images)
+        for start, weight in enumerate(weights):
+            images.add_(padded.narrow(axis, start, size), alpha=weight / sum(weights))
+    return images
+
+
+def draw_views(is_turned: Tensor, photo_aspect: float) -> Tensor:
+    """Matrices (B, 3, 3), for `geometry.warp`, that show a square of a photo whose square copy they are given.
+
+    Args:
+        is_turned: (B,) bool; False is the centre square.
+        photo_aspect: width of the photo over its height, before it was squashed.
+    """
+    count = len(is_turned)
+    angles_deg = uniform(count, -MAX_ANGLE_DEG, MAX_ANGLE_DEG)
+    sides, offsets = draw_crops(count, photo_aspect)
+    whole_side = min(photo_aspect, 1.0)
+    return view_matrices(
+        torch.where(is_turned, angles_deg, 0),
+        torch.where(is_turned, sides, whole_side),
+        torch.where(is_turned.view(-1, 1), offsets, 0),
+        photo_aspect,
+    )
+
+
+def draw_crops(count: int, photo_aspect: float) -> tuple[Tensor, Tensor]:
+    """Sides (count,) of square crops, and how far right and down of the photo's centre theirs is (count, 2).
+
+    Both are in units of the photo's height. An area is drawn up to ten times, until its square fits into the photo.
+    """
+    shares = uniform(count * CROP_TRIES, MIN_CROP_SHARE, MAX_CROP_SHARE).view(count, CROP_TRIES)
+    whole_side = min(photo_aspect, 1.0)
+    fits = shares * photo_aspect <= whole_side**2
+    first = fits.int().argmax(1, keepdim=True)
+    is_drawn = fits.any(1)
+    sides = torch.where(is_drawn, (shares.gather(1, first).squeeze(1) * photo_aspect).sqrt(), whole_side)
+    room = torch.stack([photo_aspect - sides, 1 - sides], dim=1).clamp(min=0)
+    offsets = room * (torch.rand(count, 2) - 0.5)
+    return sides, torch.where(is_drawn.view(-1, 1), offsets, 0)
+
+
+def view_matrices(angles_deg: Tensor, sides: Tensor, offsets: Tensor, photo_aspect: float) -> Tensor:
+    """Matrices (N, 3, 3) of a photo turned counter-clockwise about its centre, then cropped.
+
+    Args:
+        angles_deg: (N,).
+        sides: (N,) of the square crop, in units of the photo's height, as `offsets` are.
+        offsets: (N, 2) of its centre from the photo's, to the right and down.
+        photo_aspect: as of `draw_views`.
+    """
+    crops = torch.eye(3).repeat(len(sides), 1, 1)
+    crops[:, 0, 0] = crops[:, 1, 1] = sides
+    crops[:, :2, 2] = 2 * offsets  # from -1 to 1 is the photo's height
+    squash = torch.diag(torch.tensor([1 / photo_aspect, 1.0, 1.0]))
+    return squash @ geometry.rotate(angles_deg) @ crops
 
 
 class StreetVisionAugmentation(BatchAugmentation):

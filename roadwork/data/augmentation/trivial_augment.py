@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from roadwork.data.augmentation import geometry
+from roadwork.data.augmentation.batch_augmentation import change_rows_, coin, per_image, rows_where
 from roadwork.data.augmentation.color import luma
-from roadwork.data.augmentation.draws import change_rows_, coin, per_image, rows_where
 
 # Strengths are drawn from this many steps, 0 and the greatest included.
 STRENGTH_STEPS = 31

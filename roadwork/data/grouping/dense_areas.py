@@ -1,7 +1,8 @@
-"""A dense city in parts: its sequences by H3 cell, and those set aside that would tie one part to another."""
+"""Divides a dense city into parts along H3 cells."""
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from dataclasses import dataclass
 
@@ -9,14 +10,82 @@ import h3
 import numpy as np
 from scipy.spatial import cKDTree
 
-from roadwork.data.grouping.area_parts import area_parts
 from roadwork.data.grouping.proximity import chord_of
-from roadwork.data.utils.geo import degrees_of, unit_vectors
+from roadwork.data.utils.geo import degrees_of, h3_cells, unit_vectors
 
 MAX_SET_ASIDE = 0.5
 MAX_LARGEST_PART = 0.5  # a group that keeps more than this in one part is hardly divided, and not worth rows set aside
 _MIN_BUFFERS = 2  # from the centre of a cell to its side; in smaller cells most rows lie near another cell
 _INRADIUS = 3**0.5 / 2  # of a hexagon with sides of 1
+
+
+def area_parts(centers: np.ndarray, sizes: np.ndarray, *, finest: int, max_rows: int) -> np.ndarray:
+    """(U,) object array of the H3 cell that names the part of each unit.
+
+    A part is the largest cell with at most `max_rows` rows, joined with the parts beside it while they stay below that:
+    the fewer borders, the fewer rows lie near one.
+
+    Args:
+        centers: (U, 2) latitude, longitude in degrees of the units that are never separated.
+        sizes: (U,) int64 rows of each.
+        finest: the H3 resolution of the smallest cells; such a cell may hold more than `max_rows`.
+        max_rows: of a part.
+    """
+    cells, cell_of_unit = np.unique(h3_cells(centers, finest), return_inverse=True)
+    n_rows = np.bincount(cell_of_unit, weights=sizes).astype(np.int64)
+    parts = np.full(len(cells), "", dtype=object)
+    for resolution in range(finest + 1):
+        parents = np.array([h3.cell_to_parent(cell, resolution) for cell in cells], dtype=object)
+        names, number = np.unique(parents, return_inverse=True)
+        fits = np.bincount(number, weights=n_rows)[number] <= max_rows
+        chosen = (parts == "") & (fits | (resolution == finest))
+        parts[chosen] = names[number[chosen]]
+    borders = _borders(cells.tolist(), parts.tolist(), n_rows.tolist())
+    joined_to = _join(borders, dict(zip(*_sums(parts, n_rows), strict=True)), max_rows)
+    return np.array([_root(part, joined_to) for part in parts], dtype=object)[cell_of_unit]
+
+
+def _sums(keys: np.ndarray, values: np.ndarray) -> tuple[list[str], list[int]]:
+    names, number = np.unique(keys, return_inverse=True)
+    return names.tolist(), np.bincount(number, weights=values).astype(np.int64).tolist()
+
+
+def _borders(cells: list[str], parts: list[str], n_rows: list[int]) -> dict[str, dict[str, int]]:
+    """For each part the parts beside it, with the rows in the finest cells on both sides of their border."""
+    index = {cell: i for i, cell in enumerate(cells)}
+    borders: dict[str, dict[str, int]] = {part: {} for part in parts}
+    for i, cell in enumerate(cells):
+        for neighbour in h3.grid_disk(cell, 1):
+            j = index.get(neighbour, i)
+            if parts[i] != parts[j]:
+                borders[parts[i]][parts[j]] = borders[parts[i]].get(parts[j], 0) + n_rows[i] + n_rows[j]
+    return borders
+
+
+def _join(borders: dict[str, dict[str, int]], sizes: dict[str, int], max_rows: int) -> dict[str, str]:
+    """Which part each joined one belongs to; the border with the most rows goes first."""
+    heap = [(-rows, a, b) for a, others in borders.items() for b, rows in others.items() if a < b]
+    heapq.heapify(heap)
+    joined_to: dict[str, str] = {}
+    while heap:
+        rows, a, b = heapq.heappop(heap)
+        is_stale = borders.get(a, {}).get(b) != -rows
+        if is_stale or sizes[a] + sizes[b] > max_rows:
+            continue
+        joined_to[b] = a
+        sizes[a] += sizes[b]
+        for other, n in borders.pop(b).items():
+            del borders[other][b]
+            if other != a:
+                borders[a][other] = borders[other][a] = borders[a].get(other, 0) + n
+                heapq.heappush(heap, (-borders[a][other], min(a, other), max(a, other)))
+    return joined_to
+
+
+def _root(part: str, joined_to: dict[str, str]) -> str:
+    while part in joined_to:
+        part = joined_to[part]
+    return part
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,49 @@
-"""Images that show the same scene: alike by their perceptual hash, and by a second sign."""
+"""Finds near-duplicate images by perceptual hash and a second sign of agreement."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
+from typing import TypeVar
 
+import imagehash
 import numpy as np
 import pandas as pd
+from PIL import Image
 
-from roadwork.data.grouping.hash_search import close_hashes
-from roadwork.data.grouping.hashes import ImageHashes
+from roadwork.core.files import atomic_path
+from roadwork.core.progress import track
+from roadwork.data.grouping.proximity import batches, ranges
+from roadwork.data.images import ImageSource, UnreadableImageError, decode_image
 from roadwork.data.table import SampleTable
 from roadwork.data.utils.geo import haversine_km
-from roadwork.data.utils.ragged import batches, ranges
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+THUMBNAIL_SIZE = 16
+_N_PIXELS = THUMBNAIL_SIZE**2
+_DECODED_SIZE = 64  # twice what the hash looks at, so that a large JPEG is decoded at an eighth
+_VERSION = 1  # of how hashes are made; files of another are not used
+_IMAGES_PER_WRITE = 20_000  # what an interruption loses at most
+_CHUNK_ROWS = 1024
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+MAX_BITS = 7
+_N_CHUNKS = 4
+_CHUNK_BITS = 16
+_BATCH = 1 << 22  # hashes compared at once
+_FLIPS = (0, *(1 << bit for bit in range(_CHUNK_BITS)))
 
 # Measured on 150 of the demo's scenes: JPEG at quality 30 to 95, half and a quarter of the size, brightness -20 to
 # +10 % and contrast +20 % differ by up to 6 bits and correlate at 0.996 or more. Of the 11.5 million pairs of different
 # places 11 lie within 6 bits, and none of those correlates at 0.9.
-MAX_BITS = 6
+NEAR_DUPLICATE_BITS = 6
 MIN_CORRELATION = 0.99
 MAX_DISTANCE_KM = 0.1
 MIN_CONTRAST = 5.0  # standard deviation in grey levels; what is flatter, as at night, shows no scene to know again
@@ -28,6 +51,163 @@ _MAX_COMPARED = 64  # images of one hash whose pairs are all looked at
 _MAX_LEADERS = 1000
 _PAIRS_PER_BATCH = 1 << 21
 _THUMBNAILS_PER_BATCH = 1 << 15
+
+
+@dataclass(frozen=True)
+class ImageHashes:
+    """What N images look like.
+
+    Attributes:
+        keys: (N,) uint64, by which an image is known again; 0 where it cannot be read.
+        hashes: (N,) uint64 perceptual hashes (imagehash's phash); images that look alike differ in few bits.
+        thumbnails: (N, 256) uint8, the pictures in 16 x 16 grey levels.
+        known: (N,) bool, False where the image could not be read; its hash and thumbnail mean nothing then.
+    """
+
+    keys: np.ndarray
+    hashes: np.ndarray
+    thumbnails: np.ndarray
+    known: np.ndarray
+
+
+def image_hashes(source: ImageSource, names: np.ndarray, cache: Path) -> ImageHashes:
+    """Hashes of all images: those that `cache` holds, and the others computed and added to it.
+
+    An image is known again by its name, length, first and last 16 bytes, so that one that was changed, replaced or
+    renamed is hashed anew, and no other.
+
+    Args:
+        source: the images of N rows.
+        names: (N,) ids of the rows.
+        cache: an npz file, made where there is none, and made anew where it is damaged; nothing needs it.
+    """
+    n = len(names)
+    keys = np.fromiter(
+        _in_threads(lambda row: _key(source, row, names[row]), range(n), "Looking at images"), np.uint64, n
+    )
+    found = _read(cache, keys)
+    missing = np.flatnonzero(~found.known & (keys != 0))
+    todo = _in_threads(lambda row: _hash(source, row), missing.tolist(), "Hashing images")
+    for number, (row, hashed) in enumerate(zip(missing.tolist(), todo, strict=True), 1):
+        if hashed is not None:
+            found.hashes[row], found.thumbnails[row] = hashed
+            found.known[row] = True
+        if number % _IMAGES_PER_WRITE == 0 or number == len(missing):
+            _write(cache, found)
+    return found
+
+
+def hash_image(data: bytes) -> tuple[int, np.ndarray]:
+    """The 64-bit perceptual hash of an encoded image, and its (256,) uint8 grey thumbnail.
+
+    Raises:
+        UnreadableImageError: it cannot be decoded.
+    """
+    grey = Image.fromarray(decode_image(data, _DECODED_SIZE)).convert("L")
+    bits = np.packbits(imagehash.phash(grey).hash)
+    thumbnail = grey.resize((THUMBNAIL_SIZE, THUMBNAIL_SIZE), Image.Resampling.BOX)
+    return int.from_bytes(bits.tobytes(), "big"), np.asarray(thumbnail).ravel()
+
+
+def _hash(source: ImageSource, row: int) -> tuple[int, np.ndarray] | None:
+    try:
+        return hash_image(source.read(row))
+    except UnreadableImageError:
+        return None
+
+
+def _key(source: ImageSource, row: int, name: object) -> int:
+    try:
+        ends = source.read_ends(row)
+    except UnreadableImageError:
+        return 0
+    digest = hashlib.blake2b(repr((str(name), *ends)).encode(), digest_size=8)
+    return int.from_bytes(digest.digest(), "big")
+
+
+def _in_threads(function: Callable[[int], T], rows: Sequence[int], description: str) -> Iterator[T]:
+    """`function` of each row, in order; a chunk at a time, so that results do not pile up and Ctrl-C is quick."""
+    with ThreadPoolExecutor() as pool:
+        chunks = (rows[start : start + _CHUNK_ROWS] for start in range(0, len(rows), _CHUNK_ROWS))
+        yield from track(chain.from_iterable(pool.map(function, chunk) for chunk in chunks), len(rows), description)
+
+
+def _nothing_of(keys: np.ndarray) -> ImageHashes:
+    n = len(keys)
+    return ImageHashes(keys, np.zeros(n, np.uint64), np.zeros((n, _N_PIXELS), np.uint8), np.zeros(n, dtype=bool))
+
+
+def _read(cache: Path, keys: np.ndarray) -> ImageHashes:
+    """What the file knows of the images with these keys."""
+    found = _nothing_of(keys)
+    if not cache.is_file():
+        return found
+    try:
+        with cache.open("rb") as file, np.load(file, allow_pickle=False) as content:
+            if content["version"] != _VERSION:
+                return found
+            cached_keys, hashes, thumbnails = (content[name] for name in ("keys", "hashes", "thumbnails"))
+        if len(cached_keys):
+            place = np.searchsorted(cached_keys, keys).clip(max=len(cached_keys) - 1)
+            known = cached_keys[place] == keys
+            found.hashes[known], found.thumbnails[known] = hashes[place[known]], thumbnails[place[known]]
+            found.known[:] = known
+    except _DAMAGED as error:
+        logger.warning("%s is damaged (%s): the images are hashed again.", cache, error)
+        return _nothing_of(keys)
+    return found
+
+
+def _write(cache: Path, found: ImageHashes) -> None:
+    rows = np.flatnonzero(found.known)
+    rows = rows[np.argsort(found.keys[rows])]
+    try:
+        with atomic_path(cache) as temporary, temporary.open("wb") as file:
+            np.savez(
+                file,
+                version=np.int64(_VERSION),
+                keys=found.keys[rows],
+                hashes=found.hashes[rows],
+                thumbnails=found.thumbnails[rows],
+            )
+    except OSError as error:  # nothing in the cache is needed
+        logger.warning("Image hashes are not kept (%s). Name a folder for them with ROADWORK_CACHE.", error)
+
+
+def close_hashes(hashes: np.ndarray, max_bits: int) -> Iterator[np.ndarray]:
+    """(P, 2) index pairs, in batches, of all 64-bit hashes that differ in at most `max_bits` bits; each pair once.
+
+    Where two hashes differ in at most 7 bits, one of their four chunks of 16 bits differs in at most one, so only
+    hashes that share a chunk but for one bit are compared (multi-index hashing; Norouzi, Punjani and Fleet, 2014).
+
+    Args:
+        hashes: (N,) uint64, each once: thousands of equal ones would be millions of pairs.
+        max_bits: 0 to 7.
+    """
+    if not 0 <= max_bits <= MAX_BITS:
+        raise ValueError(f"max_bits is {max_bits}; the search finds all pairs up to {MAX_BITS} bits.")
+    chunks = hashes[:, None].view(np.uint16).astype(np.int64)
+    steps = ((number, flip) for number in range(_N_CHUNKS) for flip in _FLIPS)
+    for number, flip in track(steps, _N_CHUNKS * len(_FLIPS), "Comparing hashes"):
+        for pairs in _sharing_chunk(chunks[:, number], flip):
+            difference = hashes[pairs[:, 0]] ^ hashes[pairs[:, 1]]
+            is_close = np.bitwise_count(difference) <= max_bits
+            earlier = difference[is_close, None].view(np.uint16)[:, :number]
+            is_new = (np.bitwise_count(earlier) > 1).all(axis=1)
+            yield pairs[is_close][is_new]
+
+
+def _sharing_chunk(chunk: np.ndarray, flip: int) -> Iterator[np.ndarray]:
+    """(P, 2) index pairs, in batches, whose chunks differ in the bits of `flip` alone, each pair once."""
+    order = np.argsort(chunk, kind="stable")
+    values = chunk[order]
+    starts = np.searchsorted(values, np.arange((1 << _CHUNK_BITS) + 1))
+    wanted = values ^ flip
+    first = np.arange(1, len(values) + 1) if flip == 0 else starts[wanted]
+    counts = np.where(wanted >= values, starts[wanted + 1] - first, 0)
+    for some in batches(counts, _BATCH):
+        others = order[ranges(first[some], counts[some])]
+        yield np.stack([np.repeat(order[some], counts[some]), others], axis=1)
 
 
 def find_near_duplicates(table: SampleTable, hashes: ImageHashes) -> np.ndarray:
@@ -55,7 +235,7 @@ def find_near_duplicates(table: SampleTable, hashes: ImageHashes) -> np.ndarray:
         counts[crowd] = len(leaders)
         members[: len(leaders)] = leaders
     own = np.repeat(np.flatnonzero(counts > 1)[:, None], 2, axis=1)
-    for close in chain([own], close_hashes(distinct, MAX_BITS)):
+    for close in chain([own], close_hashes(distinct, NEAR_DUPLICATE_BITS)):
         found += [pairs[looks.agree(pairs)] for pairs in _row_pairs(close, rows, starts, counts)]
     return np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
 

@@ -1,9 +1,4 @@
-"""Which points hang together, each closer than a radius to the next, without looking at every pair.
-
-Points lie in cubic grid cells so small that any two of one cell are closer than the radius. What is left is whether two
-neighbouring cells touch, which is mostly settled by their bounding boxes or by their outermost points. In coordinates
-on the unit sphere, poles and antimeridian are places like any other.
-"""
+"""Many short ranges of unequal length as flat arrays, in batches that fit memory."""
 
 from __future__ import annotations
 
@@ -16,15 +11,30 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from roadwork.data.utils.geo import EARTH_RADIUS_KM, unit_vectors
-from roadwork.data.utils.ragged import batches, ranges
 
 _MIN_RADIUS_KM = 1e-5  # the grid's cells are numbered in 31 bits an axis
 _ROUNDING_KM = 1e-9
 _BATCH = 1 << 21  # distances held in memory at once
+
 # Two points within the radius lie at most two cells apart along an axis, since it is sqrt(3) cells long. One of each
 # two opposite directions is enough.
 _REACH = 2
 _COLUMNS = [(0, 0), *((dx, dy) for dx in range(_REACH + 1) for dy in range(-_REACH, _REACH + 1) if (dx, dy) > (0, 0))]
+
+
+def ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """`counts[i]` whole numbers from `starts[i]` on, for each i in turn."""
+    ends = np.cumsum(counts)
+    numbers: np.ndarray = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + counts, counts)
+    return numbers
+
+
+def batches(counts: np.ndarray, limit: int) -> Iterator[slice]:
+    """Slices that together hold every item, of about `limit` counts; an item above the limit begins its own."""
+    cuts = np.flatnonzero(np.diff(np.cumsum(counts) // limit)) + 1
+    for start, stop in zip([0, *cuts], [*cuts, len(counts)], strict=True):
+        if stop > start:
+            yield slice(int(start), int(stop))
 
 
 def chord_of(radius_km: float) -> float:

@@ -1,4 +1,4 @@
-"""A shard: an Arrow file of some hundred resized pictures, each with its row's id, its photo's identity, a checksum.
+"""Files of a resized copy: folder, manifest, and Arrow shards.
 
 Any Arrow reader opens one. Here only the small columns are read that way, once; a picture is then read by its place in
 the file, so that thousands of shards need no open file, and a failing disk is an error of one picture.
@@ -7,18 +7,27 @@ the file, so that thousands of shards need no open file, and a failing disk is a
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from roadwork.data.images import MAX_JPEG_SIDE, UnreadableImageError, decode_short_side
-from roadwork.runs import atomic_path
+from roadwork.core.files import atomic_path, cache_folder, write_json
+from roadwork.data.images import (
+    MAX_JPEG_SIDE,
+    READER_VERSION,
+    UnreadableImageError,
+    decode_short_side,
+)
+from roadwork.data.source import dataset_key
+from roadwork.settings import DataSettings
 
 SUFFIX = ".arrow"
 MAX_ROWS = 512  # what a kill loses at most,
@@ -34,6 +43,14 @@ _SCHEMA = pa.schema(
         )
     ]
 )
+MANIFEST = "manifest.json"
+FORMAT_VERSION = 1
+
+# Room for the resize to `img_size` to interpolate: at exactly `img_size` it would be that of the copy alone.
+ROOM = 1.15
+
+# docs/decisions/0008: at this quality, with the colours at full resolution, the copy costs a fraction of a grey level.
+QUALITY = 95
 
 
 class DamagedError(Exception):
@@ -163,3 +180,75 @@ def find_damage(path: Path, short_side: int) -> str | None:
     except (DamagedError, UnreadableImageError) as error:
         return str(error)
     return None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a copy is of, and how it was made.
+
+    Attributes:
+        dataset: `dataset_key` of its photos.
+        short_side: pixels of its pictures' shorter side.
+        reader: `READER_VERSION` of the code that made it.
+        format: `FORMAT_VERSION` likewise.
+        quality: of its JPEGs.
+        rows: pictures it held when it was last finished.
+        n_bytes: of their files.
+        unreadable: rows whose photos could not be read: id to the photo's identity.
+    """
+
+    dataset: str
+    short_side: int
+    reader: int = READER_VERSION
+    format: int = FORMAT_VERSION
+    quality: int = QUALITY
+    rows: int = 0
+    n_bytes: int = 0
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> None:
+        """Writes it into the copy's folder, atomically."""
+        write_json(folder / MANIFEST, asdict(self))
+
+    @property
+    def is_current(self) -> bool:
+        """Whether this version of the code would make the same pictures."""
+        made_by = (self.reader, self.format, self.quality)
+        return made_by == (READER_VERSION, FORMAT_VERSION, QUALITY)
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """A copy's manifest; None where the folder has none that can be read."""
+    try:
+        return Manifest(**json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def wanted_short_side(data: DataSettings) -> int:
+    """Pixels of the copy's shorter side: `data.prepared.short_side`, else 1.15 x `data.img_size`, rounded up."""
+    return data.prepared.short_side or math.ceil(round(ROOM * data.img_size, 6))
+
+
+def wanted_folder(data: DataSettings) -> Path:
+    """Where `roadwork prepare` writes."""
+    if data.prepared.folder:
+        return Path(data.prepared.folder)
+    return _cached_copies() / f"{dataset_key(data)}-{wanted_short_side(data)}-r{READER_VERSION}"
+
+
+def candidate_folders(data: DataSettings) -> list[Path]:
+    """The folders that may hold a copy of the dataset, the one that `roadwork prepare` writes first."""
+    wanted = wanted_folder(data)
+    if data.prepared.folder:
+        return [wanted]
+    return [wanted, *(path for path in sorted(_cached_copies().glob(f"{dataset_key(data)}-*")) if path != wanted)]
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """The shards of a copy."""
+    return sorted(path for path in folder.glob(f"*{SUFFIX}") if not path.name.startswith("."))
+
+
+def _cached_copies() -> Path:
+    return cache_folder() / "prepared"

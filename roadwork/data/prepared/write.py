@@ -1,7 +1,9 @@
-"""Makes a resized copy: a pool of processes resizes, this one writes the shards."""
+"""Writes a resized copy with a pool of processes."""
 
 from __future__ import annotations
 
+import fcntl
+import logging
 import multiprocessing
 import time
 from collections import deque
@@ -14,19 +16,78 @@ from itertools import chain, starmap
 from pathlib import Path
 from typing import Any, TypeVar
 
+from roadwork.core.errors import DataError
+from roadwork.core.progress import new_progress, track
 from roadwork.data.dataset import UnreadableImage
-from roadwork.data.prepared.folder import shard_paths
-from roadwork.data.prepared.index import index_copy
-from roadwork.data.prepared.plan import CopyPlan
-from roadwork.data.prepared.resize import ResizedPhoto, narrow, resize_photos, start_worker
-from roadwork.data.prepared.shards import MAX_BYTES, MAX_ROWS, Record, find_damage, write_shard
-from roadwork.errors import DataError
-from roadwork.progress import new_progress, track
+from roadwork.data.prepared.copy import index_copy
+from roadwork.data.prepared.plan import CopyPlan, ResizedPhoto, narrow, resize_photos, start_worker
+from roadwork.data.prepared.shards import (
+    MAX_BYTES,
+    MAX_ROWS,
+    Manifest,
+    Record,
+    find_damage,
+    read_manifest,
+    shard_paths,
+    wanted_folder,
+    wanted_short_side,
+    write_shard,
+)
+from roadwork.data.source import dataset_key
+from roadwork.settings import DataSettings
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
 _ROWS_PER_JOB = 8
 _JOBS_AHEAD = 3  # a process, so that one slow photo does not hold up the others
+
+
+@contextmanager
+def writing(data: DataSettings) -> Iterator[Manifest]:
+    """The folder of the copy that is wanted, made where there is none, for this process alone; gives its manifest.
+
+    Raises:
+        DataError: another process is writing to it, or it holds something else.
+    """
+    folder = wanted_folder(data)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:  # held by the open file, so that a kill frees it
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(f"Another `roadwork prepare` is writing to {folder}. Wait for it, or stop it.") from error
+        yield _clean(data)
+
+
+def _clean(data: DataSettings) -> Manifest:
+    """Removes leftovers of a run that was killed, and what another version of the code has made."""
+    folder = wanted_folder(data)
+    wanted = Manifest(dataset_key(data), wanted_short_side(data))
+    found = read_manifest(folder)
+    if found is None:
+        strangers = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+        if strangers:
+            raise DataError(
+                f"{folder} holds {', '.join(sorted(strangers)[:3])} and no manifest of a resized copy. "
+                "Name an empty folder with data.prepared.folder=DIR, or remove this one."
+            )
+    elif (found.dataset, found.short_side) != (wanted.dataset, wanted.short_side):
+        what = "of another dataset" if found.dataset != wanted.dataset else f"with a short side of {found.short_side}"
+        raise DataError(
+            f"{folder} holds a resized copy {what}; wanted is this dataset's with {wanted.short_side} pixels. "
+            "Name another folder with data.prepared.folder=DIR, set data.prepared.short_side, or remove this one."
+        )
+    elif not found.is_current:
+        logger.info("The resized copy in %s was made by another version: it is made anew.", folder)
+        for path in shard_paths(folder):
+            path.unlink()
+    else:
+        wanted = found
+    for path in folder.glob(".*.tmp"):
+        path.unlink()
+    wanted.write(folder)
+    return wanted
 
 
 @dataclass(frozen=True)

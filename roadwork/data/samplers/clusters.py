@@ -7,8 +7,8 @@ import numpy as np
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
+from roadwork.core.errors import ConfigError, DataError
 from roadwork.data.utils.geo import degrees_of, nearest_km, unit_vectors
-from roadwork.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 

@@ -6,13 +6,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from roadwork.data.samplers.brackets import parse_brackets
-from roadwork.data.samplers.class_sampler import ClassSampler, check_drawing
-from roadwork.data.samplers.classes import class_weights, measure_rows
+from roadwork.core.errors import ConfigError, DataError
 from roadwork.data.samplers.clusters import cluster_deployment
-from roadwork.data.samplers.mixture import Mixture
+from roadwork.data.samplers.stratified_sampler import ClassSampler, check_drawing
 from roadwork.data.samplers.summary import SamplerSummary, name_classes, summarize
-from roadwork.errors import ConfigError, DataError
+from roadwork.data.samplers.weights import Mixture, class_weights, measure_rows, parse_brackets
 from roadwork.settings import GpsSamplingSettings
 
 

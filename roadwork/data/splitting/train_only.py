@@ -8,15 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from roadwork.data.extra import SOURCE
-from roadwork.data.grouping.hashes import ImageHashes
-from roadwork.data.grouping.near_duplicates import find_near_duplicates
+from roadwork.core.errors import SplitError
+from roadwork.data.grouping.groups import Groups, make_groups, pairs_within, sequence_groups
+from roadwork.data.grouping.near_duplicates import ImageHashes, find_near_duplicates
 from roadwork.data.grouping.proximity import unite
-from roadwork.data.groups import Groups, make_groups, pairs_within, sequence_groups
-from roadwork.data.splits import Splits
-from roadwork.data.splitting.neighbours import Neighbours
+from roadwork.data.mixed_datasets import SOURCE
+from roadwork.data.splitting.leaks import Neighbours
+from roadwork.data.splitting.splits import Splits
 from roadwork.data.table import SampleTable
-from roadwork.errors import SplitError
 from roadwork.settings import DataSettings
 
 logger = logging.getLogger(__name__)

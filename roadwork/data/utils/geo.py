@@ -1,6 +1,10 @@
-"""Distances on a sphere of the Earth's mean radius."""
+"""Distances on a sphere of the Earth's mean radius, nearest neighbours, and H3 cells."""
 
+from __future__ import annotations
+
+import h3
 import numpy as np
+from scipy.spatial import cKDTree
 
 EARTH_RADIUS_KM = 6371.0088  # IUGG mean radius, the one geopy's great_circle uses
 _CHUNK_ROWS = 1 << 16
@@ -55,3 +59,37 @@ def nearest_km(points_deg: np.ndarray, centers_deg: np.ndarray) -> tuple[np.ndar
         distance[rows] = haversine_km(chunk, centers_deg[index[rows]])
     index[np.isnan(distance)] = -1
     return distance, index
+
+
+def h3_cells(gps: np.ndarray, resolution: int) -> np.ndarray:
+    """(N,) object array of H3 cell ids, "" for a row without a position.
+
+    Args:
+        gps: (N, 2) latitude, longitude in degrees, NaN where missing.
+        resolution: H3's, from 0 (hexagons 1,281 km a side) to 15 (under a metre).
+    """
+    gps = np.asarray(gps, dtype=np.float64)
+    cells = np.full(len(gps), "", dtype=object)
+    known = ~np.isnan(gps).any(axis=1)
+    cells[known] = [h3.latlng_to_cell(latitude, longitude, resolution) for latitude, longitude in gps[known].tolist()]
+    return cells
+
+
+class PositionTree:
+    """A k-d tree over unit vectors, where the shortest chord is the shortest great circle.
+
+    Args:
+        points_deg: (K, 2) latitude and longitude in degrees, K >= 1, without NaN.
+    """
+
+    def __init__(self, points_deg: np.ndarray) -> None:
+        points = np.asarray(points_deg, dtype=np.float64)
+        # Equal positions once: a tree cannot part them, and would search them all for each query.
+        _, self._rows = np.unique(points[:, 0] + 1j * points[:, 1], return_index=True)
+        self._points = points[self._rows]
+        self._tree = cKDTree(unit_vectors(self._points))
+
+    def nearest(self, points_deg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Distance in kilometres (N,) to the nearest of the tree's points, and its row (N,); no NaN among the N."""
+        _, index = self._tree.query(unit_vectors(points_deg), workers=-1)
+        return haversine_km(points_deg, self._points[index]), self._rows[index]

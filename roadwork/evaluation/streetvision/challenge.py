@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from roadwork.data.augmentation.challenge import distortions
-from roadwork.data.augmentation.challenge.facts import (
+from roadwork.data.augmentation import streetvision
+from roadwork.data.augmentation.color import CHROMA_TO_RGB, LUMA_WEIGHTS
+from roadwork.data.augmentation.streetvision import (
     BLUR_KERNELS,
     CHROMA_FACTORS,
     CHROMA_RANGE,
@@ -27,8 +28,6 @@ from roadwork.data.augmentation.challenge.facts import (
     STRENGTHS,
     VALUE_FACTORS,
 )
-from roadwork.data.augmentation.color import LUMA_WEIGHTS
-from roadwork.data.augmentation.jpeg import CHROMA_TO_RGB
 from roadwork.data.images import MAX_JPEG_SIDE, decode_short_side
 
 Box = tuple[int, int, int, int]
@@ -116,7 +115,7 @@ def fade_chroma(pixels: np.ndarray, factor: float) -> np.ndarray:
 def coarsen(pixels: np.ndarray, factor: int) -> np.ndarray:
     """(S, S, 3) uint8 shrunk and enlarged again as OpenCV does; Pillow would antialias, or round down twice."""
     planes = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None]
-    return _round_down(distortions.coarsen(planes, factor)[0].permute(1, 2, 0).numpy() + 0.5)
+    return _round_down(streetvision.coarsen(planes, factor)[0].permute(1, 2, 0).numpy() + 0.5)
 
 
 def add_noise(pixels: np.ndarray, variance: float, rng: np.random.Generator) -> np.ndarray:

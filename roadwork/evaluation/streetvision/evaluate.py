@@ -1,31 +1,111 @@
-"""A run's folder judged under a StreetVision profile: `val_test` as the validator would show it, and its reward."""
+"""Evaluates a run on challenge pictures as the StreetVision validator does."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from joblib import cpu_count
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
 from scipy.special import expit, logit
+from torch import Tensor, nn
 
-from roadwork.calibration.rows import logit_differences
-from roadwork.evaluation.evaluate import TEST_SPLIT, count_opening, open_run, predict_splits
-from roadwork.evaluation.predictions import write_predictions
-from roadwork.evaluation.results import evaluate_predictions, evaluate_slice
-from roadwork.evaluation.streetvision.predict import LEVEL_COLUMN, predict_challenges
-from roadwork.evaluation.streetvision.profiles import find_profile
-from roadwork.evaluation.streetvision.reward import simulate_reward
-from roadwork.export.facts import ExportFacts
-from roadwork.export.run_calibration import read_calibration
-from roadwork.runs import read_results, write_json, write_manifest
+from roadwork.calibration.data import logit_differences
+from roadwork.core.errors import DataError
+from roadwork.core.files import write_json
+from roadwork.core.progress import track
+from roadwork.data.datamodule import NATIXDataModule
+from roadwork.data.dataset import UnreadableImage
+from roadwork.data.images import UnreadableImageError, read_pixels, to_network_input
+from roadwork.detector.folding import read_calibration
+from roadwork.detector.format import ExportFacts
+from roadwork.evaluation.evaluate import open_run, predict_splits, tabulate
+from roadwork.evaluation.streetvision.challenge import make_challenges
+from roadwork.evaluation.streetvision.reward import MCC_ANSWERS, find_profile, simulate_reward
+from roadwork.metrics.predictions import write_predictions
+from roadwork.metrics.results import evaluate_predictions, evaluate_slice
+from roadwork.runs.run import Run
 from roadwork.settings import Settings
+from roadwork.settings.sampling import TEST_SPLIT
 
+LEVEL_COLUMN = "challenge_level"
+
+# Photos whose challenges are in memory at once.
+_BATCH_PHOTOS = 16
 SCORE_COLUMN = "challenge_score"
+
 # The validator rounds the score: only what is above 0.5 is Roadwork.
 ABOVE_HALF = math.nextafter(0.5, 1.0)
+_LEVELS = ("centre square", "turned and cropped", "also distorted", "distorted more")
+
+
+def predict_challenges(
+    datamodule: NATIXDataModule, model: nn.Module, split: str, levels: tuple[int, ...], seed: int
+) -> pd.DataFrame:
+    """The predictions table of a split's readable photos, each at every level, in the column `challenge_level`.
+
+    Args:
+        datamodule: of the run, set up.
+        model: of the run, in evaluation mode.
+        split: whose photos.
+        levels: 0 to 3.
+        seed: of the challenges.
+
+    Raises:
+        DataError: more photos cannot be read than `data.max_unreadable` allows, or none can.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = model.to(device)
+    rows, logits = [], []
+    for row, pixels in _read_challenges(datamodule, split, levels, seed):
+        with torch.inference_mode():
+            images = to_network_input(pixels.to(device), datamodule.statistics)
+            logits.append(model(pixel_values=images).logits.double().cpu().numpy())
+        rows.append(row)
+    if not rows:
+        raise DataError(f"No photo of {split} could be read. Mend them, or give the split other rows.")
+    chosen, by_row = np.array(rows), np.stack(logits)
+    frames = [
+        tabulate(datamodule, chosen, by_row[:, place]).assign(**{LEVEL_COLUMN: level})
+        for place, level in enumerate(levels)
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def _read_challenges(
+    datamodule: NATIXDataModule, split: str, levels: tuple[int, ...], seed: int
+) -> Iterator[tuple[int, Tensor]]:
+    """Each readable row of a split, and its challenges (levels, 3, S, S) uint8 as the run reads pictures."""
+    rows: list[int] = datamodule.datasets[split].rows.tolist()
+    read = partial(_read_row, datamodule, levels=levels, seed=seed)
+    batches = [rows[start : start + _BATCH_PHOTOS] for start in range(0, len(rows), _BATCH_PHOTOS)]
+    with ThreadPoolExecutor(cpu_count()) as pool:
+        # A batch at a time: of all at once, the pictures would pile up before the network.
+        found = (pair for batch in batches for pair in zip(batch, pool.map(read, batch), strict=True))
+        for row, pixels in track(found, len(rows), f"Challenging {split}"):
+            if isinstance(pixels, UnreadableImage):
+                datamodule.ledger.add([pixels])
+            else:
+                yield row, pixels
+
+
+def _read_row(datamodule: NATIXDataModule, row: int, *, levels: tuple[int, ...], seed: int) -> Tensor | UnreadableImage:
+    try:
+        challenges = make_challenges(datamodule.source.read(row), levels, str(datamodule.table.ids[row]), seed)
+    except UnreadableImageError as error:
+        return UnreadableImage(row, str(error))
+    return torch.stack([read_pixels(challenge, datamodule.settings.data.img_size) for challenge in challenges])
 
 
 def evaluate_profile(folder: Path, profile_name: str) -> dict[str, Any]:
@@ -46,10 +126,10 @@ def evaluate_profile(folder: Path, profile_name: str) -> dict[str, Any]:
     """
     profile = find_profile(profile_name)
     facts = read_calibration(folder) or ExportFacts()
-    others = read_results(folder)
+    others = Run(folder).read_results()
     datamodule, model = open_run(folder)
     settings = datamodule.settings
-    opened = count_opening(folder)
+    opened = Run(folder).count_opening()
     if profile.levels:
         frame = predict_challenges(datamodule, model, TEST_SPLIT, profile.levels, settings.evaluation.seed)
     else:
@@ -64,8 +144,8 @@ def evaluate_profile(folder: Path, profile_name: str) -> dict[str, Any]:
         "unreadable": len(datamodule.ledger.reasons),
         "leaks": list(datamodule.split_report.leak_warnings),
     }
-    write_json(folder / "results.json", others | {result_key(profile.name): result})
-    write_manifest(folder)
+    write_json(Run(folder).results_file, others | {result_key(profile.name): result})
+    Run(folder).write_manifest()
     return result
 
 
@@ -80,7 +160,7 @@ def predictions_file(profile_name: str) -> str:
 
 
 def folded_scores(frame: pd.DataFrame, facts: ExportFacts) -> np.ndarray:
-    """(N,) what an exported detector answers, above 0.5 where it decides Roadwork (`roadwork.export.antisymmetric`)."""
+    """(N,) what an exported detector answers, above 0.5 where it decides Roadwork (`roadwork.detector.folding`)."""
     scores: np.ndarray = expit(logit_differences(frame) / facts.temperature - logit(facts.threshold))
     return scores
 
@@ -112,3 +192,56 @@ def judge(frame: pd.DataFrame, settings: Settings) -> dict[str, Any]:
         decisions = (frame[SCORE_COLUMN] >= ABOVE_HALF).to_numpy()
         result["reward"] = asdict(simulate_reward(labels, decisions, seed=settings.evaluation.seed))
     return result
+
+
+def format_profile(result: dict[str, Any]) -> Group:
+    """Title, MCC by level and over all, the reward, and what no model can avoid."""
+    profile = find_profile(result["profile"])
+    title = Text.assemble(
+        (f"val_test as {profile.name}", "bold"), f": {result['n']:,} pictures in {result['groups']:,} groups"
+    )
+    calibration = (
+        f"Decided above 0.5, with temperature {result['temperature']:.4g} and threshold {result['threshold']:.4g} "
+        "folded in."
+    )
+    leaks = [Text.assemble(("Leaks  ", "bold red"), leak) for leak in result["leaks"]]
+    lines: list[Text | Table] = [title, Text(profile.meaning), Text(calibration), _table(result), *leaks]
+    lines.append(Text.assemble(("Reward  ", "bold"), _reward_sentence(result["reward"])))
+    if "by_level" in result:
+        lines.append(
+            Text.assemble(
+                ("Unavoidable  ", "bold"),
+                "Levels 1 to 3 cut a square of 20 to 100 % of the area out of a photo. Where that loses the roadwork, "
+                "no model can be right, so the best MCC there is below 1.",
+            )
+        )
+    return Group(*lines)
+
+
+def _table(result: dict[str, Any]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("level")
+    for header in ("pictures", "errors", "MCC"):
+        table.add_column(header, justify="right")
+    table.add_column("95 % interval", justify="center")
+    for row in result.get("by_level", []):
+        table.add_row(f"{row['level']} {_LEVELS[row['level']]}", *_cells(row, row["errors"]))
+    errors = result["confusion"]["fp"] + result["confusion"]["fn"]
+    table.add_row("all", *_cells(result, errors), style="bold")
+    return table
+
+
+def _cells(row: dict[str, Any], errors: int) -> tuple[str, str, str, str]:
+    mcc, interval = "-", "-"
+    if row["mcc"] is not None:
+        mcc, interval = f"{row['mcc']:.4f}", f"{row['mcc_low']:.4f} to {row['mcc_high']:.4f}"
+    return f"{row['n']:,}", f"{errors:,}", mcc, interval
+
+
+def _reward_sentence(reward: dict[str, Any] | None) -> str:
+    if reward is None:
+        return "None can be simulated: the set holds one class only, and the validator draws both."
+    return (
+        f"{reward['mean']:.3f} on average, {reward['low']:.3f} in the 5th percentile, over {reward['windows']:,} "
+        f"simulated windows of {MCC_ANSWERS} answers, labels drawn 50/50."
+    )

@@ -1,4 +1,4 @@
-"""The StreetVision validator's reward, simulated from a detector's decisions.
+"""StreetVision's validator profiles and its simulated reward.
 
 The validator remembers a miner's last 100 answers and pays `(0.5 * max(0, MCC) + 0.5 * accuracy of the last 10) ** 3`.
 It draws labels 50/50, so a window is that many rows of either label, drawn with replacement.
@@ -10,11 +10,51 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from roadwork.errors import ConfigError, DataError
-from roadwork.evaluation.metrics import mcc
+from roadwork.core.errors import ConfigError, DataError
+from roadwork.data.augmentation.streetvision import LEVELS
+from roadwork.metrics.classification import mcc
 
 MCC_ANSWERS, ACCURACY_ANSWERS = 100, 10
 _LOW_PERCENTILE = 5
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a validator shows a miner.
+
+    Attributes:
+        name: as `roadwork evaluate --profile` takes it.
+        levels: of the challenge pictures, each equally likely; none: the photos as they are.
+        meaning: one sentence.
+    """
+
+    name: str
+    levels: tuple[int, ...]
+    meaning: str
+
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            "streetvision-2026-01",
+            tuple(range(LEVELS)),
+            "Each photo as a challenge picture of each of four levels: 224 x 224 pixels, saved as JPEG.",
+        ),
+        Profile("streetvision-2026-05", (), "The photos as they are: JPEGs of their own size, not augmented."),
+    )
+}
+
+
+def find_profile(name: str) -> Profile:
+    """The profile of this name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in PROFILES:
+        raise ConfigError(f"--profile is {name!r}; allowed: {', '.join(PROFILES)}.")
+    return PROFILES[name]
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from roadwork.core.progress import track
 from roadwork.data.images import UnreadableImageError
-from roadwork.evaluation.metrics import decide
-from roadwork.progress import track
-from roadwork.report.dataset import RunData
+from roadwork.metrics.classification import decide
 from roadwork.report.error_map import draw_error_map
+from roadwork.report.page import Section, why_no_test_rows
 from roadwork.report.privacy import further_columns, make_thumbnail
 from roadwork.report.run_files import RunFiles
-from roadwork.report.section import Section, why_no_test_rows
+from roadwork.report.sections.dataset import RunData
 
 MAX_SHOWN = 24
 

@@ -13,7 +13,7 @@ from peft import AdaLoraModel
 from torch import Tensor, nn
 from typing_extensions import override
 
-from roadwork.errors import ConfigError, WiringError
+from roadwork.core.errors import ConfigError, WiringError
 from roadwork.training.callbacks.ema_callback import EMACallback
 from roadwork.training.lora.adalora_config import stretch_schedule
 

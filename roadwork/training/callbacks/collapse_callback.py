@@ -14,7 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from roadwork.settings import TrainingSettings
-from roadwork.training.finite import gather, name_some, row_ids
+from roadwork.training.nan_guard import gather, name_some, row_ids
 
 logger = logging.getLogger(__name__)
 

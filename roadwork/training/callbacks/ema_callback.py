@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from typing_extensions import override
 
-from roadwork.errors import ConfigError, WiringError
+from roadwork.core.errors import ConfigError, WiringError
 from roadwork.training.callbacks.health_callback import is_step_skipped
 
 logger = logging.getLogger(__name__)

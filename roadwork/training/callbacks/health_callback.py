@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from roadwork.errors import DivergedError
+from roadwork.core.errors import DivergedError
+from roadwork.runs.run import BEST, LAST, PREVIOUS
 from roadwork.settings import TrainingSettings
-from roadwork.training.checkpoints.files import BEST, LAST, PREVIOUS
-from roadwork.training.finite import SeenBatch, Suspects, find_suspects, name_some, non_finite_names
+from roadwork.training.nan_guard import SeenBatch, Suspects, find_suspects, name_some, non_finite_names
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from roadwork.data.samplers.repeats import Repeats
-from roadwork.errors import WiringError
+from roadwork.core.errors import WiringError
+from roadwork.data.samplers.summary import Repeats
 from roadwork.training.callbacks.health_callback import HealthCallback
 
 logger = logging.getLogger(__name__)

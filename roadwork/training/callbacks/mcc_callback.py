@@ -14,9 +14,9 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 from typing_extensions import override
 
-from roadwork.errors import DataError, WiringError
-from roadwork.evaluation.confusion import confusion_from, mcc_from_confusion
-from roadwork.training.team import is_first_process, sum_of_all
+from roadwork.core.errors import DataError, WiringError
+from roadwork.metrics.classification import confusion_from, mcc_from_confusion
+from roadwork.training.distributed import is_first_process, sum_of_all
 
 
 class MCCCallback(Callback):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from peft import AdaLoraConfig
 
-from roadwork.errors import ConfigError
+from roadwork.core.errors import ConfigError
 from roadwork.training.lora.targets import LINEAR_PATTERN
 
 # One step to see which ranks matter, and one to prune after.

@@ -9,11 +9,10 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
-from roadwork.errors import ConfigError
+from roadwork.core.errors import ConfigError
 from roadwork.training.lora.adalora_config import create_adalora_config
-from roadwork.training.lora.dora_config import create_dora_config
 from roadwork.training.lora.ia3_config import create_ia3_config
-from roadwork.training.lora.lora_config import create_lora_config
+from roadwork.training.lora.lora_config import create_dora_config, create_lora_config
 from roadwork.training.lora.targets import LINEAR_PATTERN, AdapterTargets, resolve_targets
 from roadwork.training.lora.vera_config import create_vera_config
 

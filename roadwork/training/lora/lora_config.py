@@ -1,8 +1,9 @@
-"""LoRA: a low-rank matrix added to each adapted weight (Hu et al. 2021, arXiv:2106.09685)."""
+"""LoRA (Hu et al. 2021, arXiv:2106.09685) and DoRA (Liu et al. 2024, arXiv:2402.09353)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from peft import LoraConfig
 
@@ -33,3 +34,24 @@ def create_lora_config(
         target_modules=target_modules if isinstance(target_modules, str) else list(target_modules),
         modules_to_save=[head],
     )
+
+
+def create_dora_config(
+    *,
+    rank: int = 8,
+    alpha: float | None = None,
+    dropout: float = 0.0,
+    target_modules: str | Sequence[str] = LINEAR_PATTERN,
+    head: str = "classifier",
+) -> LoraConfig:
+    """A configuration that adapts all linear layers of a vision transformer and trains its head.
+
+    Args:
+        rank: rank of each added matrix.
+        alpha: the added matrix is scaled by alpha / rank; null: twice the rank.
+        dropout: share of an adapted layer's inputs zeroed on the way to the added matrix.
+        target_modules: a regular expression for whole module names, or a list of names.
+        head: the module that is trained and saved in full.
+    """
+    lora = create_lora_config(rank=rank, alpha=alpha, dropout=dropout, target_modules=target_modules, head=head)
+    return replace(lora, use_dora=True)

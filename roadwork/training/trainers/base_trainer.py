@@ -1,4 +1,4 @@
-"""Trains with every callback registered, and writes a run's folder."""
+"""Trains with every callback registered, and writes a run folder."""
 
 from __future__ import annotations
 
@@ -10,44 +10,90 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from roadwork.config import compose_config, to_settings
+from roadwork.core.errors import ConfigError, MachineError
+from roadwork.core.files import atomic_path
 from roadwork.data.datamodule import NATIXDataModule
-from roadwork.errors import MachineError
-from roadwork.runs import atomic_path, create_run_folder, write_manifest
+from roadwork.runs.lock import claimed
+from roadwork.runs.run import LAST, Run
+from roadwork.settings import TrainingSettings
 from roadwork.training.callbacks.adalora_callback import AdaLoraCallback
 from roadwork.training.callbacks.collapse_callback import CollapseCallback
 from roadwork.training.callbacks.ema_callback import EMACallback
 from roadwork.training.callbacks.health_callback import HealthCallback
+from roadwork.training.callbacks.interruption import Interruption
 from roadwork.training.callbacks.learning_callback import LearningCallback
-from roadwork.training.callbacks.logger_facts import LoggerFacts
-from roadwork.training.callbacks.loss_callback import LossCallback
 from roadwork.training.callbacks.mcc_callback import MCCCallback
-from roadwork.training.callbacks.metrics_log import MetricsLog
-from roadwork.training.checkpoints.files import LAST, find_newest
-from roadwork.training.checkpoints.interruption import Interruption
-from roadwork.training.checkpoints.reloadable import find_left_out
-from roadwork.training.claim import claimed
-from roadwork.training.devices import describe_step
-from roadwork.training.frozen import data_for_head
-from roadwork.training.lineage import check_unseen, describe_start
-from roadwork.training.loggers import build_loggers, check_loggers
+from roadwork.training.callbacks.metrics_log import LossCallback, MetricsLog
+from roadwork.training.checkpoints import SafeCheckpointIO, find_newest
+from roadwork.training.devices import (
+    batch_norm_plugins,
+    checkpoint_gradients,
+    compile_network,
+    describe_step,
+    device_arguments,
+)
+from roadwork.training.distributed import Team, raise_if_others_ended
+from roadwork.training.initialization import check_unseen, describe_start, find_left_out, load_start, name_start
+from roadwork.training.linear_probe import data_for_head, probe_head
+from roadwork.training.loggers import LoggerFacts, build_loggers, check_loggers
 from roadwork.training.lora.apply import STEPS_BEFORE_FIT, apply_adapter
-from roadwork.training.lora.summary import adapter_summary
+from roadwork.training.lora.targets import adapter_summary
 from roadwork.training.module import RoadworkClassifier
-from roadwork.training.probe import probe_head
-from roadwork.training.speed import checkpoint_gradients, compile_network
-from roadwork.training.start import load_start, name_start
-from roadwork.training.team import Team, raise_if_others_ended
-from roadwork.training.trainers.lightning_trainer import build_lightning_trainer
 from roadwork.training.trainers.resume import check_resumable
 
 logger = logging.getLogger(__name__)
 
 MONITOR = "val_select/mcc"
+
+
+def build_lightning_trainer(
+    training: TrainingSettings, callbacks: list[Callback], folder: Path, *, alone: bool = False, **limits: Any
+) -> L.Trainer:
+    """Lightning's Trainer under the training settings.
+
+    Args:
+        training: epochs, precision, clipping, accumulation, accelerator.
+        callbacks: all that are to be called.
+        folder: the root of what Lightning itself writes.
+        alone: on one device, whatever `training.devices` is: for a trial of the first process.
+        limits: further arguments of Lightning's Trainer: the logger, or the limits of a dry run.
+
+    Raises:
+        ConfigError: Lightning refuses the accelerator or the precision.
+    """
+    arguments: dict[str, Any] = {
+        "max_epochs": training.epochs,
+        "gradient_clip_val": training.clip_norm or None,
+        "accumulate_grad_batches": training.accumulate,
+        "precision": _precision(training.precision),
+        "deterministic": training.deterministic,
+        **device_arguments(training, alone=alone),
+        "num_sanity_val_steps": 2,
+        "plugins": [SafeCheckpointIO(), *batch_norm_plugins(training, alone=alone)],
+        "enable_model_summary": False,
+        "log_every_n_steps": 10,
+    }
+    try:
+        return L.Trainer(callbacks=callbacks, default_root_dir=folder, **(arguments | limits))
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        raise ConfigError(
+            f"Lightning does not take training.accelerator={training.accelerator!r} with "
+            f"training.precision={training.precision!r} here: {error}"
+        ) from error
+
+
+def _precision(wanted: str) -> Any:
+    if wanted != "auto":
+        return wanted
+    has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16-mixed" if has_bf16 else "32-true"
 
 
 class BaseTrainer:
@@ -151,8 +197,7 @@ class BaseTrainer:
             logger.warning("The run in %s was interrupted; `--resume` goes on after its last epoch.", self.run_folder)
             raise KeyboardInterrupt from error
         if team.is_first:
-            write_manifest(
-                self.run_folder,
+            Run(self.run_folder).write_manifest(
                 best_val_select_mcc=self.mcc_callback.best_mcc,
                 epochs_trained=self.trainer.current_epoch,
             )
@@ -162,13 +207,12 @@ class BaseTrainer:
         self, datamodule: NATIXDataModule, resume_from: Path | None, wiring: Sequence[dict[str, Any]], n_processes: int
     ) -> tuple[Path, str | None]:
         """The run's folder, made or taken up again, and the checkpoint to go on from."""
-        checkpoint = str(find_newest(resume_from / "checkpoints")) if resume_from else None
-        folder = resume_from or create_run_folder(Path(self.settings.output_dir), self.settings.experiment)
-        with atomic_path(folder / "config.yaml") as temporary:  # `roadwork resume` reads it
+        checkpoint = str(find_newest(Run(resume_from).checkpoint_folder)) if resume_from else None
+        folder = resume_from or Run.create(Path(self.settings.output_dir), self.settings.experiment).folder
+        with atomic_path(Run(folder).config_file) as temporary:  # `roadwork resume` reads it
             OmegaConf.save(self.cfg, temporary, resolve=True)
-        datamodule.splits.write(folder / "splits.json")
-        write_manifest(  # before training, so that an interrupted run has one
-            folder,
+        datamodule.splits.write(Run(folder).splits_file)
+        Run(folder).write_manifest(  # before training, so that an interrupted run has one
             seeds={
                 "training": self.settings.training.seed,
                 "splits": datamodule.splits.seed,
@@ -183,14 +227,14 @@ class BaseTrainer:
         return folder, checkpoint
 
     def _run_callbacks(self) -> list[Callback]:
-        folder = self.run_folder / "checkpoints"
+        folder = Run(self.run_folder).checkpoint_folder
         health = HealthCallback(self.settings.training, self.run_folder)
         callbacks: list[Callback] = [
             LossCallback(),
             health,
             LearningCallback(health),
             CollapseCallback(self.settings.training),
-            MetricsLog(self.run_folder / "metrics.jsonl"),
+            MetricsLog(Run(self.run_folder).metrics_file),
             LoggerFacts(self.cfg, self.run_folder, self.mcc_callback),
             LearningRateMonitor(logging_interval="step"),
             ModelCheckpoint(folder, filename="best", monitor=MONITOR, mode="max", enable_version_counter=False),

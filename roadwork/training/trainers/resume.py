@@ -8,11 +8,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from roadwork.config import compose_config, load_yaml
-from roadwork.data.splits import Splits
-from roadwork.errors import ConfigError, DataError, SplitError
-from roadwork.runs import read_manifest
-from roadwork.training.start import name_start
+from roadwork.config import compose_config
+from roadwork.core.errors import ConfigError, DataError, SplitError
+from roadwork.data.splitting.splits import Splits
+from roadwork.runs.run import Run
+from roadwork.training.initialization import name_start
 
 # The machine's part, and where things lie.
 MACHINE_KEYS = (
@@ -55,24 +55,24 @@ def check_resumable(folder: Path, cfg: DictConfig, splits: Splits, data_fingerpr
         SplitError: the rows of a split are others than the run's: it would train on what it is judged by.
     """
     check_same_configuration(folder, cfg)
-    n_before = read_manifest(folder).get("processes", 1)
+    n_before = Run(folder).read_manifest().get("processes", 1)
     if n_before != n_processes:
         raise ConfigError(
             f"{folder} was trained on {n_before} devices, now they are {n_processes}: steps would be of other numbers "
             "of images, and begin at other rows. Set training.devices and training.num_nodes so that there are "
             f"{n_before} in all, or train without --resume."
         )
-    if read_manifest(folder).get("data_fingerprint") not in (None, data_fingerprint):
+    if Run(folder).read_manifest().get("data_fingerprint") not in (None, data_fingerprint):
         raise DataError(
             f"{folder} was begun with other data: rows, labels, positions or sequences have changed since, in the "
             "dataset or in data.label_corrections. Restore them, or train without --resume."
         )
-    written = json.loads((folder / "splits.json").read_text(encoding="utf-8"))["splits"]
+    written = json.loads(Run(folder).splits_file.read_text(encoding="utf-8"))["splits"]
     moved = [name for name, ids in splits.ids.items() if set(written[name]) != set(ids)]
     if moved:
         raise SplitError(
             f"The rows of {', '.join(moved)} are not those that {folder} was trained with. "
-            f"Set data.splits_file={folder / 'splits.json'}, or train without --resume."
+            f"Set data.splits_file={Run(folder).splits_file}, or train without --resume."
         )
 
 
@@ -83,7 +83,7 @@ def check_same_configuration(folder: Path, cfg: DictConfig) -> None:
         ConfigError: a key differs that the checkpoint would overrule.
     """
     # Composed, so that a run of an older version has the defaults of the keys that are new since.
-    begun = compose_config(load_yaml(folder / "config.yaml"))
+    begun = compose_config(Run(folder).read_config())
     cfg = cfg.copy()
     cfg.training.start_from = name_start(cfg.training.start_from)
     before, now = (flat_keys(OmegaConf.to_container(each, resolve=True)) for each in (begun, cfg))

@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from roadwork.core.errors import ConfigError, DataError
 from roadwork.data.augmentation.build import AUGMENTATIONS, build_train_augmentation
 from roadwork.data.augmentation.latest_aug_2025 import LatestAugmentation2025
-from roadwork.errors import ConfigError, DataError
 from roadwork.settings import AUGMENTATION_MODES, TrainAugmentationSettings
 
 SIZE = 48

@@ -4,9 +4,9 @@ import pickle
 import pytest
 import torch
 
-from roadwork.data.augmentation import batch_check
-from roadwork.data.augmentation.batch_check import BatchCheck
-from roadwork.errors import DataError
+from roadwork.core.errors import DataError
+from roadwork.data.augmentation import batch_augmentation as batch_check
+from roadwork.data.augmentation.batch_augmentation import BatchCheck
 
 LABELS = torch.tensor([0, 1])
 GOOD = torch.rand(2, 3, 8, 8)

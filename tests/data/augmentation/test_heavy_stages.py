@@ -8,10 +8,14 @@ import torch.nn.functional as F
 from PIL import Image
 
 from roadwork.data.augmentation import geometry, heavy_aug_kornia
-from roadwork.data.augmentation.color import color_twist, luma
-from roadwork.data.augmentation.heavy_aug_kornia import STAGES, HeavyAugmentationKornia
-from roadwork.data.augmentation.jpeg import compress
-from roadwork.data.augmentation.weather import CONDITIONS, _lengthen, random_weather_
+from roadwork.data.augmentation.color import color_twist, compress, luma
+from roadwork.data.augmentation.heavy_aug_kornia import (
+    CONDITIONS,
+    STAGES,
+    HeavyAugmentationKornia,
+    _lengthen,
+    random_weather_,
+)
 
 
 @pytest.fixture
@@ -133,7 +137,7 @@ def test_shadow_darkens_and_fog_flattens(images):
 def test_one_condition_an_image_all_equally_often(monkeypatch):
     """Each condition adds a power of ten of its own: the sum tells which were applied."""
     counted = tuple(lambda batch, amount=10.0**power: batch + amount for power in range(len(CONDITIONS)))
-    monkeypatch.setattr("roadwork.data.augmentation.weather.CONDITIONS", counted)
+    monkeypatch.setattr("roadwork.data.augmentation.heavy_aug_kornia.CONDITIONS", counted)
     torch.manual_seed(0)
     values, counts = random_weather_(torch.zeros(4000, 1, 1, 1)).unique(return_counts=True)
     assert values.tolist() == [1.0, 10.0, 100.0, 1000.0]

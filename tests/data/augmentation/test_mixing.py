@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from roadwork.data.augmentation.latest_aug_2025 import LatestAugmentation2025
-from roadwork.data.augmentation.mixing import cutmix, draw_boxes, mixup
+from roadwork.data.augmentation.latest_aug_2025 import LatestAugmentation2025, cutmix, draw_boxes, mixup
 
 COUNT = 32
 

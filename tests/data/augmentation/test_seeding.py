@@ -1,6 +1,6 @@
 import torch
 
-from roadwork.data.augmentation.seeding import repeatable_draws
+from roadwork.core.rng import repeatable_draws
 
 CPU = torch.device("cpu")
 

@@ -10,12 +10,17 @@ import torch.nn.functional as F
 from PIL import Image
 from scipy import ndimage, stats
 
+from roadwork.core.errors import ConfigError
 from roadwork.data.augmentation import streetvision
+from roadwork.data.augmentation import streetvision as distortions
 from roadwork.data.augmentation.build import build_train_augmentation
-from roadwork.data.augmentation.challenge import distortions
-from roadwork.data.augmentation.challenge.views import draw_crops, draw_views, view_matrices
-from roadwork.data.augmentation.streetvision import StreetVisionAugmentation, show
-from roadwork.errors import ConfigError
+from roadwork.data.augmentation.streetvision import (
+    StreetVisionAugmentation,
+    draw_crops,
+    draw_views,
+    show,
+    view_matrices,
+)
 from roadwork.settings import TrainAugmentationSettings
 
 ASPECTS = [4 / 3, 16 / 9, 3 / 4, 1.0]

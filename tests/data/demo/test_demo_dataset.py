@@ -12,11 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import ExifTags, Image
 
-from roadwork.data.demo import generate_demo_data, write
-from roadwork.data.demo.places import plan_sequences
-from roadwork.data.demo.regions import CITIES
+from roadwork.core.errors import DataError
 from roadwork.data.utils.gps_utils import parse_gps_string
-from roadwork.errors import DataError
+from roadwork.demo import generate_demo_data, write
+from roadwork.demo.places import CITIES, plan_sequences
 
 SIZE = (160, 120)
 

@@ -8,12 +8,10 @@ import pytest
 from geopy.distance import great_circle
 from scipy.stats import chi2_contingency, chisquare
 
-from roadwork.data.demo.places import deployment_points, plan_sequences
-from roadwork.data.demo.regions import CITIES
-from roadwork.data.demo.scatter import radius_m, scatter
-from roadwork.data.demo.scene import plan_scene
 from roadwork.data.samplers.clusters import cluster_deployment
 from roadwork.data.utils.geo import haversine_km, nearest_km
+from roadwork.demo.places import CITIES, deployment_points, plan_sequences, radius_m, scatter
+from roadwork.demo.scene import plan_scene
 
 BUFFER_KM = 1.0  # the shipped data.splitting.buffer_km
 

@@ -10,9 +10,9 @@ from sklearn.metrics import matthews_corrcoef
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from roadwork.data.demo import generate_demo_data
-from roadwork.data.demo.places import plan_sequences
-from roadwork.data.demo.scene import VISIBLE_SHARE, plan_scene
+from roadwork.demo import generate_demo_data
+from roadwork.demo.places import plan_sequences
+from roadwork.demo.scene import VISIBLE_SHARE, plan_scene
 
 
 def test_every_positive_picture_shows_roadwork_and_no_negative_does():

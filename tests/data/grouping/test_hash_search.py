@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roadwork.data.grouping import hash_search
-from roadwork.data.grouping.hash_search import close_hashes
+from roadwork.data.grouping import near_duplicates as hash_search
+from roadwork.data.grouping.near_duplicates import close_hashes
 
 
 def pairs_found(hashes, max_bits):

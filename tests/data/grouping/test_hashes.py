@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from roadwork.data.grouping import hashes as hashes_module
-from roadwork.data.grouping.hashes import hash_image, image_hashes
+from roadwork.data.grouping import near_duplicates as hashes_module
+from roadwork.data.grouping.near_duplicates import hash_image, image_hashes
 from roadwork.data.images import FileImages
 
 

@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageEnhance
 
-from roadwork.data.grouping.hashes import ImageHashes, hash_image, image_hashes
-from roadwork.data.grouping.near_duplicates import find_near_duplicates
+from roadwork.data.grouping.near_duplicates import ImageHashes, find_near_duplicates, hash_image, image_hashes
 from roadwork.data.grouping.proximity import unite
 from roadwork.data.images import FileImages
 from roadwork.data.local import read_local

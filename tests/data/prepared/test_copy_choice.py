@@ -5,9 +5,9 @@ import json
 import pytest
 from prepared_world import ROWS_PER_SHARD, N
 
-from roadwork.data.prepared.folder import MANIFEST, shard_paths, wanted_folder
-from roadwork.data.prepared.writing import writing
-from roadwork.errors import DataError
+from roadwork.core.errors import DataError
+from roadwork.data.prepared.shards import MANIFEST, shard_paths, wanted_folder
+from roadwork.data.prepared.write import writing
 from roadwork.settings import DataSettings, PreparedSettings
 
 

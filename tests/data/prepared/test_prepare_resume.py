@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 from prepared_world import ROWS_PER_SHARD, N
 
+from roadwork.core.errors import DataError
 from roadwork.data.prepared import write
-from roadwork.data.prepared.folder import shard_paths, wanted_folder
-from roadwork.data.prepared.shards import open_shard, read_all
-from roadwork.data.prepared.writing import writing
-from roadwork.errors import DataError
+from roadwork.data.prepared.shards import open_shard, read_all, shard_paths, wanted_folder
+from roadwork.data.prepared.write import writing
 
 FORK = multiprocessing.get_context("fork")
 CHECKOUT = Path(__file__).resolve().parents[3]

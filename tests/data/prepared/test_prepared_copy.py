@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 
 from roadwork.data.dataset import ImageStore, RoadworkDataset, collate
 from roadwork.data.images import decode_image
-from roadwork.data.prepared.folder import MANIFEST, read_manifest, shard_paths, wanted_folder, wanted_short_side
-from roadwork.data.prepared.resize import narrow
+from roadwork.data.prepared.plan import narrow
+from roadwork.data.prepared.shards import MANIFEST, read_manifest, shard_paths, wanted_folder, wanted_short_side
 from roadwork.data.source import read_dataset
 from roadwork.settings import DataSettings, HubSettings
 

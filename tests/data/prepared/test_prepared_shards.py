@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from roadwork.data.prepared.resize import encode_jpeg
+from roadwork.data.prepared.plan import encode_jpeg
 from roadwork.data.prepared.shards import (
     DamagedError,
     Record,

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from roadwork.data.images import UnreadableImageError, decode_image, decode_short_side
-from roadwork.data.prepared.resize import encode_jpeg
+from roadwork.data.prepared.plan import encode_jpeg
 
 
 def photo(width, height):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from roadwork.data.samplers.brackets import parse_brackets
-from roadwork.errors import ConfigError
+from roadwork.core.errors import ConfigError
+from roadwork.data.samplers.weights import parse_brackets
 from roadwork.settings import GpsSamplingSettings
 
 DEFAULT = GpsSamplingSettings().weight_brackets

@@ -3,9 +3,9 @@ import logging
 import numpy as np
 import pytest
 
+from roadwork.core.errors import ConfigError, DataError
 from roadwork.data.samplers.clusters import cluster_deployment
 from roadwork.data.utils.geo import haversine_km
-from roadwork.errors import ConfigError, DataError
 
 SIX_CITIES = np.array([[52.52, 13.4], [48.86, 2.35], [52.37, 4.9], [40.42, -3.7], [41.9, 12.5], [48.2, 16.4]])
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2, chisquare
 
-from roadwork.data.samplers.draws import WeightClasses, draw_iid, draw_systematic
+from roadwork.data.samplers.stratified_sampler import WeightClasses, draw_iid, draw_systematic
 
 WEIGHTS = np.array([5.0, 2.5, 1.0, 0.3, 1.0])
 

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
-from roadwork.data.samplers import classes, draws
+from roadwork.core.errors import ConfigError, DataError
+from roadwork.data.samplers import stratified_sampler as draws
+from roadwork.data.samplers import weights as classes
+from roadwork.data.samplers.build import UniformSampler
 from roadwork.data.samplers.gps_weighted_sampler import GPSWeightedSampler
-from roadwork.data.samplers.uniform_sampler import UniformSampler
-from roadwork.errors import ConfigError, DataError
 
 CITIES = np.array([[52.52, 13.40], [48.86, 2.35], [40.42, -3.70]])
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from roadwork.core.errors import DataError
 from roadwork.data.samplers.gps_weighted_sampler import GPSWeightedSampler
-from roadwork.errors import DataError
 
 PLACE = np.array([[0.0, 10.0]])
 # About 0, 111, 333 and 1,112 km from the place, and without GPS: the five classes of the default brackets.

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from roadwork.core.errors import DataError
+from roadwork.data.samplers.build import MixtureSampler
 from roadwork.data.samplers.gps_weighted_sampler import GPSWeightedSampler
-from roadwork.data.samplers.mixture import Mixture
-from roadwork.data.samplers.mixture_sampler import MixtureSampler
-from roadwork.errors import DataError
+from roadwork.data.samplers.weights import Mixture
 
 CITIES = np.array([[52.5, 13.4], [48.9, 2.3]])
 

@@ -5,8 +5,8 @@ import pytest
 from health_world import EasyFits
 from torch.utils.data import SequentialSampler
 
-from roadwork.data.samplers.class_sampler import ClassSampler
-from roadwork.data.samplers.repeats import MAX_REPEATS, Repeats
+from roadwork.data.samplers.stratified_sampler import ClassSampler
+from roadwork.data.samplers.summary import MAX_REPEATS, Repeats
 from roadwork.preflight.checks import OK, WARNING, Preflight
 
 

@@ -1,7 +1,7 @@
 import pytest
 from torch.utils.data import DistributedSampler
 
-from roadwork.data.samplers.uniform_sampler import UniformSampler
+from roadwork.data.samplers.build import UniformSampler
 
 
 @pytest.mark.parametrize("position", [0, 1, 49, 50])

@@ -10,8 +10,7 @@ from geopy.distance import great_circle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roadwork.data.splitting.leaks import MAX_EXAMPLES, find_leaks, format_km
-from roadwork.data.splitting.neighbours import Neighbours
+from roadwork.data.splitting.leaks import MAX_EXAMPLES, Neighbours, find_leaks, format_km
 from roadwork.data.table import SampleTable
 from roadwork.settings import SPLIT_NAMES
 

@@ -8,8 +8,8 @@ from geopy.distance import great_circle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roadwork.data.splitting.resemblance import Resemblance, compare_with_deployment
-from roadwork.errors import DataError
+from roadwork.core.errors import DataError
+from roadwork.data.split_verification import Resemblance, compare_with_deployment
 
 DEGREE_KM = great_circle((0, 0), (0, 1)).km
 ORIGIN = np.array([[0.0, 0.0]])

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from roadwork.data.groups import Groups
-from roadwork.data.splits import make_splits
+from roadwork.core.errors import SplitError
+from roadwork.data.grouping.groups import Groups
 from roadwork.data.splitting.assign import FREE, assign_groups
+from roadwork.data.splitting.splits import make_splits
 from roadwork.data.table import SampleTable
-from roadwork.errors import SplitError
 from roadwork.settings import SPLIT_NAMES, SplittingSettings
 
 RATIOS = {"train": 0.60, "val_select": 0.15, "val_calib": 0.15, "val_test": 0.10}

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from roadwork.data.groups import Groups
-from roadwork.data.splits import make_splits
-from roadwork.data.splitting.held_out import parse_times
+from roadwork.core.errors import ConfigError, SplitError
+from roadwork.data.grouping.groups import Groups
+from roadwork.data.splitting.splits import make_splits
+from roadwork.data.splitting.strategies import parse_times
 from roadwork.data.table import SampleTable
-from roadwork.errors import ConfigError, SplitError
 from roadwork.settings import SPLIT_NAMES, SplittingSettings
 
 RATIOS = {"train": 0.60, "val_select": 0.15, "val_calib": 0.15, "val_test": 0.10}

@@ -3,7 +3,7 @@ import pytest
 from PIL import ExifTags, Image, ImageFile
 from PIL.TiffImagePlugin import IFDRational
 
-from roadwork.data.utils.exif_gps import read_exif_gps, read_exif_gps_table
+from roadwork.data.utils.exif import read_exif_gps, read_exif_gps_table
 
 GPS = ExifTags.GPS
 

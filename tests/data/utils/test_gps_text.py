@@ -5,8 +5,8 @@ from geopy.point import Point
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from roadwork.core.errors import DataError
 from roadwork.data.utils.gps_utils import parse_gps_string
-from roadwork.errors import DataError
 
 # Seven decimals are 1 cm; every notation below writes all of them.
 latitudes = st.integers(-90 * 10**7, 90 * 10**7).map(lambda n: n / 10**7)

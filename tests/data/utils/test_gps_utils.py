@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from roadwork.core.errors import DataError
 from roadwork.data.utils.gps_utils import normalize_gps
-from roadwork.errors import DataError
 
 NAMES = [f"photo{i}.jpg" for i in range(10)]
 NAN = float("nan")

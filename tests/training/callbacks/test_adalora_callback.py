@@ -10,7 +10,7 @@ from peft import PeftModel
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from roadwork.errors import ConfigError, WiringError
+from roadwork.core.errors import ConfigError, WiringError
 from roadwork.models.build import build_model
 from roadwork.settings import ModelSettings
 from roadwork.training.callbacks.adalora_callback import AdaLoraCallback, adalora_orthogonal_loss, prune_shadow

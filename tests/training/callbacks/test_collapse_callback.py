@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from roadwork.errors import WiringError
+from roadwork.core.errors import WiringError
 from roadwork.training import module as module_file
 from roadwork.training.callbacks.collapse_callback import CollapseCallback
 from roadwork.training.callbacks.health_callback import SKIPPED_FILE, HealthCallback

@@ -13,9 +13,9 @@ from health_world import N_STEPS, EasyFits, NanInBatch, differing, everything, h
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins import MixedPrecision
 
-from roadwork.errors import DivergedError, RoadworkError, RunStoppedError
+from roadwork.core.errors import DivergedError, RoadworkError, RunStoppedError
 from roadwork.training.callbacks.health_callback import SKIPPED_FILE, HealthCallback
-from roadwork.training.finite import name_some, non_finite_names, spread_non_finite
+from roadwork.training.nan_guard import name_some, non_finite_names, spread_non_finite
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_an_infinite_loss_with_finite_gradients(easy, caplog, monkeypatch):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
             monkeypatch.setattr("roadwork.training.module.training_loss", losses[batch_idx == 1])
 
-    from roadwork.training.losses import training_loss
+    from roadwork.training.module import training_loss
 
     losses = (training_loss, lambda *arguments: training_loss(*arguments) + math.inf)
     watcher = Watch()

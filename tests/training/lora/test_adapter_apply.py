@@ -8,14 +8,13 @@ import torch
 from peft import PeftModel
 from torch.nn.functional import cross_entropy
 
-from roadwork.errors import ConfigError
+from roadwork.core.errors import ConfigError
 from roadwork.models.build import build_model
 from roadwork.settings import ADAPTERS as SETTING
 from roadwork.settings import ModelSettings
+from roadwork.training.devices import checkpoint_gradients
 from roadwork.training.lora.apply import ADAPTERS, apply_adapter, merge_adapter
-from roadwork.training.lora.summary import adapter_summary, group_targets
-from roadwork.training.lora.targets import IA3_PATTERN, resolve_targets
-from roadwork.training.speed import checkpoint_gradients
+from roadwork.training.lora.targets import IA3_PATTERN, adapter_summary, group_targets, resolve_targets
 
 # peft's `from_pretrained`, too, asks transformers 5.23 for a name that it deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")

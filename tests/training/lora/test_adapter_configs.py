@@ -8,13 +8,12 @@ from peft import get_peft_model
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from roadwork.errors import ConfigError
+from roadwork.core.errors import ConfigError
 from roadwork.models.build import build_model
 from roadwork.settings import ModelSettings
 from roadwork.training.lora.adalora_config import create_adalora_config, stretch_schedule
-from roadwork.training.lora.dora_config import create_dora_config
 from roadwork.training.lora.ia3_config import create_ia3_config
-from roadwork.training.lora.lora_config import create_lora_config
+from roadwork.training.lora.lora_config import create_dora_config, create_lora_config
 from roadwork.training.lora.targets import LINEAR_PATTERN
 from roadwork.training.lora.vera_config import create_vera_config
 

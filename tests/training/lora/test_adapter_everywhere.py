@@ -10,15 +10,15 @@ from detector_world import ALL_NETWORKS, SIZE
 from omegaconf import OmegaConf
 
 from roadwork.config import compose_config, to_settings
-from roadwork.data.pixels import to_network_input
-from roadwork.errors import ConfigError
+from roadwork.core.errors import ConfigError
+from roadwork.data.images import to_network_input
+from roadwork.detector.detector import Detector
 from roadwork.evaluation.evaluate import load_best_model
 from roadwork.export.export import export_run
-from roadwork.inference.detector import Detector
 from roadwork.models.processor import IMAGENET_STATISTICS
 from roadwork.settings import ADAPTERS, Settings
 from roadwork.training.lora.apply import merge_adapter
-from roadwork.training.lora.summary import adapter_summary
+from roadwork.training.lora.targets import adapter_summary
 
 QUICK = {*((family, "lora") for family in ALL_NETWORKS), *(("vit", adapter) for adapter in ADAPTERS)}
 IMPOSSIBLE = {("resnet", "vera")}

@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from roadwork.errors import ConfigError
+from roadwork.core.errors import ConfigError
 from roadwork.training.lora.targets import resolve_targets
 
 ATTENTION = {

@@ -1,0 +1,120 @@
+"""The rows of val_calib that calibration reads, and their division by group."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold
+
+from roadwork.calibration.abstain import groups_needed
+from roadwork.core.errors import DataError
+
+MAX_FOLDS = 5
+CALIBRATION_SPLIT = "val_calib"
+
+# One part in three of the groups is for abstaining alone.
+ABSTAIN_PARTS = 3
+_COLUMNS = ["id", "group", "label", "logit_none", "logit_roadwork"]
+
+
+def divide_groups(labels: np.ndarray, groups: np.ndarray, n_folds: int, seed: int) -> np.ndarray | None:
+    """(N,) int64 fold of each row, from 0, stratified by label; None where a fold would lack a label.
+
+    Args:
+        labels: (N,) 0 or 1.
+        groups: (N,) names or numbers; rows of one group share a fold.
+        n_folds: 2 or more.
+        seed: of the assignment.
+    """
+    if min(len(np.unique(groups[labels == label])) for label in (0, 1)) < n_folds:
+        return None
+    folds = np.empty(len(labels), dtype=np.int64)
+    splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+    for fold, (_, held_out) in enumerate(splitter.split(labels, labels, groups)):
+        folds[held_out] = fold
+    has_both = all(len(np.unique(labels[folds == fold])) == 2 for fold in range(n_folds))
+    return folds if has_both else None
+
+
+def divide_as_far_as_possible(labels: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray | None:
+    """(N,) int64 fold of each row: `MAX_FOLDS` of them, else fewer; None where not even two can have both labels."""
+    for n_folds in range(MAX_FOLDS, 1, -1):
+        folds = divide_groups(labels, groups, n_folds, seed)
+        if folds is not None:
+            return folds
+    return None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Labels (N,) 0 or 1, logit differences (N,) and groups (N,) of rows."""
+
+    labels: np.ndarray
+    differences: np.ndarray
+    groups: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def n_groups(self) -> int:
+        """How many groups the rows are in."""
+        return len(np.unique(self.groups))
+
+    def take(self, chosen: np.ndarray) -> Rows:
+        """The rows where a mask (N,) holds."""
+        return Rows(self.labels[chosen], self.differences[chosen], self.groups[chosen])
+
+    def describe(self) -> dict[str, float]:
+        """Numbers of rows and groups, and the share of Roadwork."""
+        return {"n": len(self), "groups": self.n_groups, "roadwork_share": float(self.labels.mean())}
+
+
+def logit_differences(frame: pd.DataFrame) -> np.ndarray:
+    """(N,) float64 logit of Roadwork less that of None, of a predictions table."""
+    none, roadwork = (frame[name].to_numpy(np.float64) for name in ("logit_none", "logit_roadwork"))
+    difference: np.ndarray = roadwork - none
+    return difference
+
+
+def read_rows(frame: pd.DataFrame) -> tuple[Rows, str]:
+    """The rows of `val_calib` in order of their ids, and the SHA-256 of all that was read of them.
+
+    The hash is of values and not of the file, which calibration itself adds a column to.
+
+    Raises:
+        DataError: there is no such row, all have one label, or a logit is not finite.
+    """
+    chosen = frame.loc[frame["split"] == CALIBRATION_SPLIT, _COLUMNS].sort_values("id", kind="stable")
+    if chosen.empty:
+        found = ", ".join(sorted(frame["split"].unique()))
+        raise DataError(
+            f"The predictions hold no row of {CALIBRATION_SPLIT} (only {found or 'none at all'}), so there is nothing "
+            f"to calibrate on. Give {CALIBRATION_SPLIT} a share in data.splits and train again."
+        )
+    rows = Rows(chosen["label"].to_numpy(), logit_differences(chosen), chosen["group"].to_numpy())
+    if rows.labels.min() == rows.labels.max():
+        raise DataError(
+            f"All {len(rows):,} rows of {CALIBRATION_SPLIT} are labelled {('None', 'Roadwork')[rows.labels[0]]}; "
+            "calibration needs both labels. Make splits that have both (`roadwork split`) and train again."
+        )
+    broken = chosen["id"].to_numpy()[~np.isfinite(rows.differences)]
+    if len(broken):
+        raise DataError(f"The logits of {broken[0]} are not finite. Write them again with `roadwork evaluate RUN`.")
+    text = chosen.to_csv(index=False, float_format="%.17g")
+    return rows, hashlib.sha256(text.encode()).hexdigest()
+
+
+def set_aside(rows: Rows, risk: float, seed: int) -> tuple[Rows, Rows]:
+    """Rows for temperature and threshold, and rows of other groups for abstaining.
+
+    The latter are none where so few groups could not promise the risk, so that they are not wasted.
+    """
+    parts = divide_groups(rows.labels, rows.groups, ABSTAIN_PARTS, seed)
+    aside = np.zeros(len(rows), dtype=bool) if parts is None else parts == 0
+    if len(np.unique(rows.groups[aside])) < groups_needed(risk):
+        aside[:] = False
+    return rows.take(~aside), rows.take(aside)

@@ -1,0 +1,256 @@
+"""Data commands: demo-data, split, prepare, map."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+
+from roadwork.cli.app import DEFAULT_CONFIG, FAILED, ConfigOption, Overrides, app
+
+if TYPE_CHECKING:
+    from roadwork.data.prepared.plan import CopyPlan
+    from roadwork.data.prepared.write import CopySummary
+    from roadwork.data.split_verification import Verification
+    from roadwork.settings import Settings
+
+
+@app.command("demo-data")
+def demo_data(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make.")],
+    *,
+    images: Annotated[int, typer.Option(min=1, help="How many.")] = 4800,
+    size: Annotated[str, typer.Option(help="Width x height in pixels.")] = "640x480",
+    seed: Annotated[int, typer.Option(min=0, help="The bytes depend only on it and the other options.")] = 0,
+    geo_shift: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="Share of streets that look as their region does; at 0 all regions look alike."
+        ),
+    ] = 1.0,
+    fmt: Annotated[str, typer.Option("--format", help="local or parquet.")] = "local",
+) -> None:
+    """Draw a synthetic dataset of street scenes with and without roadwork.
+
+    It proves the machinery, not accuracy on streets. Example: roadwork demo-data data/demo --images 400
+    """
+    from roadwork.data.source import make_demo_data
+
+    match = re.fullmatch(r"(\d+)x(\d+)", size)
+    if match is None:
+        raise typer.BadParameter(f"{size!r} is no size; allowed: WIDTHxHEIGHT, such as 640x480.", param_hint="--size")
+    if fmt not in ("local", "parquet"):
+        raise typer.BadParameter(f"{fmt!r}; allowed: local, parquet.", param_hint="--format")
+    make_demo_data(folder, images=images, size=(int(match[1]), int(match[2])), seed=seed, geo_shift=geo_shift, fmt=fmt)
+
+
+@app.command()
+def split(
+    overrides: Overrides = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check the splits file that is there, ours or your own; write nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+) -> None:
+    """Make the four splits and write splits.json beside the data; or verify a file: exit code 1 where anything leaks.
+
+    Example: roadwork split data.root=photos data.splitting.seed=7
+
+    Example: roadwork split --verify data.root=photos data.splits_file=mine.json
+    """
+    from roadwork.config import load_config, to_settings
+
+    if as_json and not verify:
+        raise typer.BadParameter("it belongs to --verify.", param_hint="--json")
+    settings = to_settings(load_config(config, overrides or []))
+    if verify:
+        _verify(settings, as_json)
+    else:
+        _make(settings)
+
+
+def _make(settings: Settings) -> None:
+    from roadwork.data.source import check_may_replace, find_groups, read_dataset, splits_path
+    from roadwork.data.splitting.check import check_splits
+    from roadwork.data.splitting.splits import make_splits
+    from roadwork.data.splitting.train_only import place_train_only
+
+    path = splits_path(settings)
+    check_may_replace(path)
+    table, source = read_dataset(settings.data)
+    groups = find_groups(settings.data, table, source)
+    splits = make_splits(table, groups, settings.data.splits, settings.data.splitting)
+    report = check_splits(place_train_only(splits, table, groups), table, groups)
+    splits.write(path)
+    print(f"{path}: {report}")
+    for note in (*groups.notes, *report.warnings):
+        print(f"Note: {note}")
+
+
+def _verify(settings: Settings, as_json: bool) -> None:
+    from roadwork.data.split_verification import verify_splits
+
+    verification = verify_splits(settings)
+    if as_json:
+        print(json.dumps(verification.as_dict(), indent=2, ensure_ascii=False))
+    else:
+        _show(verification)
+    if not verification.leaks_nothing:
+        raise typer.Exit(FAILED)
+
+
+def _show(verification: Verification) -> None:
+    from roadwork.data.splitting.check import BY_DESIGN
+
+    report = verification.report
+    print(
+        f"{verification.file}: {f'{verification.strategy} splits' if verification.strategy else 'splits of your own'}"
+    )
+    print(f"Fingerprint of the data: {verification.fingerprint}")
+    Console().print(_table(verification))
+    print(f"Set aside: {report.set_aside:,} rows")
+    if report.closest:
+        print("Closest rows of each two splits:")
+    for pair in report.closest:
+        print(f"   {pair}")
+    print(verification.comparison)
+    for note in (*report.share_warnings, *verification.notes):
+        print(f"Note: {note}")
+    for leak in report.leaks:
+        print(f"❌ {leak.what}: {leak.count:,}")
+        for pair in leak.examples:
+            print(f"   {pair}")
+    if verification.leaks_by_design:
+        print(f"❌ This is {BY_DESIGN}")
+    elif verification.leaks_nothing:
+        print("✅ Nothing leaks.")
+
+
+def _table(verification: Verification) -> Table:
+    report = verification.report
+    table = Table(
+        "split", *(Column(name, justify="right") for name in ("rows", "share", "ratio", "Roadwork", "groups"))
+    )
+    for name, rows in report.rows.items():
+        table.add_row(
+            name,
+            f"{rows:,}",
+            f"{report.shares[name]:.1%}",
+            f"{verification.ratios[name]:.1%}",
+            f"{report.positive_share[name]:.1%}",
+            f"{report.groups[name]:,}",
+        )
+    return table
+
+
+@app.command()
+def prepare(
+    overrides: Overrides = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="First decode every image that the copy holds; make again what is damaged.")
+    ] = False,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="That resize; by default as many as this machine has CPUs to give.")
+    ] = None,
+) -> None:
+    """Make a resized copy of the dataset once, or bring it up to date; training then reads it by itself.
+
+    Only images that are missing or have changed are made, so it goes on where it was interrupted.
+    Example: roadwork prepare data.root=photos data.img_size=224
+    """
+    from joblib import cpu_count
+
+    from roadwork.config import load_config, to_settings
+    from roadwork.data.dataset import UnreadableLedger
+    from roadwork.data.prepared.plan import plan_copy
+    from roadwork.data.prepared.shards import wanted_folder
+    from roadwork.data.prepared.write import remove_damaged, write_copy, writing
+    from roadwork.data.source import read_dataset
+
+    data = to_settings(load_config(config, overrides or [])).data
+    table, source = read_dataset(data)
+    n_processes = processes or cpu_count()
+    with writing(data) as manifest:
+        if verify:
+            damaged = remove_damaged(wanted_folder(data), manifest.short_side, n_processes)
+            for reason in damaged:
+                print(f"❌ {reason}: the images of that file are made again.")
+            if not damaged:
+                print("✅ Every image that the copy holds was decoded, and none is damaged.")
+        plan = plan_copy(data, manifest, table, source)
+        _say_plan(plan)
+        plan.check_space()
+        summary = write_copy(plan, n_processes)
+    _say_summary(plan, summary)
+    UnreadableLedger(table, data.max_unreadable).add(summary.unreadable)
+    print("Next: roadwork train reads it by itself.")
+
+
+def _say_plan(plan: CopyPlan) -> None:
+    from roadwork.data.prepared.plan import format_bytes
+
+    print(f"{len(plan.table):,} images, short side {plan.manifest.short_side} pixels, into {plan.folder}")
+    held, changed = int(plan.index.has.sum()), int(plan.index.is_changed.sum())
+    if held or changed:
+        print(f"It holds {held:,} of them already; {changed:,} have changed since.")
+    if len(plan.rows):
+        print(
+            f"{len(plan.rows):,} to do: about {format_bytes(plan.needed_bytes)} of disk "
+            f"({format_bytes(plan.image_bytes)} an image, from a sample); {format_bytes(plan.free_bytes)} are free.",
+            flush=True,
+        )
+
+
+def _say_summary(plan: CopyPlan, summary: CopySummary) -> None:
+    from roadwork.data.prepared.plan import format_bytes
+
+    if summary.n_written:
+        speed = summary.n_written / summary.seconds
+        print(f"{summary.n_written:,} images written in {summary.seconds:.1f} s, {speed:.1f} images/s.")
+    mark = "✅" if summary.n_held + len(summary.unreadable) == len(plan.table) else "❌"
+    print(f"{mark} The copy holds {summary.n_held:,} of {len(plan.table):,} images, {format_bytes(summary.n_bytes)}.")
+
+
+@app.command("map")
+def draw_map(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN] [KEY=VALUE]...", help="A run's folder, and overrides of its configuration."),
+    ] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    out: Annotated[
+        Path | None, typer.Option(help="The file, instead of map.html in the run's or output folder.")
+    ] = None,
+    tiles: Annotated[
+        bool, typer.Option("--tiles", help="Fetch OpenStreetMap's tiles whenever the map is looked at.")
+    ] = False,
+) -> None:
+    """Draw training density, splits, deployment and, after `evaluate`, the errors: one file that opens offline.
+
+    Example: roadwork map outputs/demo/latest privacy.coarsen_gps=2
+    """
+    from roadwork.config import load_config, to_settings
+    from roadwork.maps.map import write_data_map, write_run_map
+    from roadwork.runs.run import Run
+
+    runs = [argument for argument in arguments or [] if "=" not in argument]
+    overrides = [argument for argument in arguments or [] if "=" in argument]
+    if len(runs) > 1:
+        raise typer.BadParameter(f"{', '.join(runs)}: name one run's folder.", param_hint="RUN")
+    if runs and config != DEFAULT_CONFIG:
+        raise typer.BadParameter("A run has its own configuration; leave --config out.", param_hint="--config")
+    if runs:
+        path = write_run_map(Run.open(Path(runs[0])).folder, overrides, out, tiles=tiles)
+    else:
+        path = write_data_map(to_settings(load_config(config, overrides)), out, tiles=tiles)
+    print(
+        f"{path}: {path.stat().st_size / 1e6:.1f} MB, to be opened in a browser."
+        + (" It fetches tiles." if tiles else "")
+    )

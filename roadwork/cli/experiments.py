@@ -1,0 +1,238 @@
+"""Experiment commands: ablate, cv, gps."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from roadwork.cli.app import DEFAULT_CONFIG, ConfigOption, Overrides, app, quiet_lightning
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from roadwork.experiments.cross_validation import CrossValidation, Fold
+
+_USES = {"train": "rows to train on", "val_select": "to select the checkpoint", "val_calib": "held out"}
+_REGIONS_SHOWN = 3
+
+
+experiment_app = typer.Typer(
+    name="experiment",
+    help="Answer questions that take several runs, without opening val_test.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+
+
+app.add_typer(experiment_app)
+
+
+@experiment_app.command("ablate")
+def ablate(
+    overrides: Overrides = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    *,
+    arms: Annotated[str, typer.Option(help="parts, adapters, or names of one of them: plain,ema.")] = "parts",
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds; seed s trains without fold s, and is judged on it.")] = 5,
+    folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
+    full: Annotated[bool, typer.Option("--full", help="Every seed on every fold.")] = False,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Optimizer steps of each fit, to whole epochs; else training.epochs.")
+    ] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Go on with this ablation, or with `latest`.")
+    ] = None,
+) -> None:
+    """Measure what each part or adapter is worth: paired fits at equal steps, without opening val_test.
+
+    Finished fits are kept for --resume.
+    Example: roadwork experiment ablate --config configs/experiment/demo.yaml --arms parts
+    """
+    from roadwork.config import load_config, to_settings
+    from roadwork.experiments.ablation_fit import run_fits
+    from roadwork.experiments.ablation_plan import KIND, Design, plan_ablation
+    from roadwork.experiments.ablation_report import STEM, format_report, report_ablation
+    from roadwork.experiments.cross_validation import find_begun
+    from roadwork.experiments.gps_report import check_plot_installed
+
+    quiet_lightning()
+    check_plot_installed()
+    cfg = load_config(config, overrides or [])
+    begun = find_begun(to_settings(cfg), resume, KIND) if resume else None
+    ablation = plan_ablation(cfg, Design(arms, seeds, folds, full, steps), begun)
+    print(f"Arms: {', '.join(ablation.arms)}. {len(ablation.fits)} fits, stored in {ablation.folder}", flush=True)
+    with _say_once():
+        run_fits(ablation, lambda line: print(line, flush=True))
+    command = ["roadwork", "experiment", "ablate", "--config", str(config), "--arms", arms, "--seeds", str(seeds)]
+    command += ["--folds", str(folds), *(["--full"] if full else []), *(["--steps", str(steps)] if steps else [])]
+    report = report_ablation(ablation, shlex.join([*command, *(overrides or [])]))
+    Console().print(format_report(report))
+    print(f"val_test was not opened. Written: {ablation.folder}/{STEM}.json, .md and .png")
+
+
+@contextmanager
+def _say_once() -> Iterator[None]:
+    """Keeps what each fit would say of the same data and network again off the screen; warnings come once."""
+    said: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        is_known = message in said
+        said.add(message)
+        return not is_known and record.levelno >= logging.WARNING
+
+    handlers = logging.getLogger().handlers
+    for handler in handlers:
+        handler.addFilter(is_new)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(is_new)
+
+
+class By(StrEnum):
+    """What is held out as a whole, beyond groups."""
+
+    region = "region"
+
+
+@experiment_app.command("cv")
+def cv(
+    overrides: Overrides = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    *,
+    folds: Annotated[int, typer.Option(min=2, help="How many.")] = 5,
+    by: Annotated[By | None, typer.Option(help="Hold out whole regions, not only whole groups.")] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Go on with this cross-validation, or with `latest`.")
+    ] = None,
+    no_audit: Annotated[bool, typer.Option("--no-audit", help="Do not list labels that look wrong.")] = False,
+) -> None:
+    """Cross-validate over everything but val_test: one MCC over all rows, and a list of labels that look wrong.
+
+    Folds are whole groups; each is predicted by a network that never saw it. Finished folds are kept for --resume.
+    Example: roadwork experiment cv --folds 5 --config configs/experiment/demo.yaml
+    """
+    from roadwork.config import load_config, to_settings
+    from roadwork.experiments.cross_validation import find_begun, plan_cross_validation, pool_folds
+    from roadwork.experiments.label_audit import check_audit_installed
+    from roadwork.metrics.results import format_results
+
+    quiet_lightning()
+    if not no_audit:
+        check_audit_installed()
+    cfg = load_config(config, overrides or [])
+    resumed = find_begun(to_settings(cfg), resume) if resume else None
+    cross_validation = plan_cross_validation(cfg, folds, by.value if by else None, resumed)
+    _run_folds(cross_validation)
+    pooled, result = pool_folds(cross_validation)
+    Console().print(format_results(f"cross-validation, {len(result['folds'])} folds", result), _folds_table(result))
+    print(f"val_test was not opened. Written: {cross_validation.folder}/results.json and oof_predictions.parquet")
+    if not no_audit:
+        _audit(cross_validation, pooled)
+
+
+def _run_folds(cross_validation: CrossValidation) -> None:
+    """Trains the folds that are not finished yet, the wiring proven on the first of them."""
+    waiting, n_folds = cross_validation.unfinished, len(cross_validation.folds)
+    if len(waiting) < n_folds:
+        print(f"{n_folds - len(waiting)} of {n_folds} folds are finished already; they are kept.")
+    started = time.monotonic()
+    for done, fold in enumerate(waiting):
+        sizes = ", ".join(f"{len(fold.splits.ids[name]):,} {what}" for name, what in _USES.items())
+        print(f"Fold {fold.number + 1} of {n_folds}: {sizes}.", flush=True)
+        with _say_once_experiment_cv(repeated=done > 0):
+            frame = _run_fold(fold, prove_wiring=done == 0)
+        errors = int(((frame["probability"] >= 0.5) != (frame["label"] == 1)).sum())
+        minutes_left = (time.monotonic() - started) / (done + 1) * (len(waiting) - done - 1) / 60
+        done_so_far = f"{errors:,} errors in {len(frame):,} held-out rows"
+        print(f"Fold {fold.number + 1}: {done_so_far}; about {minutes_left:.0f} min left.", flush=True)
+
+
+@contextmanager
+def _say_once_experiment_cv(*, repeated: bool) -> Iterator[None]:
+    """Keeps what the first fold has said of the data and of the sampling from being said of each."""
+    logger = logging.getLogger("roadwork.data.datamodule")
+    level = logger.level
+    if repeated:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _run_fold(fold: Fold, *, prove_wiring: bool) -> pd.DataFrame:
+    from roadwork.cli.train import print_wiring
+    from roadwork.data.datamodule import NATIXDataModule
+    from roadwork.experiments.cross_validation import train_fold
+    from roadwork.preflight.dry_run import run_dry
+    from roadwork.training.trainers.factory import prepare_trainer
+
+    datamodule = NATIXDataModule(fold.cfg)
+    if prove_wiring:
+        print_wiring(run_dry(datamodule, prepare_trainer(datamodule)))
+    return train_fold(datamodule, fold)
+
+
+def _folds_table(result: dict[str, Any]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("fold", "rows", "groups", "Roadwork", "errors", "MCC"):
+        table.add_column(name, justify="right")
+    if result["by"]:
+        table.add_column("regions")
+    for row in result["folds"]:
+        counts = (f"{row[key]:,}" for key in ("n", "groups", "roadwork", "errors"))
+        regions = row.get("regions", [])
+        more = f" and {len(regions) - _REGIONS_SHOWN} more" if len(regions) > _REGIONS_SHOWN else ""
+        shown = [", ".join(regions[:_REGIONS_SHOWN]) + more] if result["by"] else []
+        table.add_row(str(row["fold"] + 1), *counts, f"{row['mcc']:.4f}", *shown)
+    return table
+
+
+def _audit(cross_validation: CrossValidation, pooled: pd.DataFrame) -> None:
+    from roadwork.experiments.label_audit import audit_labels, write_label_audit
+
+    audit = audit_labels(pooled, cross_validation.settings.evaluation.target_mcc)
+    page, table = write_label_audit(audit, cross_validation)
+    print(f"Label audit: {audit.sentence} Look at them in {page}")
+    print(f"Next: fill in corrected_label there or in {table}, and use it: data.label_corrections=FILE")
+
+
+@experiment_app.command("gps")
+def gps(
+    overrides: Overrides = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    seeds: Annotated[int, typer.Option(min=1, help="Repetitions, each with other folds and initial weights.")] = 5,
+    folds: Annotated[int, typer.Option(min=2, help="Folds of each cross-validation.")] = 5,
+    steps: Annotated[int, typer.Option(min=2, help="Optimizer steps of each head, the same in every arm.")] = 500,
+) -> None:
+    """Answer whether GPS weighting helps on your data, without opening val_test.
+
+    Heads on frozen features of the configured backbone draw by GPS, uniformly, and by a placebo (the same weights on
+    shuffled GPS). Finished seeds are kept. Example: roadwork experiment gps --seeds 5 model=dinov2_base
+    """
+    from roadwork.config import load_config
+    from roadwork.experiments.gps_report import STEM, check_plot_installed, format_report, run_gps_experiment
+    from roadwork.experiments.heads import HeadSettings
+
+    check_plot_installed()
+    command = ["roadwork", "experiment", "gps", "--seeds", str(seeds), "--folds", str(folds), "--steps", str(steps)]
+    command += ["--config", str(config), *(overrides or [])]
+    cfg = load_config(config, overrides or [])
+    folder, report = run_gps_experiment(
+        cfg, HeadSettings(steps=steps), n_folds=folds, n_seeds=seeds, command=shlex.join(command)
+    )
+    Console().print(format_report(report), soft_wrap=False)
+    print(f"val_test was not opened. Written: {folder}/{STEM}.json, .md and .png")

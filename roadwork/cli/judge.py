@@ -1,0 +1,164 @@
+"""Evaluation commands: evaluate, calibrate, report, ensemble."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from roadwork.cli.app import RunArgument, app
+from roadwork.core.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from roadwork.evaluation.ensemble import EnsembleSummary
+
+
+@app.command()
+def evaluate(
+    run: RunArgument,
+    *,
+    profile: Annotated[
+        str | None,
+        typer.Option(help="Ask as a StreetVision validator does: streetvision-2026-01 or streetvision-2026-05."),
+    ] = None,
+) -> None:
+    """Open val_test on a run's best checkpoint: MCC and more, each with a 95 % interval.
+
+    Each opening is counted in the run's manifest.json. Example: roadwork evaluate outputs/demo/latest
+    """
+    if profile is not None:
+        _evaluate_profile(run, profile)
+        return
+    from roadwork.evaluation.evaluate import evaluate_run
+    from roadwork.metrics.results import format_results
+    from roadwork.runs.run import Run
+    from roadwork.settings.sampling import TEST_SPLIT
+
+    folder = Run.open(run).folder
+    result = evaluate_run(folder)[TEST_SPLIT]
+    Console().print(format_results(TEST_SPLIT, result))
+    print(
+        f"{TEST_SPLIT} was opened {result['openings']} time(s) for this run. "
+        f"Written: {run}/results.json and predictions.parquet"
+    )
+    if Run(folder).calibration_file.is_file():
+        print(f"{run}/calibration.json belongs to the predictions that were there before: calibrate again.")
+    print(f"Next: roadwork calibrate {run}, roadwork map {run}")
+
+
+def _evaluate_profile(run: Path, profile: str) -> None:
+    from roadwork.evaluation.streetvision.evaluate import evaluate_profile, format_profile, predictions_file
+    from roadwork.runs.run import Run
+
+    folder = Run.open(run).folder
+    result = evaluate_profile(folder, profile)
+    Console().print(format_profile(result))
+    print(f"val_test was opened {result['openings']} time(s) for this run.")
+    print(f"Written: {run}/results.json and {predictions_file(profile)}")
+    if not Run(folder).calibration_file.is_file():
+        print(f"The run is not calibrated: `roadwork calibrate {run}` first, to see what an export of it would get.")
+
+
+@app.command()
+def calibrate(
+    run: RunArgument,
+    *,
+    prior: Annotated[
+        str, typer.Option(help="Share of Roadwork where the detector will be used: sample, balanced, or as 0.01.")
+    ] = "sample",
+    risk: Annotated[float, typer.Option(help="Share of photos that may be answered wrongly.")] = 0.05,
+    cost_miss: Annotated[float, typer.Option(help="Cost of a roadwork missed, in any unit.")] = 1.0,
+    cost_false_alarm: Annotated[float, typer.Option(help="Cost of a false alarm, in the same unit.")] = 1.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+) -> None:
+    """Fit temperature, threshold and when to abstain, on val_calib's predictions; then open val_test at the threshold.
+
+    `roadwork evaluate RUN` comes first. Example: roadwork calibrate outputs/demo/latest --prior 0.01
+    """
+    from roadwork.calibration.calibrate import CalibrationOptions
+    from roadwork.calibration.figures import Costs, parse_prior
+    from roadwork.calibration.run import RESULT_KEY, calibrate_run, format_calibration, format_test
+    from roadwork.runs.run import Run
+
+    options = CalibrationOptions(parse_prior(prior), risk, Costs(cost_miss, cost_false_alarm))
+    calibration, result = calibrate_run(Run.open(run).folder, options)
+    if as_json:
+        print(json.dumps({"calibration": calibration, RESULT_KEY: result}, indent=2, ensure_ascii=False))
+        return
+    console = Console()
+    console.print(format_calibration(calibration))
+    if result is not None:
+        console.print(format_test(result))
+    print(f"Written: {run}/calibration.json, and probability_calibrated in predictions.parquet")
+
+
+@app.command()
+def report(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN [RUN]... [KEY=VALUE]...",
+            help="Runs' folders, and overrides of their configurations such as privacy.blur=3.",
+        ),
+    ],
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The file, instead of report.html in the run's folder, or in this one for several runs."),
+    ] = None,
+) -> None:
+    """Write report.html: figures, curves, slices, the photos that were decided wrongly; or several runs side by side.
+
+    Example: roadwork report outputs/demo/latest privacy.coarsen_gps=2 --out for-others.html
+    """
+    try:
+        from roadwork.report.report import write_report
+    except ModuleNotFoundError as error:
+        if error.name not in {"jinja2", "markupsafe"}:
+            raise
+        raise MissingExtraError('A report needs Jinja2. Install it: pip install "roadwork[report]"') from error
+    from roadwork.runs.run import Run
+
+    runs = [Run.open(Path(argument)).folder for argument in arguments if "=" not in argument]
+    if not runs:
+        raise typer.BadParameter("Name a run's folder, such as outputs/demo/latest.", param_hint="RUN")
+    path = write_report(runs, [argument for argument in arguments if "=" in argument], out)
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, to be opened in a browser.")
+
+
+@app.command()
+def ensemble(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN [RUN]...", help="Folders of evaluated runs.")],
+    *,
+    out_experiment: Annotated[
+        str | None, typer.Option(help="Name of the folder in outputs/, instead of the first run's with -ensemble.")
+    ] = None,
+) -> None:
+    """Average the logits of runs on the same data and splits, into a folder that comes after `evaluate` as a run does.
+
+    Example: roadwork ensemble outputs/seed0/latest outputs/seed1/latest outputs/seed2/latest
+    """
+    from roadwork.evaluation.ensemble import create_ensemble
+    from roadwork.metrics.results import format_results
+    from roadwork.runs.run import Run
+    from roadwork.settings.sampling import TEST_SPLIT
+
+    summary = create_ensemble([Run.open(run).folder for run in runs], out_experiment)
+    Console().print(format_results(TEST_SPLIT, summary.result))
+    _print_members(summary)
+    print(
+        f"{TEST_SPLIT}: no label was opened anew; {summary.result['openings']} looks at it are counted, the runs' own "
+        "and this one."
+    )
+    print(f"Written: {summary.folder}")
+    print(f"Next: roadwork calibrate {summary.folder}, then roadwork export {summary.folder} --out DIR")
+
+
+def _print_members(summary: EnsembleSummary) -> None:
+    print("MCC on val_select at 0.5:")
+    for folder, figure in summary.members.items():
+        print(f"  {figure:.4f}  {folder}")
+    print(f"  {summary.val_select_mcc:.4f}  their mean logits")

@@ -1,0 +1,40 @@
+"""The entry point: registers the commands and turns errors into messages and exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from rich.console import Console
+
+from roadwork.cli.app import FAILED, WRONG_USAGE, app
+from roadwork.core.errors import ConfigError, RoadworkError, RunStoppedError
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs a command and exits: 0 done, 1 failed, 2 wrong usage."""
+    # Before torch is loaded. Its threads else spin while they wait for each other: beside one busy process a step of
+    # the small ResNet then takes 1.6 times as long, and even alone 1.1 times (docs/LOG.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from roadwork.cli import data, experiments, export, judge, predict, tools, train  # noqa: F401 -- they register
+
+    try:
+        app(args=arguments)
+    except RunStoppedError as error:
+        Console(stderr=True).print(f"{error} Go on with {error.way_on}.", markup=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except RoadworkError as error:
+        _print_error(str(error))
+        sys.exit(WRONG_USAGE if isinstance(error, ConfigError) else FAILED)
+    except OSError as error:  # a full disk, a folder that may not be written
+        _print_error(f"{error}. Check that the path is right, and may be read and written.")
+        sys.exit(FAILED)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("Interrupted.")
+        sys.exit(130)
+
+
+def _print_error(message: str) -> None:
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.print("Error: ", style="bold red", end="")
+    console.print(message, markup=False)

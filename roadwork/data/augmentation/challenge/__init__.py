@@ -1,1 +1,0 @@
-"""The challenge pictures of NATIX StreetVision (Bittensor subnet 72), profile 2026-01."""

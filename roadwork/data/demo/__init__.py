@@ -1,5 +1,0 @@
-"""Synthetic street scenes: a dataset to try everything on, drawn from a seed."""
-
-from roadwork.data.demo.generate import DemoSummary, generate_demo_data
-
-__all__ = ["DemoSummary", "generate_demo_data"]

@@ -1,0 +1,223 @@
+"""Row weights by distance bracket, dataset and label."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from roadwork.core.errors import ConfigError, DataError
+from roadwork.data.utils.geo import nearest_km
+
+_KEY = "data.gps_sampling.weight_brackets"
+_REMEDY = "Write brackets as [from_km, to_km, weight] that run from 0 to inf, each beginning where the last one ends"
+
+# Rows are measured this many at a time, so that 10^8 of them leave no temporary arrays of their own length.
+_CHUNK_ROWS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Brackets:
+    """B brackets that cover every distance once.
+
+    Attributes:
+        edges_km: (B + 1,) float64, ascending from 0 to inf; bracket b is [edges_km[b], edges_km[b + 1]).
+        weights: (B,) float64, each >= 0, at least one above 0.
+    """
+
+    edges_km: np.ndarray
+    weights: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What a person calls each bracket, such as ``50-200 km``."""
+        pairs = pairwise(self.edges_km)
+        return tuple(f"{low:g}+ km" if math.isinf(high) else f"{low:g}-{high:g} km" for low, high in pairs)
+
+    def index_of(self, distances_km: np.ndarray) -> np.ndarray:
+        """(N,) int64 bracket of each distance; B, one past the last, where the distance is NaN."""
+        index = np.searchsorted(self.edges_km[1:-1], distances_km, side="right")
+        index[np.isnan(distances_km)] = len(self)
+        return index
+
+
+def parse_brackets(brackets: Sequence[Sequence[Any]]) -> Brackets:
+    """Brackets from rows of [from_km, to_km, weight], in any order; ``inf`` may be text, as YAML reads it.
+
+    Raises:
+        ConfigError: The rows leave a gap, overlap, do not run from 0 to inf, or have weights that cannot be drawn by.
+    """
+    rows = sorted(_read_row(bracket) for bracket in brackets)
+    if not rows:
+        raise ConfigError(f"{_KEY} is empty. {_REMEDY}.")
+    if rows[0][0] != 0:
+        raise ConfigError(f"{_KEY} begins with {_show(rows[0])}; the first bracket must begin at 0. {_REMEDY}.")
+    for row, following in pairwise(rows):
+        if row[1] != following[0]:
+            problem = "leave a gap between" if row[1] < following[0] else "overlap:"
+            raise ConfigError(f"{_KEY}: the brackets {problem} {_show(row)} and {_show(following)}. {_REMEDY}.")
+    if not math.isinf(rows[-1][1]):
+        raise ConfigError(f"{_KEY} ends with {_show(rows[-1])}; the last bracket must end at inf. {_REMEDY}.")
+    weights = np.array([weight for _, _, weight in rows])
+    if weights.sum() == 0:
+        raise ConfigError(f"{_KEY}: all weights are 0, so nothing could be drawn. Give one bracket a weight above 0.")
+    return Brackets(np.array([rows[0][0], *(high for _, high, _ in rows)]), weights)
+
+
+def _read_row(bracket: Sequence[Any]) -> tuple[float, float, float]:
+    try:
+        low, high, weight = (float(value) for value in bracket)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{_KEY} contains {bracket!r}, which is not three numbers. {_REMEDY}.") from None
+    if not 0 <= low < high:
+        raise ConfigError(f"{_KEY} contains {bracket!r}; its distances must be >= 0 and ascend. {_REMEDY}.")
+    if not (weight >= 0 and math.isfinite(weight)):
+        raise ConfigError(f"{_KEY} contains {bracket!r}; its weight must be a finite number >= 0.")
+    return low, high, weight
+
+
+def _show(row: tuple[float, float, float]) -> str:
+    return "[{:g}, {:g}, {:g}]".format(*row)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """N rows of D datasets, the main one first.
+
+    Attributes:
+        names: (D,) of the datasets.
+        index: (N,) int64, which dataset each row is of.
+        shares: (D,) share of all draws, or None where a dataset's rows are drawn by their weights; they sum to below 1.
+        weights: (D,) factor of its rows' weights; 1 where there is a share.
+    """
+
+    names: tuple[str, ...]
+    index: np.ndarray
+    shares: tuple[float | None, ...]
+    weights: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def factors(self, totals: np.ndarray) -> np.ndarray:
+        """(D,) by which the weights of each dataset's rows are multiplied, so that the shares come out.
+
+        Weights inside a dataset keep their ratios, and so do those of the datasets without a share.
+
+        Args:
+            totals: (D,) sum of the weights of each dataset's rows.
+
+        Raises:
+            DataError: a share of nothing is asked for.
+        """
+        factors = np.array(self.weights, dtype=np.float64)
+        is_shared = np.array([share is not None for share in self.shares])
+        rest = float((factors * totals)[~is_shared].sum())
+        if rest == 0:
+            raise DataError(
+                "No training row outside the datasets with a `share` can be drawn: there is none, or all have the "
+                "weight 0. Give data.gps_sampling.weight_brackets or missing_weight a weight above 0 for them."
+            )
+        left = 1 - sum(share for share in self.shares if share is not None)
+        for number, share in enumerate(self.shares):
+            if share is None:
+                continue
+            if share > 0 and totals[number] == 0:
+                raise DataError(
+                    f"{share:.0%} of the training draws are to be of {self.names[number]}, but no row of it in "
+                    "train can be drawn: all were set aside or split away, or have the weight 0. Set its `share` to "
+                    "null, its `splits` to train, or data.gps_sampling.missing_weight above 0."
+                )
+            factors[number] = share * rest / (left * totals[number]) if share > 0 else 0.0
+        return factors
+
+
+@dataclass(frozen=True)
+class DistanceClasses:
+    """N rows of D datasets in B brackets and the bracket of rows without GPS, each divided by label.
+
+    Each dataset has brackets of its own: there are C = D * (B + 1) of them, one dataset's after the other's.
+
+    Attributes:
+        index: (N,) small unsigned ints, 2 * bracket + label; the label counts as 0 where labels are unknown.
+        sizes: (C, 2) int64 number of rows.
+        km: (C, 2) float64 sum of the rows' distances in kilometres; 0 for rows without GPS.
+        n_datasets: D.
+    """
+
+    index: np.ndarray
+    sizes: np.ndarray
+    km: np.ndarray
+    n_datasets: int = 1
+
+    @property
+    def by_dataset(self) -> np.ndarray:
+        """(D, B + 1) int64 number of rows of each dataset in each bracket."""
+        rows: np.ndarray = self.sizes.sum(axis=1).reshape(self.n_datasets, -1)
+        return rows
+
+    @property
+    def has_gps(self) -> np.ndarray:
+        """(C,) bool, False for the brackets of rows without GPS."""
+        n_brackets = len(self.sizes) // self.n_datasets
+        known: np.ndarray = np.arange(len(self.sizes)) % n_brackets < n_brackets - 1
+        return known
+
+
+def measure_rows(
+    gps: np.ndarray,
+    labels: np.ndarray | None,
+    centers_deg: np.ndarray,
+    brackets: Brackets,
+    mixture: Mixture | None = None,
+) -> tuple[np.ndarray, DistanceClasses]:
+    """Distances to the nearest centre, (N,) float64 kilometres with NaN where GPS is missing, and the rows' classes.
+
+    Args:
+        gps: (N, 2) latitude, longitude in degrees.
+        labels: (N,) 0 or 1, or None where they are unknown.
+        centers_deg: (K, 2) latitude, longitude in degrees.
+        brackets: of distance.
+        mixture: the rows' datasets; None for one.
+    """
+    n_datasets = len(mixture) if mixture else 1
+    n_classes = 2 * (len(brackets) + 1) * n_datasets
+    distances_km = np.empty(len(gps))
+    index = np.empty(len(gps), dtype=np.min_scalar_type(n_classes - 1))
+    sizes, km = np.zeros(n_classes, dtype=np.int64), np.zeros(n_classes)
+    for start in range(0, len(gps), _CHUNK_ROWS):
+        rows = slice(start, start + _CHUNK_ROWS)
+        distances_km[rows], _ = nearest_km(gps[rows], centers_deg)
+        classes = 2 * brackets.index_of(distances_km[rows])
+        if mixture is not None:
+            classes += 2 * (len(brackets) + 1) * mixture.index[rows]
+        if labels is not None:
+            classes += labels[rows].astype(np.int64)
+        index[rows] = classes
+        sizes += np.bincount(classes, minlength=n_classes)
+        km += np.bincount(classes, np.nan_to_num(distances_km[rows]), n_classes)
+    return distances_km, DistanceClasses(index, sizes.reshape(-1, 2), km.reshape(-1, 2), n_datasets)
+
+
+def class_weights(sizes: np.ndarray, bracket_weights: np.ndarray, *, balance_labels: bool) -> np.ndarray:
+    """(C, 2) weight of each row of a class.
+
+    Balanced, the rows of a bracket keep their total weight, but the label 1 has the share of it that it has of all
+    rows; so the weighting does not shift the prior. A bracket whose rows have one label only stays as it is.
+
+    Args:
+        sizes: (C, 2) number of rows by bracket and label.
+        bracket_weights: (C,) weight of a row by its bracket alone.
+        balance_labels: whether to balance.
+    """
+    weights = np.repeat(bracket_weights[:, None], 2, axis=1)
+    mixed = (sizes > 0).all(axis=1)
+    if balance_labels and mixed.any():
+        prior = sizes.sum(axis=0) / sizes.sum()
+        weights[mixed] *= prior * sizes[mixed].sum(axis=1, keepdims=True) / sizes[mixed]
+    return weights

@@ -1,0 +1,392 @@
+"""Cities of the demo data, and where and when its sequences are taken."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+
+from roadwork.demo.light import CONDITIONS, RGB
+
+RED, WHITE, BLACK = (206, 30, 34), (240, 240, 236), (26, 26, 28)
+ORANGE, YELLOW = (244, 110, 24), (246, 190, 22)
+APART_M = 1200.0  # more than data.splitting.buffer_km, with room for the metres driven and for the flat map
+RADIUS_M = 22_000.0
+REVISITED_SHARE = 1 / 8
+REVISIT_M = (100.0, 800.0)
+FRAMES = 4  # pictures in a sequence
+DEPLOYMENT_POINTS = 200
+METRES_PER_DEGREE = 111_320.0
+GPS_NOTATIONS = (
+    "({lat:.6f}, {lon:.6f})",
+    "{lat:.6f}, {lon:.6f}",
+    "[{lat:.6f}, {lon:.6f}]",
+    "{lat:.6f} {lon:.6f}",
+    "{north:.6f}° {ns}, {east:.6f}° {ew}",
+    "POINT ({lon:.6f} {lat:.6f})",
+)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a street of a region looks like.
+
+    Attributes:
+        side: 1 drives on the right, -1 on the left.
+        walls: colours of facades.
+        floors: fewest and most floors of a building.
+        frontage: narrowest and widest building, in metres.
+        roof: ``flat``, ``gable`` or ``pitched``.
+        setback: metres of garden between sidewalk and facade.
+        lanes: lanes a direction.
+        centre_line: paint between the directions.
+        double_line: whether that line is double and solid.
+        trees: kinds of street trees.
+        sign: shape of a warning sign, ``triangle`` or ``diamond``.
+        sign_face: ground of a roadwork sign.
+        channeliser: what closes a lane, ``panel``, ``barrel`` or ``cone``.
+        barrier: ``board``, ``barricade``, ``frame`` or ``plastic``.
+        stripes: the two colours of its stripes.
+        poles: whether wires hang on poles along the street.
+        warmth: tint of the light, above 1 is yellow.
+    """
+
+    side: int
+    walls: tuple[RGB, ...]
+    floors: tuple[int, int]
+    frontage: tuple[float, float]
+    roof: str
+    setback: float
+    lanes: int
+    centre_line: RGB
+    double_line: bool
+    trees: tuple[str, ...]
+    sign: str
+    sign_face: RGB
+    channeliser: str
+    barrier: str
+    stripes: tuple[RGB, RGB]
+    poles: bool
+    warmth: float
+
+
+@dataclass(frozen=True)
+class City:
+    """A city of the demo data.
+
+    Attributes:
+        share: of all sequences; small where the deployment is, as it is in practice.
+        is_deployment: whether ``deployment.geojson`` has points here.
+    """
+
+    slug: str
+    name: str
+    country: str
+    latitude: float
+    longitude: float
+    share: float
+    is_deployment: bool
+    look: Look
+
+
+_BERLIN = Look(
+    side=1,
+    walls=((206, 190, 158), (188, 172, 150), (214, 204, 186), (176, 146, 116), (196, 178, 130), (170, 166, 160)),
+    floors=(4, 6), frontage=(14, 22), roof="pitched", setback=0.0, lanes=1, centre_line=WHITE, double_line=False,
+    trees=("round", "tall"), sign="triangle", sign_face=WHITE, channeliser="panel", barrier="board",
+    stripes=(WHITE, RED), poles=False, warmth=0.98,
+)  # fmt: skip
+
+
+_AMSTERDAM = Look(
+    side=1,
+    walls=((122, 66, 50), (96, 58, 48), (146, 84, 62), (78, 62, 58), (170, 150, 128), (132, 92, 70)),
+    floors=(3, 5), frontage=(6, 9), roof="gable", setback=0.0, lanes=1, centre_line=WHITE, double_line=False,
+    trees=("round", "slender"), sign="triangle", sign_face=WHITE, channeliser="panel", barrier="board",
+    stripes=(WHITE, RED), poles=False, warmth=0.96,
+)  # fmt: skip
+
+
+_LONDON = Look(
+    side=-1,
+    walls=((150, 104, 78), (178, 150, 112), (226, 220, 206), (124, 84, 66), (196, 180, 150)),
+    floors=(3, 4), frontage=(8, 14), roof="pitched", setback=1.5, lanes=1, centre_line=WHITE, double_line=False,
+    trees=("round", "slender"), sign="triangle", sign_face=WHITE, channeliser="cone", barrier="plastic",
+    stripes=(RED, WHITE), poles=False, warmth=0.97,
+)  # fmt: skip
+
+
+_NEW_YORK = Look(
+    side=1,
+    walls=((142, 72, 54), (160, 108, 82), (112, 84, 70), (186, 166, 140), (120, 122, 126), (92, 62, 52)),
+    floors=(5, 9), frontage=(10, 20), roof="flat", setback=0.0, lanes=1, centre_line=YELLOW, double_line=True,
+    trees=("round", "slender"), sign="diamond", sign_face=ORANGE, channeliser="barrel", barrier="barricade",
+    stripes=(WHITE, ORANGE), poles=False, warmth=1.0,
+)  # fmt: skip
+
+
+_LOS_ANGELES = Look(
+    side=1,
+    walls=((232, 218, 190), (214, 180, 140), (240, 232, 216), (196, 204, 200), (220, 196, 176), (180, 130, 100)),
+    floors=(1, 3), frontage=(12, 26), roof="flat", setback=2.5, lanes=2, centre_line=YELLOW, double_line=True,
+    trees=("palm", "palm", "round"), sign="diamond", sign_face=ORANGE, channeliser="barrel", barrier="barricade",
+    stripes=(WHITE, ORANGE), poles=True, warmth=1.04,
+)  # fmt: skip
+
+
+_SAO_PAULO = Look(
+    side=1,
+    walls=((226, 206, 120), (120, 170, 176), (214, 130, 100), (236, 228, 214), (150, 180, 130), (190, 190, 194)),
+    floors=(2, 8), frontage=(9, 18), roof="flat", setback=0.5, lanes=1, centre_line=YELLOW, double_line=False,
+    trees=("round", "palm"), sign="diamond", sign_face=ORANGE, channeliser="cone", barrier="plastic",
+    stripes=(ORANGE, WHITE), poles=True, warmth=1.02,
+)  # fmt: skip
+
+
+_TOKYO = Look(
+    side=-1,
+    walls=((206, 204, 198), (180, 182, 184), (224, 218, 208), (150, 146, 142), (196, 184, 170), (170, 178, 188)),
+    floors=(3, 9), frontage=(7, 13), roof="flat", setback=0.0, lanes=1, centre_line=WHITE, double_line=False,
+    trees=("slender", "round"), sign="diamond", sign_face=YELLOW, channeliser="cone", barrier="frame",
+    stripes=(YELLOW, BLACK), poles=True, warmth=0.99,
+)  # fmt: skip
+
+
+_MELBOURNE = Look(
+    side=-1,
+    walls=((186, 130, 96), (224, 210, 186), (150, 92, 70), (200, 200, 196), (232, 224, 208)),
+    floors=(1, 3), frontage=(9, 16), roof="pitched", setback=3.0, lanes=1, centre_line=WHITE, double_line=False,
+    trees=("gum", "round"), sign="diamond", sign_face=YELLOW, channeliser="cone", barrier="barricade",
+    stripes=(WHITE, ORANGE), poles=True, warmth=1.03,
+)  # fmt: skip
+
+
+CITIES = (
+    City("berlin", "Berlin", "Germany", 52.5200, 13.4050, 0.18, is_deployment=False, look=_BERLIN),
+    City("london", "London", "United Kingdom", 51.5074, -0.1278, 0.16, is_deployment=False, look=_LONDON),
+    City("new-york", "New York", "United States", 40.7128, -74.0060, 0.18, is_deployment=False, look=_NEW_YORK),
+    City(
+        "los-angeles", "Los Angeles", "United States", 34.0522, -118.2437, 0.16, is_deployment=False, look=_LOS_ANGELES
+    ),
+    City("sao-paulo", "São Paulo", "Brazil", -23.5505, -46.6333, 0.16, is_deployment=False, look=_SAO_PAULO),
+    City("amsterdam", "Amsterdam", "Netherlands", 52.3676, 4.9041, 0.05, is_deployment=True, look=_AMSTERDAM),
+    City("tokyo", "Tokyo", "Japan", 35.6762, 139.6503, 0.06, is_deployment=True, look=_TOKYO),
+    City("melbourne", "Melbourne", "Australia", -37.8136, 144.9631, 0.05, is_deployment=True, look=_MELBOURNE),
+)
+
+
+def stream(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
+    """The generator for one purpose, and for one numbered thing of it.
+
+    The purpose comes first because numpy ignores trailing zeros: (0, 0) would repeat what a user draws from seed 0.
+    """
+    return np.random.default_rng((int.from_bytes(purpose.encode()), seed, *numbers))
+
+
+def scatter(count: int, rng: np.random.Generator) -> np.ndarray:
+    """(count, 2) metres north and east of a city's centre, in random order.
+
+    One place in eight lies 100 to 800 m from another one, and 1.2 km or more from all the rest; all others lie 1.2 km
+    or more apart. They fill a disc of ``radius_m(count)`` evenly.
+    """
+    disc = _Disc(radius_m(count))
+    revisits = round(REVISITED_SHARE * count)
+    while len(disc.points) < count - revisits:
+        point = _step(disc.radius * math.sqrt(rng.random()), rng)
+        if not disc.near(point):
+            disc.add(point)
+    while len(disc.points) < count:
+        visited = int(rng.integers(len(disc.points)))
+        point = _step(rng.uniform(*REVISIT_M), rng, start=disc.points[visited])
+        if disc.near(point) == [visited] and math.hypot(*point) < disc.radius:
+            disc.add(point)
+    return rng.permutation(np.array(disc.points).reshape(count, 2))
+
+
+def radius_m(count: int) -> float:
+    """How far from the centre places may lie: 22 km, and farther for more than 336.
+
+    Half of ``APART_M`` around each place then covers a quarter of the disc at most. Points that are drawn at random
+    and kept where they fit get stuck at 0.547 (Feder, 1980); at a quarter about every fourth still fits.
+    """
+    return max(RADIUS_M, APART_M * math.sqrt(count))
+
+
+class _Disc:
+    """Points by squares of ``APART_M``: whatever is nearer than that lies in the nine squares around a point."""
+
+    def __init__(self, radius: float) -> None:
+        self.radius = radius
+        self.points: list[tuple[float, float]] = []
+        self._squares: dict[tuple[int, int], list[int]] = defaultdict(list)
+
+    def add(self, point: tuple[float, float]) -> None:
+        self._squares[_square(point)].append(len(self.points))
+        self.points.append(point)
+
+    def near(self, point: tuple[float, float]) -> list[int]:
+        """Numbers of the points nearer than ``APART_M``."""
+        row, column = _square(point)
+        squares = [(row + i, column + j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+        return [
+            number
+            for square in squares
+            for number in self._squares.get(square, ())
+            if math.dist(point, self.points[number]) < APART_M
+        ]
+
+
+def _square(point: tuple[float, float]) -> tuple[int, int]:
+    return math.floor(point[0] / APART_M), math.floor(point[1] / APART_M)
+
+
+def _step(distance: float, rng: np.random.Generator, start: tuple[float, float] = (0.0, 0.0)) -> tuple[float, float]:
+    """The point at this distance from the start, in a random direction."""
+    angle = rng.uniform(0, 2 * math.pi)
+    return start[0] + distance * math.cos(angle), start[1] + distance * math.sin(angle)
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One place, filmed once.
+
+    Attributes:
+        index: number over all cities; with the seed it fixes everything random in the pictures.
+        name: as in ``berlin-0012``; says nothing of the label.
+        city: where it is.
+        look: what the street looks like: its city's look, or another's where ``geo_shift`` is below 1.
+        label: 0 for None, 1 for Roadwork.
+        frames: number of pictures, in order of time.
+        latitude: of the first picture, in degrees.
+        longitude: of the first picture, in degrees.
+        heading: in radians, clockwise from north.
+        step_m: metres driven from one picture to the next.
+        gps_form: ``columns``, ``text`` or ``none``.
+        notation: format of the position where it is given as text.
+        start: time of the first picture.
+        condition: weather and time of day.
+    """
+
+    index: int
+    name: str
+    city: City
+    look: Look
+    label: int
+    frames: int
+    latitude: float
+    longitude: float
+    heading: float
+    step_m: float
+    gps_form: str
+    notation: str
+    start: datetime
+    condition: tuple[str, str]
+
+    def position(self, frame: int) -> tuple[float, float]:
+        """Latitude and longitude of one picture, in degrees to 6 decimals (0.1 m)."""
+        metres = frame * self.step_m
+        north, east = metres * np.cos(self.heading), metres * np.sin(self.heading)
+        latitude = self.latitude + north / METRES_PER_DEGREE
+        longitude = self.longitude + east / (METRES_PER_DEGREE * np.cos(np.radians(self.latitude)))
+        return round(float(latitude), 6), round(float(longitude), 6)
+
+    def gps_text(self, frame: int) -> str:
+        """The position of one picture, as people and tools write it."""
+        lat, lon = self.position(frame)
+        return self.notation.format(
+            lat=lat, lon=lon, north=abs(lat), east=abs(lon), ns="N" if lat >= 0 else "S", ew="E" if lon >= 0 else "W"
+        )
+
+    def time(self, frame: int) -> datetime:
+        return self.start + timedelta(seconds=frame)
+
+
+def plan_sequences(images: int, seed: int, geo_shift: float = 1.0) -> list[Sequence]:
+    """All sequences of a dataset, in order; each city has as many with roadwork as without.
+
+    ``geo_shift`` is the probability, 0 to 1, that a sequence looks as its own city does. Nothing else depends on it,
+    and those that look their own way still do so at any higher ``geo_shift``.
+    """
+    total = -(-images // FRAMES)
+    rng = stream(seed, "gps")
+    forms = np.full(total, "columns", dtype="<U7")
+    order = rng.permutation(total)
+    without, as_text = round(0.1 * total), round(0.1 * total)
+    forms[order[:without]] = "none"
+    forms[order[without : without + as_text]] = "text"
+
+    is_own, borrowed = _draw_looks(total, geo_shift, seed)
+    sequences: list[Sequence] = []
+    for number, (city, count) in enumerate(zip(CITIES, _city_counts(total), strict=True)):
+        rng = stream(seed, "city", number)
+        labels = rng.permutation((np.arange(count) + len(sequences)) % 2)
+        places = _scatter(city, count, rng)
+        for i in range(count):
+            index = len(sequences)
+            condition = tuple(CONDITIONS)[int(rng.choice(len(CONDITIONS), p=list(CONDITIONS.values())))]
+            sequences.append(
+                Sequence(
+                    index=index,
+                    name=f"{city.slug}-{i:04d}",
+                    city=city,
+                    look=city.look if is_own[index] else borrowed[index],
+                    label=int(labels[i]),
+                    frames=FRAMES if index < total - 1 else images - FRAMES * (total - 1),
+                    latitude=places[i, 0],
+                    longitude=places[i, 1],
+                    heading=rng.uniform(0, 2 * np.pi),
+                    step_m=rng.uniform(1.0, 1.8),
+                    gps_form=str(forms[index]),
+                    notation=str(rng.choice(GPS_NOTATIONS)),
+                    start=_draw_time(city, condition[1], rng),
+                    condition=condition,
+                )
+            )
+    return sequences
+
+
+def deployment_points(seed: int) -> np.ndarray:
+    """(M, 2) latitude and longitude in degrees of where the model will be used."""
+    cities = [city for city in CITIES if city.is_deployment]
+    counts = [len(part) for part in np.array_split(np.arange(DEPLOYMENT_POINTS), len(cities))]
+    points = [
+        _scatter(city, count, stream(seed, "deployment", number))
+        for number, (city, count) in enumerate(zip(cities, counts, strict=True))
+    ]
+    return np.concatenate(points).round(6)
+
+
+def _city_counts(total: int) -> list[int]:
+    """Sequences of each city, by the largest remainders."""
+    exact = np.array([city.share for city in CITIES]) * total
+    counts = np.floor(exact).astype(int)
+    largest = np.argsort(counts - exact, kind="stable")[: total - int(counts.sum())]
+    counts[largest] += 1
+    return [int(count) for count in counts]
+
+
+def _draw_looks(total: int, geo_shift: float, seed: int) -> tuple[np.ndarray, list[Look]]:
+    """Which sequences keep their city's look, and the one that each would borrow.
+
+    Cities lend by their shares, so that each look is as frequent in the dataset at any ``geo_shift``.
+    """
+    rng = stream(seed, "look")
+    is_own = rng.random(total) < geo_shift
+    lenders = rng.choice(len(CITIES), total, p=[city.share for city in CITIES])
+    return is_own, [CITIES[lender].look for lender in lenders]
+
+
+def _scatter(city: City, count: int, rng: np.random.Generator) -> np.ndarray:
+    """(count, 2) latitude and longitude in degrees around a city's centre."""
+    per_degree = METRES_PER_DEGREE * np.array([1.0, np.cos(np.radians(city.latitude))])
+    return np.array([city.latitude, city.longitude]) + scatter(count, rng) / per_degree
+
+
+def _draw_time(city: City, time_of_day: str, rng: np.random.Generator) -> datetime:
+    """A moment in UTC at which the local sun stands as the picture shows."""
+    hour = rng.uniform(18.0, 20.5) if time_of_day == "dusk" else rng.uniform(8.5, 16.5)
+    day = datetime(2024, 4, 1, tzinfo=UTC) + timedelta(days=int(rng.integers(0, 540)))
+    return (day + timedelta(hours=hour - city.longitude / 15)).replace(microsecond=0)

@@ -1,0 +1,1 @@
+"""The exported detector: format, loading, bulk prediction, sites."""

@@ -1,0 +1,166 @@
+"""From what a user names, files, folders, globs and lists, to photos in a fixed order, each once."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from roadwork.core.errors import DataError
+from roadwork.detector.photos import FoundPhotos, PhotoFiles, PhotoSource, open_parquet
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+PARQUET = ".parquet"
+FROM_STDIN = "-"
+
+
+def find_photos(inputs: Sequence[str], listed: Iterable[bytes] = (), *, recursive: bool = True) -> FoundPhotos:
+    """The photos that inputs name. A folder's are sorted by name, its own before those of its folders.
+
+    Args:
+        inputs: files, folders, globs, parquet files, and `-` for `listed`.
+        listed: paths, one a line. One that is not there is a photo that cannot be read; of `inputs` it is an error.
+        recursive: whether folders inside folders are read.
+
+    Raises:
+        DataError: an input is not there, a parquet file cannot be used, or no photo is found.
+    """
+    finder = _Finder(recursive)
+    for given in inputs:
+        if given == FROM_STDIN:
+            for line in listed:
+                if name := os.fsdecode(line.rstrip(b"\r\n")):
+                    finder.add(name, must_exist=False)
+        else:
+            finder.add_input(given)
+    found = finder.finish()
+    if not len(found):
+        raise DataError(_nothing(inputs, finder))
+    return found
+
+
+class _Finder:
+    """Gathers photos; neighbouring files become one source."""
+
+    def __init__(self, recursive: bool) -> None:
+        self.recursive = recursive
+        self.n_duplicates = self.n_hidden = self.n_other = self.n_parquet = 0
+        self._sources: list[PhotoSource] = []
+        self._names: list[str] = []
+        self._keys: list[str] = []
+        self._seen: set[str] = set()
+
+    def add_input(self, given: str) -> None:
+        """A file, folder or glob; a file whose name looks like a glob is that file."""
+        if os.path.lexists(given) or not glob.has_magic(given):
+            self.add(given)
+            return
+        for path in sorted(glob.glob(given, recursive=True)):  # noqa: PTH207 -- a Path would drop a leading ./
+            if Path(path).is_dir() or _is_named(path, *SUFFIXES, PARQUET):
+                self.add(path)
+            else:
+                self.n_other += 1
+
+    def add(self, path: str, *, must_exist: bool = True) -> None:
+        try:
+            mode = Path(path).stat().st_mode
+        except (OSError, ValueError) as error:  # a list can hold anything: names too long, or with a zero byte
+            if must_exist:
+                raise DataError(
+                    f"{path} cannot be read: {getattr(error, 'strerror', None) or error}. An INPUT is a photo, a "
+                    "folder, a glob, a parquet file, or - for paths on standard input."
+                ) from error
+            self._add_file(path, os.path.abspath(path))  # noqa: PTH100 -- for a text
+            return
+        if stat.S_ISDIR(mode):
+            self._add_folder(path)
+        elif not stat.S_ISREG(mode):
+            raise DataError(f"{path} is neither a file nor a folder, so no photo. Name files, folders or globs.")
+        elif _is_named(path, PARQUET):
+            self._add_parquet(path)
+        else:
+            self._add_file(path, os.path.realpath(path))
+
+    def finish(self) -> FoundPhotos:
+        self._close_files()
+        return FoundPhotos(self._sources, self.n_duplicates, self.n_hidden, self.n_other)
+
+    def _add_file(self, name: str, key: str) -> None:
+        if self._is_new(key):
+            self._names.append(name)
+            self._keys.append(key)
+
+    def _add_parquet(self, path: str) -> None:
+        if not self._is_new(os.path.realpath(path)):
+            return
+        source = open_parquet(Path(path))
+        if not isinstance(source, PhotoFiles):
+            self._close_files()
+            self._sources.append(source)
+            return
+        fresh = [self._is_new(key) for key in source.keys()]  # noqa: SIM118 -- no mapping
+        self._close_files()
+        self._sources.append(source.take(fresh))
+
+    def _add_folder(self, top: str) -> None:
+        waiting, entered = [top], set()
+        while waiting:
+            folder = waiting.pop()
+            real = os.path.realpath(folder)
+            if real in entered:  # a link that leads back
+                continue
+            entered.add(real)
+            waiting += reversed(list(self._add_files_of(folder, real)))
+
+    def _add_files_of(self, folder: str, real: str) -> Iterator[str]:
+        """Adds a folder's own photos; gives the folders in it."""
+        try:
+            with os.scandir(folder) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
+        except OSError as error:
+            logger.warning("%s cannot be read: %s. Its photos are left out.", folder, error.strerror)
+            return
+        for entry in entries:
+            if entry.name.startswith("."):
+                self.n_hidden += 1
+            elif entry.is_dir():
+                if self.recursive:
+                    yield entry.path
+            elif _is_named(entry.name, *SUFFIXES) and (entry.is_file() or entry.is_symlink()):
+                # A link that leads nowhere is a photo that cannot be read, and is told.
+                key = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(real, entry.name)  # noqa: PTH118
+                self._add_file(entry.path, key)
+            else:
+                self.n_other += 1
+                self.n_parquet += _is_named(entry.name, PARQUET)
+
+    def _close_files(self) -> None:
+        if self._keys:
+            self._sources.append(PhotoFiles(self._names, self._keys))
+            self._names, self._keys = [], []
+
+    def _is_new(self, key: str) -> bool:
+        is_new = key not in self._seen
+        self._seen.add(key)
+        self.n_duplicates += not is_new
+        return is_new
+
+
+def _is_named(name: str, *suffixes: str) -> bool:
+    return name.lower().endswith(suffixes)
+
+
+def _nothing(inputs: Sequence[str], finder: _Finder) -> str:
+    skipped = f" {finder.n_other} other and {finder.n_hidden} hidden files were skipped." if finder.n_other else ""
+    hint = " Parquet files of a folder are read when they are named, such as 'folder/*.parquet'." * bool(
+        finder.n_parquet
+    )
+    return (
+        f"There is no photo in {', '.join(inputs[:5])}{' ...' * (len(inputs) > 5)}.{skipped}{hint} "
+        f"Name photos, folders with files ending in {', '.join(SUFFIXES)}, globs, or parquet files with images."
+    )

@@ -1,0 +1,112 @@
+"""Folds temperature and threshold into the head, so that every consumer decides alike.
+
+With z the logits, T the temperature and t the threshold on the calibrated probability, the decision depends on the sign
+of d = (z1 - z0) / T - logit(t) alone. The folded head gives the logits (-d / 2, d / 2). Softmax then says sigmoid(d)
+for Roadwork. A consumer that applies a sigmoid to each logit says sigmoid(d / 2): another number, the same decision.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from roadwork.calibration.data import read_rows
+from roadwork.core.errors import ConfigError, DataError
+from roadwork.detector.format import ExportFacts
+from roadwork.metrics.predictions import read_predictions
+from roadwork.models.head import find_head
+
+CALIBRATION_FILE, PREDICTIONS_FILE = "calibration.json", "predictions.parquet"
+
+
+@torch.no_grad()
+def fold_calibration(network: nn.Module, temperature: float, threshold: float) -> None:
+    """Changes the head of `network` in place: its logits become (-d / 2, d / 2).
+
+    Args:
+        network: an image classifier with two classes, adapters merged; or an ensemble of such.
+        temperature: T, above 0; the logits are divided by it.
+        threshold: t, between 0 and 1; the calibrated probability at which Roadwork is decided.
+
+    Raises:
+        ConfigError: temperature or threshold is out of range, or the head does not end in a linear layer of 2 outputs.
+    """
+    if not 0 < temperature < math.inf:
+        raise ConfigError(f"The temperature is {temperature}; it must be a number above 0.")
+    if not 0 < threshold < 1:
+        raise ConfigError(f"The threshold is {threshold}; it must be between 0 and 1, both excluded.")
+    # Folding is linear in the logits, so the mean of members folded alike is the mean of all, folded.
+    members = getattr(network, "members", None)
+    for member in members if isinstance(members, nn.ModuleList) else (network,):
+        _fold_layer(last_linear(member), temperature, threshold)
+
+
+def _fold_layer(layer: nn.Linear, temperature: float, threshold: float) -> None:
+    weight, bias = layer.weight.double(), layer.bias.double()
+    half_weight = (weight[1] - weight[0]) / (2 * temperature)
+    half_bias = ((bias[1] - bias[0]) / temperature - math.log(threshold / (1 - threshold))) / 2
+    layer.weight.copy_(torch.stack([-half_weight, half_weight]))
+    layer.bias.copy_(torch.stack([-half_bias, half_bias]))
+
+
+def calibrated_probability(folded_logits: Tensor, threshold: float) -> Tensor:
+    """(B,) the calibrated probability of Roadwork behind the logits (B, 2) of a folded network.
+
+    Folding moved the threshold to 0.5 by subtracting logit(t); this adds it again.
+    """
+    d = folded_logits[:, 1] - folded_logits[:, 0]
+    return torch.sigmoid(d.double() + math.log(threshold / (1 - threshold)))
+
+
+def last_linear(network: nn.Module) -> nn.Linear:
+    """The linear layer that gives the two logits.
+
+    Raises:
+        ConfigError: the head ends in something else.
+    """
+    name = find_head(network)
+    linear = [module for module in getattr(network, name).modules() if isinstance(module, nn.Linear)]
+    if not linear or linear[-1].out_features != 2 or linear[-1].bias is None:
+        raise ConfigError(
+            f"The head {name} of {type(network).__name__} does not end in a linear layer with two outputs and a bias, "
+            "so temperature and threshold cannot be folded into it."
+        )
+    return linear[-1]
+
+
+def read_calibration(run: Path) -> ExportFacts | None:
+    """Temperature, threshold, prior and abstaining of a run; None where it is not calibrated.
+
+    Raises:
+        DataError: calibration.json is damaged, or was made from other predictions than the run's.
+    """
+    path = run / CALIBRATION_FILE
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        made_from = content["sha256_of_rows"]
+        band = content["abstain"]
+        facts = ExportFacts(
+            temperature=float(content["temperature"]),
+            threshold=float(content["threshold"]),
+            prior=float(content["prior"]),
+            abstain_low=band["low"],
+            abstain_high=band["high"],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} cannot be used ({type(error).__name__}: {error}). Write it again with `roadwork calibrate RUN`."
+        ) from None
+    _, there = read_rows(read_predictions(run / PREDICTIONS_FILE))
+    if made_from != there:
+        raise DataError(
+            f"{path} was made from other predictions (rows {str(made_from)[:12]}…) than {PREDICTIONS_FILE} beside it "
+            f"holds ({there[:12]}…), so its temperature and threshold may not fit this network. Calibrate again with "
+            "`roadwork calibrate RUN`; or remove calibration.json, to export without calibration."
+        )
+    return facts

@@ -1,0 +1,250 @@
+"""Prediction records, and their csv, parquet and GeoJSON files."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, astuple, dataclass, field, fields
+from itertools import islice
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from roadwork.core.errors import ConfigError
+from roadwork.core.files import atomic_path
+from roadwork.detector.detector import NONE, ROADWORK
+from roadwork.detector.format import ExportFacts
+
+_ERRORS_SHOWN = 20
+_ROWS_PER_GROUP = 50_000
+
+# RFC 7946 advises against more: 7 decimals of a degree are a centimetre.
+_DECIMALS = 7
+_SCHEMA = pa.schema(
+    [
+        ("filename", pa.string()),
+        ("label", pa.string()),
+        ("probability", pa.float64()),
+        ("abstain", pa.bool_()),
+        ("latitude", pa.float64()),
+        ("longitude", pa.float64()),
+        ("captured_at", pa.string()),
+        ("error", pa.string()),
+    ]
+)
+_SITE_SUFFIXES = (".geojson", ".csv")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is said of a photo, or why nothing could be.
+
+    Attributes:
+        key: by which the photo is known again; not in the output.
+        filename: as the user named it.
+        label: `Roadwork` or `None` (the text); None, as the next two, where the photo cannot be read.
+        probability: calibrated, of Roadwork.
+        abstain: whether the detector would rather not answer.
+        latitude, longitude: in degrees; None without a position.
+        captured_at: ISO 8601, with the camera's offset from UTC where it wrote one; None where unknown.
+        error: why the photo cannot be read.
+    """
+
+    key: str
+    filename: str
+    label: str | None = None
+    probability: float | None = None
+    abstain: bool | None = None
+    latitude: float | None = None
+    longitude: float | None = None
+    captured_at: str | None = None
+    error: str | None = None
+
+    @property
+    def has_gps(self) -> bool:
+        return self.latitude is not None and self.longitude is not None
+
+    def as_row(self) -> dict[str, Any]:
+        """The output's columns in their order."""
+        row = asdict(self)
+        del row["key"]
+        return row
+
+    def to_line(self) -> bytes:
+        """A line of a partial file; names of any bytes survive, as JSON escapes what is no Unicode."""
+        return json.dumps(astuple(self), allow_nan=False).encode() + b"\n"
+
+    @classmethod
+    def from_line(cls, line: bytes) -> Self:
+        """The record of a line.
+
+        Raises:
+            ValueError: the line is damaged.
+        """
+        values = json.loads(line)
+        if not isinstance(values, list) or len(values) != len(fields(cls)):
+            raise ValueError(f"it is no list of {len(fields(cls))}")
+        return cls(*values)
+
+
+COLUMNS = tuple(field.name for field in fields(Record) if field.name != "key")
+
+
+def shown_name(name: str) -> str:
+    """A file's name as UTF-8 can write it: bytes that are no UTF-8 become backslash escapes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def known(degrees: float) -> float | None:
+    """None for NaN."""
+    return None if math.isnan(degrees) else degrees
+
+
+@dataclass
+class Summary:
+    """Counts of all photos of an output.
+
+    Attributes:
+        n_photos: all of them.
+        n_answered: in this call; the others had been answered before.
+        seconds: that those took.
+        n_roadwork, n_none: by label, those that abstain among them.
+        n_abstained: too near the threshold.
+        n_without_gps: that have no position.
+        n_unreadable: that could not be read.
+        unreadable: names and reasons of the first of them.
+        n_sites: that were written; None where none were asked for.
+    """
+
+    n_photos: int = 0
+    n_answered: int = 0
+    seconds: float = 0.0
+    n_roadwork: int = 0
+    n_none: int = 0
+    n_abstained: int = 0
+    n_without_gps: int = 0
+    n_unreadable: int = 0
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    n_sites: int | None = None
+
+    def count(self, records: Iterable[Record]) -> Iterator[Record]:
+        """Passes the records on, counting them."""
+        for record in records:
+            self.n_photos += 1
+            self.n_roadwork += record.label == ROADWORK
+            self.n_none += record.label == NONE
+            self.n_abstained += record.abstain is True
+            self.n_without_gps += not record.has_gps
+            if record.error is not None:
+                self.n_unreadable += 1
+                if len(self.unreadable) < _ERRORS_SHOWN:
+                    self.unreadable.append((record.filename, record.error))
+            yield record
+
+    def lines(self) -> list[str]:
+        """For people to read."""
+        speed = f", {self.n_answered / self.seconds:,.1f} photos/s" if self.n_answered and self.seconds else ""
+        earlier = self.n_photos - self.n_answered
+        before = f" ({earlier:,} answered before)" if earlier else ""
+        abstained = (
+            f" {self.n_abstained:,} of them are too near the threshold to be answered." if self.n_abstained else ""
+        )
+        lines = [
+            f"{self.n_photos:,} photos{before} in {self.seconds:,.1f} s{speed}.",
+            f"Roadwork {self.n_roadwork:,}, None {self.n_none:,}.{abstained}",
+        ]
+        if self.n_without_gps:
+            lines.append(f"{self.n_without_gps:,} are without GPS.")
+        if self.n_unreadable:
+            lines.append(f"{self.n_unreadable:,} cannot be read; the column error says why:")
+            lines += [f"  {name}: {reason}" for name, reason in self.unreadable]
+            if self.n_unreadable > len(self.unreadable):
+                lines.append(f"  and {self.n_unreadable - len(self.unreadable):,} more")
+        return lines
+
+
+def threshold_in_words(facts: ExportFacts) -> str:
+    """At which probability the detector decides, and for where that is meant."""
+    if facts.prior is None:
+        return f"The detector decides at {facts.threshold:.2g}, and was not calibrated."
+    return f"The detector decides at {facts.threshold:.2g}, chosen for a share of Roadwork of {facts.prior:.2g}."
+
+
+Facts = Mapping[str, Any]
+
+
+def check_outputs(out: Path, sites: Path | None) -> None:
+    """Refuses files that cannot be written, before any work is done.
+
+    Raises:
+        ConfigError: by their suffix, since one is a folder, or since both are the same.
+    """
+    for option, path, suffixes in (("--out", out, tuple(_WRITERS)), ("--sites", sites, _SITE_SUFFIXES)):
+        if path is not None and path.suffix.lower() not in suffixes:
+            raise ConfigError(f"{option} is {path}; its suffix must be one of {', '.join(suffixes)}.")
+        if path is not None and path.is_dir():
+            raise ConfigError(f"{option} is {path}, which is a folder. Name a file.")
+    if sites is not None and out.absolute() == sites.absolute():
+        raise ConfigError(f"--out and --sites are both {out}. Name two files.")
+
+
+def write_records(path: Path, records: Iterable[Record], facts: Facts) -> None:
+    """Writes the records in the form of the path's suffix, atomically.
+
+    Args:
+        path: ends in .csv, .parquet or .geojson.
+        records: are read once, in a stream.
+        facts: of the detector, for the forms that have a place for them; JSON values.
+    """
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # of a call that was killed
+        leftover.unlink()
+    with atomic_path(path) as temporary:
+        _WRITERS[path.suffix.lower()](temporary, records, facts)
+
+
+def _write_csv(path: Path, records: Iterable[Record], _: Facts) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for record in records:
+            abstain = None if record.abstain is None else str(record.abstain).lower()
+            writer.writerow(record.as_row() | {"abstain": abstain})
+
+
+def _write_parquet(path: Path, records: Iterable[Record], facts: Facts) -> None:
+    rows = (record.as_row() for record in records)
+    schema = _SCHEMA.with_metadata({"roadwork": json.dumps(facts)})
+    with pq.ParquetWriter(path, schema) as writer:
+        while group := list(islice(rows, _ROWS_PER_GROUP)):
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+
+
+def _write_geojson(path: Path, records: Iterable[Record], facts: Facts) -> None:
+    """A FeatureCollection (RFC 7946), a line each feature; what was not placed has the geometry null."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write(f'{{"type": "FeatureCollection", "roadwork": {json.dumps(facts)}, "features": [')
+        for number, feature in enumerate(_features(records)):
+            file.write(",\n" if number else "\n")
+            file.write(json.dumps(feature, ensure_ascii=False, allow_nan=False))
+        file.write("\n]}\n")
+
+
+def _features(records: Iterable[Record]) -> Iterator[dict[str, Any]]:
+    for record in records:
+        properties = record.as_row()
+        latitude, longitude = properties.pop("latitude"), properties.pop("longitude")
+        position = [round(longitude, _DECIMALS), round(latitude, _DECIMALS)] if record.has_gps else None
+        geometry = {"type": "Point", "coordinates": position} if position else None
+        yield {"type": "Feature", "geometry": geometry, "properties": properties}
+
+
+_WRITERS: dict[str, Callable[[Path, Iterable[Record], Facts], None]] = {
+    ".csv": _write_csv,
+    ".parquet": _write_parquet,
+    ".geojson": _write_geojson,
+}

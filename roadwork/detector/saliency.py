@@ -1,0 +1,120 @@
+"""Where a detector saw roadwork in a photo.
+
+A map says which part of a picture moved the answer. It does not say why, nor that the answer is right. `look_map` takes
+one pass forward and back, `occlusion_map` tens of passes forward, and is the surer of the two.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from roadwork.core.errors import DataError
+
+OCCLUSION_GRID = 7
+_MIN_CELLS = 12
+_COLOUR = np.array([255, 32, 0], dtype=np.float32)
+_OPACITY = 0.6
+
+
+def look_map(network: nn.Module, pixels: Tensor) -> np.ndarray:
+    """(h, w) float32 in [0, 1]: how much each part of a picture spoke for Roadwork, on a grid of the network's own.
+
+    **Convolutional networks**: gradient times activation, summed over channels, what is above 0 of it (HiResCAM:
+    Draelos and Carin, arXiv:2011.08891). It is taken at the last feature map of at least 12 x 12 cells, not at the very
+    last as Grad-CAM commonly is: there a cell sees the whole picture, and need not lie where its evidence does.
+
+    **Transformers**: Grad-CAM (Selvaraju et al., ICCV 2017) of the patch tokens that enter the last block: after it a
+    class token may be all that the head reads, and patches have no gradient left. The tokens' mean is taken off, since
+    0 has no meaning for them; so the map compares the parts of a picture, and always has a brightest one. No attention
+    weights are needed, so any implementation of attention will do.
+
+    1 is the strongest evidence of either direction, so that faint evidence is not blown up.
+
+    Args:
+        network: an image classifier of transformers with two classes, in evaluation mode.
+        pixels: (1, 3, S, S) normalised, on its device.
+
+    Raises:
+        DataError: the network has no feature maps or patch tokens.
+    """
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        entry = pixels.detach().clone().requires_grad_()  # so that frozen weights do not end the graph
+        output = network(pixel_values=entry, output_hidden_states=True)
+        features = _choose_features(output.hidden_states, type(network).__name__)
+        (gradient,) = torch.autograd.grad(output.logits[0, 1] - output.logits[0, 0], features)
+    features = features.detach()[0]
+    if features.dim() == 3:
+        return _scale((gradient[0] * features).sum(dim=0))
+    n_patches = _count_patches(len(features), network, pixels.shape[-1])
+    patches, weights = features[-n_patches:], gradient[0, -n_patches:].mean(dim=0)  # class and registers come first
+    side = math.isqrt(n_patches)
+    return _scale(((patches - patches.mean(dim=0)) @ weights).view(side, side))
+
+
+def occlusion_map(network: Callable[[Tensor], Tensor], pixels: Tensor, grid: int = OCCLUSION_GRID) -> np.ndarray:
+    """(grid, grid) float32 in [0, 1]: how much less a picture speaks for Roadwork with each part of it greyed out.
+
+    It needs no gradients, so it serves an ONNX folder, at the cost of grid² + 1 forward passes (Zeiler and Fergus,
+    Visualizing and understanding convolutional networks, ECCV 2014).
+
+    Args:
+        network: maps (B, 3, S, S) to logits (B, 2), as `Detector.network` does.
+        pixels: (1, 3, S, S) normalised: 0 is the mean colour, which a hidden part is given.
+        grid: parts a side.
+    """
+    size = pixels.shape[-1]
+    edges = torch.linspace(0, size, grid + 1).round().int().tolist()
+    pictures = pixels.detach().repeat(grid * grid + 1, 1, 1, 1)
+    for part in range(grid * grid):
+        row, column = divmod(part, grid)
+        pictures[part, :, edges[row] : edges[row + 1], edges[column] : edges[column + 1]] = 0
+    with torch.inference_mode():
+        logits = torch.cat([network(batch) for batch in torch.split(pictures, grid)]).float()
+    differences = logits[:, 1] - logits[:, 0]
+    return _scale((differences[-1] - differences[:-1]).view(grid, grid))
+
+
+def overlay(image: np.ndarray, look: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8: the picture with what was looked at in red.
+
+    Args:
+        image: (H, W, 3) uint8 RGB. The map is stretched over it, as the picture was squashed to the square.
+        look: (h, w) in [0, 1].
+    """
+    height, width = image.shape[:2]
+    stretched = Image.fromarray(look.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
+    share = _OPACITY * np.asarray(stretched).clip(0, 1)[..., None]
+    mixed: np.ndarray = (image * (1 - share) + _COLOUR * share).round().astype(np.uint8)
+    return mixed
+
+
+def _choose_features(states: tuple[Tensor, ...] | None, name: str) -> Tensor:
+    """The last feature map (1, C, h, w) that is fine enough, else the finest; or the last block's tokens (1, n, C)."""
+    if states and states[-1].dim() == 4:
+        fine = [state for state in states if state.shape[-1] >= _MIN_CELLS]
+        return fine[-1] if fine else max(states, key=lambda state: state.shape[-1])
+    if states and len(states) > 1 and states[-2].dim() == 3:
+        return states[-2]
+    raise DataError(f"A {name} shows no feature map or patch tokens, so there is no map of it. Use occlusion_map.")
+
+
+def _count_patches(n_tokens: int, network: nn.Module, size: int) -> int:
+    """How many of the tokens are patches."""
+    config = network.config
+    patch = getattr(getattr(config, "vision_config", config), "patch_size", None)
+    n_cut = (size // patch) ** 2 if isinstance(patch, int) else 0
+    # Fewer tokens than were cut: patches were merged on the way, as in Swin, which has no others.
+    return n_cut if 0 < n_cut <= n_tokens else math.isqrt(n_tokens) ** 2
+
+
+def _scale(evidence: Tensor) -> np.ndarray:
+    strongest = evidence.abs().amax().clamp_min(torch.finfo(evidence.dtype).tiny)
+    scaled: np.ndarray = F.relu(evidence / strongest).float().cpu().numpy()
+    return scaled

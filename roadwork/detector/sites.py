@@ -1,0 +1,286 @@
+"""Aggregates detections of several photos to roadwork sites."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.spatial import cKDTree
+from scipy.special import expit, logit
+
+from roadwork.core.errors import ConfigError, DataError
+from roadwork.core.files import atomic_path
+from roadwork.data.grouping.proximity import chord_of
+from roadwork.data.utils.geo import PositionTree, degrees_of, haversine_km, unit_vectors
+from roadwork.detector.detector import ROADWORK
+from roadwork.detector.outputs import COLUMNS, Record
+from roadwork.metrics.decision import LIMIT
+
+# Share of the photos within the radius of a roadwork that show it; the others look elsewhere. Assumed.
+_VISIBLE = 0.5
+PHOTO_COLUMNS = ("latitude", "longitude", "probability", "label", "abstain", "captured_at", "filename")
+SITE_COLUMNS = (
+    *("site_id", "latitude", "longitude", "radius_m", "n_photos", "n_photos_nearby_without"),
+    *("first_seen", "last_seen", "probability", "photos"),
+)
+MAX_PHOTOS_NAMED = 20
+_CELLS_A_RADIUS = 8
+
+# Below it GPS noise alone would scatter one site into many; above it a "site" is a district.
+_RADIUS_RANGE_M = (5.0, 1000.0)
+_ZONE, _UTC = r"(?:Z|[+-]\d{2}:?\d{2})$", r"(?:Z|[+-]00:?00)$"
+
+# 11 cm; no GPS knows more.
+_DECIMALS = 6
+_SUFFIXES = (".geojson", ".json", ".csv")
+SITE_RADIUS_M = 50.0
+_ROWS_AT_ONCE = 20_000
+
+
+def combine_photos(photos: pd.DataFrame, *, prior: float | None) -> np.ndarray:
+    """(K,) probability that there was roadwork at each of K sites.
+
+    The photos of a site share a scene, a light and one model's errors. To multiply their odds, as for independent
+    evidence, would make four photos at 0.9 a certainty. Instead:
+
+    - **A photo** is evidence by its log likelihood ratio, logit(p) - logit(prior) (Good, Weighing evidence, 1950).
+    - **A day** is heard once, by its strongest photo. Against it stands the strongest photo of the same day that was
+      answered None: a mixture, log(s exp(l) + 1 - s) with s = 1/2, since such a camera may have looked elsewhere. So it
+      halves the odds at most. On other days the roadwork may not have begun, or have ended, so None says nothing then.
+    - **Days** are dependent too. With a correlation of 1/2 between any two, K days are worth
+      K / (1 + (K - 1) / 2) independent ones (the design effect: Kish, Survey Sampling, 1965), so the k-th
+      strongest day adds 2 / (k (k + 1)) of its evidence, and all together never more than twice the strongest. A day
+      that speaks against what a stronger one showed adds nothing.
+
+    One photo gives its own probability, repeated photos add nothing, a further Roadwork photo never lowers it, and a
+    None never raises it. The two halves are assumed, not fitted. A site is there because some photo fired, and of many
+    photos some fire wrongly, which no rule for one site can see: take it as an order, with figures on the careful side.
+
+    Args:
+        photos: `site`, 0 to K - 1, each with a Roadwork photo; `day`, any values; `probability`; `is_roadwork`.
+        prior: share of Roadwork that the probabilities are meant for; None counts as 0.5.
+
+    Raises:
+        ConfigError: the prior is not between 0 and 1.
+    """
+    if prior is not None and not 0 < prior < 1:
+        raise ConfigError(f"The prior is {prior}; it must be above 0 and below 1.")
+    base = float(logit(0.5 if prior is None else prior))
+    ratio = pd.Series(np.clip(logit(photos["probability"].to_numpy()), -LIMIT, LIMIT) - base, photos.index)
+    keys, is_roadwork = ["site", "day"], photos["is_roadwork"].to_numpy(dtype=bool)
+    days = ratio[is_roadwork].groupby([photos.loc[is_roadwork, key] for key in keys]).max()
+    lowest = ratio[~is_roadwork].groupby([photos.loc[~is_roadwork, key] for key in keys]).min()
+    against = pd.Series(np.log(_VISIBLE * np.exp(lowest.to_numpy()) + 1 - _VISIBLE), lowest.index).clip(upper=0)
+    table = (days + against.reindex(days.index, fill_value=0.0)).rename("evidence").reset_index()
+    table = table.sort_values("evidence", ascending=False, kind="stable")
+    rank = table.groupby("site").cumcount() + 1
+    heard = table["evidence"].where(rank == 1, table["evidence"].clip(lower=0)) * 2 / (rank * (rank + 1))
+    combined = heard.groupby(table["site"]).sum()
+    probability: np.ndarray = expit(base + combined.to_numpy())
+    return probability
+
+
+def find_sites(frame: pd.DataFrame, *, radius_m: float = 50.0, prior: float | None) -> pd.DataFrame:
+    """One row a roadwork site, the most probable first.
+
+    **The rule.** A position where a photo was called Roadwork is a *core* if no core lies within the radius; positions
+    are asked in the order of how many others lie within the radius of them, the most first. Each photo belongs to its
+    nearest core, if that is within the radius. So a site never reaches farther than the radius from its core, and a
+    motorway with five kilometres of detections is a row of sites, at most one in each radius, not one long one. (Leader
+    clustering, Hartigan, Clustering Algorithms, 1975, the leaders being density peaks. Linking neighbours, as DBSCAN
+    does, would chain.)
+
+    Photos without a position or a probability, those that abstain, and repeated rows have no part. The order of rows
+    does not matter. Time grows with the photos, not with their pairs.
+
+    Args:
+        frame: a row a photo: latitude and longitude in degrees, NaN where unknown; the calibrated probability; the
+            label, `Roadwork` or `None`; abstain; captured_at, as ISO 8601 text or null; filename.
+        radius_m: see above, 5 to 1000.
+        prior: share of Roadwork that the probabilities are meant for; None counts as 0.5.
+
+    Returns:
+        site_id: made from the site's first photo, so that it stays when photos are added.
+        latitude, longitude: of the centre of its Roadwork photos, in degrees. That is where the cameras stood.
+        radius_m: from there to the farthest of them.
+        n_photos: called Roadwork.
+        n_photos_nearby_without: called None, within the radius of the core, and not nearer to another site's.
+        first_seen, last_seen: captured_at of the first and last Roadwork photo as it came; None where none is known.
+        probability: `combine_photos` says how.
+        photos: names of up to 20 of its Roadwork photos, the most probable first.
+
+    Raises:
+        ConfigError: the radius or the prior is out of range.
+        DataError: a column is missing.
+    """
+    low, high = _RADIUS_RANGE_M
+    if not low <= radius_m <= high:
+        raise ConfigError(f"The radius of a site is {radius_m} m; it must be {low:g} to {high:g}.")
+    missing = [name for name in PHOTO_COLUMNS if name not in frame]
+    if missing:
+        raise DataError(f"The table of photos lacks {', '.join(missing)}; it must have {', '.join(PHOTO_COLUMNS)}.")
+    photos = _prepare(frame)
+    gps, is_roadwork = photos[["latitude", "longitude"]].to_numpy(), photos["is_roadwork"].to_numpy()
+    if not is_roadwork.any():
+        return pd.DataFrame(columns=list(SITE_COLUMNS))
+    cores = _find_cores(gps[is_roadwork], radius_m / 1000)
+    distance_km, photos["site"] = PositionTree(cores).nearest(gps)
+    photos["day"] = _local_day(photos["captured_at"], cores[photos["site"], 1])
+    # A Roadwork photo is within the radius of a core by construction; rounding must not lose it.
+    near = photos[is_roadwork | (distance_km <= radius_m / 1000)]
+    sites = _describe(near[near["is_roadwork"]])
+    sites["n_photos_nearby_without"] = np.bincount(near["site"][~near["is_roadwork"]], minlength=len(cores))
+    sites["probability"] = combine_photos(near, prior=prior)
+    ranked = sites.sort_values(["probability", "site_id"], ascending=[False, True], ignore_index=True)
+    return ranked[list(SITE_COLUMNS)]
+
+
+def _prepare(frame: pd.DataFrame) -> pd.DataFrame:
+    """The photos that say something of a place, each once, the first taken first."""
+    is_answered = frame[["latitude", "longitude", "probability"]].notna().all(axis=1) & ~frame["abstain"].astype(bool)
+    photos = frame.loc[is_answered, list(PHOTO_COLUMNS)].reset_index(drop=True)
+    photos["is_roadwork"] = photos.pop("label") == ROADWORK
+    photos["captured_at"] = photos["captured_at"].astype("string")
+    photos["time"] = pd.to_datetime(photos["captured_at"], format="ISO8601", utc=True, errors="coerce")
+    order = ["time", "filename", "latitude", "longitude", "probability"]
+    return photos.drop(columns="abstain").drop_duplicates().sort_values(order, ignore_index=True)
+
+
+def _find_cores(gps: np.ndarray, radius_km: float) -> np.ndarray:
+    """(K, 2) latitude, longitude of the cores among positions (N, 2), each farther than the radius from the others."""
+    places = np.unique(gps, axis=0)
+    vectors = unit_vectors(places)
+    chord = chord_of(radius_km)
+    # Counted in grid cells, since in a dense city each position has thousands of others around it.
+    cells, cell_of_place = np.unique(np.floor(vectors * (_CELLS_A_RADIUS / chord)), axis=0, return_inverse=True)
+    n_around = cKDTree(cells).query_ball_point(cells, _CELLS_A_RADIUS, return_length=True, workers=-1)[cell_of_place]
+    tree = cKDTree(vectors)
+    is_taken = np.zeros(len(places), dtype=bool)
+    cores = []
+    for place in np.argsort(-n_around, kind="stable").tolist():
+        if not is_taken[place]:
+            cores.append(place)
+            is_taken[tree.query_ball_point(vectors[place], chord)] = True
+    chosen: np.ndarray = places[cores]
+    return chosen
+
+
+def _local_day(captured_at: pd.Series[str], longitude: np.ndarray) -> pd.Series[str]:
+    """The date where and when each photo was taken, "" where unknown.
+
+    A time with an offset, or without a zone, is local already. To one in UTC the sun's time of the longitude (N,) is
+    added: by UTC's own date, one American afternoon would be two days.
+    """
+    local = pd.to_datetime(captured_at.str.replace(_ZONE, "", regex=True), format="ISO8601", errors="coerce")
+    is_utc = captured_at.str.contains(_UTC).fillna(value=False).to_numpy(dtype=bool)
+    local += pd.to_timedelta(np.where(is_utc, longitude / 15, 0.0), "h")
+    return local.dt.strftime("%Y-%m-%d").fillna("")
+
+
+def _describe(roadwork: pd.DataFrame) -> pd.DataFrame:
+    """A row a site of what its Roadwork photos, the first taken first, say but the probability."""
+    by_site = roadwork.groupby("site")
+    sums = by_site[["latitude"]].count()  # its index names the sites
+    for axis, component in zip("xyz", unit_vectors(roadwork[["latitude", "longitude"]].to_numpy()).T, strict=True):
+        sums[axis] = pd.Series(component, roadwork.index).groupby(roadwork["site"]).sum()
+    centers = degrees_of(sums[["x", "y", "z"]].to_numpy())
+    from_center_km = haversine_km(roadwork[["latitude", "longitude"]].to_numpy(), centers[roadwork["site"]])
+    known = roadwork[roadwork["time"].notna()].astype({"captured_at": object}).groupby("site")["captured_at"]
+    first_seen, last_seen = (seen.reindex(sums.index).astype(object) for seen in (known.first(), known.last()))
+    first = roadwork.drop_duplicates("site").sort_values("site")[["filename", "latitude", "longitude", "captured_at"]]
+    ranked = roadwork.sort_values(["site", "probability", "filename"], ascending=[True, False, True])
+    named = ranked[ranked.groupby("site").cumcount() < MAX_PHOTOS_NAMED]
+    ends = named.groupby("site").size().cumsum().to_numpy()
+    return pd.DataFrame({
+        "site_id": [_name_site(*row) for row in first.itertuples(index=False)],
+        "latitude": centers[:, 0],
+        "longitude": centers[:, 1],
+        "radius_m": 1000 * pd.Series(from_center_km, roadwork.index).groupby(roadwork["site"]).max(),
+        "n_photos": by_site.size(),
+        "first_seen": first_seen.where(first_seen.notna(), None),
+        "last_seen": last_seen.where(last_seen.notna(), None),
+        "photos": [part.tolist() for part in np.split(named["filename"].to_numpy(object), ends[:-1])],
+    })  # fmt: skip
+
+
+def _name_site(*first_photo: object) -> str:
+    return hashlib.sha256(repr(first_photo).encode()).hexdigest()[:12]
+
+
+def write_sites(sites: pd.DataFrame, path: Path) -> None:
+    """Writes sites, as `find_sites` gives them, atomically: GeoJSON (RFC 7946), or csv with the photos' names as JSON.
+
+    Raises:
+        ConfigError: the name ends in none of .geojson, .json, .csv.
+    """
+    if path.suffix.lower() not in _SUFFIXES:
+        raise ConfigError(f"{path} cannot be written; sites go to a file that ends in {', '.join(_SUFFIXES)}.")
+    rounded = sites.assign(
+        latitude=sites["latitude"].astype(float).round(_DECIMALS),
+        longitude=sites["longitude"].astype(float).round(_DECIMALS),
+        radius_m=sites["radius_m"].astype(float).round(1),
+        probability=sites["probability"].astype(float).round(_DECIMALS),
+    )
+    with atomic_path(path) as temporary:
+        if path.suffix.lower() == ".csv":
+            names = [json.dumps(photos, ensure_ascii=False) for photos in rounded["photos"]]
+            rounded.assign(photos=names).to_csv(temporary, index=False)
+        else:
+            features = [_feature(row) for row in rounded.to_dict("records")]
+            content = {"type": "FeatureCollection", "features": features}
+            temporary.write_text(json.dumps(content, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _feature(site: dict[Any, Any]) -> dict[str, Any]:
+    longitude, latitude = site.pop("longitude"), site.pop("latitude")
+    properties = {name: None if value is None or value is pd.NA else value for name, value in site.items()}
+    return {
+        "type": "Feature",
+        "id": properties["site_id"],
+        "geometry": {"type": "Point", "coordinates": [longitude, latitude]},
+        "properties": properties,
+    }
+
+
+def write_prediction_sites(path: Path, records: Callable[[], Iterable[Record]], prior: float | None) -> int:
+    """Writes the sites of a prediction as GeoJSON, and gives their number.
+
+    Args:
+        path: of the file.
+        records: gives them anew, in a stream, at each call.
+        prior: share of Roadwork that the probabilities are meant for; None where uncalibrated.
+    """
+    sites = find_sites(rows_near_roadwork(records), radius_m=SITE_RADIUS_M, prior=prior)
+    write_sites(sites, path)
+    return len(sites)
+
+
+def rows_near_roadwork(records: Callable[[], Iterable[Record]]) -> pd.DataFrame:
+    """Detections that have a position, and the photos within a site's radius of one; others are in no site.
+
+    So memory grows with the detections, not with the photos.
+    """
+    detections = [(r.latitude, r.longitude) for r in records() if r.label == ROADWORK and r.has_gps]
+    if not detections:
+        return _as_frame([])
+    tree = PositionTree(np.array(detections, dtype=np.float64))
+    chunks = []
+    for placed in _in_chunks(record for record in records() if record.label is not None and record.has_gps):
+        distance_km, _ = tree.nearest(placed[["latitude", "longitude"]].to_numpy(np.float64))
+        chunks.append(placed[distance_km <= SITE_RADIUS_M / 1000])
+    return pd.concat(chunks, ignore_index=True)
+
+
+def _in_chunks(records: Iterator[Record]) -> Iterator[pd.DataFrame]:
+    while rows := list(islice(records, _ROWS_AT_ONCE)):
+        yield _as_frame(rows)
+
+
+def _as_frame(records: list[Record]) -> pd.DataFrame:
+    return pd.DataFrame([record.as_row() for record in records], columns=list(COLUMNS))

@@ -1,1 +1,0 @@
-"""Several runs as one detector: their logits averaged."""

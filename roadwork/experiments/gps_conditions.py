@@ -1,0 +1,234 @@
+"""The GPS weighting experiment: its data and its conditions."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from roadwork.core.errors import ConfigError
+from roadwork.data.dataset import UnreadableLedger
+from roadwork.data.deployment import find_deployment
+from roadwork.data.features import compute_features
+from roadwork.data.samplers.gps_weighted_sampler import GPSWeightedSampler
+from roadwork.data.samplers.stratified_sampler import WeightClasses, draw_systematic
+from roadwork.data.source import find_groups, find_splits, read_dataset
+from roadwork.data.table import SampleTable
+from roadwork.experiments.heads import HeadSettings
+from roadwork.metrics.intervals import effective_groups
+from roadwork.models.build import build_model
+from roadwork.settings import SPLIT_NAMES, GpsSamplingSettings, Settings
+
+logger = logging.getLogger(__name__)
+
+UNIFORM, GPS, PLACEBO = "uniform", "gps", "placebo"
+
+# Draws uniformly in the first half of its steps, and by GPS in the second, which moves the last layer only.
+LAST_LAYER = "gps_last_layer"
+ARMS = (UNIFORM, "class_balanced", GPS, PLACEBO, LAST_LAYER, "gps_half_dose")
+FACTS = ("effective_rows", "effective_groups", "weight_label_correlation", "roadwork_share", "roadwork_share_drawn")
+
+# val_test stays closed: its rows are in no fold, and neither their labels nor their features are used.
+DEVELOPMENT_SPLITS = SPLIT_NAMES[:3]
+
+
+@dataclass
+class TrainingRows:
+    """The rows that a head may learn from, as the sampler reads them.
+
+    Attributes:
+        gps: (n, 2) latitude, longitude in degrees, NaN where missing.
+        labels: (n,) 0 or 1.
+        groups: (n,) names.
+    """
+
+    gps: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def weigh_arms(
+    rows: TrainingRows, centers_deg: np.ndarray, sampling: GpsSamplingSettings, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """The weights (n,) of the training rows in each of `ARMS`; those of GPS come from the sampler itself.
+
+    Args:
+        rows: n training rows.
+        centers_deg: (K, 2) the deployment's cluster centres.
+        sampling: the configuration of the sampler.
+        rng: of the placebo.
+    """
+
+    def weigh_by_gps(rows: TrainingRows, dose: float = 1.0) -> np.ndarray:
+        sampler = GPSWeightedSampler(
+            rows,
+            centers_deg,
+            n_clusters=len(centers_deg),
+            weight_brackets=[[low, high, float(weight) ** dose] for low, high, weight in sampling.weight_brackets],
+            random_seed=sampling.random_seed,
+            missing_weight=sampling.missing_weight**dose,
+            balance_labels=sampling.balance_labels,
+        )
+        return sampler.weights
+
+    by_gps = weigh_by_gps(rows)
+    label_counts = np.bincount(rows.labels, minlength=2)
+    return {
+        UNIFORM: np.ones(len(rows)),
+        "class_balanced": len(rows) / (2 * label_counts[rows.labels]),
+        GPS: by_gps,
+        PLACEBO: weigh_by_gps(shuffle_positions(rows, rng)),
+        LAST_LAYER: by_gps,
+        "gps_half_dose": weigh_by_gps(rows, dose=0.5),
+    }
+
+
+def shuffle_positions(rows: TrainingRows, rng: np.random.Generator) -> TrainingRows:
+    """The rows with their positions shuffled among groups, so that weights still come in runs of a group.
+
+    The groups are laid end to end in one random order, their positions in another, and the first row takes the first
+    position. So exactly the same positions are there, and with them the same weights. Where groups differ in size, the
+    positions of one may fall to a part of a group, or to neighbours in the order.
+    """
+    _, codes = np.unique(rows.groups, return_inverse=True)
+    n_groups = codes.max() + 1
+    takers, givers = (np.argsort(rng.permutation(n_groups)[codes], kind="stable") for _ in range(2))
+    gps = np.empty_like(rows.gps)
+    gps[takers] = rows.gps[givers]
+    return replace(rows, gps=gps)
+
+
+def draw_rows(weights: np.ndarray, n_draws: int, seed: list[int]) -> np.ndarray:
+    """(n_draws,) int64 row numbers: epoch after epoch, each drawn systematically by weight as the sampler does.
+
+    Args:
+        weights: (n,) of a few distinct values.
+        n_draws: how many rows to draw in all.
+        seed: numbers >= 0; the epoch is added to them.
+    """
+    values, index = np.unique(weights, return_inverse=True)
+    classes = WeightClasses.from_index(index, values)
+    n_epochs = -(-n_draws // len(weights))
+    epochs = [draw_systematic(classes, np.random.default_rng([*seed, epoch])) for epoch in range(n_epochs)]
+    return np.concatenate(epochs)[:n_draws].astype(np.int64)
+
+
+def describe_weights(weights: np.ndarray, rows: TrainingRows) -> dict[str, float]:
+    """What weights (n,) do to the training rows: one figure for each of `FACTS`.
+
+    Effective numbers are Kish's, (sum w)^2 / sum w^2, of rows and of the groups' sums of weights. The correlation is
+    Pearson's, 0 where all weights or labels are equal. The share drawn is the expected share of Roadwork in a batch.
+    """
+    _, codes = np.unique(rows.groups, return_inverse=True)
+    is_constant = np.ptp(weights) == 0 or np.ptp(rows.labels) == 0
+    figures = (
+        effective_groups(weights),
+        effective_groups(np.bincount(codes, weights)),
+        0.0 if is_constant else float(np.corrcoef(weights, rows.labels)[0, 1]),
+        float(rows.labels.mean()),
+        float(weights @ rows.labels / weights.sum()),
+    )
+    return dict(zip(FACTS, figures, strict=True))
+
+
+@dataclass(frozen=True)
+class GpsExperiment:
+    """What the experiment runs on.
+
+    Attributes:
+        table: the N rows of all splits but val_test.
+        groups: (N,) names; rows of one group are never separated.
+        features: (N, D) float32, of a frozen backbone.
+        target_deg: (M, 2) latitude, longitude in degrees of the deployment.
+        target_source: where the target comes from, in words.
+        sampling: the sampler's configuration.
+        heads: how heads are trained.
+        n_folds: of each seed's cross-validation.
+        backbone: identifies what the features come from.
+    """
+
+    table: SampleTable
+    groups: np.ndarray
+    features: np.ndarray
+    target_deg: np.ndarray
+    target_source: str
+    sampling: GpsSamplingSettings
+    heads: HeadSettings
+    n_folds: int
+    backbone: str = ""
+
+    def key(self, *code: object) -> str:
+        """SHA-256 over all that a seed's result depends on: these inputs, and what `code` says of the code."""
+        digest = hashlib.sha256(repr((*code, self.sampling, self.heads, self.n_folds)).encode())
+        for text in (self.table.ids, self.groups):
+            digest.update("\x1f".join(map(str, text)).encode())
+        for values in (self.table.labels, self.table.gps, self.features, self.target_deg):
+            digest.update(np.ascontiguousarray(values).data)
+        return digest.hexdigest()
+
+
+def prepare_experiment(settings: Settings, heads: HeadSettings, n_folds: int) -> GpsExperiment:
+    """Reads the data and computes the features that a configuration names.
+
+    Raises:
+        ConfigError, DataError, SplitError: the configuration or the data cannot be used.
+    """
+    if settings.data.extra:
+        raise ConfigError(
+            f"data.extra mixes in {', '.join(extra.dataset_name for extra in settings.data.extra)}. The experiment on "
+            "GPS weighting draws by its arms' weights alone, without shares: set data.extra=[]."
+        )
+    table, source = read_dataset(settings.data)
+    groups = find_groups(settings.data, table, source)
+    for note in (*table.notes, *groups.notes):
+        logger.info(note)
+    split_names = find_splits(settings, table, groups).names_by_row(table)
+    target_deg, target_source = find_deployment(settings.data, table, split_names)
+    if not settings.model.pretrained:
+        logger.warning(
+            "model.pretrained is false: the frozen features come from RANDOM weights of %s and are weak, so the "
+            "experiment says little of a trained network. Name a pretrained backbone, such as model=dinov2_base.",
+            settings.model.name,
+        )
+    rows = np.flatnonzero(np.isin(split_names, DEVELOPMENT_SPLITS) & ~groups.set_aside)
+    ledger = UnreadableLedger(table, settings.data.max_unreadable)
+    features = compute_features(_build_network(settings), settings, ledger, source, rows)
+    return GpsExperiment(
+        table.take(features.rows),
+        groups.names[features.rows],
+        features.values,
+        target_deg,
+        target_source,
+        settings.data.gps_sampling,
+        heads,
+        n_folds,
+        features.backbone,
+    )
+
+
+def _build_network(settings: Settings) -> PreTrainedModel:
+    """The configured network; without pretrained weights it is random, drawn from `training.seed`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.training.seed)
+        return build_model(settings.model, settings.data.img_size)
+
+
+def build_sampler(experiment: GpsExperiment) -> GPSWeightedSampler:
+    """The configured sampler on all rows of the experiment: its clusters and distances serve every fold."""
+    sampling = experiment.sampling
+    return GPSWeightedSampler(
+        TrainingRows(experiment.table.gps, experiment.table.labels, experiment.groups),
+        experiment.target_deg,
+        n_clusters=sampling.n_clusters,
+        weight_brackets=sampling.weight_brackets,
+        random_seed=sampling.random_seed,
+        missing_weight=sampling.missing_weight,
+        balance_labels=sampling.balance_labels,
+    )

@@ -1,1 +1,0 @@
-"""From an exported folder to answers: one photo, many, or a web service."""

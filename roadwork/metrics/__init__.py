@@ -1,0 +1,1 @@
+"""Metrics from labels and probabilities, with intervals; no model is needed."""

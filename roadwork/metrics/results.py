@@ -1,0 +1,248 @@
+"""What a predictions table says of a detector: figures with their intervals, by distance, and against a target."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from roadwork.core.errors import ConfigError, DataError
+from roadwork.metrics.classification import decide, mcc, score_all
+from roadwork.metrics.intervals import (
+    BOOTSTRAP,
+    Interval,
+    count_by_group,
+    count_intervals,
+    effective_groups,
+    groups_to_show,
+    ranking_intervals,
+)
+
+SHOWN, EXCLUDED, UNDECIDED = "shown", "excluded", "not decided by this set"
+_UNDEFINED: Interval = (math.nan, math.nan)
+_MEANINGS = {
+    "mcc": "1 perfect, 0 no better than chance",
+    "accuracy": "decisions that are right",
+    "precision": "right among those called Roadwork",
+    "recall": "found among those with Roadwork",
+    "f1": "harmonic mean of the two above",
+    "auroc": "pairs in which Roadwork ranks higher",
+    "auprc": "mean precision over all thresholds",
+}
+
+
+def evaluate_predictions(
+    frame: pd.DataFrame,
+    *,
+    target_mcc: float,
+    draws: int,
+    seed: int,
+    brackets: Sequence[tuple[float, float]],
+    threshold: float = 0.5,
+) -> dict[str, Any]:
+    """Figures of one split, ready for JSON: None where a figure or an interval is undefined.
+
+    Args:
+        frame: The split's rows of a predictions table; its column `probability` decides.
+        target_mcc: The MCC that the split is held against, above 0 and at most 1.
+        draws: Bootstrap samples.
+        seed: Of the bootstrap.
+        brackets: Half-open ranges [from, to) of kilometres to the nearest deployment centre.
+        threshold: A probability that reaches it is Roadwork.
+
+    Raises:
+        ConfigError: The target is out of range.
+        DataError: There is no row.
+    """
+    if not 0 < target_mcc <= 1:
+        raise ConfigError(f"evaluation.target_mcc is {target_mcc}; it must be above 0 and at most 1.")
+    if frame.empty:
+        raise DataError("There are no predictions to evaluate. Does splits.json give this split any row?")
+    labels, probabilities, groups = (frame[name].to_numpy() for name in ("label", "probability", "group"))
+    counts = count_by_group(labels, probabilities, groups, threshold)
+    figures = score_all(labels, probabilities, threshold)
+    method, intervals = count_intervals(counts, draws=draws, seed=seed)
+    if method == BOOTSTRAP:
+        intervals |= ranking_intervals(labels, probabilities, groups, draws=draws, seed=seed)
+    if len(np.unique(labels)) == 1:
+        # scikit-learn's 0 would read as a detector that fails, where nothing can be said.
+        figures["mcc"], intervals["mcc"] = math.nan, _UNDEFINED
+    result: dict[str, Any] = {}
+    for name, value in figures.items():
+        low, high = intervals.get(name, _UNDEFINED)
+        result |= {name: _json(value), f"{name}_low": _json(low), f"{name}_high": _json(high)}
+    confusion = dict(zip(("tn", "fp", "fn", "tp"), counts.sum(axis=0).tolist(), strict=True))
+    result |= {"n": len(frame), "groups": len(counts), "confusion": confusion, "method": method}
+    result["by_distance"] = [
+        {"from_km": _json(start), "to_km": _json(end)}
+        | evaluate_slice(rows, draws=draws, seed=seed, threshold=threshold)
+        for start, end, rows in _cut_by_distance(frame, brackets)
+    ]
+    result["target"] = _hold_against_target(result, counts, target_mcc)
+    return result
+
+
+def errors_allowed(nones: int, roadworks: int, target_mcc: float) -> tuple[int, int]:
+    """The most errors that keep the MCC at the target: spread evenly over the classes, and all in the worse class."""
+    errors = np.arange(2 * min(nones, roadworks) + 1)
+    fewer, more = errors // 2, errors - errors // 2
+    one_class = errors[: min(nones, roadworks) + 1]
+
+    def count_kept(fp: np.ndarray, fn: np.ndarray) -> int:
+        counts = np.stack([nones - fp, fp, fn, roadworks - fn], axis=-1)
+        return int((mcc(counts) >= target_mcc - 1e-12).sum()) - 1
+
+    evenly = min(count_kept(fewer, more), count_kept(more, fewer))
+    at_worst = min(count_kept(one_class, 0 * one_class), count_kept(0 * one_class, one_class))
+    return evenly, at_worst
+
+
+def _hold_against_target(result: dict[str, Any], counts: np.ndarray, target_mcc: float) -> dict[str, Any]:
+    tn, fp, fn, tp = counts.sum(axis=0).tolist()
+    low, high = result["mcc_low"], result["mcc_high"]
+    target: dict[str, Any] = {"mcc": target_mcc, "errors": fp + fn}
+    if low is None:
+        sentence = "This set holds one class only, so it has no MCC."
+        return target | {
+            "verdict": UNDECIDED,
+            "errors_allowed": None,
+            "errors_allowed_in_one_class": None,
+            "error_free_groups_needed": None,
+            "sentence": sentence,
+        }
+    verdict = SHOWN if low >= target_mcc else EXCLUDED if high < target_mcc else UNDECIDED
+    evenly, at_worst = errors_allowed(tn + fp, fn + tp, target_mcc)
+    # Groups of unequal size tell less than their number.
+    needed = groups_to_show(target_mcc, (fn + tp) / counts.sum()) * len(counts) / effective_groups(counts.sum(axis=1))
+    groups = math.ceil(needed) if math.isfinite(needed) else "inf"
+    room = (
+        f"at most {evenly:,} errors spread evenly over the classes ({at_worst:,} if all fall in one)"
+        if evenly
+        else "no error"
+    )
+    sentence = (
+        f"An MCC of {target_mcc:g} is {verdict}: the 95 % interval runs from {low:.4f} to {high:.4f}. "
+        f"A set of {result['n']:,} rows, {fn + tp:,} of them Roadwork, allows {room}; this one has {fp + fn:,}."
+    )
+    if verdict != SHOWN and groups == "inf":
+        sentence += " No set, however large, can show a perfect MCC."
+    elif verdict != SHOWN:
+        sentence += f" To show it without one error takes {groups:,} groups like these; this one has {len(counts):,}."
+    return target | {
+        "verdict": verdict,
+        "errors_allowed": evenly,
+        "errors_allowed_in_one_class": at_worst,
+        "error_free_groups_needed": groups,
+        "sentence": sentence,
+    }
+
+
+def _cut_by_distance(
+    frame: pd.DataFrame, brackets: Sequence[tuple[float, float]]
+) -> list[tuple[float | None, float | None, pd.DataFrame]]:
+    distance = frame["distance_km"]
+    cuts: list[tuple[float | None, float | None, pd.DataFrame]] = [
+        (start, end, frame[(distance >= start) & (distance < end)]) for start, end in brackets
+    ]
+    without_gps = frame[distance.isna()]
+    return cuts if without_gps.empty else [*cuts, (None, None, without_gps)]
+
+
+def evaluate_slice(rows: pd.DataFrame, *, draws: int, seed: int, threshold: float = 0.5) -> dict[str, Any]:
+    """Rows, groups, errors and the MCC with its interval of a part of a split, ready for JSON.
+
+    MCC and interval are None where the part holds one class only, or nothing.
+
+    Args:
+        rows: of a predictions table; the column `probability` decides.
+        draws: Bootstrap samples.
+        seed: Of the bootstrap.
+        threshold: A probability that reaches it is Roadwork.
+    """
+    labels, probabilities = rows["label"].to_numpy(), rows["probability"].to_numpy()
+    sizes: dict[str, Any] = {"n": len(rows), "groups": rows["group"].nunique()}
+    if rows["label"].nunique() < 2:
+        errors = int((labels != decide(probabilities, threshold)).sum())
+        return sizes | {"errors": errors, "mcc": None, "mcc_low": None, "mcc_high": None, "method": None}
+    counts = count_by_group(labels, probabilities, rows["group"].to_numpy(), threshold)
+    total = counts.sum(axis=0)
+    method, intervals = count_intervals(counts, draws=draws, seed=seed)
+    low, high = intervals["mcc"]
+    errors = int(total[1] + total[2])
+    return sizes | {
+        "errors": errors, "mcc": _json(float(mcc(total))), "mcc_low": low, "mcc_high": high, "method": method
+    }  # fmt: skip
+
+
+def _json(value: float | None) -> float | str | None:
+    if value is None or math.isnan(value):
+        return None
+    return value if math.isfinite(value) else "inf"
+
+
+def format_results(name: str, result: dict[str, Any]) -> Group:
+    """A split's result for a terminal of 80 columns: figures, confusion matrix, by distance, and the verdict."""
+    title = Text.assemble((name, "bold"), f": {result['n']:,} rows in {result['groups']:,} groups")
+    verdict = Text.assemble(("Verdict  ", "bold"), result["target"]["sentence"])
+    leaks = [Text.assemble(("Leaks  ", "bold red"), leak) for leak in result.get("leaks", [])]
+    tables = (_figures_table(result), _confusion_table(result["confusion"]), _distance_table(result))
+    return Group(title, *tables, *leaks, verdict)
+
+
+def _figures_table(result: dict[str, Any]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, caption=f"  intervals: {result['method']}", caption_justify="left")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    table.add_column("95 % interval", justify="center")
+    table.add_column("meaning", style="dim")
+    for name, meaning in _MEANINGS.items():
+        label = name.capitalize() if name in ("accuracy", "precision", "recall") else name.upper()
+        interval = _show_interval(result[f"{name}_low"], result[f"{name}_high"])
+        table.add_row(label, _show(result[name]), interval, meaning, style="bold" if name == "mcc" else None)
+    if result["method"] != BOOTSTRAP:
+        table.caption = f"{table.caption} (too few errors for AUROC and AUPRC)"
+    return table
+
+
+def _confusion_table(confusion: dict[str, int]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("the photo shows")
+    table.add_column("called None", justify="right")
+    table.add_column("called Roadwork", justify="right")
+    table.add_row("None", f"{confusion['tn']:,}", f"{confusion['fp']:,}")
+    table.add_row("Roadwork", f"{confusion['fn']:,}", f"{confusion['tp']:,}")
+    return table
+
+
+def _distance_table(result: dict[str, Any]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("km to deployment")
+    for header in ("rows", "groups", "errors", "MCC"):
+        table.add_column(header, justify="right")
+    table.add_column("95 % interval", justify="center")
+    for row in result["by_distance"]:
+        interval = _show_interval(row["mcc_low"], row["mcc_high"])
+        sizes = (f"{row[key]:,}" for key in ("n", "groups", "errors"))
+        table.add_row(_show_range(row["from_km"], row["to_km"]), *sizes, _show(row["mcc"]), interval)
+    return table
+
+
+def _show_range(start: float | None, end: float | str | None) -> str:
+    if start is None:
+        return "unknown (no GPS)"
+    return f"{start:g} or more" if end == "inf" else f"{start:g} to {end:g}"
+
+
+def _show(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _show_interval(low: float | None, high: float | None) -> str:
+    return "-" if low is None else f"{_show(low)} to {_show(high)}"

@@ -1,0 +1,118 @@
+"""Stochastic depth and dropout before the head."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from roadwork.core.errors import ConfigError
+from roadwork.models.head import head_of
+
+logger = logging.getLogger(__name__)
+
+
+# A block is known by its children: those in which its residual branches end, and those that no other part has. Most
+# blocks of transformers have a place for drop path already; after it come ViT, then SigLIP and CLIP, then ResNet.
+_BLOCKS = (
+    (("drop_path",), ()),
+    (("attention", "mlp"), ("layernorm_before",)),
+    (("self_attn", "mlp"), ()),
+    (("layer",), ("shortcut",)),
+)
+
+
+class _DropOutput:
+    """Zeroes what a module gives for a share of the images, in the module's own mode: in evaluation it does nothing."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+    def __call__(self, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
+        del arguments
+        if not module.training:
+            return output
+        if isinstance(output, tuple):
+            return drop_images(output[0], self.share), *output[1:]
+        return drop_images(output, self.share)
+
+
+def drop_images(values: Tensor, share: float) -> Tensor:
+    """Values (B, ...) with a share of the images zeroed, and the others divided by 1 - share, so that the mean stays.
+
+    Huang et al., Deep networks with stochastic depth, ECCV 2016; scaled as in timm.
+    """
+    if share == 0:
+        return values
+    kept = torch.empty(values.shape[0], *[1] * (values.dim() - 1), dtype=values.dtype, device=values.device)
+    return values * (kept.bernoulli_(1 - share) / (1 - share))
+
+
+def set_drop_path(network: PreTrainedModel, share: float) -> None:
+    """Gives each residual branch its share of images that skip it: 0 in the first block, rising linearly to the last.
+
+    The rule is timm's. No weight's name changes, nor, in evaluation mode, a bit of what the network says.
+
+    Args:
+        network: it is changed in place.
+        share: of the last block; 0 leaves what the network's own configuration says.
+
+    Raises:
+        ConfigError: roadwork does not know its residual branches, or it has fewer than two blocks.
+    """
+    if share == 0:
+        own = getattr(network.config, "drop_path_rate", 0)
+        if own:
+            logger.info("Drop path is %s by the network's own configuration (drop_path_rate).", own)
+        return
+    blocks = _find_blocks(network)
+    if len(blocks) < 2:
+        reason = "has one residual block" if blocks else "is not known to be made of residual blocks"
+        raise ConfigError(
+            f"model.drop_path is {share}, but this {network.config.model_type} {reason}, and the first block is never "
+            "skipped. Set it to 0, or choose another network."
+        )
+    rates = torch.linspace(0, share, len(blocks), device="cpu").tolist()
+    for (block, branches), rate in zip(blocks, rates, strict=True):
+        if branches == ("drop_path",):
+            block.drop_path = nn.Identity()  # in place of one by its own configuration
+        for branch in branches:
+            block.get_submodule(branch).register_forward_hook(_DropOutput(rate))
+    logger.info("Drop path in %d blocks, from 0 to %g.", len(blocks), share)
+
+
+def _find_blocks(network: nn.Module) -> list[tuple[nn.Module, tuple[str, ...]]]:
+    """The blocks from the first to the last, each with the names of its residual branches."""
+    for branches, others in _BLOCKS:
+        wanted = {*branches, *others}
+        blocks = [module for module in network.modules() if wanted <= {name for name, _ in module.named_children()}]
+        if blocks:
+            return [(block, branches) for block in blocks]
+    return []
+
+
+class _DropInput:
+    """Dropout on what a module is given, in that module's mode: no weight's name changes, and no export knows of it."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+    def __call__(self, module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        features, *others = arguments
+        return F.dropout(features, self.share, module.training), *others
+
+
+def set_head_dropout(network: nn.Module, share: float) -> None:
+    """Zeroes a share of the features before the head, in training; the others are divided by 1 - share.
+
+    It is on the head itself, so it also acts where the head alone is called, on features that were kept.
+
+    Raises:
+        ConfigError: the network has no head.
+    """
+    if share:
+        head_of(network).register_forward_pre_hook(_DropInput(share))

@@ -1,0 +1,281 @@
+"""Rows of the wiring table: callbacks, adapter, loss, frozen backbone."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from typing import cast
+
+import numpy as np
+import torch
+from sklearn.metrics import confusion_matrix, matthews_corrcoef
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from roadwork.data.dataset import ImageStore
+from roadwork.data.features import FeatureDataset, choose_device, compute_features
+from roadwork.models.head import find_head, in_evaluation_mode
+from roadwork.preflight.recorder import Observations, Weights, WireRow
+from roadwork.settings import TrainingSettings
+from roadwork.training.linear_probe import why_no_features
+from roadwork.training.lora.targets import adapter_summary
+from roadwork.training.trainers.base_trainer import MONITOR
+
+# An average kept in float32 against its replay in float64, relative above 1.
+EMA_TOLERANCE = 1e-5
+
+# peft's names: of what it wraps, of a layer's own weights inside, and of the head's trained copy.
+_WRAPPED, _OWN, _HEAD = "base_model.model.", ".base_layer.", ".modules_to_save."
+TOLERANCE = 1e-4
+CHANCE = 5.0  # standard deviations that the draws of an epoch may lie off
+COMPARED = 8
+FEATURE_TOLERANCE = 1e-4
+
+# Batches of another size can take other kernels, which round more coarsely than a CPU's (TF32).
+DEVICE_TOLERANCE = 1e-2
+
+
+def callback_rows(seen: Observations) -> Iterator[WireRow]:
+    """Each callback's number of calls, then what it did."""
+    for callback, counter in seen.calls.items():
+        wanted = {
+            "on_train_batch_end": seen.n_train,
+            "on_validation_batch_end": seen.n_validation,
+            "on_validation_start": 1,
+            "on_validation_end": 1,
+        }
+        yield WireRow(
+            f"{type(callback).__name__} called",
+            ", ".join(f"{name} {count} times" for name, count in counter.calls.items()),
+            all(count == wanted[name] for name, count in counter.calls.items()),
+            f"register it in the Trainer; Lightning calls its hooks {wanted} times here",
+        )
+    yield _mcc_row(seen)
+    if seen.trainer.settings.training.adapter == "adalora":
+        yield _adalora_row(seen)
+    if hasattr(seen.trainer, "ema_callback"):
+        yield _ema_average_row(seen)
+        yield _ema_swap_row(seen)
+
+
+def _mcc_row(seen: Observations) -> WireRow:
+    """Against scikit-learn; the counts too, since where one class is all that is said MCC is 0 whatever the labels."""
+    labels = torch.cat(seen.probe.validation.labels).numpy()
+    decisions = torch.cat(seen.probe.validation.logits).argmax(dim=1).numpy()
+    with warnings.catch_warnings():  # scikit-learn's, where labels and decisions are all of one class
+        warnings.filterwarnings("ignore", "A single label was found")
+        reference = float(matthews_corrcoef(labels, decisions))
+    counts = confusion_matrix(labels, decisions, labels=[0, 1])
+    logged = seen.logged.get(MONITOR)
+    counted = seen.trainer.mcc_callback.confusion.numpy()
+    return WireRow(
+        "MCC",
+        f"{MONITOR} logged as {logged if logged is None else f'{logged:.6f}'} from the counts {counted.tolist()}; "
+        f"scikit-learn on the same {len(labels)} rows: {reference:.6f}, {counts.tolist()}",
+        logged is not None and abs(logged - reference) < 1e-6 and np.array_equal(counted, counts),  # logged as float32
+        "MCCCallback must be registered, and validation_step return logits and labels",
+    )
+
+
+def _ema_average_row(seen: Observations) -> WireRow:
+    ema = seen.trainer.ema_callback
+    averages = ema.shadow | ema.shadow_buffers
+    worst = _largest_difference(averages, _replay_ema(seen))
+    model = seen.probe.model
+    moving = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    saved = model.state_dict().keys()
+    moving |= {name for name, b in model.named_buffers() if name in saved and b.is_floating_point()}
+    steps = len(seen.probe.weights_after_step) - 1
+    return WireRow(
+        "EMA average",
+        f"{ema.n_updates} updates in {steps} steps; {len(averages)} averages of {len(moving)} trainable tensors and "
+        f"float buffers differ from a float64 replay by at most {worst:.0e}",
+        worst < EMA_TOLERANCE and moving <= set(averages) and ema.n_updates == steps,
+        "EMACallback must update after every optimizer step, with training.ema_decay",
+    )
+
+
+def _adalora_row(seen: Observations) -> WireRow:
+    """Ranks are pruned where singular values, which start at zero, are zero again after steps that moved them."""
+    history = [{n: v for n, v in weights.items() if "lora_E" in n} for weights in seen.probe.weights_after_step]
+    ranks = sum(v.numel() for v in history[-1].values())
+    alive = sum(int((v != 0).sum()) for v in history[-1].values())
+    return WireRow(
+        "AdaLoRA",
+        f"{alive} of {ranks} ranks are left after {len(history) - 1} steps",
+        0 < alive < ranks,
+        "AdaLoraCallback must allocate ranks after every optimizer step",
+    )
+
+
+def _replay_ema(seen: Observations) -> Weights:
+    """The average by its formula, from the weights that the probe saw after each step."""
+    training = seen.trainer.settings.training
+    history = seen.probe.weights_after_step
+    average = {name: value.double() for name, value in history[0].items() if value.is_floating_point()}
+    for step, weights in enumerate(history[1:]):
+        decay = min(training.ema_decay, (1 + step) / (10 + step)) if training.ema_warmup else training.ema_decay
+        average = {name: decay * past + (1 - decay) * weights[name].double() for name, past in average.items()}
+    if training.adapter == "adalora":  # a pruned rank is pruned in the average too
+        average = {n: v * (history[-1][n] != 0) if "lora_E" in n else v for n, v in average.items()}
+    return average
+
+
+def _largest_difference(averages: Weights, references: Weights) -> float:
+    """Infinite where a reference is missing."""
+    return max(
+        float(((v.double().cpu() - references[n].double()).abs() / (1 + references[n].double().abs())).max())
+        if n in references
+        else math.inf
+        for n, v in averages.items()
+    )
+
+
+def _ema_swap_row(seen: Observations) -> WireRow:
+    probe = seen.probe
+    worst = _largest_difference(
+        seen.trainer.ema_callback.shadow | seen.trainer.ema_callback.shadow_buffers, probe.weights_in_validation
+    )
+    restored = all(
+        torch.equal(v, probe.weights_after_validation.get(n, torch.empty(0)))
+        for n, v in probe.weights_after_step[-1].items()
+    )
+    return WireRow(
+        "EMA in validation",
+        f"validation ran on weights within {worst:.0e} of the average; "
+        f"after it the raw weights were {'bit-equal' if restored else 'NOT what they had been'}",
+        worst < EMA_TOLERANCE and restored,
+        "EMACallback must swap in the average for validation and restore the raw weights after it",
+    )
+
+
+def adapter_rows(seen: Observations) -> Iterator[WireRow]:
+    """Whether every adapted layer and the head moved, and the network's own weights stayed bit-equal."""
+    adapter = seen.trainer.settings.training.adapter
+    if adapter == "none":
+        return
+    probe = seen.probe
+    summary = adapter_summary(probe.model)
+    first, later = probe.weights_after_step[0], (*probe.weights_after_step[1:], probe.weights_after_validation)
+    names = [name for name, _ in probe.model.named_parameters()]
+    moved = {name for name in names if any(not torch.equal(first[name], weights[name]) for weights in later)}
+    added = {
+        target: {name for name in names if name.startswith(f"{_WRAPPED}{target}.") and _OWN not in name}
+        for target in summary.targets
+    }
+    still = [target for target, own in added.items() if not own & moved]
+    head = {name for name in names if _HEAD in name}
+    frozen = set(names) - head - set().union(*added.values())
+    drifted = sorted(frozen & moved)
+    yield WireRow(
+        f"adapter ({adapter})",
+        f"{summary}; {len(summary.targets) - len(still)} of {len(summary.targets)} layers"
+        + (f", not {still[0]}," if still else "")
+        + f" and {len(head & moved)} of {len(head)} tensors of the head moved, "
+        f"{len(drifted)} of {len(frozen)} frozen ones" + (f", first {drifted[0]}" if drifted else ""),
+        bool(summary.targets) and not still and bool(head) and head <= moved and not drifted,
+        "apply_adapter must wrap layers that the loss reaches, freeze the rest, and train the head",
+    )
+
+
+def loss_rows(seen: Observations) -> Iterator[WireRow]:
+    """On the logits and labels of the batches that trained, worked out again row by row in float64."""
+    training = seen.trainer.settings.training
+    if training.loss == "cross_entropy":
+        return
+    record = seen.probe.train
+    weights = seen.trainer.module.class_weights
+    used = [1.0, 1.0] if weights is None else weights.tolist()
+    batches = zip(record.logits, record.labels, strict=True)
+    expected = [_reference(x.double().numpy(), _soft(y), training, used) for x, y in batches]
+    difference = max(abs(came - wanted) for came, wanted in zip(record.criteria, expected, strict=True))
+    observed = (
+        f"on {len(expected)} batches the training loss differs from the {training.loss} loss of their logits and "
+        f"labels by at most {difference:.0e}"
+    )
+    works = difference <= TOLERANCE * max(1.0, *expected)
+    if training.loss == "balanced":
+        share = float(seen.datamodule.datasets["train"].labels[seen.next_epoch].mean())
+        weighed = share * used[1]
+        observed += (
+            f"; an epoch draws {share:.1%} Roadwork, weighed {used[1]:.2f} to {used[0]:.2f}: {weighed:.0%} of its loss"
+        )
+        allowed = used[1] * CHANCE * np.sqrt(share * (1 - share) / max(1, len(seen.next_epoch)))
+        works &= bool(abs(weighed - 0.5) <= allowed) and abs(used[0] * (1 - share) + weighed - 1) <= 2 * allowed
+    yield WireRow(
+        f"loss ({training.loss})",
+        observed,
+        works,
+        "training_step must give training_loss the settings, and weights of the rows as they are drawn",
+    )
+
+
+def _soft(labels: torch.Tensor) -> np.ndarray:
+    soft: np.ndarray = np.eye(2)[labels.numpy()] if labels.dim() == 1 else labels.double().numpy()
+    return soft
+
+
+def _reference(logits: np.ndarray, soft: np.ndarray, training: TrainingSettings, weights: list[float]) -> float:
+    losses = []
+    for row, label in zip(logits, soft, strict=True):
+        p = np.exp(row - row.max()) / np.exp(row - row.max()).sum()
+        smooth = label * (1 - training.label_smoothing) + training.label_smoothing / 2
+        factors = (1 - p) ** training.focal_gamma if training.loss == "focal" else weights
+        losses.append(-float(np.sum(factors * smooth * np.log(np.maximum(p, 1e-300)))))
+    return float(np.mean(losses))
+
+
+def frozen_rows(seen: Observations) -> Iterator[WireRow]:
+    """Whether the head alone moved, and whether it is given the same by the features as by the images."""
+    if not seen.trainer.settings.training.freeze_backbone:
+        return
+    yield _frozen_backbone_row(seen)
+    if why_no_features(seen.probe.model, seen.datamodule) is None:
+        yield _frozen_features_row(seen)
+
+
+def _frozen_backbone_row(seen: Observations) -> WireRow:
+    probe, head = seen.probe, f"{find_head(seen.probe.model)}."
+    first = probe.weights_after_step[0]
+    later = (*probe.weights_after_step[1:], probe.weights_in_validation, probe.weights_after_validation)
+    moved = {name for name, value in first.items() if any(not torch.equal(value, weights[name]) for weights in later)}
+    in_head = {name for name in first if name.startswith(head)}
+    drifted = sorted(moved - in_head)
+    return WireRow(
+        "frozen backbone",
+        f"{len(drifted)} of {len(first) - len(in_head)} weights and buffers of the backbone moved"
+        + (f", first {drifted[0]}" if drifted else "")
+        + f"; of the head {len(moved & in_head)} of {len(in_head)}",
+        not drifted and in_head <= moved,
+        "the backbone must need no gradient and stay in evaluation mode while training; the head must be trained",
+    )
+
+
+def _frozen_features_row(seen: Observations) -> WireRow:
+    """On a few rows that trained; their features take the way of all, through the cache and the data set."""
+    module, datamodule, settings = seen.trainer.module, seen.datamodule, seen.datamodule.settings
+    rows = np.unique(torch.cat(seen.probe.train.rows).numpy())[:COMPARED]
+    network = cast("PreTrainedModel", seen.probe.model)
+    features = compute_features(network, settings, datamodule.ledger, datamodule.source, rows)
+    dataset = FeatureDataset(datamodule.datasets["train"], features)
+    batch = dataset.__getitems__(range(len(dataset)))
+    photos = ImageStore(datamodule.source, settings.data.img_size)
+    images = torch.stack([cast("Tensor", photos.get(row)) for row in batch["index"].tolist()]).float().div_(255)
+    home, device = module.device, choose_device(settings.training.accelerator)
+    module.to(device)
+    with torch.no_grad(), in_evaluation_mode(module):
+        through_features = module.logits_of({"features": batch["features"].to(device)})
+        through_images = module(datamodule.normalise(images.to(device)))
+        difference = float((through_features - through_images).abs().max())
+    module.to(home)
+    right = int((batch["label"].numpy() == datamodule.table.labels[batch["index"].numpy()]).sum())
+    return WireRow(
+        "frozen features",
+        f"on {len(dataset)} of {len(rows)} rows that trained, logits through the kept features differ from those "
+        f"through the images by at most {difference:.0e}; {right} of {len(rows)} labels are those of the table",
+        difference < (FEATURE_TOLERANCE if device.type == "cpu" else DEVICE_TOLERANCE)
+        and len(dataset) == right == len(rows),
+        "compute_features must read, normalise and run images as validation does; a network whose logits are more "
+        "than its head's cannot be trained so",
+    )

@@ -1,0 +1,1 @@
+"""The run folder: files, manifest, names, lock, listing."""

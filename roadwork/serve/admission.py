@@ -1,0 +1,206 @@
+"""Admission control: queue length, upload sizes, photo headers."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from tempfile import SpooledTemporaryFile
+
+from PIL import Image
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from roadwork.data.images import FORMATS
+from roadwork.data.utils.exif import CameraFacts, read_camera_facts
+from roadwork.serve import errors
+from roadwork.serve.errors import Limits, damaged_photo, empty_photo, queue_full, too_many_pixels, unsupported_format
+
+_JPEG, _PNG, _RIFF, _WEBP = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"WEBP"
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+FIELD = "images"
+
+# The types under which one photo may be the whole body. What it is, is read from its first bytes.
+RAW_TYPES = ("image/jpeg", "image/jpg", "image/png", "image/webp", "application/octet-stream")
+_MAX_NAME = 255
+_IN_MEMORY = 1_000_000  # bytes of a file; what is above waits on disk for its turn to be decoded
+
+
+class Hold:
+    """The places of one request."""
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+        self.count = 0
+
+    def take(self, count: int) -> None:
+        """Takes further places.
+
+        Raises:
+            Refusal: there are not so many left.
+        """
+        self._places.take(count)
+        self.count += count
+
+
+class Places:
+    """One for each photo that is being uploaded, decoded or answered.
+
+    A request has one from its first byte on, so that uploads are bounded as well, and one more for each further photo.
+    Used from the event loop only.
+
+    Attributes:
+        taken: how many are.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self.taken = 0
+
+    def take(self, count: int) -> None:
+        """As `Hold.take`."""
+        if self.taken + count > self._limits.queue:
+            raise queue_full(self._limits)
+        self.taken += count
+
+    @contextmanager
+    def hold(self) -> Iterator[Hold]:
+        """One place, given back at the end with those that were taken on top.
+
+        Raises:
+            Refusal: there is none left.
+        """
+        hold = Hold(self)
+        hold.take(1)
+        try:
+            yield hold
+        finally:
+            self.taken -= hold.count
+
+
+@dataclass(frozen=True)
+class PhotoHeader:
+    """What is known of a photo before it is decoded.
+
+    Attributes:
+        n_pixels: its width times its height.
+        camera: where and when it was taken, from EXIF.
+    """
+
+    n_pixels: int
+    camera: CameraFacts
+
+
+def read_header(data: bytes, limits: Limits) -> PhotoHeader:
+    """The header of an encoded photo; no pixel is decoded.
+
+    Raises:
+        Refusal: it is empty, none of the formats, damaged, or has too many pixels.
+    """
+    if not data:
+        raise empty_photo()
+    if not _begins_like_a_photo(data):
+        raise unsupported_format()
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            n_pixels = image.width * image.height
+            if n_pixels > limits.max_pixels:
+                raise too_many_pixels(f"{image.width}x{image.height}", limits)
+            # Pillow would decode a whole PNG to see whether EXIF comes after its pixels.
+            has_exif = image.format != "PNG" or "exif" in image.info
+            return PhotoHeader(n_pixels, read_camera_facts(data) if has_exif else CameraFacts())
+    except _BOMBS:
+        raise too_many_pixels("far too many", limits) from None
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError) as error:
+        raise damaged_photo(f"its header cannot be read: {type(error).__name__}") from error
+
+
+def _begins_like_a_photo(data: bytes) -> bool:
+    return data.startswith((_JPEG, _PNG)) or (data.startswith(_RIFF) and data[8:12] == _WEBP)
+
+
+@asynccontextmanager
+async def open_uploads(request: Request, limits: Limits) -> AsyncGenerator[list[UploadFile]]:
+    """The files of a request, one or more, closed at the end.
+
+    Raises:
+        Refusal: the body is too large, too slow, broken, of another type, or has no photo or too many.
+    """
+    files: list[UploadFile] = []
+    try:
+        try:
+            async with asyncio.timeout(limits.timeout):
+                files = await _read(request, limits)
+        except TimeoutError:
+            raise errors.body_too_slow(limits) from None
+        if not files:
+            raise errors.no_photos(FIELD)
+        yield files
+    finally:
+        for file in files:
+            await file.close()
+
+
+def name_of(file: UploadFile) -> str | None:
+    """The file's name as its sender gave it, at most 255 characters of it."""
+    return file.filename[:_MAX_NAME] if file.filename else None
+
+
+async def _read(request: Request, limits: Limits) -> list[UploadFile]:
+    content_type = request.headers.get("content-type", "")
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        return await _read_form(request, limits)
+    if kind in RAW_TYPES:
+        return await _read_raw(request, limits)
+    raise errors.unsupported_body(content_type)
+
+
+async def _chunks(request: Request, limits: Limits) -> AsyncGenerator[bytes]:
+    """The body, until it is above the limit."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > limits.max_bytes:
+        raise errors.body_too_large(int(announced), limits)
+    n_bytes = 0
+    async for chunk in request.stream():
+        n_bytes += len(chunk)
+        if n_bytes > limits.max_bytes:
+            raise errors.body_too_large(None, limits)
+        yield chunk
+
+
+async def _read_raw(request: Request, limits: Limits) -> list[UploadFile]:
+    spool = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 -- closed with the upload
+    file = UploadFile(spool, size=0)  # type: ignore[arg-type]  # as starlette's own parser gives it
+    try:
+        async for chunk in _chunks(request, limits):
+            await file.write(chunk)
+    except BaseException:  # a deadline is a cancellation
+        await file.close()
+        raise
+    await file.seek(0)
+    return [file]
+
+
+async def _read_form(request: Request, limits: Limits) -> list[UploadFile]:
+    parser = MultiPartParser(request.headers, _chunks(request, limits), max_files=limits.max_images, max_fields=16)
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        too_many = error.message.startswith("Too many files")
+        raise (errors.too_many_photos(limits) if too_many else errors.broken_form()) from error
+    except (ValueError, LookupError) as error:  # headers of a part that cannot be read
+        raise errors.broken_form() from error
+    return await _files(form)
+
+
+async def _files(form: FormData) -> list[UploadFile]:
+    files = [(name, value) for name, value in form.multi_items() if isinstance(value, UploadFile)]
+    wrong = [name for name, _ in files if name != FIELD]
+    if wrong:
+        await form.close()
+        raise errors.wrong_field(wrong[0], FIELD)
+    return [file for _, file in files]

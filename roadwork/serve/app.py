@@ -1,0 +1,225 @@
+"""The FastAPI application."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from roadwork import __version__
+from roadwork.detector.detector import Detector
+from roadwork.serve import errors
+from roadwork.serve.admission import FIELD, RAW_TYPES, open_uploads
+from roadwork.serve.errors import Limits
+from roadwork.serve.schemas import (
+    BODY_ENDED,
+    ErrorAnswer,
+    Health,
+    PhotoAnswer,
+    PhotoError,
+    Predictions,
+    ServiceFacts,
+    error_response,
+    limit_facts,
+    model_facts,
+    photo_error,
+    refusal_response,
+)
+from roadwork.serve.service import READY, SHUTTING_DOWN, Looker, Metrics, Service
+
+_CLIENT_LEFT = 499  # as nginx has it; it is only counted
+_SECURITY = {
+    # Nothing is loaded from elsewhere. Thumbnails are blobs; Leaflet's style sheet has two pictures as data.
+    "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
+_HEADERS = [(name.encode(), value.encode()) for name, value in _SECURITY.items()]
+_PATHS = frozenset({"/", "/predict", "/look", "/model", "/healthz", "/metrics", "/openapi.json"})
+_PAGE = Path(str(files("roadwork.serve") / "page"))
+_MAP_ASSETS = Path(str(files("roadwork.maps") / "assets"))  # Leaflet and the land
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorAnswer, "description": text}
+    for status, text in {
+        400: "No photo came, an empty one, or a form that cannot be read.",
+        408: "The body did not come in time.",
+        413: "The body, the number of photos, or a photo's pixels are above the limit.",
+        415: "Neither a form nor a photo in one of the formats.",
+        422: "The photo is damaged.",
+        429: "The queue is full; Retry-After says when to try again.",
+        503: "Not answered in time, or shutting down.",
+    }.items()
+}
+
+
+_logger = logging.getLogger(__name__)
+
+
+class Guard:
+    """The middleware around the routes."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str]) -> None:
+        """Takes `app`, where to count, and the paths that are counted by name; all others are one."""
+        self._app = app
+        self._metrics = metrics
+        self._paths = paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), 0
+
+        async def receive_noted() -> Message:
+            message = await receive()
+            if not message.get("more_body", False):
+                scope[BODY_ENDED] = True
+            return message
+
+        async def send_guarded(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", []), *_HEADERS]
+            await send(message)
+
+        try:
+            await self._app(scope, receive_noted, send_guarded)
+        except ClientDisconnect:
+            status = _CLIENT_LEFT
+        except Exception:
+            _logger.exception("%s %s failed", scope["method"], scope["path"])
+            if status:  # the answer has begun: the server cuts it off
+                raise
+            await error_response(500, "internal", "The service failed; its log says why. Try again later.")(
+                scope, receive, send_guarded
+            )
+        finally:
+            path = scope["path"] if scope["path"] in self._paths else "other"
+            self._metrics.count_request(path, status, time.perf_counter() - started)
+
+
+def create_app(folder: Path, detector: Detector, limits: Limits) -> FastAPI:
+    """The application that serves the detector of a folder; `app.state.service` is its service."""
+    service = Service(detector, limits, Looker(detector))
+    model = model_facts(detector, folder.resolve().name)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        async with service.running():
+            yield
+
+    # FastAPI's own /docs loads its scripts from elsewhere; here nothing is loaded from elsewhere.
+    app = FastAPI(title="roadwork", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.state.service = service
+    app.add_middleware(Guard, metrics=service.metrics, paths=_PATHS)
+    _answer_errors(app, limits)
+
+    @app.post("/predict", responses=_ERRORS, openapi_extra=_request_body(several=True))
+    async def predict(request: Request) -> Predictions:
+        """Whether each photo shows roadwork. A photo that cannot be read is an `error` among the answers, and where it
+        came alone, the status.
+        """
+        async with _accept(request, service) as uploads:
+            if len(uploads) == 1:
+                return Predictions(predictions=[await service.predict(uploads[0])], model=model)
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(_predict_one(service, upload)) for upload in uploads]
+        return Predictions(predictions=[task.result() for task in tasks], model=model)
+
+    @app.post(
+        "/look",
+        responses=_ERRORS | {200: {"content": {"image/png": {}}}},
+        response_class=Response,
+        openapi_extra=_request_body(several=False),
+    )
+    async def look(request: Request) -> Response:
+        """A PNG of one photo, with what the detector looked at in colour."""
+        async with _accept(request, service) as uploads:
+            if len(uploads) > 1:
+                raise errors.one_photo_only(len(uploads))
+            return Response(await service.look(uploads[0]), media_type="image/png")
+
+    @app.get("/model")
+    async def what_is_served() -> ServiceFacts:
+        """The detector and the limits."""
+        return ServiceFacts(model=model, limits=limit_facts(limits))
+
+    @app.get("/healthz", responses={503: {"model": Health, "description": "Not ready, or shutting down."}})
+    async def healthz(response: Response) -> Health:
+        """Whether photos are answered now: after the network has answered once, and until the service stops."""
+        response.status_code = 200 if service.state == READY else 503
+        return Health(status=service.state)
+
+    @app.get("/metrics", include_in_schema=False)
+    async def metrics() -> Response:
+        return Response(service.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(_PAGE / "index.html", headers={"cache-control": "no-cache"})
+
+    app.mount("/page", StaticFiles(directory=_PAGE))
+    app.mount("/map", StaticFiles(directory=_MAP_ASSETS))
+    return app
+
+
+@asynccontextmanager
+async def _accept(request: Request, service: Service) -> AsyncGenerator[list[UploadFile]]:
+    """The files of a request that there is room and time for."""
+    if service.state == SHUTTING_DOWN:
+        raise errors.shutting_down()
+    with service.places.hold() as hold:
+        async with open_uploads(request, service.limits) as uploads:
+            hold.take(len(uploads) - 1)
+            try:
+                async with asyncio.timeout(service.limits.timeout):
+                    yield uploads
+            except TimeoutError:
+                raise errors.not_in_time(service.limits) from None
+
+
+async def _predict_one(service: Service, upload: UploadFile) -> PhotoAnswer | PhotoError:
+    try:
+        return await service.predict(upload)
+    except errors.Refusal as refusal:
+        return photo_error(upload, refusal)
+
+
+def _answer_errors(app: FastAPI, limits: Limits) -> None:
+    """Every error is JSON {"error", "code"}, those of unknown paths and methods too."""
+
+    @app.exception_handler(errors.Refusal)
+    async def refuse(request: Request, refusal: errors.Refusal) -> JSONResponse:
+        return refusal_response(request, refusal, limits)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+        message = f"{request.method} {request.url.path[:100]}: {error.detail}. See /openapi.json for what there is."
+        response = error_response(error.status_code, "http", message)
+        response.headers.update(error.headers or {})
+        return response
+
+
+def _request_body(*, several: bool) -> dict[str, Any]:
+    """The body that a route reads by itself, for /openapi.json."""
+    binary = {"type": "string", "format": "binary"}
+    photos = {"type": "array", "items": binary} if several else binary
+    form = {"type": "object", "required": [FIELD], "properties": {FIELD: photos}}
+    content = {"multipart/form-data": {"schema": form}} | {kind: {"schema": binary} for kind in RAW_TYPES}
+    return {"requestBody": {"required": True, "content": content}}

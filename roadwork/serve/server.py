@@ -1,0 +1,144 @@
+"""The process that serves: an address, connections that must not idle, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from roadwork.core.errors import ConfigError
+from roadwork.serve.service import SHUTTING_DOWN, Service
+
+MAX_CONNECTIONS = 500
+_HEADER_SECONDS = 10.0
+_CLOSING_SECONDS = 5
+
+
+_logger = logging.getLogger(__name__)
+
+
+def open_socket(host: str, port: int) -> socket.socket:
+    """A socket that is bound to the address, and listens once the server runs; port 0 takes a free one.
+
+    Raises:
+        ConfigError: the address is taken, or not of this machine.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with ExitStack() as on_failure:
+            bound = on_failure.enter_context(socket.socket(family, kind, protocol))
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+            on_failure.pop_all()
+    except OSError as error:
+        raise ConfigError(
+            f"http://{host}:{port} cannot be opened: {error.strerror or error}. Name another --port (0: a free one), "
+            "or a --host of this machine."
+        ) from error
+    return bound
+
+
+def address_of(bound: socket.socket) -> str:
+    """Such as http://127.0.0.1:8000."""
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve(app: FastAPI, bound: socket.socket, on_ready: Callable[[], None]) -> None:
+    """Serves until SIGTERM or SIGINT (Ctrl-C), answers what has been taken in, and returns.
+
+    Args:
+        app: of `create_app`.
+        bound: of `open_socket`.
+        on_ready: is called when requests are answered.
+
+    Raises:
+        SystemExit: the application did not start; its reason was logged.
+    """
+    _quiet_libraries()
+    config = uvicorn.Config(
+        app,
+        http=_ImpatientProtocol,
+        ws="none",
+        log_config=None,
+        access_log=False,  # who asked, and from where, is not written down
+        server_header=False,
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_graceful_shutdown=_CLOSING_SECONDS,
+    )
+    server = _Server(config, app.state.service, on_ready)
+    # uvicorn raises the signal again at its end; that it was asked to stop is no failure.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    server.run(sockets=[bound])
+    if not server.started:
+        raise SystemExit(1)
+
+
+def _quiet_libraries() -> None:
+    """What any client can cause is counted, not logged: hostile ones could fill a disk with it."""
+    for name in ("python_multipart", "uvicorn.error"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"PIL\..*")
+
+
+class _Server(uvicorn.Server):
+    """Answers what has been taken in before it closes its doors; new requests are told so meanwhile."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._service = service
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        service = self._service
+        service.state = SHUTTING_DOWN
+        _logger.info("Stopping; %d photos are still in the service.", service.places.taken)
+        latest = time.monotonic() + service.limits.timeout
+        # As uvicorn's own loops: nothing tells of a second Ctrl-C.
+        while service.places.taken and not self.force_exit and time.monotonic() < latest:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        await super().shutdown(sockets)
+
+
+class _ImpatientProtocol(H11Protocol):
+    """Closes a connection whose next request's headers do not come to an end: uvicorn itself waits for ever."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_watch()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop_watch()
+        elif self._timer is None:
+            self._timer = self.loop.call_later(_HEADER_SECONDS, self.transport.close)
+
+    def _stop_watch(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

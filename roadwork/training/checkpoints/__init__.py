@@ -1,1 +1,0 @@
-"""Checkpoints that a crash cannot spoil, and the way back from one."""
