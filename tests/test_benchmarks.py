@@ -25,7 +25,7 @@ from benchmarks import (
     storage,
 )
 from benchmarks import input as input_benchmark
-from benchmarks.augment_cases import Case
+from benchmarks.augment_cases import MODES, Case
 from benchmarks.input_cases import PILLOW, check_decoders, decoders
 from benchmarks.paired import Contender, compare, take_turns
 from benchmarks.photos import make_photos
@@ -162,6 +162,15 @@ def test_augment_memory_is_the_peak():
     assert augment.peak_batches(lambda x: [x.clone() for _ in range(3)], images) == pytest.approx(3, abs=0.1)
 
 
+@pytest.mark.parametrize("mode", ["latest_2025", "heavy_kornia"])
+def test_no_augmentation_holds_four_batches_its_input_included(mode):
+    images = torch.rand(32, 3, 96, 96)
+    torch.manual_seed(0)
+    whole = MODES[mode](96)[-1].ours
+    whole(images)
+    assert max(augment.peak_batches(whole, images) for _ in range(4)) < 3
+
+
 def test_other_pictures_are_refused(photos):
     encoded = [path.read_bytes() for path in photos]
     named = decoders(32, is_training=False)
@@ -224,3 +233,18 @@ def test_gpu_busy_share_counts_overlapping_kernels_once():
     events = [event(0, 200), event(100, 400), event(0, 900, DeviceType.CPU), event(0, 1000, is_user_annotation=True)]
     batches._profiler = SimpleNamespace(events=lambda: events)
     assert batches.busy_share() == pytest.approx(0.4)
+
+
+def test_gpu_times_only_the_steps_between_the_marks(monkeypatch):
+    chosen, cpu = gpu.TINY_MODELS["vit-s"], torch.device("cpu")
+    job = gpu.Job(chosen, gpu.build_network(chosen), cpu, gpu.random_batches(chosen, 4, cpu))
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(gpu.time, "perf_counter", lambda: clock.now)
+
+    def take_all(batches):
+        for number, _ in enumerate(batches):
+            clock.now += 100 if number < 3 else 2  # the lead-in is slow, a step takes 2 s
+        clock.now += 1000
+        return 0.0
+
+    assert gpu.take(take_all, gpu.TimedBatches(job, steps=5, lead_in=3)) == 4 / 2
