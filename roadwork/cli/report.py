@@ -35,7 +35,7 @@ def report(
     except ModuleNotFoundError as error:
         if error.name not in {"jinja2", "markupsafe"}:
             raise
-        raise MissingExtraError('A report needs Jinja2. Install it: pip install "roadwork[report]"') from error
+        raise MissingExtraError('A report needs Jinja2. Install it: pip install "roadwork-vision[report]"') from error
     from roadwork.runs import find_run_folder
 
     runs = [find_run_folder(Path(argument)) for argument in arguments if "=" not in argument]
