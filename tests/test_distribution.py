@@ -110,13 +110,13 @@ def test_readme_quick_start_runs_from_the_wheel(fresh_python, tmp_path):
     lines = [shlex.split(line, comments=True) for line in quick_start("bash").splitlines()]
     commands = [[*line[1:], *FASTER.get(line[1], [])] for line in lines if line]
     assert {"demo-data", "train", "evaluate", "export", "predict"} <= {command[0] for command in commands}
-    verify = ["split", "--verify", "data.root=data/demo"]
+    split = ["split", "data.root=data/demo"]
     where = "import roadwork; open('imported', 'w').write(roadwork.__file__)\n"
     driver = tmp_path / "driver.py"
     driver.write_text(DRIVER)
     work = tmp_path / "work"
     work.mkdir()
-    run_outside([str(fresh_python), str(driver), json.dumps([*commands, verify]), where + quick_start("python")], work)
+    run_outside([str(fresh_python), str(driver), json.dumps([*commands, split]), where + quick_start("python")], work)
     assert Path((work / "imported").read_text()).is_relative_to(fresh_python.parents[1])
     out = next(command[command.index("--out") + 1] for command in commands if command[0] == "predict")
     assert len(pd.read_csv(work / out)) == 240
@@ -124,7 +124,9 @@ def test_readme_quick_start_runs_from_the_wheel(fresh_python, tmp_path):
 
 def test_version_is_the_same_everywhere():
     assert yaml.safe_load((CHECKOUT / "CITATION.cff").read_text())["version"] == __version__
-    released = re.findall(r"^## \[(\d[^]]*)\] - \d{4}-\d{2}-\d{2}$", (CHECKOUT / "CHANGELOG.md").read_text(), re.M)
+    released = re.findall(
+        r"^## \[(\d[^]]*)\] - \d{4}-\d{2}-\d{2}$", (CHECKOUT / "CHANGELOG.md").read_text(), re.MULTILINE
+    )
     assert released[0] == __version__
 
 
