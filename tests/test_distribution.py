@@ -106,6 +106,8 @@ def test_installed_command_answers(fresh_python, tmp_path):
     assert "demo-data" in run_outside([command, "--help"], tmp_path)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_readme_quick_start_runs_from_the_wheel(fresh_python, tmp_path):
     lines = [shlex.split(line, comments=True) for line in quick_start("bash").splitlines()]
     commands = [[*line[1:], *FASTER.get(line[1], [])] for line in lines if line]
