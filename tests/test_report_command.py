@@ -64,4 +64,4 @@ def test_jinja_missing_names_the_command(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     error = invoke(run).exception
     assert isinstance(error, MissingExtraError)
-    assert 'pip install "roadwork[report]"' in str(error)
+    assert 'pip install "roadwork-vision[report]"' in str(error)

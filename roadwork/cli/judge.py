@@ -119,7 +119,7 @@ def report(
     except ModuleNotFoundError as error:
         if error.name not in {"jinja2", "markupsafe"}:
             raise
-        raise MissingExtraError('A report needs Jinja2. Install it: pip install "roadwork[report]"') from error
+        raise MissingExtraError('A report needs Jinja2. Install it: pip install "roadwork-vision[report]"') from error
     from roadwork.runs.run import Run
 
     runs = [Run.open(Path(argument)).folder for argument in arguments if "=" not in argument]

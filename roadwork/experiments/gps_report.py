@@ -53,7 +53,7 @@ def check_plot_installed() -> None:
     """
     if find_spec("matplotlib") is None:
         raise MissingExtraError(
-            "Plots need matplotlib, which is not installed. Install it with: pip install 'roadwork[report]'"
+            "Plots need matplotlib, which is not installed. Install it with: pip install 'roadwork-vision[report]'"
         )
 
 

@@ -76,7 +76,7 @@ def test_labels_that_nothing_contradicts():
 
 def test_a_missing_extra_is_named_with_its_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "cleanlab", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'roadwork\[report\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'roadwork-vision\[report\]'"):
         check_audit_installed()
 
 

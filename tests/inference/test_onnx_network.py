@@ -61,13 +61,13 @@ def test_a_gpu_is_used_only_where_onnxruntime_has_it(pair, monkeypatch):
 
 def test_without_onnxruntime_the_install_command_is_named(pair, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'roadwork\[onnx\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'roadwork-vision\[onnx\]'"):
         Detector.load(pair[1], "cpu")
 
 
 def test_without_the_exporters_packages_the_install_command_is_named(monkeypatch):
     monkeypatch.setattr(export_onnx, "find_spec", lambda name: None if name == "onnxscript" else object())
-    with pytest.raises(MissingExtraError, match=r"needs onnxscript, .* pip install 'roadwork\[onnx\]'"):
+    with pytest.raises(MissingExtraError, match=r"needs onnxscript, .* pip install 'roadwork-vision\[onnx\]'"):
         check_onnx_installed()
 
 
