@@ -223,7 +223,7 @@ def test_metadata_alone_goes_to_memory(tmp_path, monkeypatch):
 def test_hub_name_without_network_and_local_typos(tmp_path):
     with pytest.raises(DataError, match=r"data\.hub\.name='natix-network-org/roadwork', data\.hub\.split='train'"):
         read_huggingface("natix-network-org/roadwork", "train", {}, NAMES)
-    with pytest.raises(DataError, match="parquet.*save_to_disk"):
+    with pytest.raises(DataError, match=r"parquet.*save_to_disk"):
         read_huggingface(str(tmp_path), "train", {}, NAMES)
     (tmp_path / "broken.parquet").write_text("no parquet")
     with pytest.raises(DataError, match="cannot be loaded"):

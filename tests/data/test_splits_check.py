@@ -78,7 +78,7 @@ def test_an_empty_split_and_one_without_a_class(splits):
     with pytest.raises(SplitError, match=r"val_test.*no rows.*None \(0\) and Roadwork \(1\)"):
         check_splits(moved(splits, N, "val_test", "set_aside"), TABLE, GROUPS)
     negatives = [row_id for row_id in splits.ids["val_test"] if TABLE.labels[int(row_id[:4])] == 0]
-    with pytest.raises(SplitError, match="val_test.*label 0"):
+    with pytest.raises(SplitError, match=r"val_test.*label 0"):
         check_splits(replace(splits, ids={**splits.ids, "val_test": negatives}), TABLE, GROUPS)
 
 
@@ -129,7 +129,7 @@ def test_set_aside_rows_do_not_leak():
 
 
 def test_splits_of_an_older_roadwork():
-    with pytest.raises(SplitError, match="older roadwork.*`roadwork split`"):
+    with pytest.raises(SplitError, match=r"older roadwork.*`roadwork split`"):
         check_splits(replace(OURS, strategy="sequence", buffer_km=None, shares={}), TABLE, GROUPS)
 
 

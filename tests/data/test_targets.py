@@ -132,5 +132,5 @@ def test_gps_text_and_renamed_columns_of_that_split(tmp_path):
 
 def test_a_file_of_one_split_is_not_taken_for_another(tmp_path):
     hub_folder(tmp_path / "hub", latitude=("float64", [1.0, 2, 3]), longitude=("float64", [1.0, 2, 3]))
-    with pytest.raises(DataError, match="one split.*'test'"):
+    with pytest.raises(DataError, match=r"one split.*'test'"):
         found("dataset:test", mode="huggingface", name=tmp_path / "hub" / "train-00000-of-00001.parquet")

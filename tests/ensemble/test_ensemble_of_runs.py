@@ -221,7 +221,7 @@ def test_calibration_folded_into_one_member_is_refused(ensemble, tmp_path, monke
 
     right = export.fold_calibration
     monkeypatch.setattr(export, "fold_calibration", lambda network, *facts: right(network.members[0], *facts))
-    with pytest.raises(WiringError, match="calibration.*logits"):
+    with pytest.raises(WiringError, match=r"calibration.*logits"):
         export_run(ensemble, tmp_path / "out", format="hf")
 
 

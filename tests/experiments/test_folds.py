@@ -172,5 +172,5 @@ def test_fold_splits_of_very_few_groups():
     splits = Splits(
         {"train": table.ids[:4].tolist(), "val_select": [], "val_calib": [], "val_test": table.ids[4:].tolist()}
     )
-    with pytest.raises(SplitError, match="one group.*label"):
+    with pytest.raises(SplitError, match=r"one group.*label"):
         make_fold_splits(table, groups, splits, 2, seed=0)

@@ -197,9 +197,9 @@ def test_answers_of_another_model_are_not_mixed_in(run, tmp_path, caplog):
     other = make_model_folder(tmp_path / "model", seed=1)
     with pytest.raises(DataError, match=r"model.*--overwrite"):
         run(model=other)
-    with pytest.raises(DataError, match="views.*none"):
+    with pytest.raises(DataError, match=r"views.*none"):
         run(options=PredictOptions(4, 2, views="flip"))
-    with pytest.raises(DataError, match="coarsen_gps.*None"):
+    with pytest.raises(DataError, match=r"coarsen_gps.*None"):
         run(options=PredictOptions(4, 2, coarsen_gps=2))
     assert run(model=other, overwrite=True).n_answered == N
     assert "another model" in caplog.text

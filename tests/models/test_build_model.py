@@ -190,7 +190,7 @@ def test_fields_that_do_not_fit_the_weights_are_refused(stored):
     folder, _ = stored("vit")
     with pytest.raises(ConfigError, match="configuration"):
         build_model(ModelSettings(name=str(folder), pretrained=True, config={"hidden_size": 32}), 56)
-    with pytest.raises(ConfigError, match="model_type.*'dinov2'"):
+    with pytest.raises(ConfigError, match=r"model_type.*'dinov2'"):
         build_model(ModelSettings(name=str(folder), pretrained=True, config={"model_type": "dinov2"}), 56)
 
 

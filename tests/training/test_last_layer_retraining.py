@@ -80,5 +80,5 @@ def test_what_cannot_be_balanced_is_refused(tiny_config, overrides, message):
 
 
 def test_too_many_groups_are_refused():
-    with pytest.raises(ConfigError, match="1,001 groups.*1,001"):
+    with pytest.raises(ConfigError, match=r"1,001 groups.*1,001"):
         BalancedSampler([np.arange(1001).astype(str)])

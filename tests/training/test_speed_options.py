@@ -158,5 +158,5 @@ def test_checkpointing_keeps_less_and_gives_the_same_gradients(adapter):
 def test_checkpointing_is_refused_where_there_is_none(tiny_config):
     with pytest.raises(ConfigError, match=r"gradient_checkpointing.*true.*resnet"):
         prepare_trainer(NATIXDataModule(tiny_config("training.gradient_checkpointing=true")))
-    with pytest.raises(ConfigError, match="gradient_checkpointing.*Linear"):
+    with pytest.raises(ConfigError, match=r"gradient_checkpointing.*Linear"):
         checkpoint_gradients(nn.Linear(2, 2))

@@ -81,5 +81,5 @@ def test_unusable_numbers_are_refused(n_clusters):
 
 @pytest.mark.parametrize("points", [np.empty((0, 2)), np.full((3, 2), np.nan)])
 def test_deployment_without_points_is_refused(points):
-    with pytest.raises(DataError, match="point.*GPS"):
+    with pytest.raises(DataError, match=r"point.*GPS"):
         cluster_deployment(points, 5, 50, seed=0)

@@ -81,5 +81,5 @@ def test_nothing_to_adapt_names_the_layers_that_there_are():
 
 
 def test_no_head_names_the_parts():
-    with pytest.raises(ConfigError, match="backbone.*classifier"):
+    with pytest.raises(ConfigError, match=r"backbone.*classifier"):
         resolve_targets(model_with(["backbone.fc1"]))
