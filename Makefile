@@ -29,6 +29,7 @@ lint: setup  ## Style, types, spelling and Markdown
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/codespell
 	$(BIN)/mdformat --check $(MARKDOWN)
 
