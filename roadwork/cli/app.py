@@ -63,7 +63,7 @@ def quiet_lightning() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Runs a command and exits: 0 done, 1 failed, 2 wrong usage."""
     # Before torch is loaded. Its threads else spin while they wait for each other: beside one busy process a step of
-    # the small ResNet then takes 1.6 times as long, and even alone 1.1 times (docs/LOG.md).
+    # the small ResNet then takes 1.6 times as long, and even alone 1.1 times (docs/EXPERIMENTS.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import roadwork.cli.map  # noqa: F401 -- as a name of its own it would hide the builtin
     from roadwork.cli import (  # noqa: F401
