@@ -49,13 +49,20 @@ def on_page_markdown(markdown: str, page: Any, config: MkDocsConfig, files: File
     """Turns links that hold in the repository into links that hold in the site."""
     del config, files
     name = page.file.src_uri
-    if name in COPIES:
-        folder = Path(COPIES[name]).parent
-        up = "" if folder == Path() else "../"
-        return markdown.replace(f"]({up}docs/", "](")
-    for copy, source in COPIES.items():
-        markdown = re.sub(rf"\]\((?:\.\./)+{re.escape(source)}", f"]({'../' * name.count('/')}{copy}", markdown)
-    return re.sub(r"\]\((?:\.\./)+README\.md(#[\w-]*)?", f"]({'../' * name.count('/')}index.md", markdown)
+    here = (ROOT / COPIES[name]).parent if name in COPIES else (ROOT / "docs" / name).parent
+    pages = {(ROOT / source).resolve(): copy for copy, source in COPIES.items()} | {ROOT / "README.md": "index.md"}
+
+    def in_site(match: re.Match[str]) -> str:
+        target = (here / match["path"]).resolve()
+        if target in pages:
+            uri = pages[target]
+        elif name in COPIES and target.is_relative_to(ROOT / "docs"):
+            uri = target.relative_to(ROOT / "docs").as_posix()
+        else:
+            return match[0]
+        return f"]({'../' * name.count('/')}{uri}{match['anchor'] or ''})"
+
+    return re.sub(r"\]\((?P<path>[\w./-]+\.\w+)(?P<anchor>#[\w-]+)?\)", in_site, markdown)
 
 
 def configuration_page() -> str:
@@ -77,7 +84,8 @@ def _setting(entry: Field) -> str:
     kind = ENTRIES if "Settings]" in entry.type else entry.type.replace("Any", "any value")
     default = f"default `{entry.default}`" if entry.default else "no default"
     anchor = re.sub(r"[^\w.]", "", entry.key)
-    return f"#### `{entry.key}` {{ #{anchor} }}\n\n`{kind}`, {default}\n\n{entry.description}"
+    description = re.sub(r"<(?=\w)(?=[^`]*(?:`[^`]*`[^`]*)*$)", "&lt;", entry.description)
+    return f"#### `{entry.key}` {{ #{anchor} }}\n\n`{kind}`, {default}\n\n{description}"
 
 
 def command_page() -> str:
