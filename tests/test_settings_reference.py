@@ -52,7 +52,9 @@ def test_types_and_defaults_as_yaml():
 
 
 def test_keys_are_those_of_the_schema():
-    keys = {entry.key for entry in describe_settings() if "[]" not in entry.key and not entry.key.startswith("data.hub")}
+    keys = {
+        entry.key for entry in describe_settings() if "[]" not in entry.key and not entry.key.startswith("data.hub")
+    }
     schema = OmegaConf.structured(Settings)
     missing = [key for key in keys if OmegaConf.is_missing(schema, key)]
     assert missing == []

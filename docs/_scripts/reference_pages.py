@@ -69,10 +69,12 @@ def configuration_page() -> str:
     """The Markdown of the configuration reference: one section a group, one heading a key."""
     parts = [
         "# Configuration reference",
-        "This page is generated from `roadwork/settings/`.\n"
-        "Every key can be set in a YAML file, or on the command line as `key=value`: "
-        "`roadwork train training.epochs=5`.\n"
-        "A key with `[]` belongs to each entry of a list.",
+        (
+            "This page is generated from `roadwork/settings/`.\n"
+            "Every key can be set in a YAML file, or on the command line as `key=value`: "
+            "`roadwork train training.epochs=5`.\n"
+            "A key with `[]` belongs to each entry of a list."
+        ),
     ]
     for group, entries in groupby(describe_settings(), key=lambda entry: entry.group):
         parts.append(f"## {group or 'Top level'}")
@@ -94,8 +96,10 @@ def command_page() -> str:
         importlib.import_module(f"roadwork.cli.{module.name}")  # each registers its commands
     parts = [
         "# Command reference",
-        "This page is generated from the commands; `roadwork COMMAND --help` prints the same.\n"
-        "A command exits with 0 when it is done, 1 when it failed, and 2 for wrong usage.",
+        (
+            "This page is generated from the commands; `roadwork COMMAND --help` prints the same.\n"
+            "A command exits with 0 when it is done, 1 when it failed, and 2 for wrong usage."
+        ),
     ]
     panels: dict[str, list[str]] = {}
     for panel, name, command in _commands(typer.main.get_command(app), ""):
@@ -126,4 +130,6 @@ def _describe(name: str, command: Any) -> str:
     text = text.replace("```console\n$ ", "```text\n")
     text = re.sub(r"^\* `--help`.*\n", "", text, flags=re.MULTILINE)
     text = re.sub(r"\*\*Options\*\*:\s*\Z", "", text)
-    return re.sub(r"(?:^|(?<=\S))[ \n]*Example: (roadwork .*)$", r"\n\n```bash\n\1\n```\n", text, flags=re.MULTILINE).strip()
+    return re.sub(
+        r"(?:^|(?<=\S))[ \n]*Example: (roadwork .*)$", r"\n\n```bash\n\1\n```\n", text, flags=re.MULTILINE
+    ).strip()
