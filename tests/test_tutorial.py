@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import stat
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,26 @@ def put_roadwork_on_path(folder: Path) -> dict[str, str]:
     return {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(CHECKOUT)}
 
 
+def run_block(text: str, folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Runs a block in a process group of its own, and ends what it leaves in the background."""
+    out, err = folder / "stdout.txt", folder / "stderr.txt"
+    with out.open("w") as stdout, err.open("w") as stderr:
+        process = subprocess.Popen(
+            ["bash", "-euo", "pipefail", "-c", text],
+            cwd=folder,
+            env=environment,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(timeout=300)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(text, code, out.read_text(), err.read_text())
+
+
 @pytest.mark.slow  # .ci/run runs it
 @pytest.mark.timeout(900)
 def test_tutorial_runs(tmp_path):
@@ -54,15 +76,7 @@ def test_tutorial_runs(tmp_path):
     shown = []
     for block in read_blocks():
         text = block.replace("8000", port)
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", text],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        done = run_block(text, tmp_path, environment)
         assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
         shown.append(done.stdout)
     assert len(shown) == 9
