@@ -26,7 +26,8 @@ def draw() -> str:
         f'<svg {SVG} viewBox="0 0 {WIDTH} {height}" width="{WIDTH}">',
         f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
         (
-            '<defs><marker id="tip" viewBox="0 0 10 10" refX="8" refY="5" markerWidth="7" markerHeight="7" orient="auto">'
+            '<defs><marker id="tip" viewBox="0 0 10 10" refX="8" refY="5" markerWidth="7" '
+            'markerHeight="7" orient="auto">'
             '<path d="M0 0 L10 5 L0 10 z" fill="#455a64"/></marker></defs>'
         ),
     ]
