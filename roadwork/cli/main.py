@@ -14,7 +14,7 @@ from roadwork.core.errors import ConfigError, RoadworkError, RunStoppedError
 def main(arguments: list[str] | None = None) -> None:
     """Runs a command and exits: 0 done, 1 failed, 2 wrong usage."""
     # Before torch is loaded. Its threads else spin while they wait for each other: beside one busy process a step of
-    # the small ResNet then takes 1.6 times as long, and even alone 1.1 times (docs/LOG.md).
+    # the small ResNet then takes 1.6 times as long, and even alone 1.1 times (docs/EXPERIMENTS.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from roadwork.cli import data, experiments, export, judge, predict, tools, train  # noqa: F401 -- they register
 
