@@ -20,7 +20,8 @@ def run(code, cwd=CHECKOUT):
 COMPARE = """
 import src, roadwork, sys, importlib
 assert a is b, (a, b)
-assert src is roadwork and src.data.table is roadwork.data.table and src.core.errors is sys.modules["roadwork.core.errors"]
+assert src is roadwork and src.data.table is roadwork.data.table
+assert src.core.errors is sys.modules["roadwork.core.errors"]
 assert roadwork.core.errors.__spec__.name == "roadwork.core.errors" and a.__module__.startswith("roadwork.")
 try:
     raise roadwork.core.errors.DataError("x")

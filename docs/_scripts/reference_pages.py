@@ -23,7 +23,12 @@ from roadwork.settings.reference import Field, describe_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 # Files of the repository that are pages of the site, too.
-COPIES = {"benchmarks.md": "benchmarks/README.md", "contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
+COPIES = {
+    "benchmarks.md": "benchmarks/README.md",
+    "contributing.md": "CONTRIBUTING.md",
+    "security.md": "SECURITY.md",
+    "changelog.md": "CHANGELOG.md",
+}
 ENTRIES = "list of mappings"
 
 
