@@ -40,7 +40,7 @@ from roadwork.export.replay import checked_replay, find_files, folded_logits, wr
 from roadwork.metrics.decision import to_probability
 from roadwork.metrics.predictions import read_predictions
 from roadwork.models.build import without_transformers_report
-from roadwork.models.ensemble import register_own_networks
+from roadwork.models.architecture import register_networks
 from roadwork.runs.run import read_manifest
 from roadwork.settings.sampling import VALIDATION_SPLITS
 
@@ -59,7 +59,7 @@ def pipeline_scores(folder: Path, photos: Sequence[Path]) -> tuple[np.ndarray, n
     Raises:
         DataError: no label is exactly Roadwork.
     """
-    register_own_networks()
+    register_networks()
     with without_transformers_report():
         classify = pipeline(
             "image-classification",
