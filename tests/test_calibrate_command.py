@@ -64,7 +64,7 @@ def run(tiny_config, tmp_path):
     return folder
 
 
-def test_nothing_but_val_calib_is_read():
+def test_only_val_calib_is_read():
     frame, rng = make_frame(), np.random.default_rng(1)
     before = calibrated(frame)
     elsewhere = frame["split"] != "val_calib"
@@ -81,7 +81,7 @@ def test_the_order_of_rows_does_not_matter():
     assert calibrated(frame.sample(frac=1, random_state=0)) == calibrated(frame)
 
 
-def test_temperature_and_threshold_are_found_and_the_file_is_json():
+def test_temperature_and_threshold_are_found_and_json_safe():
     found = calibrated(make_frame(groups_each=300))
     assert found["temperature_fit"]["kept"]
     assert found["threshold_fit"]["kept"]
@@ -112,8 +112,8 @@ def test_a_prior_that_is_not_the_samples_moves_the_threshold():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda frame: frame[frame["split"] != "val_calib"], r"no row of val_calib \(only val_select, val_test\)"),
-        (lambda frame: frame[(frame["split"] != "val_calib") | (frame["label"] == 1)], "labelled Roadwork"),
+        (lambda frame: frame[frame["split"] != "val_calib"], r"val_calib.*val_select, val_test"),
+        (lambda frame: frame[(frame["split"] != "val_calib") | (frame["label"] == 1)], "Roadwork"),
         (lambda frame: frame.assign(logit_none=np.inf), "not finite"),
     ],
 )
@@ -124,7 +124,7 @@ def test_rows_that_cannot_be_calibrated_on_are_refused(change, message):
 
 @pytest.mark.parametrize("options", [{"risk": 0}, {"risk": 1}])
 def test_a_risk_out_of_range_is_refused(options):
-    with pytest.raises(ConfigError, match="--risk is"):
+    with pytest.raises(ConfigError, match="--risk"):
         CalibrationOptions(**options)
 
 
@@ -171,12 +171,12 @@ def test_a_failure_leaves_the_run_as_it_was(run):
     frame = make_frame()
     write_predictions(frame[frame["split"] == "val_test"], run / "predictions.parquet")
     before = {path.name: path.read_bytes() for path in run.iterdir()}
-    with pytest.raises(DataError, match="no row of val_calib"):
+    with pytest.raises(DataError, match="val_calib"):
         calibrate_run(run, CalibrationOptions())
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
 
-def test_the_command_tells_a_newcomer_and_a_machine(run):
+def test_command_prints_text_and_json(run):
     shown = CliRunner().invoke(app, ["calibrate", str(run), "--prior", "0.05", "--cost-miss", "20"])
     assert shown.exit_code == 0, shown.output
     text = " ".join(shown.output.split())
@@ -187,7 +187,7 @@ def test_the_command_tells_a_newcomer_and_a_machine(run):
     assert set(json.loads(printed.stdout)) == {"calibration", "val_test_calibrated"}
 
 
-def test_a_run_that_was_not_evaluated_is_told_so(run):
+def test_unevaluated_run_is_refused(run):
     (run / "predictions.parquet").unlink()
     result = CliRunner().invoke(app, ["calibrate", str(run)])
     assert isinstance(result.exception, DataError)

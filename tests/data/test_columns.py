@@ -15,20 +15,20 @@ def table_of(**columns):
     return table_from_frame(frame, find_columns(list(frame.columns), {}), NAMES, source="test")
 
 
-def test_finds_nested_columns_by_their_last_part_and_plain_ones_first():
+def test_plain_columns_win_over_nested_ones():
     found = find_columns(["Label", "video_info.vid_id", "meta.lat", "lat", "lng"], {})
     assert found == {"label": "Label", "latitude": "lat", "longitude": "lng", "sequence_id": "video_info.vid_id"}
 
 
 def test_overrides_win_and_are_checked():
     assert find_columns(["label", "works"], {"label": "works"})["label"] == "works"
-    with pytest.raises(DataError, match=r"'y'.*label, works.*leave the key out"):
+    with pytest.raises(DataError, match=r"'y'.*label, works"):
         find_columns(["label", "works"], {"latitude": "y"})
-    with pytest.raises(DataError, match=r"data.columns.lable is not a field. Allowed: id, filename"):
+    with pytest.raises(DataError, match=r"data\.columns\.lable.*id, filename"):
         find_columns(["label"], {"lable": "label"})
 
 
-def test_file_names_can_be_the_ids_where_the_id_column_is_something_else():
+def test_file_names_can_replace_the_id_column():
     found = find_columns(["id", "filename", "label"], {"id": "filename"})
     assert found == {"id": "filename", "filename": "filename", "label": "label"}
 
@@ -54,16 +54,16 @@ def test_a_bad_label_names_its_row_and_value(bad):
 
 
 def test_empty_dataset_and_missing_label_column():
-    with pytest.raises(DataError, match="has no rows"):
+    with pytest.raises(DataError, match="no rows"):
         table_of(filename=[], label=[])
-    with pytest.raises(DataError, match=r"no label column; it has filename, klass.*data.columns.label=NAME"):
+    with pytest.raises(DataError, match=r"filename, klass.*data\.columns\.label=NAME"):
         table_of(filename=["a"], klass=[0])
 
 
 def test_repeated_and_missing_ids():
-    with pytest.raises(DataError, match=r"1 ids occur more than once, first 'x'.*data.columns.id=NAME"):
+    with pytest.raises(DataError, match=r"\b1 ids.*'x'.*data\.columns\.id=NAME"):
         table_of(id=["x", "y", "x"], filename=["a", "b", "c"], label=[0, 1, 0])
-    with pytest.raises(DataError, match=r"id is empty in 1 rows, first row 1"):
+    with pytest.raises(DataError, match=r"\bid\b.*1 rows.*row 1"):
         table_of(id=["x", None], filename=["a", "b"], label=[0, 1])
 
 
@@ -73,7 +73,7 @@ def test_repeated_file_names_make_row_numbers_the_ids():
     assert any("row numbers" in note for note in table.notes)
 
 
-def test_whole_numbers_with_a_gap_stay_whole_and_further_columns_become_slices():
+def test_integers_with_gaps_stay_whole_and_extras_become_slices():
     table = table_of(
         filename=["a", "b"], label=[0, 1], sequence_id=[12.0, None], captured_at=["2024-01-01", None], city=["x", "y"]
     )

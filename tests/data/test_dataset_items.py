@@ -105,7 +105,7 @@ def test_find_unreadable_over_several_chunks(store, monkeypatch):
     assert [image.row for image in found] == [10, 9]
 
 
-def test_the_ledger_ends_the_run_and_names_every_image():
+def test_too_many_unreadable_images_stop_the_run():
     ledger = UnreadableLedger(table_of(100), max_share=0.0)
     with pytest.raises(DataError) as caught:
         ledger.add([UnreadableImage(row, f"reason {row}") for row in range(20)])
@@ -113,11 +113,11 @@ def test_the_ledger_ends_the_run_and_names_every_image():
     assert all(f"  {row:02d}.png: reason {row}\n" in message for row in range(20))
     assert message.startswith("20 of 100 images cannot be read (20.00%)")
     assert "Allowed: 0.00% (data.max_unreadable)" in message
-    with pytest.raises(DataError, match=r"25 of 100[^$]*19\.png: reason 19\n  \.\.\. and 5 more\nAllowed"):
+    with pytest.raises(DataError, match=r"(?s)25 of 100.*19\.png: reason 19\n.*\b5 more\n"):
         ledger.add([UnreadableImage(row, f"reason {row}") for row in range(25)])
 
 
-def test_the_ledger_warns_once_below_the_allowed_share(caplog):
+def test_few_unreadable_images_warn_once(caplog):
     ledger = UnreadableLedger(table_of(100), max_share=0.02)
     with caplog.at_level(logging.WARNING):
         ledger.add([])
@@ -125,6 +125,6 @@ def test_the_ledger_warns_once_below_the_allowed_share(caplog):
         ledger.add([UnreadableImage(1, "gone")])
         ledger.add([UnreadableImage(2, "cut")])
     assert len(caplog.records) == 2
-    assert "01.png: gone\n  02.png: cut\nThey are left out." in caplog.text
+    assert "01.png: gone\n  02.png: cut\n" in caplog.text
     with pytest.raises(DataError, match="3 of 100"):
         ledger.add([UnreadableImage(3, "cut")])

@@ -64,9 +64,9 @@ def test_seeds_differ_and_zero_is_one(sizes):
 @pytest.mark.parametrize(
     ("labels", "says"),
     [
-        ([0] * 20, "Label 0 is in 20 of the groups that are free to go anywhere, label 1 in 0"),
-        ([1] * 20, "Label 0 is in 0 .*, label 1 in 20"),
-        ([0] * 17 + [1] * 3, r"label 1 in 3 \(0 of these hold both\); each of 4 splits needs at least one of each"),
+        ([0] * 20, "[Ll]abel 0 .*in 20 .*label 1 in 0"),
+        ([1] * 20, "[Ll]abel 0 .*in 0 .*label 1 in 20"),
+        ([0] * 17 + [1] * 3, r"label 1 in 3 \(0 .*4 splits"),
     ],
 )
 def test_one_class_only_or_too_few_groups(labels, says):
@@ -96,7 +96,7 @@ def test_a_file_of_an_older_roadwork(tmp_path):
     assert (read.strategy, read.buffer_km, read.shares) == ("sequence", None, {})
 
 
-def test_only_random_leaks_by_design():
+def test_only_the_random_strategy_leaks_by_design():
     assert split(TABLE, strategy="random").leaks_by_design
     assert not split(TABLE).leaks_by_design
     assert not Splits({}).leaks_by_design
@@ -122,7 +122,7 @@ def test_headers_of_the_wrong_kind(tmp_path, key, value):
     split(TABLE).write(tmp_path / "splits.json")
     content = json.loads((tmp_path / "splits.json").read_text()) | {key: value}
     (tmp_path / "splits.json").write_text(json.dumps(content))
-    with pytest.raises(SplitError, match=rf"splits.json: {key} is .*\. Allowed: .*`roadwork split`"):
+    with pytest.raises(SplitError, match=rf"splits\.json.*{key}.*`roadwork split`"):
         read_splits(tmp_path / "splits.json", TABLE)
 
 
@@ -147,7 +147,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_users_forms(tmp_path, form):
+def test_user_split_formats(tmp_path, form):
     splits = read_splits(users_file(tmp_path, FORMS[form]), TABLE, {"None": 0, "Roadwork": 1})
     assert splits.ids == {k: list(v) for k, v in split(TABLE).ids.items()}
     assert not splits.is_ours
@@ -172,19 +172,19 @@ def test_rows_in_no_list_are_set_aside(tmp_path):
     [
         (
             {"val_test": ["photos/9999.jpg"]},
-            r"names 1 rows that the data lacks.*val_test: 'photos/9999.jpg'.*file names",
+            r"\b1 rows.*val_test: 'photos/9999\.jpg'",
         ),
         ({"val_test": [9999]}, r"val_test: 9999"),
         ({"val_test": [-1]}, r"val_test: -1"),
         ({"val_test": [True]}, r"val_test: True"),
         ({"val_test": [{"file": "a"}]}, r"val_test: \{'file': 'a'\}"),
-        ({"val_test": [{"filename": "0001.jpg", "label": 1}]}, r"the label of photos/0001.jpg in the data is 0"),
-        ({"val_test": [{"filename": "0001.jpg", "label": "works"}]}, r"the label of photos/0001.jpg in the data is 0"),
-        ({"val_test": 3}, r"has no list for val_test"),
-        ({"test": []}, r"names the splits train, val_select, val_calib, val_test, test\. Needed"),
+        ({"val_test": [{"filename": "0001.jpg", "label": 1}]}, r"label.*photos/0001\.jpg.*\b0\b"),
+        ({"val_test": [{"filename": "0001.jpg", "label": "works"}]}, r"label.*photos/0001\.jpg.*\b0\b"),
+        ({"val_test": 3}, r"list.*val_test"),
+        ({"test": []}, r"train, val_select, val_calib, val_test, test\b"),
     ],
 )
-def test_users_mistakes(tmp_path, changes, says):
+def test_user_split_mistakes_are_refused(tmp_path, changes, says):
     # Rows 1 and 2 are a sequence of label 1: give the second sequence label 0 so that the message is certain.
     labels = TABLE.labels.copy()
     labels[1] = 0
@@ -196,15 +196,15 @@ def test_users_mistakes(tmp_path, changes, says):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("{", "cannot be read as JSON"),
-        ("[1]", "holds a list, not an object"),
-        ("{}", "names the splits nothing"),
-        ('{"version": 2, "splits": {}}', "has version 2; this roadwork reads version 1"),
-        ('{"version": 1, "splits": [[1]]}', "names the splits"),
-        ('{"splits": {}}', "has version None"),
+        ("{", "JSON"),
+        ("[1]", "list.*object"),
+        ("{}", "splits.*nothing"),
+        ('{"version": 2, "splits": {}}', "version 2.*version 1"),
+        ('{"version": 1, "splits": [[1]]}', "splits"),
+        ('{"splits": {}}', "version None"),
     ],
 )
-def test_files_that_are_no_splits(tmp_path, text, says):
+def test_malformed_splits_files_are_refused(tmp_path, text, says):
     (tmp_path / "splits.json").write_text(text)
     with pytest.raises(SplitError, match=says):
         read_splits(tmp_path / "splits.json", TABLE)

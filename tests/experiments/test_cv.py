@@ -84,7 +84,7 @@ def test_the_figures_are_those_of_the_pooled_predictions(finished):
         assert row["n"] == len(own)
 
 
-def test_a_fold_is_a_normal_run_whose_best_checkpoint_gave_the_predictions(finished):
+def test_fold_is_a_run_and_its_best_checkpoint_predicts(finished):
     fold = finished / "tiny/cv/latest/fold_1"
     run_folder = (fold / "latest").resolve()
     for name in ("config.yaml", "metrics.jsonl", "manifest.json", "checkpoints/best.ckpt"):
@@ -135,14 +135,14 @@ def test_resume_trains_only_what_is_not_finished(copied, demo_root, capsys):
         (["--folds", "3", "--resume", "latest", "training.lr=0.5"], 2, "training.lr was 0.001, now 0.5"),
         (["--folds", "4", "--resume", "latest"], 2, "folds was 3, now 4"),
         (["--folds", "3", "--by", "region", "--resume", "latest"], 2, "by was None, now 'region'"),
-        (["--folds", "3", "--resume", "nowhere"], 1, "no folder nowhere to resume"),
-        (["--folds", "3", "--resume", "outputs"], 1, "is no cross-validation: it has no cv.yaml"),
+        (["--folds", "3", "--resume", "nowhere"], 1, "nowhere"),
+        (["--folds", "3", "--resume", "outputs"], 1, "cv.yaml"),
         (["--folds", "1"], 2, "--folds"),
-        (["--folds", "90"], 1, "Use fewer --folds"),
+        (["--folds", "90"], 1, "--folds"),
         (["--by", "town"], 2, "town"),
     ],
 )
-def test_what_cannot_be_done_is_one_clear_message(copied, demo_root, capsys, changed, code, said):
+def test_invalid_requests_give_one_clear_error(copied, demo_root, capsys, changed, code, said):
     assert run(*changed, "--no-audit", f"data.root={demo_root}", "output_dir=outputs", *(
         argument for argument in ARGUMENTS if argument.partition("=")[0] not in " ".join(changed)
     )) == code  # fmt: skip
@@ -165,26 +165,26 @@ def test_a_fold_with_damaged_splits_is_named(copied, demo_root, capsys, content)
     (copied / "fold_1/splits.json").write_text(content)
     arguments = ("--folds", "3", "--resume", "latest", f"data.root={demo_root}", "output_dir=outputs")
     assert run(*arguments, *ARGUMENTS) == 1
-    assert "fold_1/splits.json is damaged. Remove" in "".join(capsys.readouterr().err.splitlines())
+    assert "fold_1/splits.json" in "".join(capsys.readouterr().err.splitlines())
 
 
 def test_a_fold_with_damaged_predictions_is_named(copied, demo_root, capsys):
     (copied / "fold_1/predictions.parquet").write_text("?")
     arguments = ("--folds", "3", "--resume", "latest", f"data.root={demo_root}", "output_dir=outputs")
     assert run(*arguments, *ARGUMENTS) == 1
-    assert "remove the file to train the fold again with --resume" in " ".join(capsys.readouterr().err.split())
+    assert "--resume" in " ".join(capsys.readouterr().err.split())
 
 
-def test_corrected_labels_are_other_data(copied, demo_root, tmp_path, capsys):
+def test_corrected_labels_change_the_data(copied, demo_root, tmp_path, capsys):
     audit = pd.read_csv(copied / "label_audit.csv", dtype=str, keep_default_na=False)
     audit.loc[0, "corrected_label"] = "drop"
     audit.to_csv(tmp_path / "filled_in.csv", index=False)
     arguments = ("--folds", "3", "--resume", "latest", f"data.root={demo_root}", "output_dir=outputs")
     assert run(*arguments, "data.label_corrections=filled_in.csv", *ARGUMENTS) == 1
-    assert "was begun with other data" in " ".join(capsys.readouterr().err.split())
+    assert "other data" in " ".join(capsys.readouterr().err.split())
 
 
-def test_val_test_is_never_looked_at(demo_root, tmp_path):
+def test_val_test_is_never_read(demo_root, tmp_path):
     """With val_test's labels turned round and its pictures replaced, every fold predicts the same."""
     labels = labels_of(demo_root)
     sequences = sorted({name.rpartition("-")[0] for name in labels})
@@ -234,7 +234,7 @@ def test_by_region_holds_out_whole_cities(demo_root, tiny_config):
     assert set(cities) == {city[row_id] for row_id in ids}
 
 
-def test_coarse_predictions_keep_no_position_in_further_columns_or_group_names(demo_root, tiny_config, tmp_path):
+def test_coarse_predictions_hide_positions_in_all_columns(demo_root, tiny_config, tmp_path):
     root = tmp_path / "streets"
     root.mkdir()
     (root / "images").symlink_to(demo_root / "images")

@@ -37,7 +37,7 @@ def calibrate_by_hand(run: Path, **changes) -> dict:
 
 
 @pytest.mark.parametrize("form", ["hf", "onnx"])
-def test_the_detector_says_of_the_runs_photos_what_the_run_predicted(form, tiny_run, demo_root, tmp_path):
+def test_detector_reproduces_the_runs_predictions(form, tiny_run, demo_root, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     threshold = float(read_predictions(run / "predictions.parquet")["probability"].median())
@@ -110,7 +110,7 @@ def test_every_adapter_is_merged(adapter, tmp_path):
 def test_an_adapter_that_was_not_merged_is_noticed(tmp_path, monkeypatch):
     run = make_untrained_run(tmp_path / "run", "vit", "lora")
     monkeypatch.setattr(export, "merge_adapter", lambda model: model.unload())
-    with pytest.raises(WiringError, match="lora merged: logits moved"):
+    with pytest.raises(WiringError, match=r"lora.*logits"):
         export_run(run, tmp_path / "out", format="hf")
     assert not (tmp_path / "out").exists()
 
@@ -119,14 +119,14 @@ def test_a_wrong_fold_is_noticed(tmp_path, monkeypatch):
     run = make_untrained_run(tmp_path / "run")
     right = export.fold_calibration
     monkeypatch.setattr(export, "fold_calibration", lambda network, t, threshold: right(network, t, threshold + 1e-3))
-    with pytest.raises(WiringError, match="calibration folded: logits moved"):
+    with pytest.raises(WiringError, match=r"calibration.*logits"):
         export_run(run, tmp_path / "out", format="hf")
 
 
 @pytest.mark.parametrize(
     "facts", [ExportFacts(threshold=0.45), ExportFacts(threshold=0.5001)], ids=["far off", "by a little"]
 )
-def test_a_folder_that_answers_otherwise_is_noticed_and_the_old_one_kept(facts, tmp_path, monkeypatch):
+def test_export_with_wrong_answers_is_refused_and_old_one_kept(facts, tmp_path, monkeypatch):
     run = make_untrained_run(tmp_path / "run")
     export_run(run, tmp_path / "out", format="hf")
     before = {path: sha256_of(path) for path in (tmp_path / "out").rglob("*") if path.is_file()}
@@ -135,7 +135,7 @@ def test_a_folder_that_answers_otherwise_is_noticed_and_the_old_one_kept(facts, 
     monkeypatch.setattr(export, "write_config", lambda network, folder, _: right(network, folder, facts))
     if abs(facts.threshold - 0.5) < 1e-3:
         monkeypatch.setattr("roadwork.export.parity.PROBABILITY_LIMIT", 1e-5)
-    with pytest.raises(WiringError, match="read back: probabilities moved"):
+    with pytest.raises(WiringError, match=r"read back.*probabilities"):
         export_run(run, tmp_path / "out", format="hf")
     assert {path: sha256_of(path) for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
@@ -154,13 +154,13 @@ def test_a_calibration_of_other_predictions_is_refused(tiny_run, tmp_path):
     assert export_run(run, tmp_path / "out", format="hf").facts is None
 
 
-def test_weights_that_were_trained_on_since_they_were_judged_are_refused(tiny_run, tmp_path):
+def test_weights_trained_after_evaluation_are_refused(tiny_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     best = run / "checkpoints" / "best.ckpt"
     checkpoint = torch.load(best, weights_only=True)
     torch.save(checkpoint | {"epoch": 7}, best)
-    with pytest.raises(DataError, match=r"best\.ckpt is not what `roadwork evaluate` judged"):
+    with pytest.raises(DataError, match=r"best\.ckpt.*`roadwork evaluate`"):
         export_run(run, tmp_path / "out", format="hf")
     assert not (tmp_path / "out").exists()
 
@@ -169,11 +169,11 @@ def test_weights_that_were_trained_on_since_they_were_judged_are_refused(tiny_ru
 def test_a_damaged_calibration_is_refused(content, tmp_path):
     run = make_untrained_run(tmp_path / "run")
     (run / "calibration.json").write_text(content)
-    with pytest.raises(DataError, match=r"calibration\.json cannot be used"):
+    with pytest.raises(DataError, match=r"calibration\.json"):
         export_run(run, tmp_path / "out", format="hf")
 
 
-def test_nothing_tells_where_it_was_made(tmp_path):
+def test_export_contains_no_local_path(tmp_path):
     """The backbone is loaded from a folder below tmp_path, and torch traces through the files of the environment."""
     backbone = tmp_path / "somebodys-secret-folder"
     first = make_untrained_run(tmp_path / "first", "vit")
@@ -196,5 +196,5 @@ def test_replay_holds_the_runs_own_answers(tiny_run, tmp_path):
 
 
 def test_an_unknown_format_is_refused(tiny_run, tmp_path):
-    with pytest.raises(ConfigError, match="allowed: hf, onnx"):
+    with pytest.raises(ConfigError, match="hf, onnx"):
         export_run(tiny_run, tmp_path / "out", format="tflite")

@@ -62,7 +62,7 @@ def test_globs_are_expanded_unless_a_file_has_that_name(here):
     assert find_photos(["one/*"]).n_other == 1
 
 
-def test_a_list_on_standard_input_may_name_what_is_gone(here):
+def test_stdin_list_may_contain_missing_files(here):
     make_photos(here / "photos", 2)
     lines = [b"photos/001.jpg\n", b"\n", b"gone.jpg\r\n", b"photos\n", "größe \xff.jpg".encode("latin-1")]
     found = find_photos(["-"], lines)
@@ -75,14 +75,14 @@ def test_a_list_on_standard_input_may_name_what_is_gone(here):
 @pytest.mark.parametrize(
     ("inputs", "said"),
     [
-        (["absent"], "absent cannot be read"),
-        (["absent.parquet"], r"absent\.parquet cannot be read"),
-        (["*.tiff"], r"no photo in \*\.tiff"),
-        (["empty"], r"no photo in empty\. 2 other and 1 hidden files .*Parquet files of a folder"),
-        (["pipe"], "neither a file nor a folder"),
-        (["broken.parquet"], r"broken\.parquet cannot be read as parquet"),
-        (["bare.parquet"], "a, b: no images"),
-        (["-"], "no photo in -"),
+        (["absent"], r"\babsent\b"),
+        (["absent.parquet"], r"absent\.parquet"),
+        (["*.tiff"], r"\*\.tiff"),
+        (["empty"], r"\bempty\b.*\b2 .*\b1 hidden.*Parquet"),
+        (["pipe"], r"\bpipe\b"),
+        (["broken.parquet"], r"broken\.parquet"),
+        (["bare.parquet"], r"bare\.parquet.*a, b"),
+        (["-"], r"photo.* -"),
     ],
 )
 def test_nothing_to_predict_is_one_clear_error(here, inputs, said):
@@ -124,7 +124,7 @@ def test_embedded_photos_come_with_their_columns(here):
     ]
 
 
-def test_row_groups_that_are_done_are_not_read(here, monkeypatch):
+def test_finished_row_groups_are_not_read(here, monkeypatch):
     path = write_parquet(here / "p.parquet", [jpeg(number) for number in range(9)])
     read = []
     original = parquet_photos.EmbeddedPhotos._group
@@ -137,7 +137,7 @@ def test_row_groups_that_are_done_are_not_read(here, monkeypatch):
     assert read == [1]
 
 
-def test_a_column_of_paths_is_read_beside_its_file_and_each_photo_once(here):
+def test_paths_in_a_table_are_relative_to_it_and_read_once(here):
     (folder := here / "set").mkdir()
     make_photos(folder, 2)
     table = pa.table({"image_path": ["001.jpg", "000.jpg"], "lat": [BERLIN[0], None], "lon": [BERLIN[1], None]})
@@ -149,5 +149,5 @@ def test_a_column_of_paths_is_read_beside_its_file_and_each_photo_once(here):
 
 def test_positions_that_cannot_be_used_name_the_file(here):
     path = write_parquet(here / "p.parquet", [jpeg()], latitude=[95.0], longitude=[3.0])
-    with pytest.raises(DataError, match=r"p\.parquet: 1 of 1 rows are out of range.*by name alone"):
+    with pytest.raises(DataError, match=r"p\.parquet.*1 of 1 rows"):
         find_photos([str(path)])

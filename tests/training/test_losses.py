@@ -43,7 +43,7 @@ def torchvision_focal(logits, labels, gamma):
 
 
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
-def test_the_balanced_loss_is_torchs_weighted_one_summed_over_the_rows(batch, smoothing):
+def test_balanced_loss_equals_torch_weighted_cross_entropy(batch, smoothing):
     logits, hard, soft = batch
     ours = training_loss(logits, hard, settings("balanced", smoothing), WEIGHTS)
     theirs = F.cross_entropy(logits, hard, weight=WEIGHTS, label_smoothing=smoothing, reduction="sum") / len(logits)
@@ -55,7 +55,7 @@ def test_the_balanced_loss_is_torchs_weighted_one_summed_over_the_rows(batch, sm
 
 
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0, 5.0])
-def test_the_focal_loss_is_torchvisions_and_of_soft_labels_its_mixture(batch, gamma):
+def test_focal_loss_equals_torchvision_and_mixes_soft_labels(batch, gamma):
     logits, hard, soft = batch
     ours = training_loss(logits, hard, settings("focal", gamma=gamma))
     assert float(ours) == pytest.approx(torchvision_focal(logits, hard, gamma), rel=1e-5)
@@ -92,7 +92,7 @@ def test_sure_logits_have_finite_gradients(gamma):
 
 
 def test_the_balanced_loss_without_weights_is_refused(batch):
-    with pytest.raises(WiringError, match="have no weights"):
+    with pytest.raises(WiringError, match="weights"):
         training_loss(*batch[:2], settings("balanced"))
 
 
@@ -106,9 +106,9 @@ def test_weights_are_of_the_rows_as_they_are_drawn():
     torch.testing.assert_close(of_the_table, torch.tensor([1 / 1.5, 2.0]))
     sampler = WeightedRandomSampler([1.0, 1.0, 1.0, 9.0], 4)
     torch.testing.assert_close(balancing_weights(DataLoader(rows, sampler=sampler)), torch.tensor([2.0, 1 / 1.5]))
-    with pytest.raises(DataError, match="one class alone"):
+    with pytest.raises(DataError, match="one class"):
         balancing_weights(DataLoader(rows, sampler=WeightedRandomSampler([1.0, 1.0, 1.0, 0.0], 4)))
-    with pytest.raises(DataError, match="needs a training set with `labels`"):
+    with pytest.raises(DataError, match="`labels`"):
         balancing_weights(DataLoader([1, 2]))
 
 
@@ -139,11 +139,11 @@ def test_the_step_uses_the_loss_that_is_configured(tiny_config, caplog, override
         drawn, labels = datamodule.train_sampler.weights, datamodule.datasets["train"].labels
         weights = [drawn.sum() / (2 * drawn[labels == label].sum()) for label in (0, 1)]
         assert abs(weights[0] - weights[1]) > 0.01
-        assert f"Loss weights: None {weights[0]:.2f}, Roadwork {weights[1]:.2f}." in caplog.text
+        assert f"None {weights[0]:.2f}, Roadwork {weights[1]:.2f}" in caplog.text
 
 
 @pytest.mark.parametrize("cut", [pytest.param("loss", marks=slow), pytest.param("smoothing", marks=slow), "weights"])
-def test_a_step_with_another_loss_is_seen(tiny_config, monkeypatch, cut):
+def test_step_with_another_loss_is_detected(tiny_config, monkeypatch, cut):
     if cut == "weights":  # of other draws than those that train
         monkeypatch.setattr(module_module, "balancing_weights", lambda loader: torch.tensor([0.6, 3.0]))
     else:

@@ -41,14 +41,14 @@ def assert_one_run(tmp_path, out, err, epochs):
     assert [line["epoch"] for line in lines_of(runs[0] / "metrics.jsonl")] == list(range(epochs))
     assert out.count("wires work.") == 1
     assert out.count("Best val_select MCC") == 1
-    assert err.count("on each of 2 devices: 32 a step; learning rate") == 1
+    assert err.count("2 devices: 32 a step") == 1
     assert err.count(f"Epoch {epochs} of") == 1
     assert json.loads((runs[0] / "manifest.json").read_text())["processes"] == 2
     return runs[0]
 
 
 @pytest.mark.slow
-def test_by_itself_and_again_after_a_signal(tmp_path, demo_root):
+def test_command_starts_processes_and_resumes_after_a_signal(tmp_path, demo_root):
     stopped = start(tmp_path, demo_root, "training.epochs=500", "training.patience=0")
     metrics = tmp_path / "two" / "latest" / "metrics.jsonl"
     deadline = time.monotonic() + PATIENCE
@@ -76,7 +76,7 @@ def test_by_torchrun(tmp_path, demo_root):
 
 
 @pytest.mark.slow
-def test_where_one_dies_all_end(tmp_path, demo_root):
+def test_all_processes_end_when_one_dies(tmp_path, demo_root):
     process = start(tmp_path, demo_root, "training.epochs=500", "training.patience=0")
     metrics = tmp_path / "two" / "latest" / "metrics.jsonl"
     deadline = time.monotonic() + PATIENCE
@@ -88,4 +88,4 @@ def test_where_one_dies_all_end(tmp_path, demo_root):
     os.kill(int(children[0]), signal.SIGKILL)
     _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1, err
-    assert "Another process of this run has" in err
+    assert "Another process" in err

@@ -45,7 +45,7 @@ def test_a_later_batch_is_named_at_the_next_call(check):
     check(GOOD, LABELS)
 
 
-def test_no_later_batch_is_waited_for(check):
+def test_later_batches_are_not_waited_for(check):
     check(GOOD, LABELS)
     first = check.late
     check(GOOD, LABELS)
@@ -55,20 +55,20 @@ def test_no_later_batch_is_waited_for(check):
 
 def test_form_is_checked_at_once(check):
     check(GOOD, LABELS)
-    with pytest.raises(DataError, match="they must be floats"):
+    with pytest.raises(DataError, match="floats"):
         check(BAD.byte(), LABELS)
 
 
 def test_on_a_cpu_every_batch_is_checked_before_it_is_used():
     check = BatchCheck()
     check(GOOD, LABELS)
-    with pytest.raises(DataError, match="must be in"):
+    with pytest.raises(DataError, match=r"\[0, 1\]"):
         check(BAD, LABELS)
-    with pytest.raises(DataError, match="from 0 to 2; allowed"):
+    with pytest.raises(DataError, match="0 to 2"):
         check(GOOD, 2 * LABELS)
 
 
-def test_what_is_on_its_way_is_not_pickled(check):
+def test_pending_checks_are_not_pickled(check):
     check(GOOD, LABELS)
     for other in (pickle.loads(pickle.dumps(check)), copy.deepcopy(check)):
         assert other.late is None

@@ -48,18 +48,18 @@ def test_the_name_follows_from_the_content(path, tmp_path):
     assert write_shard(tmp_path, [*RECORDS[:4], RECORDS[4]._replace(jpeg=RECORDS[0].jpeg)]) != path
 
 
-def test_the_bytes_of_another_row_do_not_pass(path):
+def test_bytes_of_another_row_are_rejected(path):
     shard = open_shard(path)
     place = int(shard.offsets[1]), int(shard.lengths[1])
     own = key_checksum("id1", "1:é")
     assert read_jpeg(path, *place, own, int(shard.checksums[1])) == RECORDS[1].jpeg
     for other in (key_checksum("id2", "1:é"), key_checksum("id1", "2:é"), key_checksum("id", "11:é")):
-        with pytest.raises(DamagedError, match="checksum does not fit"):
+        with pytest.raises(DamagedError, match="checksum"):
             read_jpeg(path, *place, other, int(shard.checksums[1]))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
-def test_cut_off(path, share):
+def test_truncated_shard_is_refused(path, share):
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(DamagedError, match=path.name):
         open_shard(path)
@@ -70,7 +70,7 @@ def test_another_arrow_file_is_no_shard(tmp_path):
     table = pa.table({"id": ["a"]})
     with pa.OSFile(str(tmp_path / "x.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
-    with pytest.raises(DamagedError, match="does not have the columns"):
+    with pytest.raises(DamagedError, match="columns"):
         open_shard(tmp_path / "x.arrow")
 
 

@@ -20,14 +20,14 @@ def test_edges_belong_to_the_bracket_they_open():
 
 
 @pytest.mark.parametrize("text", ["inf", ".inf"])
-def test_inf_as_yaml_reads_it(text):
+def test_inf_from_yaml(text):
     settings = OmegaConf.create(f"brackets: [[0, 50, 5.0], [50, {text}, 0.3]]")
     brackets = parse_brackets(settings.brackets)
     assert brackets.edges_km.tolist() == [0, 50, math.inf]
     assert brackets.weights.tolist() == [5, 0.3]
 
 
-def test_order_is_free_and_one_bracket_is_enough():
+def test_bracket_order_is_free_and_one_is_enough():
     assert parse_brackets([[10, math.inf, 1], [0, 10, 2]]).weights.tolist() == [2, 1]
     assert parse_brackets([[0, math.inf, 1]]).index_of(np.array([0, 1e4])).tolist() == [0, 0]
 
@@ -35,23 +35,23 @@ def test_order_is_free_and_one_bracket_is_enough():
 @pytest.mark.parametrize(
     ("brackets", "message"),
     [
-        ([], "is empty"),
-        ([[0, 50, 5], [60, "inf", 1]], r"gap between \[0, 50, 5\] and \[60, inf, 1\]"),
-        ([[0, 50, 5], [40, "inf", 1]], r"overlap: \[0, 50, 5\] and \[40, inf, 1\]"),
+        ([], "empty"),
+        ([[0, 50, 5], [60, "inf", 1]], r"gap.*\[0, 50, 5\].*\[60, inf, 1\]"),
+        ([[0, 50, 5], [40, "inf", 1]], r"overlap.*\[0, 50, 5\].*\[40, inf, 1\]"),
         ([[0, "inf", 5], [50, "inf", 1]], "overlap"),
         ([[0, 50, 5], [0, 50, 5], [50, "inf", 1]], "overlap"),
-        ([[10, "inf", 1]], r"begins with \[10, inf, 1\]"),
-        ([[0, 50, 1]], r"ends with \[0, 50, 1\]"),
+        ([[10, "inf", 1]], r"\[10, inf, 1\]"),
+        ([[0, 50, 1]], r"\[0, 50, 1\]"),
         ([[-5, 50, 1], [50, "inf", 1]], r"\[-5, 50, 1\].*ascend"),
         ([[50, 0, 1]], "ascend"),
         ([[0, "nan", 1]], "ascend"),
-        ([[0, "inf", -1]], r"\[0, 'inf', -1\]; its weight"),
-        ([[0, "inf", "nan"]], "its weight"),
-        ([[0, "inf", "inf"]], "its weight"),
-        ([[0, "inf", 0]], "all weights are 0"),
-        ([[0, 50], [50, "inf", 1]], r"\[0, 50\], which is not three numbers"),
-        ([[0, "far", 1]], "not three numbers"),
-        ([5, 3], "not three numbers"),
+        ([[0, "inf", -1]], r"\[0, 'inf', -1\].*weight"),
+        ([[0, "inf", "nan"]], r"\[0, 'inf', 'nan'\].*weight"),
+        ([[0, "inf", "inf"]], r"\[0, 'inf', 'inf'\].*weight"),
+        ([[0, "inf", 0]], r"weights.*\b0\b"),
+        ([[0, 50], [50, "inf", 1]], r"\[0, 50\].*three numbers"),
+        ([[0, "far", 1]], r"\[0, 'far', 1\].*three numbers"),
+        ([5, 3], r"\b5\b.*three numbers"),
     ],
 )
 def test_unusable_brackets_are_named(brackets, message):

@@ -86,7 +86,7 @@ def test_distances_agree_with_geopy(rows, city):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_float32_positions_are_measured_as_they_are(dtype):
+def test_float32_positions_are_measured_exactly(dtype):
     gps = europe(500).astype(dtype)
     sampler = GPSWeightedSampler(Rows(gps), CITIES, 3)
     expected = [min(great_circle(row, city).km for city in CITIES) for row in gps.astype(float) if not np.isnan(row[0])]
@@ -117,7 +117,7 @@ def test_an_epoch_is_its_length_of_python_ints_drawn_by_weight(draw):
     np.testing.assert_allclose(shares, summary.draw_shares, atol=1e-3 if draw == "systematic" else 0.02)
 
 
-def test_a_chi_square_test_finds_shares_as_weighted_and_no_others():
+def test_shares_match_weights_by_chi_square():
     """Systematic draws are nearer to the weights than a multinomial, for which the test is made: see test_draws.py."""
     sampler = sampler_of(10_000, draw="iid")
     brackets, bracket_of_row = np.unique(sampler.weights, return_inverse=True)
@@ -133,7 +133,7 @@ def test_a_chi_square_test_finds_shares_as_weighted_and_no_others():
     assert np.abs(drawn - expected).max() < 5
 
 
-def test_epochs_move_on_by_themselves_after_each_full_pass():
+def test_epoch_advances_after_each_full_pass():
     sampler = sampler_of()
     passes = [list(sampler) for _ in range(3)]
     assert passes[0] != passes[1] != passes[2]
@@ -144,14 +144,14 @@ def test_epochs_move_on_by_themselves_after_each_full_pass():
         assert list(again) == passes[epoch]
 
 
-def test_a_consumer_that_stops_at_the_known_length_moves_on_too_and_a_broken_pass_is_repeated():
+def test_full_pass_advances_the_epoch_and_partial_pass_repeats():
     sampler = sampler_of()
     first = list(islice(sampler, 100))
     assert list(islice(sampler, len(sampler)))[:100] == first
     assert list(sampler)[:100] != first
 
 
-def test_set_epoch_wins_over_moving_on():
+def test_set_epoch_overrides_the_automatic_epoch():
     sampler = sampler_of()
     rows = iter(sampler)
     next(rows)
@@ -160,7 +160,7 @@ def test_set_epoch_wins_over_moving_on():
     assert sampler.epoch == 7
 
 
-def test_asking_for_the_order_changes_nothing():
+def test_reading_the_order_changes_nothing():
     sampler = sampler_of()
     np.testing.assert_array_equal(sampler.epoch_order(), sampler.epoch_order())
     assert sampler.epoch_order().tolist() == list(sampler)
@@ -243,7 +243,7 @@ def test_in_a_data_loader(num_workers):
 def test_weight_zero_leaves_rows_out_and_all_zero_is_an_error():
     sampler = sampler_of(missing_weight=0)
     assert not np.isnan(sampler.distances_km[sampler.epoch_order()]).any()
-    with pytest.raises(DataError, match="Every one of the 300 rows has weight 0"):
+    with pytest.raises(DataError, match=r"300 rows.*weight 0"):
         GPSWeightedSampler(Rows(np.full((300, 2), np.nan)), CITIES, 3, missing_weight=0)
 
 
@@ -256,17 +256,17 @@ def test_without_any_gps_a_pass_is_a_permutation():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"draw": "random"}, ConfigError, "data.gps_sampling.draw is 'random'; allowed: systematic, iid"),
+        ({"draw": "random"}, ConfigError, r"data\.gps_sampling\.draw.*'random'.*systematic, iid"),
         ({"missing_weight": -1}, ConfigError, "data.gps_sampling.missing_weight"),
         ({"missing_weight": float("nan")}, ConfigError, "data.gps_sampling.missing_weight"),
         ({"random_seed": -1}, ConfigError, "data.gps_sampling.random_seed"),
         ({"weight_brackets": [[0, 50, 1]]}, ConfigError, "data.gps_sampling.weight_brackets"),
-        ({"rank": 2, "world_size": 2}, ConfigError, "rank is 2"),
-        ({"test_gps": np.empty((0, 2))}, DataError, "no point with GPS"),
-        ({"test_gps": np.full((4, 2), np.nan)}, DataError, "no point with GPS"),
-        ({"test_gps": np.array([52.5, 13.4])}, DataError, r"test_gps has shape \(2,\)"),
-        ({"test_gps": np.array([[139.7, 35.7]])}, DataError, "latitude comes first"),
-        ({"data_source": Rows(np.array([[139.7, 35.7]]))}, DataError, "data_source.gps holds positions beyond"),
+        ({"rank": 2, "world_size": 2}, ConfigError, r"rank.*\b2\b"),
+        ({"test_gps": np.empty((0, 2))}, DataError, "point.*GPS"),
+        ({"test_gps": np.full((4, 2), np.nan)}, DataError, "point.*GPS"),
+        ({"test_gps": np.array([52.5, 13.4])}, DataError, r"test_gps.*\(2,\)"),
+        ({"test_gps": np.array([[139.7, 35.7]])}, DataError, "test_gps.*latitude"),
+        ({"data_source": Rows(np.array([[139.7, 35.7]]))}, DataError, r"data_source\.gps"),
         ({"data_source": Rows(np.zeros((4, 3)))}, DataError, "shape"),
     ],
 )

@@ -58,7 +58,7 @@ def messages(caplog, level=logging.WARNING):
     ],
     ids=["image", "accumulated", "feature"],
 )
-def test_a_step_with_nan_is_as_if_it_had_not_been(easy, caplog, training, bad_batch, bad_step):
+def test_step_with_nan_is_skipped_completely(easy, caplog, training, bad_batch, bad_step):
     watcher = Watch()
     fault = NanInBatch(lambda epoch, batch: batch == bad_batch)
     with caplog.at_level(logging.INFO, "roadwork"):
@@ -76,9 +76,9 @@ def test_a_step_with_nan_is_as_if_it_had_not_been(easy, caplog, training, bad_ba
     assert len(line["ids"]) == 8
     assert broken in line["ids"]
     step, epoch = messages(caplog)
-    assert f"Epoch 1, step {bad_step + 1} is left out: loss " in step
+    assert f"Epoch 1, step {bad_step + 1} " in step
     assert f"not finite: {broken}." in step
-    assert f"Epoch 1: 1 of {len(watcher.changed)} steps were left out" in epoch
+    assert f"Epoch 1: 1 of {len(watcher.changed)} steps" in epoch
     figures = json.loads((trainer.run_folder / "metrics.jsonl").read_text())
     assert math.isfinite(figures["train/loss"])
     assert figures["step"] == len(watcher.changed)  # the schedule's length is what it was
@@ -100,7 +100,7 @@ def test_an_infinite_loss_with_finite_gradients(easy, caplog, monkeypatch):
     assert health_of(trainer, HealthCallback).n_skipped == 1
 
 
-def test_spreading_leaves_finite_losses_as_they_are():
+def test_finite_losses_are_unchanged():
     weight = torch.tensor([0.3, -0.7], requires_grad=True)
     (plain,) = torch.autograd.grad((weight**3).sum(), weight)
     (spread,) = torch.autograd.grad(spread_non_finite((weight**3).sum()), weight)
@@ -109,7 +109,7 @@ def test_spreading_leaves_finite_losses_as_they_are():
     assert spoilt.isnan().all()
 
 
-def test_too_many_in_a_row_stop_the_run(easy, caplog):
+def test_too_many_bad_steps_in_a_row_stop_the_run(easy, caplog):
     fault = NanInBatch(lambda epoch, batch: epoch == 1 and batch >= 1)
     saved = {}
 
@@ -121,12 +121,12 @@ def test_too_many_in_a_row_stop_the_run(easy, caplog):
         easy.fit(Saved(), fault, epochs=3, max_skipped_steps=2)
     assert isinstance(caught.value, RoadworkError)  # one message, exit code 1
     message = str(caught.value)
-    assert "in 3 steps in a row (training.max_skipped_steps is 2)" in message
+    assert "(training.max_skipped_steps is 2)" in message
     assert len(fault.rows) == 3
     for row in fault.rows:
         assert f"photo_{row:02d}.png" in message
     (last,) = [path for path in saved if path.name == "last.ckpt"]
-    assert f"The last good checkpoint: {last}. " in message
+    assert str(last) in message
     for word in ("training.lr (it is 0.01)", "training.precision", SKIPPED_FILE):
         assert word in message
     for path, content in saved.items():
@@ -136,7 +136,7 @@ def test_too_many_in_a_row_stop_the_run(easy, caplog):
 
 
 @pytest.mark.slow
-def test_as_many_apart_do_not(easy):
+def test_separated_bad_steps_do_not_stop_the_run(easy):
     trainer = easy.fit(NanInBatch(lambda epoch, batch: batch in {1, 3}), max_skipped_steps=1)
     assert health_of(trainer, HealthCallback).n_skipped == 4
     assert trainer.mcc_callback.best_mcc > -1
@@ -159,7 +159,7 @@ def test_no_checkpoint_holds_what_is_not_finite(easy, where):
                     spoilt.view(-1)[0] = math.inf
 
     kept, ema, name = {}, [], "classifier.1.weight"
-    with pytest.raises(DivergedError, match=r"No checkpoint was written: after step 10 1 tensors hold .*classifier"):
+    with pytest.raises(DivergedError, match=r"checkpoint.*step 10\b.*\b1 tensors.*classifier"):
         easy.fit(Spoil(), prepare=lambda trainer: ema.append(trainer.ema_callback))
     assert {path.name for path in kept} >= {"last.ckpt", "best.ckpt"}
     for path, content in kept.items():
@@ -171,9 +171,7 @@ def test_a_weight_that_is_nan_from_the_start_is_named(easy):
         with torch.no_grad():
             trainer.module.model.classifier[1].weight[0, 0] = math.nan
 
-    with pytest.raises(
-        DivergedError, match=r"Weights that are not finite: model.classifier.1.weight.*none was written"
-    ):
+    with pytest.raises(DivergedError, match=r"not finite.*model\.classifier\.1\.weight"):
         easy.fit(prepare=spoil, max_skipped_steps=2)
 
 
@@ -215,7 +213,7 @@ def fit_in_float16(easy, scale, *callbacks):
 
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # where the scaler skips the first step
 @pytest.mark.parametrize("has_fault", [False, True])
-def test_float16_looking_for_its_scale_is_no_fault(easy, caplog, has_fault):
+def test_float16_scale_search_is_not_counted(easy, caplog, has_fault):
     """A scale that overflows: its halving is the scaler's business; a batch with NaN is ours."""
     fault = NanInBatch(lambda epoch, batch: has_fault and batch == 4)
     watcher = Watch()
