@@ -20,8 +20,8 @@ from roadwork.metrics.predictions import CALIBRATED_COLUMN, read_predictions, wr
 from roadwork.metrics.results import evaluate_predictions
 from roadwork.runs.run import read_manifest, read_results, write_manifest
 from roadwork.settings import Settings
+from roadwork.settings.sampling import TEST_SPLIT
 
-TEST_SPLIT = "val_test"
 RESULT_KEY = "val_test_calibrated"
 
 

@@ -26,13 +26,12 @@ from roadwork.models.processor import ImageStatistics, image_statistics
 from roadwork.runs.ensemble_record import CHECKPOINT, Member, is_ensemble, write_record
 from roadwork.runs.run import create_run_folder, read_manifest, read_results, write_manifest
 from roadwork.settings import SPLIT_NAMES, Settings
-from roadwork.settings.sampling import TEST_SPLIT, VALIDATION_SPLITS
+from roadwork.settings.sampling import HELD_OUT_SPLITS, TEST_SPLIT
 from roadwork.training.lora.apply import merge_adapter
 
 LOGITS = ["logit_none", "logit_roadwork"]
 
 # What is predicted, and so averaged.
-SPLITS = (*VALIDATION_SPLITS, TEST_SPLIT)
 SELECTION_SPLIT = "val_select"
 
 
@@ -130,7 +129,7 @@ def _read_run(folder: Path) -> MemberRun:
     settings = to_settings(cfg)
     checkpoint = _evaluated_checkpoint(folder)
     predictions = read_predictions(folder / "predictions.parquet")
-    missing = [name for name in SPLITS if not (predictions["split"] == name).any()]
+    missing = [name for name in HELD_OUT_SPLITS if not (predictions["split"] == name).any()]
     if missing:
         raise DataError(f"{folder} predicts no row of {', '.join(missing)}. {_evaluate(folder)}")
     manifest = read_manifest(folder)
@@ -194,7 +193,7 @@ def _check_fits(run: MemberRun, first: MemberRun) -> None:
                 f"{run.folder} cannot be averaged with {first.folder}: their {name} differs in {len(apart)} rows, "
                 f"first {apart[0]}. One may have trained on what the other is judged on: train both by one splits file."
             )
-    for name in SPLITS:
+    for name in HELD_OUT_SPLITS:
         found, expected = (set(r.predictions.loc[r.predictions["split"] == name, "id"]) for r in (run, first))
         if found != expected:
             raise DataError(

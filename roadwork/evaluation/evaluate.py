@@ -26,13 +26,11 @@ from roadwork.metrics.results import evaluate_predictions
 from roadwork.runs.ensemble_record import is_ensemble, read_members
 from roadwork.runs.run import read_manifest, write_manifest
 from roadwork.settings import Settings
+from roadwork.settings.sampling import TEST_SPLIT, VALIDATION_SPLITS
 from roadwork.training.checkpoints import load_weights
 from roadwork.training.initialization import build_untrained
 
 logger = logging.getLogger(__name__)
-
-VALIDATION_SPLITS = ("val_select", "val_calib")
-TEST_SPLIT = "val_test"
 
 
 def evaluate_run(folder: Path) -> dict[str, Any]:

@@ -15,9 +15,10 @@ from roadwork.core.errors import ConfigError
 from roadwork.data.source import find_groups, find_splits, read_dataset
 from roadwork.data.splitting.splits import Splits
 from roadwork.experiments.cross_validation import check_same_plan, write_or_check_splits
-from roadwork.experiments.folds import TRAINING, make_fold_splits
+from roadwork.experiments.folds import make_fold_splits
 from roadwork.runs.run import create_run_folder
 from roadwork.settings import Settings, TrainingSettings
+from roadwork.settings.sampling import TRAIN_SPLIT
 
 logger = logging.getLogger(__name__)
 
@@ -245,7 +246,7 @@ def _count_epochs(splits: Splits, settings: Settings, steps: int | None) -> int:
     if steps is None:
         return settings.training.epochs
     batch_size: int = settings.data.dataloader.batch_size
-    batches = math.ceil(len(splits.ids[TRAINING]) / batch_size)
+    batches = math.ceil(len(splits.ids[TRAIN_SPLIT]) / batch_size)
     return max(1, round(steps / math.ceil(batches / settings.training.accumulate)))
 
 

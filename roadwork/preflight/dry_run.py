@@ -6,13 +6,10 @@ import math
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from omegaconf import OmegaConf
 
 from roadwork.data.datamodule import NATIXDataModule
-from roadwork.models.build import build_model
 from roadwork.preflight.recorder import (
     CallCounter,
     Observations,
@@ -24,28 +21,8 @@ from roadwork.preflight.recorder import (
 from roadwork.preflight.wiring import judge
 from roadwork.training.initialization import check_unseen, find_left_out
 from roadwork.training.trainers.base_trainer import BaseTrainer, build_lightning_trainer
-from roadwork.training.trainers.factory import find_batch_size, set_batch_size
 
 BATCHES = 2
-
-
-def prepare_trainer(datamodule: NATIXDataModule, resume_from: Path | None = None) -> BaseTrainer:
-    """A trainer with a new network for a data module, seeded as its configuration says.
-
-    Where `data.dataloader.batch_size` is `auto`, both get the number of images that fits the device; that of the run
-    in `resume_from` where one goes on.
-    """
-    settings = datamodule.settings
-    is_auto = settings.data.dataloader.batch_size == "auto"
-    if is_auto and resume_from:
-        set_batch_size(OmegaConf.load(resume_from / "config.yaml").data.dataloader.batch_size, datamodule)
-        is_auto = False
-    L.seed_everything(settings.training.seed, workers=True, verbose=False)
-    trainer = BaseTrainer(datamodule.cfg, build_model(settings.model, settings.data.img_size))
-    if is_auto:
-        datamodule.setup("fit")
-        set_batch_size(find_batch_size(trainer, datamodule), datamodule, trainer)
-    return trainer
 
 
 def run_dry(datamodule: NATIXDataModule, trainer: BaseTrainer) -> list[WireRow]:

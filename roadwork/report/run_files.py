@@ -20,10 +20,10 @@ from roadwork.metrics.predictions import CALIBRATED_COLUMN, read_predictions
 from roadwork.report.privacy import coarsen_predictions
 from roadwork.runs.run import read_manifest
 from roadwork.settings import Settings
+from roadwork.settings.sampling import TEST_SPLIT
 
 logger = logging.getLogger(__name__)
 
-TEST_SPLIT, CALIBRATION_SPLIT = "val_test", "val_calib"
 DEFAULT_THRESHOLD = 0.5
 _REMEDY = "Make it again with `roadwork evaluate RUN` and `roadwork calibrate RUN`."
 

@@ -14,8 +14,9 @@ from roadwork.core.errors import DataError
 from roadwork.core.files import sha256_of, write_json
 from roadwork.runs.run import read_results
 from roadwork.settings import Settings
+from roadwork.settings.sampling import TEST_SPLIT
 
-RECORD_FILE, TEST_SPLIT = "ensemble.json", "val_test"
+RECORD_FILE = "ensemble.json"
 CHECKPOINT = Path("checkpoints") / "best.ckpt"
 FORMAT = 1
 

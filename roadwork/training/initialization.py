@@ -23,12 +23,12 @@ from roadwork.models.processor import image_statistics
 from roadwork.models.resize import resize, vision_config
 from roadwork.runs.run import BEST, find_run_folder, read_manifest
 from roadwork.settings import Settings, TrainingSettings
+from roadwork.settings.sampling import HELD_OUT_SPLITS
 from roadwork.training.checkpoints import LeftOut, fingerprint, load_weights
 from roadwork.training.lora.apply import STEPS_BEFORE_FIT, apply_adapter, merge_adapter
 
 logger = logging.getLogger(__name__)
 
-JUDGED_BY = ("val_select", "val_calib", "val_test")
 
 # Interpolated to data.img_size by arithmetic that another processor may round otherwise; small, so they stay.
 _COMPUTED = ("position_embedding", "pos_embed")
@@ -46,7 +46,7 @@ def check_unseen(training: TrainingSettings, splits: Splits) -> None:
         SplitError: one was.
         DataError: one of them is not there, or lacks its splits.
     """
-    judge = {row_id: name for name in JUDGED_BY for row_id in splits.ids[name]}
+    judge = {row_id: name for name in HELD_OUT_SPLITS for row_id in splits.ids[name]}
     for folder in ancestors(training.start_from):
         seen = [row_id for row_id in _trained_on(folder) if row_id in judge]
         if seen:
