@@ -2,7 +2,6 @@
 
 import copy
 import math
-import re
 import shutil
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -81,7 +80,8 @@ def test_a_group_is_chosen_by_an_override(project):
         ("data.root=${nowhere}", r"data\.root.*'nowhere'"),
         ("tracking.loggers=[csv]", r"tracking\.loggers.*\['csv'\].*mapping.*\{a: b\}"),
         ("data.splits=[0.7, 0.3]", r"data\.splits.*\[0\.7, 0\.3\].*mapping"),
-        ("data.gps_sampling=[csv]", r"'data\.gps_sampling=\[csv\]'"),
+        ("data.gps_sampling=[csv]", r"data\.gps_sampling\b.*\['csv'\].*enabled"),
+        ("model.config.hidden_sizes.x=1", r"model\.config\.hidden_sizes.*\{'x': 1\}.*list"),
         ("data.splitting.regions={a: 1}", r"data\.splitting\.regions.*\{'a': 1\}.*list.*\[a, b\]"),
         ("data.balance=${nowhere}", r"data\.balance.*'nowhere'"),
         ("data.root=[", r"'data\.root=\['"),

@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from roadwork.core.errors import ConfigError, DataError, MissingExtraError
-from roadwork.models.build import without_transformers_report
 from roadwork.models.architecture import register_networks
+from roadwork.models.build import without_transformers_report
 
 INPUT_NAME, OUTPUT_NAME = "pixel_values", "logits"
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"

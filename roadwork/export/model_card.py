@@ -19,8 +19,8 @@ from transformers import PreTrainedModel
 from roadwork.core.errors import WiringError
 from roadwork.detector.format import ExportFacts
 from roadwork.export.run_facts import RunFacts
-from roadwork.models.classifier import family_of
 from roadwork.models.architecture import needs_roadwork
+from roadwork.models.classifier import family_of
 from roadwork.settings.sampling import TEST_SPLIT
 
 FIGURES = {"mcc": ("MCC", "matthews_correlation"), "accuracy": ("Accuracy", "accuracy"),

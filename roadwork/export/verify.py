@@ -39,8 +39,8 @@ from roadwork.export.parity import PROBABILITY_LIMIT, TIE, Comparison, calibrate
 from roadwork.export.replay import checked_replay, find_files, folded_logits, write_large_photo
 from roadwork.metrics.decision import to_probability
 from roadwork.metrics.predictions import read_predictions
-from roadwork.models.build import without_transformers_report
 from roadwork.models.architecture import register_networks
+from roadwork.models.build import without_transformers_report
 from roadwork.runs.run import read_manifest
 from roadwork.settings.sampling import VALIDATION_SPLITS
 

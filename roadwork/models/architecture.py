@@ -91,7 +91,7 @@ def read_config(model: ModelSettings) -> PreTrainedConfig:
     """The transformers configuration of a classifier with the classes None and Roadwork.
 
     Raises:
-        ConfigError: the name is not found, a field is unknown, has a value of a wrong type, or does not fit the weights.
+        ConfigError: the name is not found, or a field is unknown, of a wrong type, or does not fit the weights.
     """
     register_networks()
     fields = dict(model.config)
