@@ -137,7 +137,7 @@ def _compose(layers: Sequence[dict[str, Any]]) -> DictConfig:
 
 
 def _to_checked_settings(composed: DictConfig) -> Settings:
-    _check_keys(_plain(composed), Settings)  # users can add keys after OmegaConf.set_struct(config, False)
+    _check_keys(_plain(composed), Settings)  # users can add keys with OmegaConf.open_dict
     with _config_errors():
         return cast("Settings", OmegaConf.to_object(composed))
 

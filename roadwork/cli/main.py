@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> None:
     # Before torch is loaded. Its threads else spin while they wait for each other: beside one busy process a step of
     # the small ResNet then takes 1.6 times as long, and even alone 1.1 times (docs/LOG.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from roadwork.cli import data, experiments, export, judge, predict, tools, train  # noqa: F401 -- they register
+    from roadwork.cli import config, data, experiments, export, judge, predict, tools, train  # noqa: F401 -- they register
 
     try:
         app(args=arguments)

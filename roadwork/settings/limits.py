@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from roadwork.core.errors import ConfigError
@@ -99,9 +98,12 @@ def count_or(word: str) -> dict[str, Limits]:
     return {_KEY: CountOrWord(word)}
 
 
-def limits_of(metadata: Mapping[Any, Any]) -> Limits | None:
-    """The limits in a dataclass field's metadata; None if every value of its type is allowed."""
-    return metadata.get(_KEY)
+def allowed_values(field: Field[Any]) -> str:
+    """The values that a field's limits allow, in words; empty if every value of its type is allowed."""
+    limits = field.metadata.get(_KEY)
+    if limits is None:
+        return ""
+    return f"{limits}, or null" if "None" in str(field.type) else str(limits)
 
 
 def check_limits(settings: DataclassInstance, group: str, *, unchecked: tuple[str, ...] = ()) -> None:
@@ -116,9 +118,8 @@ def check_limits(settings: DataclassInstance, group: str, *, unchecked: tuple[st
         ConfigError: a value is outside its limits.
     """
     for field in fields(settings):
-        limits, value = limits_of(field.metadata), getattr(settings, field.name)
+        limits, value = field.metadata.get(_KEY), getattr(settings, field.name)
         if limits is None or value is None or field.name in unchecked or limits.allows(value):
             continue
-        allowed = f"it must be {limits}" if isinstance(limits, Number) else f"allowed: {limits}"
-        or_null = ", or null" if "None" in str(field.type) else ""
-        raise ConfigError(f"{group}.{field.name} is {value!r}; {allowed}{or_null}.")
+        verb = "it must be" if isinstance(limits, Number) else "allowed:"
+        raise ConfigError(f"{group}.{field.name} is {value!r}; {verb} {allowed_values(field)}.")
