@@ -208,7 +208,9 @@ def _measure(settings: Settings) -> tuple[str, BackboneCost, bool]:
         streetvision = as_own_class(network).config.model_type in STREETVISION_MODEL_TYPES
         if training.gradient_checkpointing:
             checkpoint_gradients(network)
-        trained = apply_adapter(network, training.adapter, rank=training.adapter_rank, total_steps=STEPS_BEFORE_FIT)
+        trained = apply_adapter(
+            network, training.adapter, rank=training.adapter_rank or 8, total_steps=STEPS_BEFORE_FIT
+        )
     if training.freeze_backbone:
         freeze_backbone(trained)
     cost = BackboneCost(

@@ -158,7 +158,7 @@ def _build_backbone(settings: Settings) -> PreTrainedModel:
 def _adapt(network: PreTrainedModel, settings: Settings) -> nn.Module:
     training = settings.training
     adapted: nn.Module = apply_adapter(
-        network, training.adapter, rank=training.adapter_rank, total_steps=STEPS_BEFORE_FIT
+        network, training.adapter, rank=training.adapter_rank or 8, total_steps=STEPS_BEFORE_FIT
     )
     return adapted
 

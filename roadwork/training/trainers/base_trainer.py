@@ -120,7 +120,7 @@ class BaseTrainer:
         load_start(model, self.settings)
         if training.gradient_checkpointing:
             checkpoint_gradients(model)
-        adapted = apply_adapter(model, training.adapter, rank=training.adapter_rank, total_steps=STEPS_BEFORE_FIT)
+        adapted = apply_adapter(model, training.adapter, rank=training.adapter_rank or 8, total_steps=STEPS_BEFORE_FIT)
         self.module = RoadworkClassifier(adapted, training)
         self.mcc_callback = MCCCallback()
         self.callbacks: list[Callback] = [self.mcc_callback]
