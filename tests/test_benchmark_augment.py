@@ -19,7 +19,7 @@ def names(cases):
     return [case.name for case in cases]
 
 
-def test_every_operation_and_every_stage_has_a_line_and_a_counterpart_or_a_none():
+def test_every_operation_and_stage_has_a_case():
     from benchmarks.augment_cases import KORNIA_OPERATIONS, KORNIA_STAGES, MODES
     from roadwork.data.augmentation.build import AUGMENTATIONS
     from roadwork.data.augmentation.heavy_aug_kornia import CONDITIONS, STAGES
@@ -49,7 +49,7 @@ def test_parts_happen_as_often_as_the_modes_draw_them():
 
 
 @pytest.mark.parametrize("mode", ["latest_2025", "heavy_kornia"])
-def test_ours_and_peers_change_as_many_images_as_the_line_says(mode):
+def test_cases_change_the_stated_number_of_images(mode):
     from benchmarks.augment_cases import MODES
 
     torch.manual_seed(0)

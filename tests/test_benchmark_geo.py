@@ -37,7 +37,7 @@ def test_ratios_are_of_medians_and_their_spread_is_the_widest():
     assert lines[0]["beyond_gb"] == 0.5
 
 
-def test_what_raises_is_shown_and_what_is_extrapolated_said():
+def test_errors_and_extrapolations_are_shown():
     from benchmarks.geo import as_table, compare
 
     lines = compare(
@@ -55,7 +55,7 @@ def test_what_raises_is_shown_and_what_is_extrapolated_said():
     assert "25 (25 to 25)" in text
 
 
-def test_the_full_plan_has_the_sizes_that_are_claimed_and_shows_torchs_limit():
+def test_full_plan_has_the_claimed_sizes():
     from benchmarks.geo import plan
 
     cases = plan([7], full=True, only="")
@@ -120,7 +120,7 @@ def test_the_command_measures_in_processes_and_writes_json(tmp_path, capsys):
     assert str(sys.version_info.major) in content["machine"]
 
 
-def test_nothing_to_measure_is_said(capsys):
+def test_empty_selection_is_refused(capsys):
     from benchmarks.geo import main
 
     with pytest.raises(SystemExit):

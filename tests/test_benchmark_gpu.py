@@ -193,7 +193,7 @@ def take_all(batches):
     return 0.0
 
 
-def test_one_that_fails_has_its_error_and_the_rest_goes_on(monkeypatch):
+def test_failed_contender_shows_its_error_and_others_run(monkeypatch):
     calls = []
 
     def fail_later(batches):
@@ -251,7 +251,7 @@ def test_what_there_is_no_time_for_is_left_out(monkeypatch):
     assert line["error"] == "left out, TimeoutError: no time is left; --minutes gives more"
 
 
-def test_the_rate_of_products_counts_multiplications_and_additions(monkeypatch):
+def test_matmul_rate_counts_multiplications_and_additions(monkeypatch):
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(gpu.time, "perf_counter", lambda: clock.now)
     real = torch.mm
@@ -281,12 +281,12 @@ def test_the_bar_is_held_against_the_faster_of_the_plain_loops(share, ratios, ve
     assert [said.rsplit(": ")[-1] for said in gpu.judge_bar(lines)] == verdicts
 
 
-def test_a_bar_that_was_not_measured_is_said():
+def test_missing_reference_is_reported():
     failed = {"task": "ViT-B/16 training", "name": "roadwork, compiled", "error": "left out"}
     assert gpu.judge_bar([failed]) == ["Bar: roadwork, compiled, was not measured in ViT-B/16 training."]
 
 
-def test_options_that_cannot_be_are_refused(capsys):
+def test_invalid_options_are_refused(capsys):
     for arguments, message in [
         (["--tiny", "--models", "vit-b"], "--tiny has vit-s, convnext-t"),
         (["--tiny", "--steps", "0"], "must be at least 1"),
@@ -302,7 +302,7 @@ def test_options_that_cannot_be_are_refused(capsys):
 
 
 @pytest.mark.slow
-def test_the_small_form_runs_without_the_packages_that_its_image_lacks(tmp_path):
+def test_tiny_benchmark_runs_without_optional_packages(tmp_path):
     written = tmp_path / "gpu.json"
     arguments = ["--tiny", "--models", "vit-s", "--steps", "1", "--repeat", "1", "--json", str(written)]
     command = [sys.executable, "-c", RUN_WITHOUT_THEM, *arguments]

@@ -50,7 +50,7 @@ EPOCH = [
 ]
 
 
-def test_without_opencv_its_rows_are_left_out_and_that_is_said(tmp_path, capsys, monkeypatch):
+def test_missing_opencv_omits_its_rows_with_a_note(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     content, text = run(tmp_path, capsys, "0")
     assert names_by_task(content["lines"]) == {
@@ -88,7 +88,7 @@ def test_contenders_count_what_they_read(photos):
     assert passing("x", lambda: iter([torch.zeros(4, 3), torch.zeros(1, 3)]), 10).run() == 50
 
 
-def test_a_decoder_that_gives_something_else_is_found(photos):
+def test_decoder_with_other_output_is_refused(photos):
     from benchmarks.input_cases import PILLOW, check_decoders, decoders
 
     encoded = [path.read_bytes() for path in photos]
@@ -102,7 +102,7 @@ def test_a_decoder_that_gives_something_else_is_found(photos):
         check_decoders({"larger": decoders(SIZE + 1, is_training=False)[PILLOW]}, encoded, SIZE)
 
 
-def test_an_epoch_that_lacks_images_or_has_others_is_found(photos):
+def test_epoch_with_missing_or_other_images_is_refused(photos):
     from benchmarks.input_epochs import PillowPhotos, check_epochs, plain_epoch
 
     whole = plain_epoch(PillowPhotos(photos, SIZE), workers=0)
@@ -130,7 +130,7 @@ def test_our_epochs_read_the_copy_and_the_photos(tmp_path):
     assert len(photos) == 3
 
 
-def test_photos_are_the_same_for_a_seed_and_have_edges_and_texture(tmp_path):
+def test_photos_are_reproducible_with_edges_and_texture(tmp_path):
     from benchmarks.photos import make_photos
 
     first, again, other = (

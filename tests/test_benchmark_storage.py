@@ -28,7 +28,7 @@ def test_every_store_gives_the_same_photos(photos, tmp_path):
     assert kept[OURS].n_bytes < raw
 
 
-def test_what_is_said_of_a_store(photos, tmp_path):
+def test_store_summary(photos, tmp_path):
     kept = stores(photos, tmp_path, 64)
     n_bytes = sum(photo.stat().st_size for photo in photos)
     assert describe(kept, photos, 64)["photos, Pillow full decode"].startswith(f"{n_bytes / 3e3:.1f} kB an image, mean")
@@ -42,7 +42,7 @@ def test_an_epoch_reads_each_image_once():
     assert read != sorted(read)
 
 
-def test_it_runs(tmp_path, capsys):
+def test_storage_benchmark_runs(tmp_path, capsys):
     main(["--images", "2", "--size", "32", "--photo", "160x120", "--repeat", "1", "--json", str(tmp_path / "out.json")])
     written = json.loads((tmp_path / "out.json").read_text())
     ours, *others = written["lines"]

@@ -64,7 +64,7 @@ def run(tiny_config, tmp_path):
     return folder
 
 
-def test_nothing_but_val_calib_is_read():
+def test_only_val_calib_is_read():
     frame, rng = make_frame(), np.random.default_rng(1)
     before = calibrated(frame)
     elsewhere = frame["split"] != "val_calib"
@@ -81,7 +81,7 @@ def test_the_order_of_rows_does_not_matter():
     assert calibrated(frame.sample(frac=1, random_state=0)) == calibrated(frame)
 
 
-def test_temperature_and_threshold_are_found_and_the_file_is_json():
+def test_temperature_and_threshold_are_found_and_json_safe():
     found = calibrated(make_frame(groups_each=300))
     assert found["temperature_fit"]["kept"]
     assert found["threshold_fit"]["kept"]
@@ -176,7 +176,7 @@ def test_a_failure_leaves_the_run_as_it_was(run):
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
 
-def test_the_command_tells_a_newcomer_and_a_machine(run):
+def test_command_prints_text_and_json(run):
     shown = CliRunner().invoke(app, ["calibrate", str(run), "--prior", "0.05", "--cost-miss", "20"])
     assert shown.exit_code == 0, shown.output
     text = " ".join(shown.output.split())
@@ -187,7 +187,7 @@ def test_the_command_tells_a_newcomer_and_a_machine(run):
     assert set(json.loads(printed.stdout)) == {"calibration", "val_test_calibrated"}
 
 
-def test_a_run_that_was_not_evaluated_is_told_so(run):
+def test_unevaluated_run_is_refused(run):
     (run / "predictions.parquet").unlink()
     result = CliRunner().invoke(app, ["calibrate", str(run)])
     assert isinstance(result.exception, DataError)

@@ -91,7 +91,7 @@ def test_a_group_is_chosen_by_an_override(project):
         ("=5", "is not an override"),
     ],
 )
-def test_what_cannot_be_used_is_said(override, says):
+def test_unusable_files_are_refused(override, says):
     with pytest.raises(ConfigError, match=re.escape(says)):
         load_config(CONFIG, [override])
 
@@ -106,7 +106,7 @@ def containers(schema, prefix=""):
 
 
 @pytest.mark.parametrize("value", ["[csv]", "{a: 1}", "${nowhere}"])
-def test_a_list_for_a_mapping_or_the_other_way_round_is_no_stack_trace(value):
+def test_list_for_a_mapping_or_vice_versa_is_one_clear_error(value):
     keys = list(containers(Settings))
     assert {"data.columns", "data.splitting.regions", "tracking.loggers"} <= set(keys)
     said = {key: refusal_of(f"{key}={value}") for key in keys}
@@ -211,7 +211,7 @@ def test_class_names_in_the_file_replace_the_default_ones(project):
     assert to_settings(load_config("configs/config.yaml")).data.class_names == {"clear": 0, "works": 1}
 
 
-def test_another_directory_finds_the_checkouts_files(tmp_path, monkeypatch):
+def test_configs_are_found_from_another_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_config("configs/config.yaml") == CONFIG
     assert load_config("configs/config.yaml").data.img_size == 224

@@ -56,7 +56,7 @@ def test_no_drift_from_the_schema(file, group):
     assert_same(OmegaConf.to_container(OmegaConf.load(CONFIGS / file), resolve=False), DEFAULTS[group], group)
 
 
-def test_the_shipped_configuration_is_the_schema_but_for_the_model():
+def test_shipped_configuration_equals_the_schema_except_model():
     shipped = OmegaConf.to_container(load_config(CONFIGS / "config.yaml"), resolve=False)
     assert {k: v for k, v in shipped.items() if k != "model"} == {k: v for k, v in DEFAULTS.items() if k != "model"}
 

@@ -201,7 +201,7 @@ def test_all_imports_at_once():
     assert done.returncode == 0, done.stderr
 
 
-def test_the_wheel_holds_roadwork_alone_with_the_one_copy_of_each_configuration(tmp_path):
+def test_wheel_holds_only_roadwork_and_one_copy_of_each_config(tmp_path):
     build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
     subprocess.run(build, cwd=CHECKOUT, check=True, capture_output=True)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:

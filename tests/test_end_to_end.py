@@ -141,7 +141,7 @@ def test_a_run_with_an_adapter(in_tmp, demo_root, adapter):
     assert matthews_corrcoef(selected["label"], selected["probability"] >= 0.5) == pytest.approx(best, abs=1e-6)
 
 
-def test_unreadable_images_are_listed_together_and_never_trained_on(in_tmp, demo_root, capsys):
+def test_unreadable_images_are_listed_and_not_trained_on(in_tmp, demo_root, capsys):
     shutil.copytree(demo_root, in_tmp / "photos")
     missing, cut = sorted((in_tmp / "photos/images").iterdir())[:2]
     missing.unlink()
@@ -168,7 +168,7 @@ def test_split_writes_what_training_then_uses(in_tmp, demo_root, capsys):
     assert used == json.loads(own.read_text())
 
 
-def test_dry_run_prints_what_checklists_look_for(in_tmp, demo_root, capsys):
+def test_dry_run_prints_the_contract_lines(in_tmp, demo_root, capsys):
     assert (
         run(
             "train",

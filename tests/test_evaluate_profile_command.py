@@ -94,7 +94,7 @@ def test_native_photos_are_the_ordinary_predictions(judged):
     assert 0 <= result["reward"]["low"] <= result["reward"]["mean"] <= 1
 
 
-def test_what_was_there_stays_and_openings_are_counted(judged):
+def test_existing_files_stay_and_openings_are_counted(judged):
     run, _, before = judged
     results = results_of(run)
     added = {f"val_test_{profile}" for profile in (CHALLENGES, NATIVE)}
@@ -110,7 +110,7 @@ def test_what_was_there_stays_and_openings_are_counted(judged):
 
 
 @pytest.mark.parametrize("profile", [CHALLENGES, NATIVE])
-def test_the_command_tells_a_newcomer(judged, profile):
+def test_command_prints_a_readable_summary(judged, profile):
     run, said, _ = judged
     result = results_of(run)[f"val_test_{profile}"]
     for part in (f"val_test as {profile}", f"Reward {result['reward']['mean']:.3f} on average", "95 % interval",
@@ -120,7 +120,7 @@ def test_the_command_tells_a_newcomer(judged, profile):
         assert (part in said[profile]) == (profile == CHALLENGES)
 
 
-def test_the_pictures_are_repeatable_and_the_answers_those_of_the_folded_export(judged, tiny_run, tmp_path):
+def test_challenges_are_repeatable_and_match_the_folded_export(judged, tiny_run, tmp_path):
     run = copy_run(tiny_run, tmp_path / "run", privacy__coarsen_gps=1)
     change_calibration(run, temperature=1.7, threshold=0.6)
     result = evaluate_profile(run, CHALLENGES)
@@ -161,9 +161,7 @@ def test_one_label_alone_has_no_reward(judged):
 
 
 @pytest.mark.parametrize("allowed", [0.0, 0.5])
-def test_an_unreadable_photo_ends_the_command_or_is_left_out_at_every_level(
-    judged, tiny_run, tmp_path, monkeypatch, allowed
-):
+def test_unreadable_photo_stops_or_is_excluded_at_every_level(judged, tiny_run, tmp_path, monkeypatch, allowed):
     damaged, real = plain_rows(tiny_run)["id"].iloc[0], predict.make_challenges
 
     def make(data, levels, row_id, seed):
@@ -188,7 +186,7 @@ def test_an_unreadable_photo_ends_the_command_or_is_left_out_at_every_level(
     assert is_same.equals(both["challenge_level"] == 0)
 
 
-def test_an_unknown_profile_is_refused_before_anything_is_opened(judged):
+def test_unknown_profile_is_refused_before_reading_data(judged):
     run, _, _ = judged
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     shown = CliRunner().invoke(app, ["evaluate", str(run), "--profile", "streetvision"])
@@ -204,7 +202,7 @@ def test_a_calibration_of_other_predictions_is_refused(tiny_run, tmp_path):
         evaluate_profile(run, CHALLENGES)
 
 
-def test_it_fits_80_columns_and_says_what_cannot_be_known():
+def test_table_fits_80_columns_and_states_its_limits():
     row = {"n": 123_456, "errors": 12_345, "mcc": -0.1234, "mcc_low": -0.1234, "mcc_high": -0.1234}
     result = row | {
         "profile": CHALLENGES, "groups": 5, "temperature": 1.0, "threshold": 0.5, "leaks": ["a leak"], "reward": None,

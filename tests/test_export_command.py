@@ -13,7 +13,7 @@ def run_command(*arguments) -> int:
     return int(ended.value.code or 0)
 
 
-def test_it_says_what_was_folded_checked_and_written(tiny_run, tmp_path, capfd):
+def test_command_reports_folding_checks_and_files(tiny_run, tmp_path, capfd):
     run = shutil.copytree(tiny_run, tmp_path / "run")
     path = run / "calibration.json"
     changes = {"temperature": 1.25, "threshold": 0.4, "prior": 0.01, "abstain": {"low": 0.35, "high": 0.45}}
@@ -35,7 +35,7 @@ def test_without_calibration_it_says_so(tmp_path, capfd):
     assert "not calibrated" in capfd.readouterr().out
 
 
-def test_a_network_that_streetvision_lacks_is_told(tmp_path, capfd, monkeypatch):
+def test_network_unknown_to_streetvision_is_warned_about(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr("roadwork.export.consumer.STREETVISION_MODEL_TYPES", ("vit",))
     run = make_untrained_run(tmp_path / "run")
     assert run_command("export", run, "--out", tmp_path / "out") == 0

@@ -40,7 +40,7 @@ def whole(job, tmp_path_factory):
     ],
     ids=lambda moment: moment.kind,
 )
-def test_a_struck_run_ends_as_the_whole_one(job, whole, tmp_path, moment):
+def test_killed_run_ends_like_an_uninterrupted_run(job, whole, tmp_path, moment):
     outcome = strike_and_resume(moment, tmp_path, job, whole[0])
     assert outcome.faults == ()
     assert outcome.resumed_at is not None

@@ -2,7 +2,7 @@ from roadwork.core import devices as machine
 from roadwork.core.devices import available_bytes
 
 
-def test_a_container_has_what_its_limit_leaves(tmp_path, monkeypatch):
+def test_container_memory_respects_its_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "_CGROUP", tmp_path)
     free = available_bytes()
     assert free > 10**6

@@ -201,7 +201,7 @@ def test_sites_are_those_of_all_photos(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_the_batch_and_says_how_to_go_on(
+def test_signal_ends_after_the_batch_with_a_resume_command(
     capsys, tmp_path, photos, model_folder, monkeypatch, number, code
 ):
     original, calls = predict.judge_batch, []
@@ -225,7 +225,7 @@ def test_a_signal_ends_the_batch_and_says_how_to_go_on(
     assert not (tmp_path / "o.csv.partial").exists()
 
 
-def test_a_damaged_header_warns_nobody(capsys, tmp_path, model_folder):
+def test_damaged_header_gives_no_warning(capsys, tmp_path, model_folder):
     data = bytearray(jpeg(1, RIO, taken="2024:09:08 10:22:31"))
     place = data.index(b"Exif\0\0") + 6
     data[place + 8 : place + 40] = b"\xff" * 32
@@ -234,7 +234,7 @@ def test_a_damaged_header_warns_nobody(capsys, tmp_path, model_folder):
     assert rows_of(tmp_path / "o.csv")[0]["error"] == ""
 
 
-def test_a_run_is_no_detector(capsys, tmp_path, photos, tiny_run):
+def test_run_folder_is_not_a_detector(capsys, tmp_path, photos, tiny_run):
     _, said = run(capsys, tiny_run, photos, "--out", tmp_path / "o.csv", code=1)
     assert f"roadwork export {tiny_run} --format hf --out DIR" in said
 

@@ -35,7 +35,7 @@ def prepare(root, *arguments):
     return run("prepare", f"data.root={root}", SIZE, "--processes", 1, *arguments)
 
 
-def test_made_once_and_read_by_training(root, tiny_config, capsys):
+def test_copy_is_made_once_and_read_by_training(root, tiny_config, capsys):
     assert prepare(root) == 0
     out = capsys.readouterr().out
     assert "240 images, short side 37 pixels, into" in out
@@ -71,7 +71,7 @@ def test_a_disk_that_is_too_small(root, monkeypatch, capsys, shards):
     assert not shards()
 
 
-def test_verify_names_damage_and_mends_it(root, capsys, shards):
+def test_verify_reports_damage_and_repairs_it(root, capsys, shards):
     prepare(root)
     (path,) = shards()
     whole = path.read_bytes()

@@ -86,7 +86,7 @@ def test_less_than_one_step_is_wrong_usage(config_file):
     assert CliRunner().invoke(app, ["profile", "--config", str(config_file), "--steps", "0"]).exit_code == 2
 
 
-def test_training_on_kept_features_has_no_step_over_images_to_profile(config_file):
+def test_profiling_on_cached_features_is_refused(config_file):
     datamodule = NATIXDataModule(OmegaConf.load(config_file))
     datamodule.settings.training.freeze_backbone = True
     datamodule.cfg.training.freeze_backbone = True

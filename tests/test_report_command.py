@@ -21,7 +21,7 @@ def invoke(*arguments):
     return CliRunner().invoke(app, ["report", *map(str, arguments)])
 
 
-def test_one_run_is_reported_into_its_folder_and_opens_nothing(run):
+def test_report_of_one_run_goes_to_its_folder(run):
     before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
     openings = read_manifest(run)["val_test_openings"]
     result = invoke(run)

@@ -47,7 +47,7 @@ def test_json_is_readable_and_nan_is_refused(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_runs_of_one_second_get_folders_of_their_own_and_latest_follows(tmp_path):
+def test_runs_of_one_second_get_distinct_folders(tmp_path):
     folders = []
     for _ in range(3):
         folders.append(create_run_folder(tmp_path, "exp"))
@@ -75,7 +75,7 @@ def test_a_folder_that_is_no_run(tmp_path):
         find_run_folder(tmp_path)
 
 
-def test_the_manifest_lists_what_is_there_and_keeps_what_was_said(tmp_path):
+def test_manifest_lists_files_and_keeps_earlier_facts(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "best.ckpt").write_bytes(b"weights")
     (tmp_path / "config.yaml").write_text("a: 1\n")

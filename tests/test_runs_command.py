@@ -91,7 +91,7 @@ def test_a_real_run_is_listed_with_its_own_figures(tiny_run):
     assert row.note is None
 
 
-def test_figures_of_an_older_checkpoint_are_said_to_be_so(tiny_run, tmp_path):
+def test_figures_of_an_older_checkpoint_are_marked(tiny_run, tmp_path):
     folder = tmp_path / "outputs" / tiny_run.parent.name / tiny_run.resolve().name
     shutil.copytree(tiny_run, folder)
     manifest = read_manifest(folder)
@@ -113,7 +113,7 @@ def test_figures_of_an_older_checkpoint_are_said_to_be_so(tiny_run, tmp_path):
         ("metrics.jsonl", "{\n{}\n", "line 1 cannot be read"),
     ],
 )
-def test_a_damaged_run_is_a_row_that_says_so(outputs, file, content, said):
+def test_damaged_run_is_listed_as_damaged(outputs, file, content, said):
     path = outputs / "demo" / "20260101T000000Z" / file
     path.unlink(missing_ok=True)
     if content is not None:
@@ -123,7 +123,7 @@ def test_a_damaged_run_is_a_row_that_says_so(outputs, file, content, said):
     assert said in rows[-1].note
 
 
-def test_a_line_that_was_being_written_is_no_damage(outputs):
+def test_partly_written_line_is_not_damage(outputs):
     path = outputs / "demo" / "20260103T000000Z" / "metrics.jsonl"
     path.write_text(path.read_text() + '{"epoch": 1, "val_sel')
     assert list_runs(outputs)[1].epochs == 1
@@ -138,7 +138,7 @@ def _hold(folder, pipe):
         pipe.recv()
 
 
-def test_a_run_is_running_as_long_as_its_process_lives_and_no_longer(outputs):
+def test_run_is_running_only_while_its_process_lives(outputs):
     folder = outputs / "demo" / "20260103T000000Z"
     context = multiprocessing.get_context("fork")
     mine, theirs = context.Pipe()
@@ -162,7 +162,7 @@ def test_a_run_is_running_as_long_as_its_process_lives_and_no_longer(outputs):
         mine.send("the child may go")
 
 
-def test_what_a_name_means(outputs, monkeypatch):
+def test_run_name_resolution(outputs, monkeypatch):
     demo = outputs / "demo"
     for name, meant in {
         "demo": "20260103T000000Z-2",
@@ -196,7 +196,7 @@ def test_a_finished_run_has_to_be_asked_for_more(outputs):
         read_run_config(stopped, [])
 
 
-def test_the_command_tells_people_and_machines(outputs):
+def test_command_lists_runs_as_text_and_json(outputs):
     (outputs / "demo" / "20260101T000000Z" / "manifest.json").write_text("{")
     result = CliRunner().invoke(app, ["runs", "--output-dir", str(outputs)], env={"COLUMNS": "100"})
     assert result.exit_code == 0, result.output

@@ -68,7 +68,7 @@ def receive_all(connection):
 
 
 @pytest.mark.slow
-def test_it_stops_within_its_limit_though_a_client_never_ends(model_folder):
+def test_server_stops_in_time_with_an_endless_client(model_folder):
     with running_server(model_folder, "--timeout", "1") as server, connect(server.url) as endless:
         endless.sendall(head_of_a_post(10**6) + b"--b")
         wait_for_place(server.url)
@@ -105,7 +105,7 @@ def quick_server(model_folder, monkeypatch):
     thread.join()
 
 
-def test_headers_that_trickle_are_cut_off(quick_server):
+def test_slow_headers_are_cut_off(quick_server):
     with connect(quick_server) as slow:
         slow.sendall(b"GET /healthz HTTP/1.1\r\n")
         assert slow.recv(100) == b""  # closed without an answer
@@ -114,7 +114,7 @@ def test_headers_that_trickle_are_cut_off(quick_server):
         assert receive_all(slow).startswith(b"HTTP/1.1 200 OK")
 
 
-def test_patience_with_headers_does_not_cut_requests_off(quick_server):
+def test_header_timeout_does_not_cut_off_requests(quick_server):
     """A body may take longer than headers may."""
     body = form(photo(0))
     with connect(quick_server) as slow:
@@ -124,7 +124,7 @@ def test_patience_with_headers_does_not_cut_requests_off(quick_server):
         assert slow.recv(100).startswith(b"HTTP/1.1 200 OK")
 
 
-def test_a_taken_port_is_said_to_be(model_folder, capsys):
+def test_port_in_use_is_reported(model_folder, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as exited:
         main(["serve", str(model_folder), "--port", str(taken.getsockname()[1])])
     assert exited.value.code == 2

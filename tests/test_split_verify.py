@@ -87,7 +87,7 @@ def world(tmp_path, monkeypatch, demo_root):
     return made
 
 
-def test_a_clean_file_of_ones_own_passes(world, capsys):
+def test_clean_user_file_passes(world, capsys):
     assert world.verify() == 0
     shown = capsys.readouterr().out
     assert "✅ Nothing leaks." in shown
@@ -133,7 +133,7 @@ def test_each_planted_leak_alone(world, demo_root, capsys, plant, kinds):
     assert kinds <= found <= kinds | ({"near_duplicate"} if plant == "plant_frames" else set())
 
 
-def test_leaks_that_are_not_asked_for_are_said_not_to_be_looked_for(world, capsys):
+def test_disabled_leak_checks_are_reported(world, capsys):
     world.plant_reencoded()
     world.plant_neighbours()
     assert world.verify("data.splitting.near_duplicates=false", "data.splitting.buffer_km=0") == 0

@@ -32,7 +32,7 @@ def verify(*arguments):
     return CliRunner().invoke(app, ["verify-export", *map(str, arguments)])
 
 
-def test_a_fresh_export_passes_with_its_run_and_its_consumers_contract(exported, tiny_run):
+def test_fresh_export_passes_against_run_and_consumer(exported, tiny_run):
     said = verify(exported, "--run", tiny_run, "--limit", 10, "--consumer", "streetvision")
     assert said.exit_code == 0, said.output
     assert "✅ Detector against the run, on the folder's own photos: 0 of 32 decisions changed" in said.output
@@ -43,7 +43,7 @@ def test_a_fresh_export_passes_with_its_run_and_its_consumers_contract(exported,
     assert "Failed: 0." in said.output
 
 
-def test_a_broken_folder_exits_with_1_and_says_which_photos(exported, tmp_path):
+def test_broken_folder_exits_with_1_and_lists_the_photos(exported, tmp_path):
     folder = shutil.copytree(exported, tmp_path / "model")
     weights = load_file(folder / "model.safetensors")
     weights["classifier.1.weight"] = weights["classifier.1.weight"].flip(0)
@@ -60,7 +60,7 @@ def test_a_broken_folder_exits_with_1_and_says_which_photos(exported, tmp_path):
     assert listed["comparisons"][0]["changed"][0].keys() == {"photo", "expected", "found"}
 
 
-def test_a_violation_says_what_is_allowed_and_what_to_do(exported, tmp_path):
+def test_violation_shows_allowed_values_and_the_fix(exported, tmp_path):
     folder = shutil.copytree(exported, tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"problem_type": "single_label_classification"}))

@@ -29,7 +29,7 @@ def mean_loss(labels, probabilities, groups, band, threshold=0.5):
 
 
 @pytest.mark.parametrize(("risk", "n_groups"), [(0.05, 40), (0.1, 30), (0.1, 120)])
-def test_the_expected_loss_of_a_new_group_is_at_most_the_risk(risk, n_groups):
+def test_expected_loss_of_a_new_group_is_at_most_the_risk(risk, n_groups):
     rng = np.random.default_rng(0)
     population = draw_groups(rng, 4000)  # in place of one new group: the same mean, less noise
     assert mean_loss(*population, choose_band(*population, threshold=0.5, risk=0.999)) > 0.15
@@ -43,7 +43,7 @@ def test_the_expected_loss_of_a_new_group_is_at_most_the_risk(risk, n_groups):
     assert np.mean(losses) >= risk - 2 / (n_groups + 1) - error
 
 
-def test_without_the_correction_the_promise_would_break():
+def test_bound_breaks_without_the_correction():
     """The simulation can tell: the empirical risk alone, without n + 1, is not controlled."""
     rng = np.random.default_rng(0)
     population, losses = draw_groups(rng, 4000), []
@@ -93,7 +93,7 @@ def mean_loss_of(wrong, groups):
 
 
 @pytest.mark.parametrize(("risk", "needed"), [(0.05, 19), (0.1, 9), (0.01, 99), (0.3, 3), (0.5, 1)])
-def test_the_groups_needed_are_the_fewest_with_which_anything_is_answered(risk, needed):
+def test_groups_needed_is_the_fewest_that_allow_an_answer(risk, needed):
     assert groups_needed(risk) == needed
     for n_groups in (needed, needed - 1):
         if n_groups:
@@ -104,7 +104,7 @@ def test_the_groups_needed_are_the_fewest_with_which_anything_is_answered(risk, 
             assert (band.low is None) == (n_groups == needed)
 
 
-def test_abstaining_grows_as_the_risk_falls():
+def test_abstention_grows_as_the_risk_falls():
     rng = np.random.default_rng(1)
     drawn = draw_groups(rng, 200)
     shares = [

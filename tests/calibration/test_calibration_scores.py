@@ -30,7 +30,7 @@ def test_ece_is_netcals_with_equal_mass_bins(drawn, bins):
     assert reference > 0.05  # of a detector that promises too much
 
 
-def test_ece_does_not_depend_on_the_order_of_equal_probabilities():
+def test_ece_ignores_the_order_of_equal_probabilities():
     labels = np.repeat([0, 1], 50)
     probabilities = np.full(100, 0.5)
     assert expected_calibration_error(labels, probabilities) == 0

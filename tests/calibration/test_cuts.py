@@ -55,7 +55,7 @@ def test_no_threshold_is_better_than_the_best_cut(drawn, prior):
 
 @given(rows)
 @settings(max_examples=100, deadline=None)
-def test_every_cut_counts_as_its_threshold_decides_and_separates_distinct_values(drawn):
+def test_every_cut_counts_what_its_threshold_decides(drawn):
     labels, differences = unpack(drawn)
     probabilities = to_probability(differences, 1.0)
     cuts = Cuts(labels, probabilities)
@@ -75,7 +75,7 @@ def test_a_shift_of_all_logits_shifts_the_threshold_alike(drawn, shift):
     np.testing.assert_allclose(logit(shifted.thresholds), logit(cuts.thresholds) + shift, atol=1e-7)
 
 
-def test_rows_of_a_class_counted_twice_are_a_prior():
+def test_counting_a_class_twice_equals_a_prior():
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1], 60)
     probabilities = to_probability(rng.normal(labels, 1), 1.0)
@@ -90,7 +90,7 @@ def test_the_threshold_is_the_middle_of_the_gap_in_logits():
     assert logit(cuts.thresholds[cuts.best(None)]) == pytest.approx(1.0)
 
 
-def test_of_equal_cuts_the_one_in_the_widest_gap_is_taken():
+def test_ties_between_cuts_take_the_widest_gap():
     # Symmetric: a cut at -1 and one at 1 have the same MCC.
     labels = np.array([0, 0, 1, 0, 1, 1])
     differences = np.array([-9.0, -8.0, -1.0, 0.5, 8.0, 9.0])
@@ -99,7 +99,7 @@ def test_of_equal_cuts_the_one_in_the_widest_gap_is_taken():
     assert threshold == pytest.approx(4.25)  # 0.5 to 8, and not -8 to -1
 
 
-def test_a_detector_that_is_always_wrong_is_cut_at_an_end_and_finitely():
+def test_always_wrong_detector_gets_a_finite_end_threshold():
     labels, differences = np.array([1, 1, 0, 0]), np.array([-1e4, -1e4, 1e4, 1e4])
     cuts = Cuts(labels, to_probability(differences, 1.0))
     best = cuts.best(None)
@@ -108,7 +108,7 @@ def test_a_detector_that_is_always_wrong_is_cut_at_an_end_and_finitely():
     assert 0 < cuts.thresholds[best] < 1
 
 
-def test_neighbours_in_float64_are_still_told_apart():
+def test_adjacent_float64_values_are_separated():
     probabilities = np.array([0.3, np.nextafter(0.3, 1)])
     cuts = Cuts(np.array([0, 1]), probabilities)
     assert (probabilities >= cuts.thresholds[cuts.best(None)]).tolist() == [False, True]

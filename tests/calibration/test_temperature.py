@@ -58,12 +58,12 @@ def test_scaled_logits_scale_the_temperature(factor):
     "differences", [[-1e4, -2, 3, 1e4], [1e4, 2, -3, -1e4], [0, 0, 0, 0], [-1e4, 1, -1, 1e4]],
     ids=["all right", "all wrong", "all zero", "far apart"],
 )  # fmt: skip
-def test_the_temperature_is_finite_whatever_the_rows(differences):
+def test_temperature_is_finite_for_any_rows(differences):
     temperature = fit_temperature(np.array([0, 0, 1, 1]), np.array(differences, dtype=float))
     assert 0 < temperature < np.inf
 
 
-def test_an_overconfident_detector_is_cooled_and_the_figures_are_out_of_fold():
+def test_overconfident_detector_is_scaled_down():
     labels, differences, groups = draw_rows(3.0)
     fit = choose_temperature(labels, differences, groups, seed=0)
     assert fit.kept
@@ -73,7 +73,7 @@ def test_an_overconfident_detector_is_cooled_and_the_figures_are_out_of_fold():
     assert log_loss(labels, to_probability(differences, fit.fitted)) < fit.after["nll"] < fit.before["nll"]
 
 
-def test_where_one_group_alone_speaks_for_a_temperature_it_is_not_kept():
+def test_temperature_supported_by_one_group_is_not_kept():
     labels, differences, groups = draw_rows(1.0, groups=30)
     differences = np.where(labels == 1, 1, -1) * np.abs(differences)
     differences[groups == 0] *= -5  # without this group, all rows are right
@@ -83,7 +83,7 @@ def test_where_one_group_alone_speaks_for_a_temperature_it_is_not_kept():
     assert f"{fit.after['nll']:.4f} out of fold" in fit.sentence
 
 
-def test_rows_without_an_error_cannot_make_a_detector_surer():
+def test_rows_without_errors_do_not_raise_confidence():
     labels = np.tile([0, 1], 20)
     fit = choose_temperature(labels, np.where(labels == 1, 2.0, -2.0), np.arange(40), seed=0)
     assert fit.after["nll"] < fit.before["nll"]
@@ -98,7 +98,7 @@ def test_too_few_groups_leave_the_temperature_at_one():
 
 
 @given(st.lists(numbers, min_size=2, max_size=30), st.floats(0.01, 100))
-def test_probabilities_keep_the_order_and_stay_inside(differences, temperature):
+def test_probabilities_keep_their_order_and_stay_in_range(differences, temperature):
     ordered = np.sort(np.array(differences))
     probabilities = to_probability(ordered, temperature)
     assert (np.diff(probabilities) >= 0).all()

@@ -26,7 +26,7 @@ def true_mcc(threshold, shift, separation=1.5):
     return float(mcc(np.array([1 - alarms, alarms, 1 - found, found])))
 
 
-def test_a_shifted_detector_gets_its_threshold_with_an_honest_gain():
+def test_shifted_detector_gets_its_threshold_and_unbiased_gain():
     choice = choose_threshold(*draw(np.random.default_rng(0), 500, shift=2.0), prior=None, draws=200, seed=0)
     low, high = choice.out_of_bag.threshold_interval
     assert choice.kept
@@ -37,7 +37,7 @@ def test_a_shifted_detector_gets_its_threshold_with_an_honest_gain():
     assert choice.out_of_bag.gain_interval[0] < gain < choice.out_of_bag.gain_interval[1]
 
 
-def test_a_threshold_that_is_right_already_is_rarely_moved_and_the_gain_is_not_flattered():
+def test_correct_threshold_is_rarely_moved_and_gain_is_unbiased():
     rng, kept, honest, flattered, lowest, truth = np.random.default_rng(0), 0, [], [], [], []
     for seed in range(40):
         drawn = draw(rng, 60)
@@ -55,7 +55,7 @@ def test_a_threshold_that_is_right_already_is_rarely_moved_and_the_gain_is_not_f
     assert np.mean(honest) < np.mean(truth) + 0.01
 
 
-def test_few_groups_keep_one_half_and_say_so():
+def test_few_groups_keep_one_half_and_report_it():
     labels, groups = np.repeat([0, 1], 40), np.repeat(np.arange(20), 4)
     logits = np.where(labels == 1, 3.0, -3.0)
     logits[:8] = 0.5  # two groups would be right at a higher threshold
@@ -66,7 +66,7 @@ def test_few_groups_keep_one_half_and_say_so():
     assert "2.0 effective groups" in choice.sentence
 
 
-def test_no_better_cut_is_no_reason_to_move():
+def test_threshold_stays_without_a_better_cut():
     labels = np.tile([0, 1], 30)
     choice = choose_threshold(labels, np.where(labels == 1, 0.9, 0.3), np.arange(60), prior=None, draws=200, seed=0)
     assert (choice.threshold, choice.deciding_groups) == (0.5, 0)
@@ -79,7 +79,7 @@ def test_an_always_wrong_detector_keeps_one_half():
     assert "better than chance" in choice.sentence
 
 
-def test_out_of_bag_is_the_mean_over_the_draws_that_lack_a_group():
+def test_out_of_bag_is_the_mean_over_draws_without_the_group():
     """Against a plain loop: draw, choose, decide the rest; then averages by group."""
     labels, probabilities, groups = draw(np.random.default_rng(3), 12)
     judged = judge_out_of_bag(labels, probabilities, groups, prior=0.2, draws=200, seed=5)
@@ -119,7 +119,7 @@ def test_figures_at_a_prior_are_those_of_a_sample_that_has_it():
         assert figures[f"{name}_low"] < figures[name] < figures[f"{name}_high"]
 
 
-def test_no_false_alarm_in_a_few_groups_promises_little_where_roadwork_is_rare():
+def test_precision_bound_is_low_for_few_groups_at_a_rare_prior():
     counts = np.tile([[4, 0, 0, 0], [0, 0, 0, 4]], (50, 1))
     figures = figures_with_intervals(counts, 0.01, Costs())
     assert figures["precision"] == 1.0
@@ -127,7 +127,7 @@ def test_no_false_alarm_in_a_few_groups_promises_little_where_roadwork_is_rare()
     assert rate_interval(counts[:, 1], counts[:, :2].sum(axis=1)) == pytest.approx((0, beta.ppf(0.9875, 1, 50)))
 
 
-def test_a_detector_that_calls_nothing_has_no_precision():
+def test_precision_is_undefined_without_positive_calls():
     figures = figures_with_intervals(np.array([[5, 0, 5, 0]] * 3), None, Costs())
     assert figures["precision"] is None
     assert figures["mcc"] == 0

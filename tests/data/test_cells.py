@@ -8,7 +8,7 @@ from roadwork.data.utils.geo import h3_cells
 
 
 @pytest.mark.parametrize("resolution", [0, 5, 15])
-def test_cells_hold_their_points_and_missing_positions_have_none(resolution):
+def test_cells_contain_their_points_and_skip_missing_positions(resolution):
     rng = np.random.default_rng(0)
     gps = np.c_[rng.uniform(-90, 90, 200), rng.uniform(-180, 180, 200)]
     gps[:2] = [[90, 0], [0, 180]]

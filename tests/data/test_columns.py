@@ -15,7 +15,7 @@ def table_of(**columns):
     return table_from_frame(frame, find_columns(list(frame.columns), {}), NAMES, source="test")
 
 
-def test_finds_nested_columns_by_their_last_part_and_plain_ones_first():
+def test_plain_columns_win_over_nested_ones():
     found = find_columns(["Label", "video_info.vid_id", "meta.lat", "lat", "lng"], {})
     assert found == {"label": "Label", "latitude": "lat", "longitude": "lng", "sequence_id": "video_info.vid_id"}
 
@@ -28,7 +28,7 @@ def test_overrides_win_and_are_checked():
         find_columns(["label"], {"lable": "label"})
 
 
-def test_file_names_can_be_the_ids_where_the_id_column_is_something_else():
+def test_file_names_can_replace_the_id_column():
     found = find_columns(["id", "filename", "label"], {"id": "filename"})
     assert found == {"id": "filename", "filename": "filename", "label": "label"}
 
@@ -73,7 +73,7 @@ def test_repeated_file_names_make_row_numbers_the_ids():
     assert any("row numbers" in note for note in table.notes)
 
 
-def test_whole_numbers_with_a_gap_stay_whole_and_further_columns_become_slices():
+def test_integers_with_gaps_stay_whole_and_extras_become_slices():
     table = table_of(
         filename=["a", "b"], label=[0, 1], sequence_id=[12.0, None], captured_at=["2024-01-01", None], city=["x", "y"]
     )

@@ -75,7 +75,7 @@ def drawn(monkeypatch):
     return roots
 
 
-def test_the_shipped_default_is_made_once_and_said(drawn, caplog):
+def test_default_demo_data_is_generated_once_and_logged(drawn, caplog):
     with caplog.at_level(logging.INFO):
         assert len(read_dataset(settings().data)[0]) == 80
     assert "making the demo data" in caplog.text
@@ -84,7 +84,7 @@ def test_the_shipped_default_is_made_once_and_said(drawn, caplog):
     assert len(drawn) == 1
 
 
-def test_a_root_that_a_user_names_is_never_made(drawn, monkeypatch):
+def test_named_root_is_never_created(drawn, monkeypatch):
     with pytest.raises(DataError, match=r"data.root is photos, which is not a folder"):
         read_dataset(settings(root="photos").data)
     monkeypatch.setenv("ROADWORK_DATA", "data/demo")
@@ -108,7 +108,7 @@ def test_splits_are_found_in_their_order(tmp_path):
     assert splits_path(settings(mode="huggingface")).as_posix() == "outputs/splits.json"
 
 
-def test_a_splits_file_that_is_not_there_or_of_other_data(tmp_path):
+def test_missing_or_foreign_splits_file_is_refused(tmp_path):
     write_data(tmp_path / "photos")
     table, groups = read(settings(root="photos"))
     with pytest.raises(ConfigError, match=r"data.splits_file is gone.json, which is not there. Run `roadwork split`"):
@@ -118,7 +118,7 @@ def test_a_splits_file_that_is_not_there_or_of_other_data(tmp_path):
         find_splits(settings(root="photos"), table.take(np.arange(40)), groups)
 
 
-def test_other_ratios_than_the_configurations_are_said(tmp_path, caplog):
+def test_differing_split_ratios_are_warned_about(tmp_path, caplog):
     write_data(tmp_path / "photos")
     table, groups = read(settings(root="photos"))
     ratios = {"train": 0.4, "val_select": 0.2, "val_calib": 0.2, "val_test": 0.2}
@@ -148,7 +148,7 @@ def test_a_users_splits_by_file_name_and_by_row_number(tmp_path):
     assert not find_splits(config, table, groups).is_ours
 
 
-def test_splits_outlive_a_correction_of_labels(tmp_path):
+def test_splits_survive_label_corrections(tmp_path):
     """Else val_test would move each time that a person mends a label of train."""
     write_data(tmp_path / "photos")
     table, groups = read(settings(root="photos"))
@@ -174,7 +174,7 @@ def test_splits_outlive_a_correction_of_labels(tmp_path):
         assert check_splits(anew, corrected, groups).set_aside == 1
 
 
-def test_deployment_is_a_file_beside_the_data_or_a_split_or_a_named_file(tmp_path):
+def test_deployment_comes_from_file_beside_data_split_or_path(tmp_path):
     write_data(tmp_path / "photos")
     table, _ = read_dataset(settings(root="photos").data)
     names = np.array(["train"] * 70 + ["val_test"] * 10, dtype=object)

@@ -105,7 +105,7 @@ def test_find_unreadable_over_several_chunks(store, monkeypatch):
     assert [image.row for image in found] == [10, 9]
 
 
-def test_the_ledger_ends_the_run_and_names_every_image():
+def test_too_many_unreadable_images_stop_the_run():
     ledger = UnreadableLedger(table_of(100), max_share=0.0)
     with pytest.raises(DataError) as caught:
         ledger.add([UnreadableImage(row, f"reason {row}") for row in range(20)])
@@ -117,7 +117,7 @@ def test_the_ledger_ends_the_run_and_names_every_image():
         ledger.add([UnreadableImage(row, f"reason {row}") for row in range(25)])
 
 
-def test_the_ledger_warns_once_below_the_allowed_share(caplog):
+def test_few_unreadable_images_warn_once(caplog):
     ledger = UnreadableLedger(table_of(100), max_share=0.02)
     with caplog.at_level(logging.WARNING):
         ledger.add([])

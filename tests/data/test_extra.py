@@ -176,12 +176,12 @@ def test_a_generated_main_dataset_is_one_slice(tiny_config):
         ("root: a, origin: real, share: 0.5}, {root: b, origin: real, share: 0.6", "sum to 1.1"),
     ],
 )
-def test_settings_that_cannot_be(tiny_config, extra, message):
+def test_invalid_settings_are_refused(tiny_config, extra, message):
     with pytest.raises(ConfigError, match=message):
         to_settings(tiny_config(f"data.extra=[{{{extra}}}]"))
 
 
-def test_errors_name_the_dataset_and_its_keys(settings, generated):
+def test_errors_contain_the_dataset_and_its_keys(settings, generated):
     with pytest.raises(DataError, match=r"data.extra\[0\].root is nowhere/x"):
         read_dataset(settings("nowhere/x").data)
     with pytest.raises(DataError, match=r"data.extra\[0\] \(sdxl\): data.extra\[0\].columns.label names the column"):
@@ -208,7 +208,7 @@ def test_split_together_by_group(settings, demo_root, tmp_path, main):
     assert set(split.values()) >= set(SPLIT_NAMES)
 
 
-def test_generated_from_holds_without_any_resemblance(settings, generated, main):
+def test_generated_from_groups_images_that_do_not_look_alike(settings, generated, main):
     originals = dict(enumerate([*main.ids[: N_NEW // 2 : 2], "lost.jpg", "lost.jpg"]))
     generated.write(**{"from": lambda row: Path(originals.get(row["seed"], "")).name})
     how = "generated_from: from"
@@ -236,9 +236,7 @@ def splits_file(config, tmp_path):
     return path
 
 
-def test_train_only_rows_keep_out_of_splits_and_of_what_they_leak(
-    settings, tiny_config, demo_root, tmp_path, main, caplog
-):
+def test_train_only_rows_and_their_leaks_stay_out_of_splits(settings, tiny_config, demo_root, tmp_path, main, caplog):
     path = splits_file(to_settings(tiny_config()), tmp_path)
     own = json.loads(path.read_text())
     made_from = [ids[0] for ids in own["splits"].values()]  # one photo of each split
@@ -261,7 +259,7 @@ def test_train_only_rows_keep_out_of_splits_and_of_what_they_leak(
     np.testing.assert_array_equal(groups.names[: len(main)], find_groups_of_main(tiny_config))
 
 
-def test_a_crowd_of_images_alike_hangs_together_without_the_train_only_row_that_leads_it(main):
+def test_near_duplicates_stay_grouped_without_train_only_row(main):
     n = 80
     rows = np.arange(n)
     ids = np.array(["a/0.jpg", *(f"b{row:02d}.jpg" for row in rows[1:])], dtype=object)
@@ -296,7 +294,7 @@ def test_a_train_only_row_near_a_test_photo(settings, tiny_config, generated, tm
     assert not check_splits(splits, table, groups).leaks
 
 
-def test_files_of_splits_that_do_not_know_the_dataset(settings, tiny_config, generated, tmp_path, main):
+def test_splits_file_without_the_extra_dataset_is_refused(settings, tiny_config, generated, tmp_path, main):
     path = splits_file(to_settings(tiny_config()), tmp_path)
     with pytest.raises(SplitError, match=r"names no row of sdxl.*roadwork split.*splits: train"):
         read_all(settings(generated.root, "", f"data.splits_file={path}"))
@@ -322,7 +320,7 @@ def test_folds_hold_out_no_train_only_row(settings, generated):
         assert named == set(table.ids[~table.is_train_only])
 
 
-def test_label_corrections_reach_the_pictures_and_keep_the_splits(settings, tiny_config, generated, tmp_path, main):
+def test_label_corrections_apply_to_extra_data_and_keep_splits(settings, tiny_config, generated, tmp_path, main):
     path = splits_file(to_settings(tiny_config()), tmp_path)
     answers = tmp_path / "label_audit.csv"
     answers.write_text(
@@ -364,6 +362,6 @@ def test_frozen_features_of_all_rows(settings, generated, tmp_path, monkeypatch)
     assert (second.values[2] == 0).all()
 
 
-def test_the_experiment_on_gps_refuses(settings, generated):
+def test_gps_experiment_refuses_mixed_datasets(settings, generated):
     with pytest.raises(ConfigError, match="mixes in sdxl"):
         prepare_experiment(settings(generated.root), None, 5)

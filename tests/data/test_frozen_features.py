@@ -80,7 +80,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         ("convnextv2", {"hidden_sizes": [4, 4, 4, 6], "depths": [1, 1, 1, 1]}, 6),
     ],
 )
-def test_features_are_what_the_head_is_given(settings, name, config, size):
+def test_features_equal_the_head_input(settings, name, config, size):
     """The network's own head on the features gives its logits for the photos."""
     settings.model = ModelSettings(name=name, config=config)
     network = build(settings)
@@ -96,7 +96,7 @@ def test_features_are_what_the_head_is_given(settings, name, config, size):
         torch.testing.assert_close(network.classifier(torch.from_numpy(found.values)), logits)
 
 
-def test_the_network_stays_as_it_was(settings):
+def test_network_is_unchanged(settings):
     network = build(settings)
     network.resnet.eval()
     modes = {name: module.training for name, module in network.named_modules()}
@@ -108,7 +108,7 @@ def test_the_network_stays_as_it_was(settings):
     assert all(not tensor.is_inference() for tensor in network.state_dict().values())
 
 
-def test_the_global_generator_stays_where_it_was(settings):
+def test_global_random_state_is_unchanged(settings):
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
@@ -141,7 +141,7 @@ def test_only_the_rows_asked_for_are_opened(settings, photos, computed):
     np.testing.assert_allclose(part.values, compute(settings).values[[1, 3, 5]], rtol=1e-4, atol=1e-5)
 
 
-def test_a_changed_image_is_computed_again_and_said(settings, photos, computed, caplog):
+def test_changed_image_is_computed_again_and_logged(settings, photos, computed, caplog):
     before = compute(settings)
     path = min(photos.rglob("*.png"))
     Image.new("RGB", (40, 40), "red").save(path)

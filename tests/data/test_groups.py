@@ -76,7 +76,7 @@ def assert_no_leak(table: SampleTable, groups: Groups, buffer_km: float):
 @given(
     world=worlds(), buffer_km=st.sampled_from([0.0, 0.1, 1.0, 5.0]), max_group_share=st.sampled_from([0.05, 0.3, 1.0])
 )
-def test_no_world_leaks_and_no_row_is_lost(world, buffer_km, max_group_share):
+def test_groups_never_leak_or_lose_rows(world, buffer_km, max_group_share):
     table, duplicates = world
     groups = make_groups(table, buffer_km=buffer_km, max_group_share=max_group_share, duplicates=duplicates)
     assert len(groups.names) == len(groups.set_aside) == len(table)
@@ -95,7 +95,7 @@ def test_no_world_leaks_and_no_row_is_lost(world, buffer_km, max_group_share):
     strategy=st.sampled_from(["geographic", "region_holdout", "temporal"]),
     seed=st.integers(0, 99),
 )
-def test_splits_of_any_world_leak_nothing_lose_nothing_and_say_their_shares(world, buffer_km, strategy, seed):
+def test_splits_never_leak_or_lose_rows_for_any_dataset(world, buffer_km, strategy, seed):
     """The whole chain, held to every pair of rows."""
     table, duplicates = world
     rng = np.random.default_rng(seed)
@@ -140,7 +140,7 @@ def test_the_order_of_the_rows_changes_nothing(world, seed):
 
 @settings(max_examples=30, deadline=None)
 @given(world=worlds())
-def test_undivided_groups_are_the_brute_force_components_under_their_smallest_name(world):
+def test_groups_match_brute_force_connected_components(world):
     table, duplicates = world
     joined = haversine_km(table.gps[:, None], table.gps[None]) < 1.0
     sequences = table.sequence_ids.astype(str)
@@ -153,7 +153,7 @@ def test_undivided_groups_are_the_brute_force_components_under_their_smallest_na
     assert list(groups.names) == [smallest[c] for c in component]
 
 
-def test_each_of_the_three_bonds_holds_and_a_zero_buffer_leaves_places_out():
+def test_sequence_distance_and_duplicate_links_form_groups():
     gps = [[52, 13], [52 + 0.9 * KM, 13], [10, 10], [np.nan, np.nan], [np.nan, np.nan], [60, 60]]
     table = table_of(gps, ["", "b", "b", "c", "", "d"])
     duplicates = np.array([[3, 4]])
@@ -171,7 +171,7 @@ def dense_city(n_drives=2000, extent_km=20.0, rows_per_drive=1):
     return table_of(gps, np.repeat([f"drive-{i:05d}" for i in range(n_drives)], rows_per_drive))
 
 
-def test_a_dense_city_is_divided_and_said():
+def test_dense_city_is_divided_with_a_warning():
     city = dense_city()
     groups = make_groups(city, buffer_km=1.0, max_group_share=0.2, duplicates=np.array([[0, 1999], [7, 400]]))
     assert_no_leak(city, groups, 1.0)
@@ -202,7 +202,7 @@ def test_only_rows_near_another_part_are_set_aside():
         (dense_city(400, extent_km=30.0), 1000.0, "do not divide it"),
     ],
 )
-def test_what_cannot_be_divided_is_left_whole_and_said(city, buffer_km, reason):
+def test_indivisible_group_stays_whole_with_a_warning(city, buffer_km, reason):
     groups = make_groups(city, buffer_km=buffer_km, max_group_share=0.05, duplicates=NO_PAIRS)
     assert set(groups.names) == {"drive-00000"}
     assert not groups.set_aside.any()

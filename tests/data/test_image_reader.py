@@ -67,7 +67,7 @@ def test_close_to_a_full_decode(size):
     assert difference_from_full_decode(encode(photo(), quality=90), size) < 0.5
 
 
-def test_training_is_coarser_than_evaluation_which_is_the_default():
+def test_training_decodes_coarser_than_the_evaluation_default():
     data = encode(photo(2016, 1512), quality=90)
     evaluation, training = (difference_from_full_decode(data, 180, s) for s in (EVALUATION_SCALE, TRAINING_SCALE))
     assert evaluation < 0.5 < training < 2
@@ -105,7 +105,7 @@ def test_resizing_is_pillows(size):
     assert difference.mean() < 0.05
 
 
-def test_pictures_too_large_to_copy_are_pillows_to_the_bit(monkeypatch):
+def test_pictures_too_large_to_copy_equal_pillow_exactly(monkeypatch):
     picture = photo(400, 300)
     monkeypatch.setattr(resizing, "MAX_COPIED_PIXELS", 400 * 300 - 1)
     expected = np.asarray(picture.resize((90, 80), Image.Resampling.BICUBIC))
@@ -224,7 +224,7 @@ def test_data_after_the_end_marker_is_no_damage(tmp_path, extra):
 
 
 @pytest.mark.parametrize("width", range(400, 720, 40))
-def test_a_jpeg_that_lacks_only_the_end_marker_is_as_broken_as_its_decode(tmp_path, width):
+def test_check_agrees_with_decode_without_end_marker(tmp_path, width):
     data = encode(photo(width, 300))[:-2]
     try:
         decode_image(data, 224)

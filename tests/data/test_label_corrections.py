@@ -41,7 +41,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("separator", "encoding"), [(",", "utf-8"), (";", "utf-8-sig"), ("\t", "utf-8-sig")])
-def test_filled_in_rows_change_the_table_and_nothing_else(table, tmp_path, separator, encoding):
+def test_filled_in_rows_change_only_the_table(table, tmp_path, separator, encoding):
     path = write(tmp_path / "audit.csv", ROWS, separator, encoding)
     corrected = apply_label_corrections(table, path, NAMES)
     assert corrected.ids.tolist() == table.ids.tolist()  # so that row numbers of splits and images keep their meaning
@@ -70,7 +70,7 @@ def test_an_audit_that_nobody_has_filled_in_changes_nothing(table, tmp_path):
         (("000", "0.jpg", "0", "0.9", "1"), r"more than once: line 2 \(id '000'\); line 3 \(id '000'\)"),
     ],
 )
-def test_what_does_not_fit_is_named_with_its_line(table, tmp_path, row, said):
+def test_invalid_corrections_are_reported_with_their_line(table, tmp_path, row, said):
     path = write(tmp_path / "audit.csv", [ROWS[0], row])
     with pytest.raises(DataError, match=said):
         apply_label_corrections(table, path, NAMES)
@@ -101,13 +101,13 @@ def test_a_file_is_filled_in_once_it_has_an_answer(tmp_path, answer, expected):
     assert is_filled_in(write(tmp_path / "audit.csv", [("000", "0.jpg", "0", "0.9", answer)])) is expected
 
 
-def test_a_file_that_is_not_as_it_was_written_is_somebodys(tmp_path):
+def test_unrecognised_audit_file_counts_as_filled_in(tmp_path):
     (tmp_path / "audit.csv").write_text("my notes")
     assert is_filled_in(tmp_path / "audit.csv")
     assert not is_filled_in(tmp_path / "absent.csv")
 
 
-def test_dropped_rows_change_the_data_but_not_what_its_splits_were_made_from(table, tmp_path):
+def test_dropped_rows_keep_the_source_fingerprint(table, tmp_path):
     prints = [
         apply_label_corrections(table, write(tmp_path / "audit.csv", [("000", "", "0", "", "drop"), second]), NAMES)
         for second in [("001", "", "1", "", "drop"), ("001", "", "1", "", "1")]

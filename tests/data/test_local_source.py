@@ -128,7 +128,7 @@ def test_files_below_images_below_root_absolute_and_linked(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../out.jpg", "sub/../../out.jpg"])
-def test_a_name_that_leads_out_of_the_root(tmp_path, name):
+def test_file_name_outside_the_root_is_refused(tmp_path, name):
     with pytest.raises(DataError, match=r"leads out of .*Use names below it"):
         read_local(label_file(tmp_path, {"filename": name, "label": 0}), {}, NAMES)
 

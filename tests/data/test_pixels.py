@@ -33,7 +33,7 @@ def test_pixels_are_channels_first_and_upright():
     assert green.max() < 20
 
 
-def test_what_is_no_image_is_named():
+def test_non_image_is_reported_by_name():
     with pytest.raises(UnreadableImageError, match="not a JPEG"):
         read_pixels(b"<html>", 32)
 

@@ -14,11 +14,11 @@ def around(center, n, seed=0):
     return np.asarray(center) + np.random.default_rng(seed).normal(0, 0.05, (n, 2))
 
 
-def test_a_deployment_within_reach_needs_no_word():
+def test_covered_deployment_is_not_warned_about():
     assert unreachable_targets(around(BERLIN, 20), around([51.0, 13.0], 50)) is None
 
 
-def test_places_out_of_reach_are_named_the_largest_first():
+def test_uncovered_places_are_listed_largest_first():
     points = np.concatenate([around(TOKYO, 3), around(BERLIN, 10), around(SUVA, 7), [[np.nan, np.nan]]])
     train = np.concatenate([around(BERLIN, 50), [[np.nan, np.nan]]])
     said = unreachable_targets(points, train)

@@ -124,7 +124,7 @@ def test_after_any_step_the_rest_is_the_same(tmp_path, sampler, step):
     assert fit(SmallData(sampler), tmp_path / "run", resume_from=tmp_path / "run" / STOP.format(step)) == whole[step:]
 
 
-def test_interrupted_again_and_again(tmp_path):
+def test_repeated_interruptions(tmp_path):
     whole = fit(SmallData(), tmp_path / "whole")
     seen, stops = fit(SmallData(), tmp_path / "run", Stop(3)), [3, 4, 9, 14, 25]
     for step, following in zip(stops, [*stops[1:], 99], strict=True):
@@ -133,7 +133,7 @@ def test_interrupted_again_and_again(tmp_path):
     assert seen == whole
 
 
-def test_what_was_done_since_the_checkpoint_is_done_again(tmp_path):
+def test_steps_after_the_checkpoint_are_repeated(tmp_path):
     whole = fit(SmallData(), tmp_path / "whole")
     assert fit(SmallData(), tmp_path / "run", Stop(19), every=5) == whole[:19]
     checkpoint = tmp_path / "run" / STOP.format(15)
@@ -141,7 +141,7 @@ def test_what_was_done_since_the_checkpoint_is_done_again(tmp_path):
 
 
 @pytest.mark.parametrize("step", [5, 11, 14])
-def test_with_workers_that_draw_ahead(tmp_path, step):
+def test_resume_with_prefetching_workers(tmp_path, step):
     whole = fit(SmallData(workers=1), tmp_path / "whole")
     fit(SmallData(workers=1), tmp_path / "run", Stop(step))
     checkpoint = tmp_path / "run" / STOP.format(step)
@@ -157,7 +157,7 @@ def test_with_validation_inside_the_epoch_and_a_sanity_check(tmp_path, step):
     assert fit(SmallData(), tmp_path / "run", resume_from=checkpoint, **options) == whole[step:]
 
 
-def test_each_rank_goes_on_in_its_own_share(tmp_path):
+def test_each_rank_resumes_in_its_own_part(tmp_path):
     for rank in range(2):
         folder = tmp_path / str(rank)
         whole = fit(SmallData(rank=rank, world_size=2), folder / "whole")
@@ -197,7 +197,7 @@ def test_the_number_of_workers_changes_nothing(tiny_config, tmp_path):
     assert seen(0) == seen(1) == seen(2)
 
 
-def test_another_seed_augments_otherwise(tiny_config, tmp_path):
+def test_another_seed_gives_other_augmentations(tiny_config, tmp_path):
     first, second = (
         fit(NATIXDataModule(tiny_config(f"training.seed={seed}")), tmp_path / str(seed)) for seed in (0, 1)
     )

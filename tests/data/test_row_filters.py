@@ -99,7 +99,7 @@ def test_all_rows_are_read_without_the_filter(tmp_path, make):
     assert not any("row_filter" in note for note in table.notes)
 
 
-def test_without_the_column_those_that_are_there_are_named(tmp_path, make):
+def test_missing_filter_column_lists_the_existing_columns(tmp_path, make):
     columns = {name: values for name, values in rows(weather=["rain"] * 8).items() if name != "scene_description"}
     with pytest.raises(DataError, match=r"needs a column scene_description.* has weather"):
         read_dataset(make(tmp_path / "data", columns, row_filter="streetvision").data)

@@ -96,7 +96,7 @@ def test_a_file_of_an_older_roadwork(tmp_path):
     assert (read.strategy, read.buffer_km, read.shares) == ("sequence", None, {})
 
 
-def test_only_random_leaks_by_design():
+def test_only_the_random_strategy_leaks_by_design():
     assert split(TABLE, strategy="random").leaks_by_design
     assert not split(TABLE).leaks_by_design
     assert not Splits({}).leaks_by_design
@@ -147,7 +147,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_users_forms(tmp_path, form):
+def test_user_split_formats(tmp_path, form):
     splits = read_splits(users_file(tmp_path, FORMS[form]), TABLE, {"None": 0, "Roadwork": 1})
     assert splits.ids == {k: list(v) for k, v in split(TABLE).ids.items()}
     assert not splits.is_ours
@@ -184,7 +184,7 @@ def test_rows_in_no_list_are_set_aside(tmp_path):
         ({"test": []}, r"names the splits train, val_select, val_calib, val_test, test\. Needed"),
     ],
 )
-def test_users_mistakes(tmp_path, changes, says):
+def test_user_split_mistakes_are_refused(tmp_path, changes, says):
     # Rows 1 and 2 are a sequence of label 1: give the second sequence label 0 so that the message is certain.
     labels = TABLE.labels.copy()
     labels[1] = 0
@@ -204,7 +204,7 @@ def test_users_mistakes(tmp_path, changes, says):
         ('{"splits": {}}', "has version None"),
     ],
 )
-def test_files_that_are_no_splits(tmp_path, text, says):
+def test_malformed_splits_files_are_refused(tmp_path, text, says):
     (tmp_path / "splits.json").write_text(text)
     with pytest.raises(SplitError, match=says):
         read_splits(tmp_path / "splits.json", TABLE)

@@ -57,7 +57,7 @@ def test_ours_passes_without_a_warning():
     assert check_splits(USERS, TABLE, GROUPS).set_aside == 0
 
 
-def test_other_data():
+def test_splits_of_other_data_are_refused():
     labels = TABLE.labels.copy()
     labels[7] = 1 - labels[7]
     with pytest.raises(SplitError, match=r"made from other data: its fingerprint is sha256:.*run `roadwork split`"):
@@ -82,7 +82,7 @@ def test_an_empty_split_and_one_without_a_class(splits):
         check_splits(replace(splits, ids={**splits.ids, "val_test": negatives}), TABLE, GROUPS)
 
 
-def test_a_cut_sequence_is_an_error_in_ours_and_a_warning_in_a_users():
+def test_split_sequence_fails_in_ours_and_warns_in_a_users_file():
     with pytest.raises(
         SplitError, match=r"leaks\. Sequences in more than one split: 1, such as .*sequence s\d+\..*again"
     ):
@@ -116,7 +116,7 @@ def test_neighbours_across_splits():
     assert leak.kind == "distance"
 
 
-def test_a_random_split_leaks_by_design_and_says_so():
+def test_random_split_reports_its_leaks():
     report = check_splits(RANDOM, TABLE, GROUPS)
     assert {leak.kind for leak in report.leaks} == {"sequence", "near_duplicate", "distance"}
     assert "a RANDOM split, which leaks by design" in report.warnings[0]
@@ -128,7 +128,7 @@ def test_a_random_split_leaks_by_design_and_says_so():
     assert "RANDOM" in report.warnings[0]
 
 
-def test_what_is_set_aside_leaks_nothing():
+def test_set_aside_rows_do_not_leak():
     report = check_splits(moved(USERS, 2, "train", "set_aside"), TABLE, GROUPS)
     assert report.leaks == ()
     assert report.set_aside == 2

@@ -84,7 +84,7 @@ def test_unusable_points_are_named(target, message):
 
 
 @pytest.mark.parametrize("target", ["gone.csv", "test", "", None, 5, {"lat": 1}])
-def test_anything_else_is_answered_with_what_is_allowed(target):
+def test_unknown_target_lists_the_allowed_values(target):
     with pytest.raises(ConfigError, match=r"Allowed: auto; train, val_select, .*dataset:NAME.*GeoJSON.*\[\[52.37"):
         found(target)
 
@@ -112,7 +112,7 @@ def hub_folder(path, **columns):
         datasets.Dataset.from_dict(rows, features=features).to_parquet(path / f"{split}-00000-of-00001.parquet")
 
 
-def test_the_datasets_own_split_in_the_hugging_face_mode_needs_no_label_and_no_image(tmp_path):
+def test_hugging_face_split_needs_no_label_and_no_image(tmp_path):
     hub_folder(tmp_path / "hub", latitude=("float64", [1.0, None, 3.0]), longitude=("float64", [2.0, None, 4.0]))
     points, said = found("dataset:test", mode="huggingface", name=tmp_path / "hub")
     assert points.tolist() == [[1, 2], [3, 4]]

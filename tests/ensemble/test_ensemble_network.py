@@ -36,7 +36,7 @@ def by_hand(networks, images):
     return total / len(networks)
 
 
-def test_calibration_folded_into_each_member_is_that_of_their_mean(images):
+def test_folded_calibration_equals_calibration_of_the_mean(images):
     networks = [build("vit", 1), build("resnet", 2), build("vit", 3)]
     logits = by_hand(networks, images)
     ensemble = EnsembleForImageClassification.of(networks)
@@ -58,7 +58,7 @@ def test_every_family_comes_back_from_one_file(images, tmp_path):
         assert torch.allclose(load_network(tmp_path, torch.device("cpu"))(images).double(), logits, atol=1e-6)
 
 
-def test_no_path_of_this_machine_is_in_its_configuration(tmp_path):
+def test_config_contains_no_local_path(tmp_path):
     build("vit", 0).save_pretrained(tmp_path / "somebodys-home")
     named = ModelSettings(name=str(tmp_path / "somebodys-home"), pretrained=True)
     ensemble = EnsembleForImageClassification.of([build_model(named, SIZE), build("vit", 1)])

@@ -87,7 +87,7 @@ def test_the_order_of_a_members_rows_does_not_matter(runs):
     pd.testing.assert_frame_equal(average_predictions([first, shuffled]), average_predictions([first, second]))
 
 
-def test_it_is_recorded_what_was_looked_at(runs, ensemble):
+def test_members_and_openings_are_recorded(runs, ensemble):
     record = json.loads((ensemble / "ensemble.json").read_text())
     checkpoints = [sha256_of(run / "checkpoints" / "best.ckpt") for run in runs]
     assert [row["checkpoint_sha256"] for row in record["members"]] == checkpoints
@@ -112,7 +112,7 @@ def test_a_run_twice_is_refused(pair):
         create_ensemble([*pair, copy])
 
 
-def test_a_member_left_out_or_exchanged_is_noticed(ensemble, tmp_path):
+def test_removed_or_replaced_member_is_refused(ensemble, tmp_path):
     copy = ensemble.parent / f"copy-{tmp_path.name}"
     shutil.copytree(ensemble, copy)
     assert len(read_members(copy)) == 2
@@ -128,7 +128,7 @@ def test_a_member_left_out_or_exchanged_is_noticed(ensemble, tmp_path):
         read_members(copy)
 
 
-def test_a_member_that_was_trained_on_is_noticed(pair, tmp_path):
+def test_member_trained_after_evaluation_is_refused(pair, tmp_path):
     folder = create_ensemble(pair).folder
     with (pair[1] / "checkpoints" / "best.ckpt").open("ab") as file:
         file.write(b"more")
@@ -214,7 +214,7 @@ def test_the_exported_folder_answers_as_the_ensemble(runs, ensemble, tmp_path):
     assert "--members" in check.fix
 
 
-def test_a_fold_that_leaves_a_member_out_is_noticed(ensemble, tmp_path, monkeypatch):
+def test_calibration_folded_into_one_member_is_refused(ensemble, tmp_path, monkeypatch):
     from roadwork.core.errors import WiringError
     from roadwork.export import export
 
@@ -240,7 +240,7 @@ def test_listed_as_several(runs, ensemble, tmp_path):
         export_members(runs[0], tmp_path / "models", format="hf")
 
 
-def test_it_is_asked_under_a_profile_and_not_evaluated_anew(pair):
+def test_ensemble_runs_a_profile_without_new_evaluation(pair):
     folder = create_ensemble(pair).folder
     with pytest.raises(DataError, match="is an ensemble, which has its figures from its runs"):
         evaluate_run(folder)

@@ -60,7 +60,7 @@ def test_intervals_cover_the_truth(*, wrong_rows, groups, sizes, roadwork, faile
     assert min(covered.values()) / repeats >= 0.93 - 0.022, covered
 
 
-def test_a_bootstrap_of_few_failed_groups_would_not_cover_the_truth():
+def test_bootstrap_undercovers_with_few_failed_groups():
     rng = np.random.default_rng(0)
     truth = mcc(np.array([0.4875, 0.0125, 0.0125, 0.4875]))
     covered = 0
@@ -112,7 +112,7 @@ def test_rows_that_fail_together_widen_the_interval():
 
 
 @pytest.mark.parametrize("failed", [0, 1, 4])
-def test_groups_that_fail_as_one_get_the_exact_binomial_interval(failed):
+def test_groups_failing_together_get_the_binomial_interval(failed):
     counts = np.tile([5, 0, 0, 0], (60, 1))
     counts[30:] = [0, 0, 0, 5]
     counts[:failed] = [0, 5, 0, 0]
@@ -122,7 +122,7 @@ def test_groups_that_fail_as_one_get_the_exact_binomial_interval(failed):
     assert intervals["accuracy"] == pytest.approx((exact.low, exact.high))
 
 
-def test_no_error_is_no_proof():
+def test_zero_errors_still_give_an_interval():
     counts = np.array([[4, 0, 0, 0], [0, 0, 0, 4]] * 25)
     _, intervals = iv.count_intervals(counts, draws=10, seed=0)
     assert all(low < 0.95 and high == pytest.approx(1.0) for low, high in intervals.values())

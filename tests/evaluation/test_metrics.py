@@ -28,7 +28,7 @@ def test_every_metric_equals_scikit_learn(seed, decimals):
     assert counts.tolist() == sk.confusion_matrix(labels, decisions).ravel().tolist()
 
 
-def test_weighted_ranking_equals_scikit_learn_with_sample_weights():
+def test_weighted_ranking_equals_scikit_learn():
     rng = np.random.default_rng(3)
     labels, probabilities = rng.integers(0, 2, 200), np.round(rng.random(200), 1)
     weights = rng.integers(0, 4, 200)

@@ -55,7 +55,7 @@ def test_few_errors_are_not_bootstrapped_and_many_are():
     assert many["auroc_low"] < many["auroc"] < many["auroc_high"]
 
 
-def test_brackets_are_half_open_and_rows_without_gps_are_apart():
+def test_brackets_are_half_open_and_missing_gps_is_separate():
     distance = np.tile([0.0, 49.9, 50.0, np.nan], 50)
     result = evaluate(make_frame(wrong=(3,), distance_km=distance))
     rows = {(row["from_km"], row["to_km"]): row for row in result["by_distance"]}
@@ -128,14 +128,14 @@ def test_an_empty_split_is_refused():
         evaluate(make_frame().iloc[:0])
 
 
-def test_the_table_fits_eighty_columns_and_says_what_is_needed():
+def test_table_fits_80_columns_and_shows_groups_needed():
     text = show(evaluate(make_frame(groups=500, wrong=range(0, 2000, 30))))
     assert max(map(len, text.splitlines())) <= 80
     for needed in ("2,000 rows in 500 groups", "MCC", "95 % interval", "called Roadwork", "500 or more", "Verdict"):
         assert needed in text
 
 
-def test_what_leaks_is_said_beside_the_verdict():
+def test_leaks_are_reported_beside_the_verdict():
     result = evaluate(make_frame())
     assert "Leaks" not in show(result)
     assert "Leaks  a RANDOM split" in show(result | {"leaks": ["a RANDOM split, which leaks by design"]})

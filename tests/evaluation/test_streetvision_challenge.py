@@ -58,7 +58,7 @@ def test_level_0_is_the_centre_square_resized(size):
     assert np.array_equal(make_picture(photo, 0, None), square.resize((224, 224), BILINEAR))
 
 
-def test_level_1_turns_the_whole_photo_and_cuts_a_square_out_of_it():
+def test_level_1_rotates_the_photo_and_crops_a_square():
     photo = make_photo()
     script = Script(uniforms=[13.0, 0.3], integers=[70, 40, 0, 0, 0, 0, 0])
     turned = np.asarray(photo.rotate(13.0, Image.Resampling.NEAREST))
@@ -69,7 +69,7 @@ def test_level_1_turns_the_whole_photo_and_cuts_a_square_out_of_it():
 
 
 @pytest.mark.parametrize(("level", "counts"), [(2, [2, 2, 2, 1, 1]), (3, [3] * 5)])
-def test_levels_2_and_3_distort_in_order_with_their_own_strengths(monkeypatch, level, counts):
+def test_levels_2_and_3_apply_distortions_in_order(monkeypatch, level, counts):
     done = []
     for name in ("fade_chroma", "coarsen", "add_noise", "blur"):
         real = getattr(challenge, name)

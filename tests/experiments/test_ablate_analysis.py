@@ -74,7 +74,7 @@ def test_a_planted_effect_is_found_and_no_other(report):
     assert verdicts["same"].startswith(NOT_TOLD_APART)
 
 
-def test_none_is_found_where_there_is_none():
+def test_no_effect_is_found_without_a_planted_one():
     claims = [
         figures["verdict"] in {BETTER, WORSE}
         for seed in range(12)
@@ -92,7 +92,7 @@ def test_an_mcc_is_the_mean_over_fits(planted, report):
     assert report["arms"]["bad"]["difference"]["by_fit"] == pytest.approx(gaps)
 
 
-def test_the_interval_is_that_of_drawing_groups_and_fits_by_hand(planted, report):
+def test_interval_matches_a_bootstrap_of_groups_and_fits(planted, report):
     rng = np.random.default_rng(5)
     groups = np.unique(np.concatenate([fit[0]["group"] for fit in planted]))
     places = [np.searchsorted(groups, fit[0]["group"]) for fit in planted]
@@ -110,12 +110,12 @@ def test_the_interval_is_that_of_drawing_groups_and_fits_by_hand(planted, report
 
 
 @pytest.mark.parametrize(("n_fits", "n_groups", "why"), [(4, 100, "fewer than 5 fits"), (5, 2, "fewer than 10 groups")])
-def test_of_too_little_nothing_is_claimed(n_fits, n_groups, why):
+def test_too_little_data_gives_no_claim(n_fits, n_groups, why):
     frames = simulate(2, (0.0, 1.0), n_fits, n_groups)
     assert why in analyse_all(frames, ARMS[:2])["arms"]["same"]["verdict"]
 
 
-def test_p_values_are_those_of_others():
+def test_p_values_match_reference_implementations():
     gaps = np.array([0.01, 0.03, -0.01, 0.02, 0.04])
     assert student_p(gaps) == pytest.approx(stats.ttest_1samp(gaps, 0).pvalue)
     assert student_p(np.zeros(5)) == student_p(np.array([0.3])) == 1
@@ -127,7 +127,7 @@ def test_p_values_are_those_of_others():
     assert holm([0.02, 0.3, 0.01, 0.015]) == pytest.approx([0.045, 0.3, 0.04, 0.045])
 
 
-def test_what_stands_alone_can_fall_among_several(report):
+def test_holm_correction_can_remove_a_single_effect(report):
     p_values = [report["arms"][arm]["difference"]["p"] for arm in ARMS[1:]]
     assert [report["arms"][arm]["difference"]["p_holm"] for arm in ARMS[1:]] == pytest.approx(holm(p_values))
     seen = {"low": 0.01, "high": 0.05, "p": 0.03, "p_holm": 0.03}
@@ -146,7 +146,7 @@ def test_other_rows_or_steps_are_refused(planted):
         analyse(ARMS[:2], [fit[:2] for fit in planted], facts, draws=100, seed=0)
 
 
-def test_an_arm_that_changes_nothing_is_an_alarm(planted):
+def test_condition_without_any_effect_is_an_error(planted):
     with pytest.raises(WiringError, match="same predicted exactly what plain did"):
         analyse_all([[fit[0], fit[0]] for fit in planted], ARMS[:2])
 
@@ -162,7 +162,7 @@ def test_the_picture_and_the_json(report, tmp_path):
 
 
 @pytest.mark.parametrize("weighs", [True, False])
-def test_what_gps_weighting_is_for_is_said_where_it_is_an_arm(report, weighs):
+def test_report_points_to_the_gps_experiment_for_gps_weighting(report, weighs):
     sets = {arm: {"data.gps_sampling.enabled": weighs and arm == ARMS[1]} for arm in ARMS}
     whole = {"model": "resnet", "img_size": 32, "frozen": False, "seeds": 5, "folds": 5, "full": False, "sets": sets}
     console = Console(file=StringIO(), width=400)
@@ -170,7 +170,7 @@ def test_what_gps_weighting_is_for_is_said_where_it_is_an_arm(report, weighs):
     assert ("roadwork experiment gps" in console.file.getvalue()) == weighs
 
 
-def test_the_time_left_goes_by_each_arms_own():
+def test_remaining_time_uses_each_conditions_own_time():
     taken = [("plain", 10.0), ("lora", 30.0), ("plain", 20.0)]
     assert estimate_left(taken, ["plain", "lora", "new"]) == pytest.approx(15 + 30 + 20)
     assert estimate_left(taken[:1], ["lora"] * 3) == pytest.approx(30)

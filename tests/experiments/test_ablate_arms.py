@@ -113,7 +113,7 @@ CUTS = {
 
 
 @pytest.mark.parametrize("arm", list(CUTS))
-def test_a_cut_wire_stops_the_ablation(parts, adapters, monkeypatch, arm):
+def test_failed_check_stops_the_ablation(parts, adapters, monkeypatch, arm):
     ablation, fits = adapters if arm == "lora" else parts
     monkeypatch.setattr(*CUTS[arm])
     with pytest.raises(WiringError, match=f"The arm {arm} "):
@@ -121,7 +121,7 @@ def test_a_cut_wire_stops_the_ablation(parts, adapters, monkeypatch, arm):
     assert not fits[arm].facts_file.exists()
 
 
-def test_what_cannot_be_built_is_said_before_anything_is_trained(demo_root, tmp_path):
+def test_invalid_network_is_refused_before_training(demo_root, tmp_path):
     ablation, fits = plan(demo_root, tmp_path, "vera")  # a ResNet has no linear layers for it
     with pytest.raises(ConfigError, match="vera"):
         run_fits(ablation, lambda line: None)
@@ -134,7 +134,7 @@ def test_the_base_comes_first_and_is_added():
     assert list(select_arms("ia3", TrainingSettings())) == ["full", "ia3"]
 
 
-def test_on_a_frozen_backbone_augmentation_is_no_arm(caplog):
+def test_augmentation_is_no_condition_on_a_frozen_backbone(caplog):
     frozen = TrainingSettings(freeze_backbone=True)
     with caplog.at_level("INFO"):
         arms = select_arms("parts", frozen)
@@ -154,7 +154,7 @@ def test_on_a_frozen_backbone_augmentation_is_no_arm(caplog):
         ("adapters", True, "Leave it out"),
     ],
 )
-def test_arms_that_cannot_be_are_one_clear_message(wanted, frozen, said):
+def test_invalid_conditions_give_one_clear_error(wanted, frozen, said):
     with pytest.raises(ConfigError, match=said):
         select_arms(wanted, TrainingSettings(freeze_backbone=frozen))
 

@@ -84,7 +84,7 @@ def splits_of(folder, fold):
     return json.loads((folder / f"fold_{fold}/splits.json").read_text())["splits"]
 
 
-def test_all_arms_are_judged_on_the_same_rows_which_they_have_not_seen(folder):
+def test_all_conditions_are_evaluated_on_the_same_unseen_rows(folder):
     for seed in (0, 1):
         splits = splits_of(folder, seed)
         for arm in ARMS:
@@ -103,7 +103,7 @@ def test_no_picture_of_val_test_is_read(finished, folder, demo_root):
     assert set(ids) == {*splits["train"], *splits["val_select"], *splits["val_calib"]}
 
 
-def test_steps_are_equal_and_those_asked_for(folder):
+def test_conditions_take_the_requested_number_of_steps(folder):
     for seed in (0, 1):
         steps = [read_fit(folder, arm, seed)[1]["steps"] for arm in ARMS]
         an_epoch = math.ceil(len(splits_of(folder, seed)["train"]) / 16)
@@ -166,7 +166,7 @@ def test_resume_trains_only_what_is_not_finished(copied, demo_root, capsys):
         (["training.devices=2"], 2, "train on one device each"),
     ],
 )
-def test_what_cannot_be_done_is_one_clear_message(copied, demo_root, capsys, changed, code, said):
+def test_invalid_requests_give_one_clear_error(copied, demo_root, capsys, changed, code, said):
     assert again(demo_root, *changed) == code
     captured = capsys.readouterr()
     assert said in " ".join((captured.err + captured.out).split())

@@ -66,7 +66,7 @@ def test_placebo_has_exactly_the_same_weights(seed):
     assert (weights[PLACEBO] != weights[GPS]).any()
 
 
-def test_placebo_keeps_whole_groups_where_they_are_of_equal_size():
+def test_placebo_keeps_groups_of_equal_size_whole():
     rows = make_rows(size=4)
     shuffled = shuffle_positions(rows, np.random.default_rng(1))
     for group in np.unique(rows.groups):

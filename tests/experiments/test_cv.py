@@ -84,7 +84,7 @@ def test_the_figures_are_those_of_the_pooled_predictions(finished):
         assert row["n"] == len(own)
 
 
-def test_a_fold_is_a_normal_run_whose_best_checkpoint_gave_the_predictions(finished):
+def test_fold_is_a_run_and_its_best_checkpoint_predicts(finished):
     fold = finished / "tiny/cv/latest/fold_1"
     run_folder = (fold / "latest").resolve()
     for name in ("config.yaml", "metrics.jsonl", "manifest.json", "checkpoints/best.ckpt"):
@@ -142,7 +142,7 @@ def test_resume_trains_only_what_is_not_finished(copied, demo_root, capsys):
         (["--by", "town"], 2, "town"),
     ],
 )
-def test_what_cannot_be_done_is_one_clear_message(copied, demo_root, capsys, changed, code, said):
+def test_invalid_requests_give_one_clear_error(copied, demo_root, capsys, changed, code, said):
     assert run(*changed, "--no-audit", f"data.root={demo_root}", "output_dir=outputs", *(
         argument for argument in ARGUMENTS if argument.partition("=")[0] not in " ".join(changed)
     )) == code  # fmt: skip
@@ -175,7 +175,7 @@ def test_a_fold_with_damaged_predictions_is_named(copied, demo_root, capsys):
     assert "remove the file to train the fold again with --resume" in " ".join(capsys.readouterr().err.split())
 
 
-def test_corrected_labels_are_other_data(copied, demo_root, tmp_path, capsys):
+def test_corrected_labels_change_the_data(copied, demo_root, tmp_path, capsys):
     audit = pd.read_csv(copied / "label_audit.csv", dtype=str, keep_default_na=False)
     audit.loc[0, "corrected_label"] = "drop"
     audit.to_csv(tmp_path / "filled_in.csv", index=False)
@@ -184,7 +184,7 @@ def test_corrected_labels_are_other_data(copied, demo_root, tmp_path, capsys):
     assert "was begun with other data" in " ".join(capsys.readouterr().err.split())
 
 
-def test_val_test_is_never_looked_at(demo_root, tmp_path):
+def test_val_test_is_never_read(demo_root, tmp_path):
     """With val_test's labels turned round and its pictures replaced, every fold predicts the same."""
     labels = labels_of(demo_root)
     sequences = sorted({name.rpartition("-")[0] for name in labels})
@@ -234,7 +234,7 @@ def test_by_region_holds_out_whole_cities(demo_root, tiny_config):
     assert set(cities) == {city[row_id] for row_id in ids}
 
 
-def test_coarse_predictions_keep_no_position_in_further_columns_or_group_names(demo_root, tiny_config, tmp_path):
+def test_coarse_predictions_hide_positions_in_all_columns(demo_root, tiny_config, tmp_path):
     root = tmp_path / "streets"
     root.mkdir()
     (root / "images").symlink_to(demo_root / "images")

@@ -60,7 +60,7 @@ def test_folds_are_stratified():
     assert (np.bincount(folds) / len(table)) == pytest.approx([0.2] * 5, abs=0.03)
 
 
-def test_neither_the_order_of_the_rows_nor_of_the_groups_matters():
+def test_folds_ignore_the_order_of_rows_and_groups():
     table, groups = world()
     folds = dict(zip(table.ids, make_folds(table, groups, 5, 3), strict=True))
     order = np.random.default_rng(1).permutation(len(table))
@@ -80,7 +80,7 @@ def test_too_few_groups_for_the_folds():
         make_folds(table, groups, 1, 0)
 
 
-def test_few_regions_are_a_fold_each_and_a_group_belongs_to_most_of_its_rows():
+def test_few_regions_get_a_fold_each_and_groups_go_by_majority():
     regions = np.array(["rome", "rome", "oslo", "", "oslo", "oslo", "lima", "lima"], dtype=object)
     groups = np.array(["a", "a", "a", "a", "b", "c", "d", "e"], dtype=object)
     table = make_table([0, 1, 0, 1, 0, 1, 0, 1])
@@ -88,7 +88,7 @@ def test_few_regions_are_a_fold_each_and_a_group_belongs_to_most_of_its_rows():
     assert folds.tolist() == [2, 2, 2, 2, 1, 1, 0, 0]  # by name: lima, oslo, rome
 
 
-def test_groups_without_a_region_are_one_and_a_tie_goes_to_the_first_by_name():
+def test_groups_without_region_share_a_fold_and_ties_go_by_name():
     regions = np.array(["rome", "oslo", "oslo", "rome", "rome", "", ""], dtype=object)
     groups = np.array(["a", "a", "b", "c", "c", "d", "e"], dtype=object)
     folds = make_folds(make_table([0, 1, 0, 1, 0, 1, 0]), groups, 3, 0, regions)

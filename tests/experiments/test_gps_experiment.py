@@ -67,7 +67,7 @@ def different() -> tuple[GpsExperiment, dict, dict]:
     return experiment, *judge(experiment)
 
 
-def test_gain_is_claimed_where_the_deployment_is_another_world(different):
+def test_gain_is_claimed_for_a_shifted_deployment(different):
     _, figures, verdict = different
     assert verdict["claim"] == GAIN
     against = figures["differences"][GPS]
@@ -102,7 +102,7 @@ def test_gain_over_uniform_alone_is_not_claimed(different):
 @pytest.mark.parametrize(
     ("n_worlds", "most_claims"), [pytest.param(6, 1, id="6"), pytest.param(40, 2, id="40", marks=pytest.mark.slow)]
 )
-def test_nothing_is_claimed_where_regions_are_alike(n_worlds, most_claims):
+def test_nothing_is_claimed_for_similar_regions(n_worlds, most_claims):
     heads = HeadSettings(hidden=8, steps=40, batch_size=64, lr=0.02)
     worlds = [make_experiment(seed, is_different=False, heads=heads) for seed in range(n_worlds)]
     verdicts = [judge(world, draws=200)[1] for world in worlds]
@@ -147,7 +147,7 @@ def test_figures_are_those_of_the_rows(different):
     json.dumps(figures, allow_nan=False)
 
 
-def test_random_folds_flatter():
+def test_random_folds_overestimate_mcc():
     """Groups whose label is a toss cannot be known, but a row's neighbours in a group tell it."""
     experiment = make_experiment(0, is_different=False, heads=HeadSettings(hidden=64, steps=200, lr=0.02))
     toss = np.random.default_rng(1).integers(2, size=60)
@@ -157,7 +157,7 @@ def test_random_folds_flatter():
     assert figures["random_folds"]["difference"]["low"] > 0.2
 
 
-def test_held_out_rows_are_not_learned_from(monkeypatch: pytest.MonkeyPatch):
+def test_held_out_rows_are_not_trained_on(monkeypatch: pytest.MonkeyPatch):
     """Other labels in fold 0 change no prediction there, in no arm, and change those of the other folds."""
     experiment = make_experiment(2, is_different=False)
     folds = make_folds(experiment.table, experiment.groups, 3, 0)

@@ -83,7 +83,7 @@ def test_a_constant_feature_does_no_harm():
     assert np.isfinite(predict_held_out(heads, features, np.zeros(90, dtype=int))).all()
 
 
-def test_threads_are_given_back():
+def test_thread_count_is_restored():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

@@ -65,7 +65,7 @@ def test_planted_wrong_labels_are_found(by):
     assert audit.estimated_share == pytest.approx(0.02, abs=0.015)
 
 
-def test_labels_that_nothing_contradicts():
+def test_audit_without_contradicted_labels():
     audit = audit_labels(predictions(errors=0.0), 0.99)
     assert len(audit.listed) == 0
     assert audit.sentence.startswith("0 of 1,600 rows (0.00%)")
@@ -195,7 +195,7 @@ def test_the_csv_lists_all_rows_and_is_read_back(audited, tmp_path):
     assert corrected.dropped_ids == {table.ids[10]}
 
 
-def test_what_a_person_has_filled_in_is_not_overwritten(audited, caplog):
+def test_filled_in_answers_are_not_overwritten(audited, caplog):
     (page, csv_file), _, write = audited
     written = csv_file.read_text(encoding="utf-8")
     filled_in = re.sub(r",$", ",drop", written, count=1, flags=re.MULTILINE)

@@ -32,7 +32,7 @@ CLOSE = 0.01
 TIE = 1e-3
 
 
-def test_a_missing_environment_is_never_skipped_in_silence():
+def test_missing_environment_is_reported():
     missing = {"ROADWORK_CONSUMER_PYTHON": "/nowhere/python"}
     with pytest.raises(pytest.skip.Exception, match="make consumer"):
         find_consumer_python(missing)
@@ -149,13 +149,13 @@ def test_the_consumer_decides_as_the_detector_does(answers, family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_its_old_sigmoid_gives_other_scores_and_the_same_decisions(answers, family):
+def test_old_sigmoid_changes_scores_but_not_decisions(answers, family):
     plain, forced, ours = answers[0][family], answers[0][f"{family}-single-label"], answers[1][family]
     np.testing.assert_allclose(logit(forced.scores), logit(plain.scores) / 2, atol=1e-4)
     assert count_changed(forced, ours) == 0
 
 
-def test_without_an_antisymmetric_head_the_old_sigmoid_changes_decisions(answers):
+def test_old_sigmoid_changes_decisions_of_a_plain_head(answers):
     said, ours = answers[0], answers[1]["vit"]
     assert count_changed(said["lopsided"], ours) == 0
     assert count_changed(said["lopsided-single-label"], ours) > 0

@@ -40,7 +40,7 @@ def test_an_older_export_is_replaced(model_folder, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_the_old_one_stays_where_the_new_one_cannot_take_its_place(model_folder, tmp_path, monkeypatch):
+def test_old_export_stays_when_the_new_one_cannot_be_moved(model_folder, tmp_path, monkeypatch):
     out = tmp_path / "out"
     with new_folder(out) as folder:
         (folder / "config.json").write_bytes((model_folder / "config.json").read_bytes())
@@ -57,7 +57,7 @@ def test_the_old_one_stays_where_the_new_one_cannot_take_its_place(model_folder,
     assert (out / "config.json").read_bytes() == (model_folder / "config.json").read_bytes()
 
 
-def test_what_is_no_export_is_not_replaced(model_folder, tmp_path):
+def test_folder_that_is_no_export_is_not_replaced(model_folder, tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.tex").write_text("years of work")
@@ -68,7 +68,7 @@ def test_what_is_no_export_is_not_replaced(model_folder, tmp_path):
         check_target(tmp_path / "file")
 
 
-def test_what_was_added_to_an_export_is_not_lost(model_folder, tmp_path):
+def test_files_added_to_an_export_are_kept(model_folder, tmp_path):
     out = tmp_path / "out"
     (out / ".git").mkdir(parents=True)
     (out / "config.json").write_bytes((model_folder / "config.json").read_bytes())

@@ -38,7 +38,7 @@ def test_logits_may_move_by_rounding_alone(moved, temperature, passes):
         (0.3, float("nan"), False),
     ],
 )
-def test_no_decision_may_change_but_a_tie(own, other, passes):
+def test_only_ties_may_change_decisions(own, other, passes):
     expected, probabilities = np.array([0.9, own]), np.array([0.9, other])
     if passes:
         compare_answers("it", probabilities, expected, 0.4)

@@ -10,7 +10,7 @@ from roadwork.core.errors import DataError
 from roadwork.export.replay import SCENES, draw_scenes, read_replay, write_replay
 
 
-def test_scenes_are_small_different_and_nowhere():
+def test_replay_scenes_are_small_distinct_and_without_gps():
     scenes = draw_scenes()
     assert len(scenes) == len(set(scenes)) == SCENES == 32
     assert sum(map(len, scenes)) < 500_000

@@ -37,7 +37,7 @@ def calibrate_by_hand(run: Path, **changes) -> dict:
 
 
 @pytest.mark.parametrize("form", ["hf", "onnx"])
-def test_the_detector_says_of_the_runs_photos_what_the_run_predicted(form, tiny_run, demo_root, tmp_path):
+def test_detector_reproduces_the_runs_predictions(form, tiny_run, demo_root, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     threshold = float(read_predictions(run / "predictions.parquet")["probability"].median())
@@ -126,7 +126,7 @@ def test_a_wrong_fold_is_noticed(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "facts", [ExportFacts(threshold=0.45), ExportFacts(threshold=0.5001)], ids=["far off", "by a little"]
 )
-def test_a_folder_that_answers_otherwise_is_noticed_and_the_old_one_kept(facts, tmp_path, monkeypatch):
+def test_export_with_wrong_answers_is_refused_and_old_one_kept(facts, tmp_path, monkeypatch):
     run = make_untrained_run(tmp_path / "run")
     export_run(run, tmp_path / "out", format="hf")
     before = {path: sha256_of(path) for path in (tmp_path / "out").rglob("*") if path.is_file()}
@@ -154,7 +154,7 @@ def test_a_calibration_of_other_predictions_is_refused(tiny_run, tmp_path):
     assert export_run(run, tmp_path / "out", format="hf").facts is None
 
 
-def test_weights_that_were_trained_on_since_they_were_judged_are_refused(tiny_run, tmp_path):
+def test_weights_trained_after_evaluation_are_refused(tiny_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     best = run / "checkpoints" / "best.ckpt"
@@ -173,7 +173,7 @@ def test_a_damaged_calibration_is_refused(content, tmp_path):
         export_run(run, tmp_path / "out", format="hf")
 
 
-def test_nothing_tells_where_it_was_made(tmp_path):
+def test_export_contains_no_local_path(tmp_path):
     """The backbone is loaded from a folder below tmp_path, and torch traces through the files of the environment."""
     backbone = tmp_path / "somebodys-secret-folder"
     first = make_untrained_run(tmp_path / "first", "vit")

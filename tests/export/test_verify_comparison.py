@@ -31,7 +31,7 @@ def test_a_tie_is_listed_and_does_not_fail():
 
 
 @pytest.mark.parametrize(("expected", "found"), [(0.4 - 4e-6, 0.4 + 2e-5), (0.4 - 2e-5, 0.4 + 4e-6)])
-def test_it_is_no_tie_where_one_side_is_farther_from_the_threshold(expected, found):
+def test_no_tie_when_one_side_is_far_from_the_threshold(expected, found):
     result = held([expected], [found])
     assert result.ties == []
     assert not result.is_right
@@ -42,7 +42,7 @@ def test_the_threshold_itself_is_roadwork():
     assert not held([0.4], [0.4 - 1e-3], tie=0).is_right
 
 
-def test_a_difference_above_the_limit_fails_without_a_changed_decision():
+def test_difference_above_the_limit_fails_with_equal_decisions():
     assert held([0.8], [0.8 + 2e-5], limit=None).is_right
     assert held([0.8], [0.8 + 5e-6], limit=1e-5).is_right
     assert not held([0.8], [0.8 + 2e-5], limit=1e-5).is_right

@@ -91,7 +91,7 @@ def test_a_good_folder_passes_all_of_it(good_folder, scenes):
     assert 0 < found.comparisons[1].max_difference < 0.01
 
 
-def test_a_head_that_was_folded_wrongly_changes_decisions(folder):
+def test_wrongly_folded_head_changes_decisions(folder):
     change_weights(folder, raise_bias([-2.0, 2.0]))
     found = verify_export(folder, VerifyOptions())
     replay, pipeline = found.comparisons
@@ -109,7 +109,7 @@ def test_a_small_drift_fails_without_a_changed_decision(folder):
     assert not replay.is_right
 
 
-def test_a_replay_photo_that_was_touched_is_an_error_of_its_own(folder):
+def test_changed_replay_photo_is_an_error(folder):
     photo = folder / "replay/03.jpg"
     photo.write_bytes(photo.read_bytes() + b"\0")
     with pytest.raises(DataError, match=r"03\.jpg is not the photo that the run answered: its SHA-256"):
@@ -120,7 +120,7 @@ def test_a_replay_photo_that_was_touched_is_an_error_of_its_own(folder):
 
 
 @pytest.mark.parametrize(("moved", "passes"), [(0.02, True), (0.05, False)])
-def test_a_change_of_the_pipeline_is_a_tie_only_near_the_threshold(folder, monkeypatch, moved, passes):
+def test_pipeline_change_is_a_tie_only_near_the_threshold(folder, monkeypatch, moved, passes):
     """The scores 0.5 - moved and 0.5 + moved stand for two ways to resize one photo."""
 
     class OneSided:
@@ -142,7 +142,7 @@ def test_a_change_of_the_pipeline_is_a_tie_only_near_the_threshold(folder, monke
     assert bool(comparison.ties) == passes
 
 
-def test_photos_of_ones_own_are_compared_instead_of_the_replay(folder, tmp_path, scenes):
+def test_user_photos_are_compared_instead_of_the_replay(folder, tmp_path, scenes):
     (tmp_path / "own/deeper").mkdir(parents=True)
     for number, scene in enumerate(scenes[:3]):
         (tmp_path / "own" / ("deeper" if number else ".") / f"{number}.JPG").write_bytes(scene)
@@ -241,11 +241,11 @@ def test_an_answer_after_nine_seconds_is_too_late():
 @pytest.mark.parametrize(
     ("options", "said"), [({"consumer": "bitmind"}, "streetvision"), ({"run_rows": -1}, "0 for all")]
 )
-def test_options_that_cannot_be_are_refused(options, said):
+def test_invalid_options_are_refused(options, said):
     with pytest.raises(ConfigError, match=said):
         VerifyOptions(**options)
 
 
-def test_a_python_that_is_none_is_refused(folder, tmp_path):
+def test_invalid_python_is_refused(folder, tmp_path):
     with pytest.raises(ConfigError, match="make consumer"):
         verify_export(folder, VerifyOptions(consumer_python=tmp_path / "python"))

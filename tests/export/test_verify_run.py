@@ -39,7 +39,7 @@ def opened(monkeypatch):
     return ids
 
 
-def test_all_validation_rows_answer_as_the_run_did_and_val_test_stays_closed(exported, run, opened):
+def test_validation_rows_match_the_run_and_val_test_is_not_read(exported, run, opened):
     frame = read_predictions(run / "predictions.parquet")
     closed = set(frame.loc[frame["split"] == "val_test", "id"])
     comparison = against_run(exported, run, run_rows=0)
@@ -55,7 +55,7 @@ def test_rows_are_taken_evenly(exported, run):
     assert len(frame) > 7
 
 
-def test_predictions_of_another_network_are_told(exported, run):
+def test_predictions_of_another_network_are_refused(exported, run):
     (run / "calibration.json").unlink()
     config = json.loads((exported / "config.json").read_text())
     other = shutil.copytree(exported, run.parent / "other")

@@ -29,7 +29,7 @@ def test_the_calibrated_probability_is_that_before_folding(model_folder, photo):
     assert said.label == ("Roadwork" if folded >= 0.5 else "None")
 
 
-def test_every_form_of_a_photo_is_the_same_photo(model_folder, photo, tmp_path):
+def test_every_input_form_gives_the_same_prediction(model_folder, photo, tmp_path):
     detector = Detector.load(model_folder)
     lossless = tmp_path / "photo.png"
     Image.open(photo).save(lossless)

@@ -27,7 +27,7 @@ def pair(tmp_path_factory):
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 17])
-def test_both_forms_say_the_same(pair, batch):
+def test_onnx_and_pytorch_agree(pair, batch):
     hf, onnx = (Detector.load(folder, "cpu") for folder in pair)
     pixels = torch.randint(256, (batch, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(batch))
     assert torch.allclose(hf.logits(pixels), onnx.logits(pixels), atol=1e-5)
@@ -59,13 +59,13 @@ def test_a_gpu_is_used_only_where_onnxruntime_has_it(pair, monkeypatch):
     assert choose_device(pair[1], "auto").type == "cuda"
 
 
-def test_without_onnxruntime_the_install_command_is_named(pair, monkeypatch):
+def test_missing_onnxruntime_shows_the_install_command(pair, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'roadwork\[onnx\]'"):
         Detector.load(pair[1], "cpu")
 
 
-def test_without_the_exporters_packages_the_install_command_is_named(monkeypatch):
+def test_missing_exporter_packages_show_the_install_command(monkeypatch):
     monkeypatch.setattr(export_onnx, "find_spec", lambda name: None if name == "onnxscript" else object())
     with pytest.raises(MissingExtraError, match=r"needs onnxscript, .* pip install 'roadwork\[onnx\]'"):
         check_onnx_installed()
@@ -81,7 +81,7 @@ def test_a_damaged_file_is_refused(pair, keep, tmp_path, capfd):
     assert "".join(capfd.readouterr()) == ""
 
 
-def test_a_file_that_says_otherwise_is_noticed(pair, tmp_path, monkeypatch):
+def test_onnx_file_with_other_outputs_is_refused(pair, tmp_path, monkeypatch):
     network = AutoModelForImageClassification.from_pretrained(pair[0], dtype=torch.float32).eval()
     network.classifier[1].bias.data += 2e-4
     monkeypatch.setattr(export_onnx, "_convert", lambda *_: (pair[1] / "model.onnx").read_bytes())

@@ -62,7 +62,7 @@ def test_globs_are_expanded_unless_a_file_has_that_name(here):
     assert find_photos(["one/*"]).n_other == 1
 
 
-def test_a_list_on_standard_input_may_name_what_is_gone(here):
+def test_stdin_list_may_contain_missing_files(here):
     make_photos(here / "photos", 2)
     lines = [b"photos/001.jpg\n", b"\n", b"gone.jpg\r\n", b"photos\n", "größe \xff.jpg".encode("latin-1")]
     found = find_photos(["-"], lines)
@@ -124,7 +124,7 @@ def test_embedded_photos_come_with_their_columns(here):
     ]
 
 
-def test_row_groups_that_are_done_are_not_read(here, monkeypatch):
+def test_finished_row_groups_are_not_read(here, monkeypatch):
     path = write_parquet(here / "p.parquet", [jpeg(number) for number in range(9)])
     read = []
     original = parquet_photos.EmbeddedPhotos._group
@@ -137,7 +137,7 @@ def test_row_groups_that_are_done_are_not_read(here, monkeypatch):
     assert read == [1]
 
 
-def test_a_column_of_paths_is_read_beside_its_file_and_each_photo_once(here):
+def test_paths_in_a_table_are_relative_to_it_and_read_once(here):
     (folder := here / "set").mkdir()
     make_photos(folder, 2)
     table = pa.table({"image_path": ["001.jpg", "000.jpg"], "lat": [BERLIN[0], None], "lon": [BERLIN[1], None]})

@@ -89,7 +89,7 @@ def test_nothing_is_written_where_the_records_fail(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_call_left_is_removed(tmp_path):
+def test_leftovers_of_a_killed_call_are_removed(tmp_path):
     (tmp_path / ".o[1].csv.123.tmp").write_text("half")
     (tmp_path / ".other.csv.123.tmp").write_text("half")
     write_records(tmp_path / "o[1].csv", iter(RECORDS), FACTS)

@@ -128,7 +128,7 @@ POINTS = {
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_killed_anywhere_it_goes_on(run, tmp_path, point):
+def test_resumes_after_a_kill_at_any_point(run, tmp_path, point):
     prepare, n_kept = POINTS[point]
     run.killed(prepare)
     assert partial_path(run.out).is_file()
@@ -146,7 +146,7 @@ def test_killed_anywhere_it_goes_on(run, tmp_path, point):
         assert row | {"probability": ""} == whole | {"probability": ""}
 
 
-def test_killed_again_and_again_it_ends(run):
+def test_finishes_after_repeated_kills(run):
     for call in (1, 2, 1, 1):
         run.killed(die_in(Partial, "append", call=call, after=True))
     assert run().n_answered == N - 5 * 4
@@ -160,14 +160,14 @@ def stopped(run, after=2, **more):
     return error.value
 
 
-def test_asked_to_stop_it_finishes_the_batch(run):
+def test_stop_signal_finishes_the_batch(run):
     error = stopped(run)
     assert (error.n_done, error.n_photos) == (8, N)
     assert not run.out.exists()
     assert run().n_answered == N - 8
 
 
-def test_photos_that_came_and_went_meanwhile(run):
+def test_photos_added_and_removed_between_calls(run):
     """Order is that of the inputs at the end; answers that are no longer wanted are left out."""
     stopped(run)
     make_photos(run.root / "photos", 3, start=100)
@@ -222,7 +222,7 @@ def test_a_finished_file_is_not_replaced_unasked(run):
     assert run(overwrite=True).n_answered == N
 
 
-def test_two_at_once_are_refused(run):
+def test_two_concurrent_calls_are_refused(run):
     with (
         resume.open_partial(partial_path(run.out), {}, [], overwrite=False),
         pytest.raises(DataError, match="Another `roadwork predict`"),
@@ -230,7 +230,7 @@ def test_two_at_once_are_refused(run):
         run(overwrite=True)
 
 
-def test_a_strangers_file_is_not_taken_for_a_partial_one(run):
+def test_foreign_file_is_not_used_as_a_partial_file(run):
     partial_path(run.out).write_text("dear diary\n")
     with pytest.raises(DataError, match="no partial file"):
         run()

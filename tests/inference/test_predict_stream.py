@@ -27,7 +27,7 @@ def test_results_come_in_order_though_the_first_are_slow():
     assert list(in_batches(range(7), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
 
 
-def test_no_more_results_are_alive_than_the_bound():
+def test_results_in_memory_are_bounded():
     """The consumer is slow, so that a queue without a bound would fill."""
     alive: weakref.WeakSet = weakref.WeakSet()
     begun, lock, most = [], threading.Lock(), 0
@@ -55,7 +55,7 @@ def test_no_more_results_are_alive_than_the_bound():
     assert not alive
 
 
-def test_decoded_photos_alive_are_bounded_by_batch_and_workers(tmp_path, monkeypatch):
+def test_decoded_photos_in_memory_are_bounded(tmp_path, monkeypatch):
     """Through the real stream: pixels are counted, and the list of photos is taken only as far as needed."""
     from roadwork.detector import predict as judging
 
@@ -93,7 +93,7 @@ def test_a_consumer_that_leaves_early_stops_the_threads():
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
 
 
-def test_decoding_threads_leave_the_networks_threads_alone():
+def test_decoding_threads_keep_the_networks_thread_count():
     torch.set_num_threads(2)
     inside = list(map_ahead(lambda _: torch.get_num_threads(), range(8), threads=2, ahead=4))
     assert inside == [1] * 8
@@ -124,7 +124,7 @@ def test_a_file_larger_than_any_photo_is_not_read(tmp_path):
     assert "no photo that is read has over" in read_photo(photo_of(path), SIZE, "none").error
 
 
-def test_pixels_are_the_detectors(tmp_path):
+def test_pixels_match_the_detector(tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(jpeg(3))
     read = read_photo(photo_of(path), SIZE, "none")

@@ -57,7 +57,7 @@ def stretch(look):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_network_is_seen_to_look_at_what_it_was_trained_to_see(family):
+def test_saliency_finds_what_the_network_was_trained_on(family):
     network = trained(family)
     pictures, labels, masks = scenes(40, seed=2)
     assert (network(pixel_values=pictures).logits.argmax(dim=1) == labels).float().mean() > 0.6
@@ -82,7 +82,7 @@ def test_random_weights_give_another_map(family):
     assert np.mean(likeness) < 0.6
 
 
-def test_faint_evidence_beside_strong_evidence_against_stays_faint():
+def test_weak_evidence_stays_weak_beside_strong_counterevidence():
     assert _scale(torch.tensor([[-4.0, 1.0], [0.0, 2.0]])).tolist() == [[0, 0.25], [0, 0.5]]
     assert _scale(torch.zeros(2, 2)).tolist() == [[0, 0], [0, 0]]
 
@@ -103,7 +103,7 @@ def test_occlusion_finds_the_square_without_gradients(family):
         assert mask[tuple(SQUARE * np.array(np.unravel_index(look.argmax(), look.shape)))]
 
 
-def test_it_works_within_inference_mode_and_leaves_no_trace():
+def test_saliency_works_in_inference_mode_without_side_effects():
     network = trained("resnet")
     network.requires_grad_(requires_grad=False)
     network.zero_grad()
@@ -118,7 +118,7 @@ def test_it_works_within_inference_mode_and_leaves_no_trace():
 
 
 @pytest.mark.parametrize(("sides", "chosen"), [((56, 56, 28, 14, 7), 14), ((24, 24, 12, 6, 3), 12), ((8, 8, 4), 8)])
-def test_a_map_is_not_taken_where_cells_see_the_whole_picture(sides, chosen):
+def test_saliency_skips_layers_with_a_global_view(sides, chosen):
     states = tuple(torch.zeros(1, 2, side, side) for side in sides)
     assert _choose_features(states, "net").shape[-1] == chosen
 
@@ -128,13 +128,13 @@ def test_a_network_without_features_is_refused():
         _choose_features(None, "net")
 
 
-def test_an_exported_folder_is_looked_into(tmp_path):
+def test_saliency_of_an_exported_folder(tmp_path):
     folder = make_model_folder(tmp_path / "model", "vit")
     network = load_network(folder, torch.device("cpu"))
     assert look_map(network.module, torch.randn(1, 3, SIZE, SIZE)).shape == (4, 4)
 
 
-def test_an_overlay_reddens_what_was_looked_at_and_nothing_else():
+def test_overlay_marks_only_salient_pixels():
     image = np.full((60, 90, 3), 100, dtype=np.uint8)
     look = np.zeros((3, 3), dtype=np.float32)
     assert np.array_equal(overlay(image, look), image)

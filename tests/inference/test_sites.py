@@ -45,7 +45,7 @@ def around(center, count, rng, noise_m=8.0):
     return [move(center, abs(rng.normal(0, noise_m)), rng.uniform(0, 360)) for _ in range(count)]
 
 
-def test_known_places_with_gps_noise_are_found_back():
+def test_known_places_are_recovered_from_noisy_gps():
     rng = np.random.default_rng(0)
     places = [move(move(BERLIN, 250 * i, 0), 250 * j, 90) for i in range(6) for j in range(6)]
     frame = pd.concat(
@@ -74,7 +74,7 @@ def test_five_kilometres_of_detections_are_a_row_of_sites(spacing_m):
 
 
 @pytest.mark.parametrize("center", [(10.0, 180.0), (-10.0, -180.0), (89.9999, 45.0), (-89.9999, 0.0), (0.0, 0.0)])
-def test_a_site_on_the_antimeridian_or_a_pole_is_one_site_with_its_true_centre(center):
+def test_site_on_the_antimeridian_or_a_pole_has_its_true_centre(center):
     ring = [move(center, 20, bearing) for bearing in range(0, 360, 45)]
     sites = find_sites(photos(ring), prior=None)
     assert len(sites) == 1
@@ -90,7 +90,7 @@ def test_on_the_antimeridian_one_drive_is_one_day():
     assert site.probability == pytest.approx(0.9)
 
 
-def test_photos_answered_none_count_with_the_nearest_site_within_the_radius():
+def test_negative_photos_count_for_the_nearest_site_in_radius():
     frame = pd.concat([
         photos(BERLIN),
         photos(move(BERLIN, 200, 90), prefix="b"),
@@ -102,7 +102,7 @@ def test_photos_answered_none_count_with_the_nearest_site_within_the_radius():
     assert sites.loc["p", "probability"] < 0.9 == pytest.approx(sites.loc["b", "probability"])
 
 
-def test_rows_that_say_nothing_have_no_part():
+def test_abstained_unlocated_and_unreadable_rows_are_ignored():
     frame = pd.concat([
         photos(BERLIN),
         photos(BERLIN, abstain=True, probability=0.5, prefix="abstains"),
@@ -140,7 +140,7 @@ def test_a_sites_id_stays_when_later_photos_come():
     assert before == after
 
 
-def test_first_and_last_seen_are_instants_compared_across_time_zones_and_unknown_is_null():
+def test_first_and_last_seen_compare_instants_across_time_zones():
     times = ["2024-05-01T23:30:00-05:00", "2024-05-02T03:00:00Z", None, "gibberish"]
     frame = photos([BERLIN] * 4, captured_at=times)
     (site,) = find_sites(frame, prior=None).itertuples()
@@ -159,7 +159,7 @@ def test_first_and_last_seen_are_instants_compared_across_time_zones_and_unknown
         ((34.05, -118.24), ["2024-05-01", "2024-05-02"], False),
     ],
 )
-def test_a_day_is_the_local_one(position, times, is_one_day):
+def test_days_are_local_days(position, times, is_one_day):
     (site,) = find_sites(photos([position, move(position, 5, 0)], captured_at=times), prior=None).itertuples()
     assert (site.probability == pytest.approx(0.9)) == is_one_day
     assert site.probability >= 0.9 - 1e-12
@@ -188,7 +188,7 @@ def combined(prior, *sites):
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(SHOWN, min_size=1, max_size=6), st.lists(HIDDEN, max_size=5), SHOWN, HIDDEN, PRIOR, st.randoms())
-def test_what_must_hold_of_any_combination(shown, hidden, more, less, prior, random):
+def test_invariants_of_site_combination(shown, hidden, more, less, prior, random):
     site = shown + hidden
     base, with_more, with_less, twice, shuffled = combined(
         prior, site, [*site, more], [*site, less], 2 * site, random.sample(site, len(site))
@@ -237,7 +237,7 @@ def test_unknown_times_are_null_in_geojson(tmp_path):
 
 
 @pytest.mark.parametrize("radius_m", [0, -1, 4.9, 5000, math.nan])
-def test_a_radius_that_makes_no_sense_is_refused(radius_m):
+def test_invalid_radius_is_refused(radius_m):
     with pytest.raises(ConfigError, match="radius"):
         find_sites(photos(BERLIN), radius_m=radius_m, prior=None)
 

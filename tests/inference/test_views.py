@@ -71,7 +71,7 @@ def test_tiles_are_of_the_upright_photo(turn):
     assert (upright.float() - turned.float()).abs().mean() < 1
 
 
-def test_tiles_treat_alpha_and_16_bits_as_the_whole_photo_is_treated():
+def test_tiles_handle_alpha_and_16_bits_like_the_whole_photo():
     transparent = gradient(200, 100, "RGBA")
     transparent.putalpha(0)
     assert (read_views(encode(transparent, "PNG"), SIZE, "tiles") == 255).all()
@@ -79,7 +79,7 @@ def test_tiles_treat_alpha_and_16_bits_as_the_whole_photo_is_treated():
     assert (read_views(encode(deep, "PNG"), SIZE, "tiles") == 128).all()
 
 
-def test_tiles_show_what_the_whole_photo_loses():
+def test_tiles_keep_detail_that_the_whole_photo_loses():
     stripes = np.zeros((256, 256, 3), dtype=np.uint8)
     stripes[:, ::2] = 255
     stripes = Image.fromarray(stripes).resize((1024, 1024), Image.Resampling.NEAREST)  # 4 pixels black, 4 white
@@ -135,7 +135,7 @@ def test_tiles_neither_overflow_nor_lose_a_sure_tile():
 
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from([1, 2, 10]), st.floats(-30, 30), st.floats(-5, 5), st.integers(0, 1000))
-def test_what_must_hold_of_any_combination_of_views(n_views, d, shift, seed):
+def test_invariants_of_view_combination(n_views, d, shift, seed):
     same = torch.full((1, n_views), d, dtype=torch.float64)
     assert combine(same).item() == pytest.approx(d, abs=1e-9), "views that agree are not more certain than each"
     mixed = torch.randn(3, n_views, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) * 5

@@ -94,7 +94,7 @@ def look_at(page: str, folder: Path, width: int, height: int) -> dict:
 
 
 @pytest.mark.parametrize(("width", "height"), [(1400, 900), (400, 700)])
-def test_the_map_draws_and_runs_nothing_of_the_data(tmp_path, width, height):
+def test_map_renders_without_executing_data(tmp_path, width, height):
     table, split_names, predictions = make_world(200)
     page = build_map(
         table,

@@ -50,13 +50,13 @@ def test_the_map_of_a_configuration_lies_in_the_output_folder(split_root, tiny_c
     assert "Missed roadwork" not in page
 
 
-def test_without_splits_the_command_that_makes_them_is_named(split_root, tiny_config):
+def test_missing_splits_name_the_command(split_root, tiny_config):
     (split_root / "splits.json").unlink()
     with pytest.raises(SplitError, match="roadwork split"):
         write_data_map(to_settings(tiny_config(f"data.root={split_root}")))
 
 
-def test_data_without_positions_is_told_so_before_the_deployment_is_looked_for(split_root, tiny_config):
+def test_data_without_positions_fails_before_the_deployment(split_root, tiny_config):
     labels = pd.read_csv(split_root / "labels.csv", keep_default_na=False)
     labels.assign(latitude=np.nan, longitude=np.nan, gps=np.nan).to_csv(split_root / "labels.csv", index=False)
     (split_root / "deployment.geojson").unlink()
@@ -64,7 +64,7 @@ def test_data_without_positions_is_told_so_before_the_deployment_is_looked_for(s
         write_data_map(to_settings(tiny_config(f"data.root={split_root}")))
 
 
-def test_weighting_switched_off_leaves_the_deployment_out(split_root, tiny_config):
+def test_deployment_is_hidden_with_weighting_off(split_root, tiny_config):
     path = write_data_map(to_settings(tiny_config(f"data.root={split_root}", "data.gps_sampling.enabled=false")))
     assert "Deployment centres" not in path.read_text()
 
@@ -84,7 +84,7 @@ def run(split_root, tiny_config, tmp_path):
     return folder
 
 
-def test_a_run_has_its_own_splits_and_once_evaluated_its_errors(run, split_root):
+def test_run_map_shows_its_splits_and_evaluated_errors(run, split_root):
     before = write_run_map(run).read_text()
     assert "<title>first, 20261122T000000Z</title>" in before
     assert "Missed roadwork" not in before
@@ -100,7 +100,7 @@ def test_a_run_has_its_own_splits_and_once_evaluated_its_errors(run, split_root)
     assert located["filename"].iloc[0] in after
 
 
-def test_the_command_takes_a_run_and_overrides_and_says_where_the_map_is(run, tmp_path):
+def test_command_takes_run_and_overrides_and_prints_the_path(run, tmp_path):
     out = tmp_path / "shown.html"
     done = CliRunner().invoke(app, ["map", str(run), "privacy.coarsen_gps=1", "--out", str(out)])
     assert done.exit_code == 0, done.output
@@ -109,6 +109,6 @@ def test_the_command_takes_a_run_and_overrides_and_says_where_the_map_is(run, tm
     assert not (run / "map.html").exists()
 
 
-def test_two_runs_or_a_run_with_a_configuration_are_wrong_usage(run):
+def test_two_runs_or_a_run_with_a_config_are_wrong_usage(run):
     assert CliRunner().invoke(app, ["map", str(run), str(run)]).exit_code == 2
     assert CliRunner().invoke(app, ["map", str(run), "--config", "other.yaml"]).exit_code == 2

@@ -30,13 +30,13 @@ def holds(ring, latitude, longitude):
 
 @given(st.floats(-90, 90), st.floats(-180, 180), st.sampled_from([0.05, 50.0, 500.0, 5000.0, 15000.0]))
 @settings(max_examples=60, deadline=None)
-def test_every_point_of_a_circle_is_as_far_away_as_it_should_be(latitude, longitude, radius_km):
+def test_circle_points_lie_at_the_radius(latitude, longitude, radius_km):
     ring = geodesic_circle(np.array([latitude, longitude]), radius_km)
     np.testing.assert_allclose(distances_km((latitude, longitude), ring[::7]), radius_km, rtol=1e-6)
     assert great_circle(ring[0], ring[-1]).km < 1e-3
 
 
-def test_a_circle_of_500_km_at_60_degrees_north_is_twice_as_wide_in_degrees_as_it_is_high():
+def test_circle_at_60_degrees_north_is_twice_as_wide_in_degrees():
     ring = geodesic_circle(np.array([60.0, 10.0]), 500.0)
     high, wide = np.ptp(ring, axis=0)
     degrees = np.rad2deg(500 / EARTH_RADIUS_KM)
@@ -47,7 +47,7 @@ def test_a_circle_of_500_km_at_60_degrees_north_is_twice_as_wide_in_degrees_as_i
 
 @given(st.floats(-89, 89), st.floats(170, 190), st.sampled_from([50.0, 500.0, 3000.0]))
 @settings(max_examples=60, deadline=None)
-def test_a_circle_is_cut_at_the_antimeridian_and_nothing_of_it_is_lost(latitude, longitude, radius_km):
+def test_circle_is_split_at_the_antimeridian_without_loss(latitude, longitude, radius_km):
     center = (latitude, (longitude + 180) % 360 - 180)
     ring = geodesic_circle(np.array(center), radius_km)
     pieces = split_line(ring)

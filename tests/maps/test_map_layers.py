@@ -52,7 +52,7 @@ def test_one_training_image_has_a_legend_too():
     assert set(counts_in(layer.features)) == {1}
 
 
-def test_cells_are_no_finer_than_rounded_positions_and_visible_at_their_zoom():
+def test_cells_respect_rounding_and_zoom():
     for decimals, grain in ((0, 111.2), (1, 11.12), (2, 1.112)):
         assert h3.average_hexagon_edge_length(finest_resolution(decimals), unit="km") >= grain
     # A pixel at zoom z is 156.543 km * cos(latitude) / 2^z wide.
@@ -61,7 +61,7 @@ def test_cells_are_no_finer_than_rounded_positions_and_visible_at_their_zoom():
         assert h3.average_hexagon_edge_length(resolution, unit="km") / pixel_km == pytest.approx(9, rel=1e-3)
 
 
-def test_too_many_cells_become_coarser_ones_until_they_are_few_enough():
+def test_too_many_cells_are_coarsened_to_the_limit():
     rng = np.random.default_rng(1)
     gps = np.stack([rng.uniform(-60, 70, 5000), rng.uniform(-180, 180, 5000)], axis=1)
     cells, index = gather_cells(gps, 9, 900)
@@ -74,7 +74,7 @@ def test_too_many_cells_become_coarser_ones_until_they_are_few_enough():
     assert [counts.sum() for _, _, counts in cell_levels(gps, None, 900)] == [5000] * resolution
 
 
-def test_the_mean_of_rows_on_both_sides_of_the_antimeridian_lies_between_them():
+def test_mean_position_across_the_antimeridian():
     mean = mean_positions(np.array([[-18.0, 179.0], [-18.0, -179.0]]), np.array([0, 0]), 1)
     assert abs(mean[0, 1]) == pytest.approx(180)
     assert mean[0, 0] == pytest.approx(-18, abs=0.01)
@@ -92,7 +92,7 @@ def test_markers_count_images_and_roadwork(gps):
 
 
 @pytest.mark.parametrize("decimals", [0, 1, 2])
-def test_markers_centres_and_errors_lie_on_the_grid_of_rounded_positions(gps, decimals):
+def test_markers_centres_and_errors_use_rounded_positions(gps, decimals):
     _, _, predictions = make_world(400)
     layers = [
         rows_layer("train", "#000000", coarsen(gps, decimals), np.zeros(len(gps)), decimals, shown=True),
@@ -106,7 +106,7 @@ def test_markers_centres_and_errors_lie_on_the_grid_of_rounded_positions(gps, de
     np.testing.assert_allclose(np.array(points), np.round(points, decimals), atol=1e-9)
 
 
-def test_brackets_are_drawn_around_every_centre_with_their_weights(gps):
+def test_brackets_are_drawn_around_every_centre(gps):
     centers, points = deployment_layers(make_deployment(gps[:40]), None)
     circles = [f for f in centers.features if f["geometry"]["type"] == "MultiLineString"]
     assert [f["properties"]["text"] for f in circles] == [
@@ -139,7 +139,7 @@ def test_errors_are_the_rows_on_the_wrong_side_of_a_half():
     ]
 
 
-def test_errors_at_one_place_share_a_marker_that_names_the_surest():
+def test_errors_at_one_place_share_a_marker():
     n_rows = 9
     predictions = pd.DataFrame(
         {

@@ -65,14 +65,14 @@ def test_leaflets_licence_goes_along(page):
     assert "THIS SOFTWARE IS PROVIDED" in page
 
 
-def test_the_browser_is_told_to_load_nothing(page):
+def test_page_policy_forbids_loading(page):
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]+)"', page)
     assert "default-src 'none'" in policy
     assert "http" not in policy
     assert page.index("Content-Security-Policy") < page.index("<script")
 
 
-def test_tiles_are_openstreetmaps_with_their_credit_and_only_when_asked_for(page):
+def test_openstreetmap_tiles_are_opt_in_and_credited(page):
     table, split_names, _ = make_world()
     tiled = build_map(table, split_names, title="demo", tiles=True)
     assert "tile.openstreetmap.org/{z}/{x}/{y}.png" in tiled
@@ -81,7 +81,7 @@ def test_tiles_are_openstreetmaps_with_their_credit_and_only_when_asked_for(page
     assert parsed(tiled).loads == []
 
 
-def test_counts_and_notes_are_said(page):
+def test_page_has_counts_and_notes(page):
     for words in ("<title>demo</title>", "train", "In no split", "5 below 50 km", "0.3 beyond", "deployment.csv"):
         assert words in page
     assert "Positions are drawn as the data has them." in page
@@ -127,7 +127,7 @@ def test_a_rounded_map_is_the_map_of_rounded_positions(decimals):
     assert f"Positions are rounded to {decimals} decimal" in page
 
 
-def test_a_whole_map_does_tell_positions_apart():
+def test_unrounded_map_keeps_distinct_positions():
     table, split_names, _ = make_world(200)
     moved = make_table(coarsen(table.gps, 2))
     pages = [build_map(t, split_names, title="t") for t in (table, moved)]
@@ -144,7 +144,7 @@ def test_many_rows_stay_a_file_that_a_browser_opens():
     assert sum(map(len, layers_of(page))) < 12_000
 
 
-def test_no_position_at_all_is_said():
+def test_data_without_positions_is_refused():
     table = make_table(np.full((3, 2), np.nan))
     with pytest.raises(DataError, match=r"None of the 3 rows has a position.*data\.columns"):
         build_map(table, np.full(3, "train", dtype=object), title="t")

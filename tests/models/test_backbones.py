@@ -105,7 +105,7 @@ def test_every_family_trains_saves_loads_and_exports(family, pooling, tmp_path):
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "cls_mean"])
 @pytest.mark.parametrize("family", WITH_CLASS_TOKEN)
-def test_the_head_is_given_what_pooling_says(family, pooling):
+def test_head_gets_the_pooled_features(family, pooling):
     """Held against transformers' own backbone; registers, the tokens after the class token, are no patches."""
     network = build(family, pooling).eval()
     inner = next(child for child in network.children() if hasattr(child, "embeddings"))
@@ -143,14 +143,14 @@ def test_a_network_without_a_class_token_refuses_it(family, pooling):
         build(family, pooling)
 
 
-def test_a_family_whose_tokens_are_not_known_has_its_own_pooling_alone():
+def test_family_with_unknown_tokens_allows_only_auto_pooling():
     config = {"hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1]}
     with pytest.raises(ConfigError, match=r"tokens of a poolformer .* not known here; allowed for it: auto"):
         build_model(ModelSettings(name="poolformer", config=config, pooling="mean"), SIZE)
 
 
 @pytest.mark.parametrize("size", [SIZE, 48])
-def test_a_naflex_checkpoint_says_of_squares_what_it_says_of_their_patches(size, tmp_path):
+def test_naflex_checkpoint_matches_transformers_on_squares(size, tmp_path):
     """transformers' own class on patches is the reference; the stored grid of 3 x 3 positions is resized."""
     torch.manual_seed(0)
     original = Siglip2ForImageClassification._from_config(Siglip2Config(**ALL_NETWORKS["siglip2"])).eval()
@@ -178,7 +178,7 @@ def test_positions_of_a_pooled_classifier_are_interpolated(family, tmp_path):
     assert resized.config.vision_config.image_size == 64
 
 
-def test_another_pooling_of_a_pooled_folder_keeps_its_backbone_and_has_a_new_head(tmp_path):
+def test_changing_pooling_keeps_the_backbone_with_a_new_head(tmp_path):
     first = build("vit", "mean")
     first.save_pretrained(tmp_path)
     other = build_model(ModelSettings(name=str(tmp_path), pretrained=True, pooling="cls_mean"), SIZE)
@@ -188,7 +188,7 @@ def test_another_pooling_of_a_pooled_folder_keeps_its_backbone_and_has_a_new_hea
 
 
 @pytest.mark.parametrize("family", ["vit", "dinov3_vit"])
-def test_a_pooled_classifier_has_checkpointed_gradients_frozen_backbone_and_an_adapter(family):
+def test_pooled_classifier_supports_checkpointing_and_adapters(family):
     plain, saving = build(family, "mean"), build(family, "mean")
     checkpoint_gradients(saving)
     for network in (plain, saving):

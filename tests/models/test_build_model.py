@@ -97,7 +97,7 @@ def test_random_weights_follow_torchs_seed():
 
 
 @pytest.mark.parametrize("model_type", ["vit", "dinov2", "resnet"])
-def test_weights_of_a_folder_are_loaded_as_float32_with_a_new_head(stored, model_type, caplog):
+def test_folder_weights_load_as_float32_with_a_new_head(stored, model_type, caplog):
     folder, original = stored(model_type)
     with caplog.at_level(logging.INFO):
         model = build_model(ModelSettings(name=str(folder), pretrained=True), 56)
@@ -137,7 +137,7 @@ def test_positions_of_a_pretrained_model_are_interpolated(stored, model_type, si
     assert embeddings.shape[1] == (size // 14) ** 2 + 1
 
 
-def test_the_pretrained_backbone_keeps_its_features_at_another_size():
+def test_pretrained_features_survive_another_image_size():
     if not VIT_S14.is_dir():
         pytest.skip("shared/models/vit-s14 is not beside this checkout")
     model = build_model(ModelSettings(name=str(VIT_S14), pretrained=True), 56)
@@ -166,14 +166,14 @@ def test_image_size_must_be_a_multiple_of_the_patch_size():
         ({"name": "bert"}, r"cannot build an image classifier from this bert"),
     ],
 )
-def test_a_configuration_that_cannot_be(settings, message):
+def test_invalid_configuration_is_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         build_model(ModelSettings(**settings), 56)
 
 
 @pytest.mark.parametrize("name", ["roadwork-tests/no-such-model", "./no/such/folder"])
 @pytest.mark.parametrize("pretrained", [True, False])
-def test_a_name_that_cannot_be_found_says_so_at_once(name, pretrained, monkeypatch):
+def test_unknown_name_fails_at_once(name, pretrained, monkeypatch):
     monkeypatch.setattr("huggingface_hub.hf_api.HfApi.model_info", _no_network)
     start = time.monotonic()
     with pytest.raises(ConfigError, match=r"model\.name=DIR.*model\.pretrained=false") as caught:
@@ -194,7 +194,7 @@ def test_fields_that_do_not_fit_the_weights_are_refused(stored):
         build_model(ModelSettings(name=str(folder), pretrained=True, config={"model_type": "dinov2"}), 56)
 
 
-def test_missing_backbone_weights_are_named_and_no_weight_at_all_is_refused(stored, caplog):
+def test_missing_weights_are_logged_and_empty_folder_refused(stored, caplog):
     folder, _ = stored("vit")
     path = folder / "model.safetensors"
     weights = load_file(path)

@@ -66,7 +66,7 @@ def rows_of(config, *overrides):
     return {row.name: row for row in rows}
 
 
-def test_a_row_that_cannot_be_built_says_why_and_hides_no_other(tiny_folder, caplog):
+def test_row_that_cannot_be_built_shows_the_reason(tiny_folder, caplog):
     with caplog.at_level(logging.INFO, "roadwork"):
         rows = rows_of(tiny_folder)
     assert caplog.text == ""  # what the builder remarks of each would come between the rows
@@ -96,7 +96,7 @@ def test_what_is_trained_follows_the_configuration():
     assert full.forward_flops == lora.forward_flops
 
 
-def test_the_configured_network_is_a_row_of_its_own_where_no_file_has_it(tiny_folder, model_folder):
+def test_configured_network_without_a_file_gets_its_own_row(tiny_folder, model_folder):
     rows = rows_of(tiny_folder, f"model.name={model_folder}", "model.pretrained=true")
     row = rows[CONFIGURED]
     assert (row.source, row.configured, row.family, row.weights) == (str(model_folder), True, "resnet", HERE)

@@ -56,7 +56,7 @@ def test_a_vision_transformers_flops_are_those_of_its_formula():
     assert forward_flops(build_without_weights(settings("vit"), SIZE), SIZE) == 2 * multiply_adds
 
 
-def test_memory_is_weights_state_and_activations_that_grow_with_the_batch():
+def test_memory_is_weights_state_and_activations():
     network = build_without_weights(settings("resnet"), SIZE).train()
     parameters = 4 * sum(p.numel() for p in network.parameters())
     assert weight_bytes(network) == parameters + sum(b.nbytes for b in network.buffers())
@@ -69,7 +69,7 @@ def test_memory_is_weights_state_and_activations_that_grow_with_the_batch():
     assert whole / 4 * 0.8 < a_row < whole / 4 * 3
 
 
-def test_what_is_frozen_needs_neither_state_nor_activations():
+def test_frozen_layers_need_no_state_or_activations():
     network = build_without_weights(settings("vit"), SIZE).train()
     whole = training_bytes(network, SIZE, 8, use_ema=True)
     network.requires_grad_(requires_grad=False)

@@ -53,7 +53,7 @@ def skipped(values):
 
 
 @pytest.mark.parametrize("family", ALL_NETWORKS)
-def test_a_share_of_the_images_skips_the_last_block_and_the_mean_stays(family):
+def test_images_skip_the_last_block_and_the_mean_is_kept(family):
     plain, dropping = build(family), build(family, drop_path=SHARE)
     assert list(dropping.state_dict()) == list(plain.state_dict())
     expected, seen = watch_branches(plain, family), watch_branches(dropping, family)
@@ -109,7 +109,7 @@ def test_the_mean_over_many_draws_stays(share):
     assert float(skipped(drawn).float().mean()) == pytest.approx(share, abs=0.01)
 
 
-def test_checkpointed_gradients_skip_the_same_branches_when_they_are_computed_again():
+def test_checkpointing_skips_the_same_branches_on_recompute():
     gradients = []
     for saving in (False, True):
         network = build("vit", drop_path=0.5)
@@ -129,7 +129,7 @@ def test_an_adapter_leaves_it_in_place():
     assert skipped(seen[-1]).any()
 
 
-def test_a_configuration_s_own_rate_gives_way_and_is_not_set_beside():
+def test_two_drop_path_rates_are_refused():
     with pytest.raises(ConfigError, match=r"model\.drop_path and model\.config\.drop_path_rate are both set"):
         build("dinov2", drop_path=0.1, drop_path_rate=0.1)
 
@@ -141,6 +141,6 @@ def test_a_configuration_s_own_rate_gives_way_and_is_not_set_beside():
         ("mobilenet_v1", {"depth_multiplier": 0.25}, "is not known to be made of residual blocks"),
     ],
 )
-def test_where_it_could_not_act_it_is_refused(name, config, message):
+def test_drop_path_without_effect_is_refused(name, config, message):
     with pytest.raises(ConfigError, match=rf"model\.drop_path is 0\.1, but this {name} {message}"):
         build_model(ModelSettings(name=name, config=config, drop_path=0.1), SIZE)

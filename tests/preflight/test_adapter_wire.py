@@ -32,7 +32,7 @@ def dead(rows):
     return {wire for wire, row in rows.items() if not row.works}
 
 
-def test_a_sound_adapter(rows):
+def test_working_adapter_passes(rows):
     table = rows()
     assert dead(table) == set()
     observed = table["adapter (lora)"].observed

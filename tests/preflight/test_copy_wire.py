@@ -32,7 +32,7 @@ def row_with(config, monkeypatch, **options):
     return next(row for row in rows if row.wire == "resized copy")
 
 
-def test_a_sound_copy(tiny_config, monkeypatch):
+def test_working_copy_passes(tiny_config, monkeypatch):
     row = row_with(tiny_config(), monkeypatch, shift=0)
     assert row.works
     assert "training images come from the/copy" in row.observed
@@ -44,7 +44,7 @@ def test_other_pictures_or_none(tiny_config, monkeypatch, fault):
     assert not row_with(tiny_config("data.cache=none"), monkeypatch, **fault).works
 
 
-def test_no_row_without_a_copy(tiny_config):
+def test_no_check_without_a_copy(tiny_config):
     config = tiny_config()
     assert to_settings(config).data.prepared.use == "auto"
     datamodule = NATIXDataModule(config)

@@ -55,7 +55,7 @@ def drawn_row(cfg):
     return next(iter(extra_rows(seen)))
 
 
-def test_a_sound_run(tiny_config, generated):
+def test_working_run_passes(tiny_config, generated):
     row, broken = dry_row(config(tiny_config, generated, "share: 0.3, splits: train"))
     assert broken == []
     assert "share asked 30.0%, share drawn" in row.observed
@@ -71,7 +71,7 @@ def test_every_way_of_drawing(tiny_config, generated, how, enabled, draw):
 
 
 @pytest.mark.parametrize("enabled", ["true", "false"])
-def test_the_sampler_never_hears_of_the_share(tiny_config, generated, monkeypatch, enabled):
+def test_sampler_that_ignores_the_share_fails(tiny_config, generated, monkeypatch, enabled):
     monkeypatch.setattr(datamodule_module, "find_mixture", lambda data, table, rows: None)
     cfg = config(tiny_config, generated, "share: 0.5, splits: train", f"data.gps_sampling.enabled={enabled}")
     row = drawn_row(cfg)
@@ -85,6 +85,6 @@ def test_the_sampler_multiplies_by_another_factor(tiny_config, generated, monkey
     assert not drawn_row(config(tiny_config, generated, "share: 0.3, splits: train")).works
 
 
-def test_no_row_without_extra_data(tiny_config):
+def test_no_check_without_extra_data(tiny_config):
     datamodule = NATIXDataModule(tiny_config())
     assert not list(extra_rows(Observations(None, datamodule, None, {}, {}, np.array([]), None, 1, 1)))

@@ -53,7 +53,7 @@ def dead_wires(cfg: DictConfig) -> set[str]:
     ],
     ids=["frozen", "without EMA", "bf16", "augmented", "not frozen"],
 )
-def test_every_wire_of_a_sound_run_works(tiny_config, overrides, wires):
+def test_every_check_of_a_working_run_passes(tiny_config, overrides, wires):
     rows = table(tiny_config(*overrides))
     assert [f"{row.wire}: {row.observed}" for row in rows if not row.works] == []
     assert {row.wire for row in rows if row.wire.startswith("frozen")} == wires
@@ -88,7 +88,7 @@ def test_one_layer_is_not_frozen(tiny_config, monkeypatch):
     assert dead_wires(tiny_config(*FROZEN)) == {"frozen backbone"}
 
 
-def test_batch_norm_goes_on_learning(tiny_config, monkeypatch):
+def test_batch_norm_keeps_updating(tiny_config, monkeypatch):
     monkeypatch.setattr(RoadworkClassifier, "on_train_start", lambda self: None)
     assert dead_wires(tiny_config(*FROZEN)) == {"frozen backbone"}
 
@@ -138,7 +138,7 @@ def test_labels_of_other_rows_beside_the_features(tiny_config, monkeypatch):
     assert dead_wires(tiny_config(*FROZEN)) == {"frozen features"}
 
 
-def test_the_features_go_past_the_head(tiny_config, monkeypatch):
+def test_features_bypass_the_head(tiny_config, monkeypatch):
     monkeypatch.setattr(module_module, "head_of", lambda network: nn.Linear(16, 2))
     assert dead_wires(tiny_config(*FROZEN)) == {"frozen features"}
 
@@ -163,7 +163,7 @@ def test_labels_that_change_though_nothing_augments_them(tiny_config, monkeypatc
     ("overrides", "said"),
     [(FROZEN, "for the features of 180 images, once"), (FROZEN[:1], "of training steps for 1 epochs of 144 images")],
 )
-def test_preflight_says_what_it_will_take(tiny_config, overrides, said):
+def test_preflight_reports_the_expected_cost(tiny_config, overrides, said):
     checks = {
         check.name: check for check in Preflight(tiny_config(*overrides, "data.dataloader.batch_size=auto")).run()
     }

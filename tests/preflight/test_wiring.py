@@ -59,7 +59,7 @@ def table(cfg: DictConfig) -> list[WireRow]:
     ],
     ids=lambda overrides: overrides[0] if overrides else "defaults",
 )
-def test_every_wire_of_a_sound_run_works(tiny_config, overrides):
+def test_every_check_of_a_working_run_passes(tiny_config, overrides):
     rows = table(tiny_config(*overrides))
     assert [f"{row.wire}: {row.observed}" for row in rows if not row.works] == []
     assert len(rows) >= 11
@@ -275,7 +275,7 @@ def test_adalora_prunes_a_layer_whole(tiny_config, monkeypatch):
     assert "; 1 pruned to zero again" in next(row.observed for row in rows if row.wire == "optimizer")
 
 
-def test_singular_values_that_the_optimizer_was_not_given_are_no_pruned_ones(tiny_config, monkeypatch):
+def test_singular_values_missing_from_optimizer_are_not_pruned(tiny_config, monkeypatch):
     from roadwork.training import optim
 
     original = optim.parameter_groups
@@ -343,7 +343,7 @@ def test_checkpoint_with_the_raw_buffers(tiny_config, monkeypatch):
     assert dead_wires(tiny_config()) == {"checkpoint"}
 
 
-def test_a_dead_wire_ends_the_command(tiny_config, monkeypatch, tmp_path):
+def test_failed_check_ends_the_command(tiny_config, monkeypatch, tmp_path):
     monkeypatch.setattr(EMACallback, "update", lambda self: None)
     OmegaConf.save(tiny_config(), tmp_path / "tiny.yaml")
     for arguments in (["--dry-run"], []):
@@ -353,7 +353,7 @@ def test_a_dead_wire_ends_the_command(tiny_config, monkeypatch, tmp_path):
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_dry_run_changes_nothing_in_the_training_that_follows(tiny_config):
+def test_dry_run_does_not_change_later_training(tiny_config):
     weights = []
     for is_dry_run_first in (False, True):
         datamodule, trainer = prepare(tiny_config())
@@ -373,7 +373,7 @@ def test_adapters_on_a_dataset_smaller_than_a_batch(tiny_config, adapter):
     assert dead_wires(cfg) == set()
 
 
-def test_users_own_augmentation_and_deployment_are_sound(tiny_config):
+def test_user_augmentation_and_deployment_pass(tiny_config):
     """The mode says latest_2025, which mixes; what counts is the module that is really there."""
 
     class Darken(torch.nn.Module):

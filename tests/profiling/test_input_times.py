@@ -36,7 +36,7 @@ def test_photos_are_read_and_decoded(tiny_config, monkeypatch):
     assert times.images_per_s == pytest.approx(1000 / (times.read_ms.mean + times.decode_ms.mean))
 
 
-def test_images_in_ram_are_said_to_be_there_and_nothing_is_read(tiny_config, monkeypatch):
+def test_images_in_ram_are_reported_and_not_read(tiny_config, monkeypatch):
     datamodule = _module(tiny_config("data.cache=ram"))
     monkeypatch.setattr(FileImages, "read", lambda *_: pytest.fail("RAM holds it"))
     times = time_input(datamodule, seed=0)
@@ -44,7 +44,7 @@ def test_images_in_ram_are_said_to_be_there_and_nothing_is_read(tiny_config, mon
     assert times.read_ms.mean == 0
 
 
-def test_the_copy_is_told_from_the_photos_that_it_lacks(tiny_config):
+def test_copy_and_missing_photos_are_timed_separately(tiny_config):
     datamodule = _module(tiny_config("data.cache=none"))
     store = datamodule.datasets["train"].store
     store.copy = _HalfACopy()

@@ -75,7 +75,7 @@ def test_each_second_of_the_real_loop_counts_for_its_stage(hand_clock, tiny_conf
     assert len(timed.n_images) == 9
 
 
-def test_with_accumulated_gradients_only_some_steps_have_an_optimizer_step(hand_clock, tiny_config, monkeypatch):
+def test_accumulation_skips_optimizer_steps(hand_clock, tiny_config, monkeypatch):
     clip = RoadworkClassifier.configure_gradient_clipping
     monkeypatch.setattr(RoadworkClassifier, "configure_gradient_clipping", hand_clock.costs(5, clip))
     datamodule = NATIXDataModule(tiny_config(PLAIN, "training.accumulate=2"))
@@ -85,7 +85,7 @@ def test_with_accumulated_gradients_only_some_steps_have_an_optimizer_step(hand_
     assert [step.get("optimizer", 0) for step in timed.seconds] == [5, 0, 5, 0]
 
 
-def test_what_lies_between_epochs_belongs_to_no_step(hand_clock):
+def test_time_between_epochs_belongs_to_no_step(hand_clock):
     clock = StageClock(lambda: None)
     for _ in range(2):
         with clock.profile(FETCH):

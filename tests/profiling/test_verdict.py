@@ -46,7 +46,7 @@ def test_the_slower_side_is_named(wait_s, images, workers, times, bound_by):
     assert verdict.step_images_per_s == pytest.approx(images)
 
 
-def test_the_sentence_compares_what_comes_with_what_could_be_taken():
+def test_sentence_compares_loader_rate_with_step_rate():
     waiting = judge(STEP | {"wait": 1.0}, 32, _times(0.0, 0.125), 2, cores=2)
     assert waiting.sentence == (
         "Bound by decoding: with 2 workers the loader gives 16 images/s, the rest of the step could take 32."
@@ -72,7 +72,7 @@ def test_the_sentence_compares_what_comes_with_what_could_be_taken():
         (MCCCallback, "on_train_batch_end", ("data.cache=ram",), "callbacks"),
     ],
 )
-def test_a_part_that_is_really_slow_is_what_bounds_the_run(target, name, overrides, bound_by, tiny_config, monkeypatch):
+def test_slow_stage_is_reported_as_the_bottleneck(target, name, overrides, bound_by, tiny_config, monkeypatch):
     function, is_per_image = getattr(target, name), bound_by in ("decoding", "reading")
 
     def slow(*args, **kwargs):
@@ -100,7 +100,7 @@ def _advice(bound_by, here, **training):
     return " ".join(what_to_try(bound_by, settings, here))
 
 
-def test_only_what_is_not_so_already_is_advised():
+def test_advice_skips_options_already_set():
     assert "roadwork prepare" in _advice("decoding", _here())
     assert "roadwork prepare" not in _advice("the resized copy", _here(origin=COPY))
     assert "num_workers=8" in _advice("decoding", _here(cores=8))
@@ -118,5 +118,5 @@ def test_only_what_is_not_so_already_is_advised():
     "bound_by",
     ["reading", "decoding", "the resized copy", "the loader", *_GROUPS],
 )
-def test_each_bound_comes_with_something_to_try(bound_by):
+def test_each_bottleneck_has_advice(bound_by):
     assert what_to_try(bound_by, Settings(), _here(cores=2))

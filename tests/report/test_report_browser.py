@@ -26,7 +26,7 @@ def pages(tiny_run, tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["plain", "hostile", "comparison"])
 @pytest.mark.parametrize(("width", "media"), [(390, "screen"), (1280, "screen"), (700, "print")])
-def test_it_fits_says_nothing_and_asks_for_nothing(browser, pages, name, width, media):
+def test_report_fits_without_errors_or_requests(browser, pages, name, width, media):
     said, asked = [], []
     page = browser.new_page(viewport={"width": width, "height": 900})
     page.on("console", lambda message: said.append(message.text))

@@ -35,7 +35,7 @@ def differences(*folders):
     return [entry["difference"] for entry in compare_section([read_run(folder) for folder in folders]).shown["runs"]]
 
 
-def test_the_difference_is_that_of_the_rows_at_each_ones_threshold(runs):
+def test_difference_uses_each_runs_own_threshold(runs):
     none, better, same = differences(*runs)
     first, other = (read_run(run) for run in runs[:2])
     scores = [
@@ -53,7 +53,7 @@ def test_the_difference_is_that_of_the_rows_at_each_ones_threshold(runs):
     assert worse.sentence.startswith("Worse than the first")
 
 
-def test_rows_that_only_one_has_judged_are_left_out_and_said(runs):
+def test_rows_predicted_by_one_run_are_excluded_and_reported(runs):
     path = runs[1] / "predictions.parquet"
     frame = read_predictions(path)
     test = np.flatnonzero(frame["split"] == "val_test")
@@ -85,7 +85,7 @@ def test_settings_that_differ_are_named(runs):
     assert values[0] != "0.5"
 
 
-def test_a_run_that_was_not_evaluated_stands_beside_the_others(runs):
+def test_unevaluated_run_is_listed_with_the_others(runs):
     (runs[1] / "predictions.parquet").unlink()
     (runs[1] / "results.json").unlink()
     assert differences(*runs[:2]) == [None, None]

@@ -49,7 +49,7 @@ def test_bins_hold_the_rows_and_the_error_of_calibration(rows):
         assert 0 <= part.interval[0] < part.interval[1] <= 1
 
 
-def test_rows_of_few_groups_tell_less():
+def test_rows_of_few_groups_widen_the_interval():
     labels, probabilities = np.tile([0, 1, 1, 1], 10), np.full(40, 0.7)
     (alone,) = reliability_bins(labels, probabilities, np.arange(40))
     (together,) = reliability_bins(labels, probabilities, np.repeat(np.arange(5), 8))

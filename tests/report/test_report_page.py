@@ -92,7 +92,7 @@ def test_nothing_is_loaded_and_no_script_runs(run):
     assert re.findall(r"url\(|@import", page) == []
 
 
-def test_the_browser_is_told_to_use_this_style_and_nothing_else(run):
+def test_page_policy_allows_only_its_own_style(run):
     page = report(run)
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]+)"', page)
     (style,) = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
@@ -113,7 +113,7 @@ def test_names_and_values_stay_text(run, tmp_path):
         assert name in text
 
 
-def test_a_run_that_was_only_trained_says_what_comes_next(run):
+def test_trained_run_names_the_next_command(run):
     for name in ("predictions.parquet", "results.json", "calibration.json"):
         (run / name).unlink()
     text = words(report(run))
@@ -138,7 +138,7 @@ def test_without_calibration_half_decides(run):
     assert f"{mcc:.4f}" in text
 
 
-def test_a_calibration_of_other_predictions_is_left_out_and_said(run):
+def test_calibration_of_other_predictions_is_excluded(run):
     calibration = json.loads((run / "calibration.json").read_text())
     write_json(run / "calibration.json", calibration | {"sha256_of_rows": "0"})
     assert "made from other predictions" in words(report(run))
@@ -152,21 +152,21 @@ def test_figures_of_another_evaluation_are_noticed(run):
     assert "not of one evaluation" in words(report(run))
 
 
-def test_leaks_are_said_in_red(run):
+def test_leaks_are_shown_in_red(run):
     results = json.loads((run / "results.json").read_text())
     results["val_test_calibrated"]["leaks"] = ["3 photos are in train, too."]
     write_json(run / "results.json", results)
     assert '<p class="warning">Leak: 3 photos are in train, too.</p>' in report(run)
 
 
-def test_photos_that_are_gone_leave_their_figures(run):
+def test_missing_photos_keep_their_figures(run):
     page = report(run, "data.root=/nowhere")
     assert "The photo is no longer there." in page
     assert "The data is no longer at /nowhere" in words(page)
     assert "Missed roadwork" in page
 
 
-def test_one_photo_that_is_gone_leaves_the_others(run, demo_root, tmp_path):
+def test_one_missing_photo_keeps_the_others(run, demo_root, tmp_path):
     import shutil
 
     copied = tmp_path / "data"
@@ -179,7 +179,7 @@ def test_one_photo_that_is_gone_leaves_the_others(run, demo_root, tmp_path):
     assert page.count("<img") == whole.count("<img") - 1
 
 
-def test_no_place_and_no_name_is_told_where_positions_are_coarse(run):
+def test_coarse_report_hides_places_and_names(run):
     plain, coarse = report(run), report(run, "privacy.coarsen_gps=0", "privacy.blur=5")
     name = re.search(r'<img alt="([^"]+)"', plain)[1]
     assert name not in coarse

@@ -41,7 +41,7 @@ def test_blur_is_of_the_short_side_and_leaves_no_detail():
     assert spreads[2] < 0.2 * spreads[0]
 
 
-def test_no_place_is_told_finer_than_asked():
+def test_positions_are_no_finer_than_requested():
     n = 40
     rng = np.random.default_rng(0)
     latitude, longitude = 52.5 + rng.uniform(0, 0.2, n), 13.4 + rng.uniform(0, 0.2, n)

@@ -115,7 +115,7 @@ def test_the_hour_is_the_one_that_is_written(times, parts, whose):
     assert (names.tolist(), zone) == (parts, whose)
 
 
-def test_what_is_no_time_is_not_taken_for_one():
+def test_values_that_are_no_time_are_ignored():
     assert time_of_day(pd.Series(["yesterday", "noon"])) is None
     frame = make_rows(captured_at=pd.Timestamp("2024-01-01T08:00:00Z") + pd.to_timedelta(np.arange(480), unit="h"))
     assert "captured_at: hour, UTC" in titles(frame)

@@ -9,7 +9,7 @@ from conftest import CHECKOUT
 
 
 @pytest.mark.slow
-def test_the_server_is_in_order_after_hundreds_of_requests(model_folder):
+def test_server_is_healthy_after_hundreds_of_requests(model_folder):
     command = [sys.executable, CHECKOUT / "scripts" / "load_serve.py", model_folder, "--requests", "400"]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -59,7 +59,7 @@ def test_a_photo_without_a_position_has_none(client):
 
 
 @pytest.mark.parametrize("kind", ["image/jpeg", "image/png", "application/octet-stream", "Image/JPEG; q=1"])
-def test_a_photo_may_be_the_whole_body(client, detector, kind):
+def test_raw_photo_body_is_accepted(client, detector, kind):
     data = photo(3)
     (prediction,) = client.post("/predict", content=data, headers={"content-type": kind}).json()["predictions"]
     assert prediction["probability"] == pytest.approx(detector(data).probability, abs=1e-6)
@@ -84,7 +84,7 @@ def encoded_png(pixels):
     return stream.getvalue()
 
 
-def test_many_photos_are_answered_in_order_and_errors_stand_at_their_place(client, detector):
+def test_many_photos_return_predictions_and_errors_in_order(client, detector):
     photos = [photo(seed) for seed in range(12)]
     bad = {3: b"text", 7: photo(7)[:300]}
     sent = [bad.get(number, data) for number, data in enumerate(photos)]
@@ -102,7 +102,7 @@ def test_many_photos_are_answered_in_order_and_errors_stand_at_their_place(clien
             assert answer["label"] == detector(data).label
 
 
-def test_answers_do_not_depend_on_the_company(model_folder, detector):
+def test_predictions_do_not_depend_on_the_batch(model_folder, detector):
     """Sixty photos by eight clients at once, in batches that fall as they fall."""
     photos = [photo(seed) for seed in range(60)]
     expected = [prediction.probability for prediction in map(detector, photos)]
@@ -118,7 +118,7 @@ def test_answers_do_not_depend_on_the_company(model_folder, detector):
     assert metric(text, 'roadwork_batch_photos_bucket{le="8.0"}') == n_batches
 
 
-def test_file_names_come_back_as_they_are_and_no_longer_than_255(client):
+def test_file_names_are_returned_with_at_most_255_characters(client):
     for name, expected in (("<img src=x onerror=alert(1)>.jpg",) * 2, ("x" * 4000, "x" * 255)):
         answer = client.post("/predict", content=form(photo(0), name=name), headers={"content-type": FORM}).json()
         assert answer["predictions"][0]["filename"] == expected
@@ -214,7 +214,7 @@ def test_look_takes_one_photo(client):
     assert (response.status_code, response.json()["code"]) == (400, "one_photo_only")
 
 
-def test_look_covers_the_photo_part_by_part_where_there_are_no_gradients(model_folder, detector, monkeypatch):
+def test_look_uses_occlusion_without_gradients(model_folder, detector, monkeypatch):
     covered = []
     monkeypatch.setattr(saliency, "occlusion_map", lambda *_: covered.append(1) or np.ones((7, 7), np.float32))
     network = detector.network.module
@@ -226,7 +226,7 @@ def test_look_covers_the_photo_part_by_part_where_there_are_no_gradients(model_f
     assert covered == [1]
 
 
-def test_decoders_compute_with_one_thread_each_and_the_network_with_all(model_folder, detector):
+def test_decoders_use_one_thread_and_the_network_uses_all(model_folder, detector):
     torch.set_num_threads(2)
     seen = {}
     read, logits = detector.read, detector.logits

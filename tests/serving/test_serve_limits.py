@@ -107,7 +107,7 @@ def test_a_body_of_unknown_length_is_cut_off_at_the_limit(model_folder, detector
     assert last["more_body"] is False
 
 
-def test_a_body_that_trickles_gets_408(model_folder, detector):
+def test_slow_body_gets_408(model_folder, detector):
     app = create_app(model_folder, detector, Limits(timeout=0.3))
 
     async def trickle():
@@ -138,7 +138,7 @@ def test_an_answer_that_takes_too_long_gets_503(model_folder, detector):
     assert app.state.service.places.taken == 0
 
 
-def test_a_full_queue_gets_429_and_all_that_was_taken_is_answered(model_folder, detector):
+def test_full_queue_gets_429_and_accepted_requests_finish(model_folder, detector):
     release = threading.Event()
     app = create_app(model_folder, with_slow_reader(detector, release), Limits(queue=4, max_images=4))
 
@@ -161,7 +161,7 @@ def test_a_full_queue_gets_429_and_all_that_was_taken_is_answered(model_folder, 
     assert app.state.service.places.taken == 0
 
 
-def test_a_failure_is_a_500_without_its_reason_and_is_logged_and_counted(model_folder, detector, caplog):
+def test_internal_error_is_a_500_without_details_and_is_logged(model_folder, detector, caplog):
     calls = []
 
     def fail_later(pixels):
@@ -191,6 +191,6 @@ def test_a_failure_is_a_500_without_its_reason_and_is_logged_and_counted(model_f
         ({"max_megapixels": 300.0}, "--max-megapixels is 300"),
     ],
 )
-def test_limits_that_make_no_sense_are_refused(settings, said):
+def test_invalid_limits_are_refused(settings, said):
     with pytest.raises(ConfigError, match=said):
         Limits(**settings)

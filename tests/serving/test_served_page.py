@@ -65,7 +65,7 @@ def card(page, name):
 
 
 @pytest.mark.parametrize(("width", "height"), WIDTHS)
-def test_photos_are_answered_each_on_a_card(open_page, photos, model_folder, width, height):
+def test_each_prediction_has_a_card(open_page, photos, model_folder, width, height):
     page = open_page(width, height)
     expect(page.locator("#model")).to_contain_text("says roadwork from a probability of 45\u00a0%")
     page.set_input_files("#files", sorted(photos.iterdir()))
@@ -92,7 +92,7 @@ def test_photos_are_answered_each_on_a_card(open_page, photos, model_folder, wid
 
 
 @pytest.mark.parametrize(("width", "height"), WIDTHS)
-def test_the_map_shows_photos_with_a_position_and_leads_to_their_card(open_page, photos, width, height):
+def test_map_shows_positions_and_links_to_the_card(open_page, photos, width, height):
     page = open_page(width, height)
     page.set_input_files("#files", [photos / "0.jpg", photos / "2.jpg"])
     expect(page.locator(".card:not(.waiting)")).to_have_count(2, timeout=TIMEOUT)
@@ -106,7 +106,7 @@ def test_the_map_shows_photos_with_a_position_and_leads_to_their_card(open_page,
 
 
 @pytest.mark.parametrize(("width", "height"), WIDTHS)
-def test_where_it_looked_is_laid_over_the_photo_and_taken_off_again(open_page, photos, width, height):
+def test_saliency_overlay_can_be_shown_and_hidden(open_page, photos, width, height):
     page = open_page(width, height)
     page.set_input_files("#files", [photos / "0.jpg"])
     shown, button = card(page, "0.jpg").locator(".look"), card(page, "0.jpg").locator(".look-one")
@@ -146,7 +146,7 @@ def test_dropped_photos_are_taken_wherever_they_fall(open_page):
     expect(card(page, "dropped.jpg").locator(".said")).to_contain_text("%", timeout=TIMEOUT)
 
 
-def test_a_file_above_the_limit_is_said_to_be_and_not_sent(open_page, tmp_path):
+def test_file_above_the_limit_is_reported_and_not_sent(open_page, tmp_path):
     (tmp_path / "large.jpg").write_bytes(bytes(MAX_MB * 1_000_000 + 1))
     page = open_page(390, 844)
     page.on("request", lambda asked: pytest.fail("sent") if asked.url.endswith("/predict") else None)
@@ -179,7 +179,7 @@ def test_the_keyboard_is_enough(open_page, photos):
     expect(page.locator(".look-one")).to_be_focused()
 
 
-def test_the_page_waits_where_the_queue_is_full(open_page, photos):
+def test_page_waits_when_the_queue_is_full(open_page, photos):
     page = open_page(390, 844)
     asked = []
 

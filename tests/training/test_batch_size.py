@@ -26,7 +26,7 @@ def test_the_largest_power_of_two_up_to_the_cap(limit, cap, expected):
     assert grow(lambda batch: batch <= limit, cap) == expected
 
 
-def test_two_are_tried_however_few_the_rows():
+def test_batch_of_two_is_tried_with_few_rows():
     assert grow(lambda batch: batch <= 100, 1) == 2
 
 
@@ -81,7 +81,7 @@ def test_memory_decides_on_a_cpu(auto, monkeypatch, caplog):
         find_batch_size(trainer, datamodule)
 
 
-def test_the_estimate_grows_with_the_images_and_covers_what_is_kept(auto, tiny_config):
+def test_memory_estimate_grows_with_images_and_covers_usage(auto, tiny_config):
     trainer, datamodule = auto
     trial = _Trial(trainer, datamodule)
     few, many = (kept_bytes(lambda n=n: trial.loss(n)) for n in (2, 10))

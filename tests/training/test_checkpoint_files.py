@@ -50,7 +50,7 @@ def test_a_write_that_fails_leaves_what_was_there(folder, monkeypatch, error):
     assert {path.name: step_of(path) for path in folder.iterdir()} == {LAST: 2, PREVIOUS: 1}
 
 
-def test_room_is_looked_for_first(folder, monkeypatch):
+def test_free_space_is_checked_first(folder, monkeypatch):
     checkpoint = content(3)
     assert tensor_bytes(checkpoint) == 64 * 64 * 4 + 3 * 4
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=tensor_bytes(checkpoint)))
@@ -60,7 +60,7 @@ def test_room_is_looked_for_first(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
-def test_one_that_is_cut_off_is_named_and_the_one_before_taken(folder, share, caplog):
+def test_truncated_checkpoint_falls_back_to_the_previous_one(folder, share, caplog):
     whole = (folder / LAST).read_bytes()
     (folder / LAST).write_bytes(whole[: int(share * len(whole))])
     with caplog.at_level(logging.WARNING):
@@ -68,7 +68,7 @@ def test_one_that_is_cut_off_is_named_and_the_one_before_taken(folder, share, ca
     assert "last.ckpt is damaged" in caplog.text
 
 
-def test_one_that_was_altered_is_named(folder, caplog):
+def test_altered_checkpoint_is_reported(folder, caplog):
     whole = bytearray((folder / LAST).read_bytes())
     place = whole.index(torch.full((4,), 2.0).numpy().tobytes())  # inside the weights, where torch itself sees nothing
     whole[place + 1] ^= 1
@@ -79,7 +79,7 @@ def test_one_that_was_altered_is_named(folder, caplog):
         assert find_newest(folder) == folder / PREVIOUS
 
 
-def test_where_none_is_good(folder, tmp_path_factory):
+def test_all_checkpoints_damaged(folder, tmp_path_factory):
     for name in (LAST, PREVIOUS):
         (folder / name).write_bytes(b"")
     with pytest.raises(DataError, match=r"Every checkpoint in .* is damaged"):
@@ -88,7 +88,7 @@ def test_where_none_is_good(folder, tmp_path_factory):
         find_newest(tmp_path_factory.mktemp("empty"))
 
 
-def test_what_a_killed_write_left_is_removed(folder):
+def test_leftovers_of_a_killed_write_are_removed(folder):
     (folder / f".{LAST}.123.tmp").write_bytes(b"half")
     (folder / LAST).unlink()  # killed between the two renames
     assert find_newest(folder) == folder / PREVIOUS

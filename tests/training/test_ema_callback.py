@@ -83,7 +83,7 @@ def test_apply_and_restore_are_exact():
     assert_same(snapshot(model), raw)
 
 
-def test_a_half_precision_model_is_averaged_in_float32_and_restored_exactly():
+def test_half_precision_model_is_averaged_in_float32():
     model = build_model().to(torch.bfloat16)
     ema = EMACallback(model, decay=0.999)
     start = ema.shadow["0.weight"].clone()
@@ -119,7 +119,7 @@ def test_the_average_follows_the_model_to_another_device():
     assert {average.device.type for average in (ema.shadow | ema.shadow_buffers).values()} == {"meta"}
 
 
-def test_an_average_moved_in_inference_mode_can_still_be_updated():
+def test_average_moved_in_inference_mode_can_be_updated():
     model = build_model()
     ema = EMACallback(model, decay=0.5)
     model.to("meta")
@@ -136,7 +136,7 @@ def test_a_decay_outside_its_range_is_refused(decay):
         EMACallback(build_model(), decay=decay)
 
 
-def test_calls_out_of_turn_are_refused():
+def test_calls_in_wrong_order_are_refused():
     ema = EMACallback(build_model())
     with pytest.raises(WiringError, match="apply_shadow"):
         ema.restore()
@@ -224,7 +224,7 @@ def assert_average(state, average):
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_trainer_averages_each_optimizer_step_and_validates_the_average(accumulate):
+def test_trainer_averages_each_step_and_validates_the_average(accumulate):
     module = Classifier()
     start = snapshot(module.model)
     ema, replay = EMACallback(module.model, decay=0.9), Replay(module.model, 0.9, every=accumulate)
@@ -247,7 +247,7 @@ def test_a_trainer_averages_each_optimizer_step_and_validates_the_average(accumu
     assert_same(snapshot(module.model), raw)
 
 
-def test_without_an_update_evaluation_sees_the_models_own_weights():
+def test_evaluation_before_any_update_uses_raw_weights():
     module = Classifier()
     ema = EMACallback(module.model)
     module.model.load_state_dict(build_model(seed=7).state_dict())
@@ -255,7 +255,7 @@ def test_without_an_update_evaluation_sees_the_models_own_weights():
     assert_same(module.seen_in_evaluation[0], build_model(seed=7).state_dict())
 
 
-def test_training_starts_the_average_at_weights_loaded_after_its_construction():
+def test_average_starts_at_weights_loaded_later():
     module = Classifier()
     ema = EMACallback(module.model, decay=0.999)
     module.model.load_state_dict({name: tensor + 100 for name, tensor in build_model().state_dict().items()})
@@ -293,7 +293,7 @@ def test_a_trained_parameter_without_an_average_is_refused(forget):
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")  # ModelCheckpoint is left out on purpose
-def test_the_best_checkpoint_holds_the_average_and_the_raw_weights(tmp_path):
+def test_best_checkpoint_holds_average_and_raw_weights(tmp_path):
     module = Classifier()
     ema, best = EMACallback(module.model, decay=0.9), ModelCheckpoint(tmp_path, monitor="loss", save_top_k=1)
     trainer = trainer_with(best, ema, enable_checkpointing=True)
@@ -313,7 +313,7 @@ def test_the_best_checkpoint_holds_the_average_and_the_raw_weights(tmp_path):
         assert_same(snapshot(module.model), validated)
 
 
-def test_a_checkpoint_saved_while_the_average_is_applied_is_the_same(tmp_path):
+def test_checkpoint_is_the_same_while_the_average_is_applied(tmp_path):
     class SaveInValidation(Callback):
         def on_validation_epoch_end(self, trainer, pl_module):
             trainer.save_checkpoint(tmp_path / "during.ckpt", weights_only=False)

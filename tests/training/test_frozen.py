@@ -57,7 +57,7 @@ def test_a_step_moves_the_head_alone(name):
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_autograd_records_nothing_of_the_backbone_and_nothing_is_dropped(name):
+def test_frozen_backbone_records_no_graph_and_no_dropout(name):
     module = in_training(frozen(name))
     given = []
     head = module.model.get_submodule(find_head(module.model))
@@ -86,7 +86,7 @@ def test_features_go_to_the_head_alone():
     torch.testing.assert_close(module.logits_of({"features": features}), expected)
 
 
-def test_a_network_in_evaluation_mode_is_trained_in_training_mode():
+def test_network_in_eval_mode_is_put_in_training_mode():
     """So pretrained ones come."""
     network = build_model(ModelSettings(name="resnet", config=TINY["resnet"]), 32).eval()
     module = RoadworkClassifier(network, TrainingSettings())

@@ -120,7 +120,7 @@ def test_evaluation_of_the_whole_network_gives_the_logged_mcc(probe):
 
 
 @pytest.mark.parametrize("mode", ["latest_2025", "heavy_kornia"])
-def test_with_an_augmentation_the_images_are_shown_and_the_log_says_why(probe, computed, caplog, mode):
+def test_augmentation_disables_cached_features_with_a_log(probe, computed, caplog, mode):
     with caplog.at_level("INFO", logger="roadwork"):
         _, folder, forwards = fit(probe(f"data.augmentation.train.mode={mode}", "training.epochs=1"))
     assert computed == []
@@ -131,7 +131,7 @@ def test_with_an_augmentation_the_images_are_shown_and_the_log_says_why(probe, c
     assert moved == {key for key in start if key.startswith("model.classifier.")}
 
 
-def test_users_own_augmentation_is_not_passed_over(probe, computed):
+def test_user_augmentation_is_applied(probe, computed):
     """The mode says none; what counts is the module that is really there."""
 
     class Own(NATIXDataModule):
@@ -168,7 +168,7 @@ def test_batches_come_in_the_order_of_the_images(probe, monkeypatch, sampling):
     assert batches(kept) == expected[4:]
 
 
-def test_a_run_goes_on_and_not_on_other_features(probe, monkeypatch):
+def test_resume_needs_the_same_features(probe, monkeypatch):
     _, folder, _ = fit(probe("training.epochs=1"))
     assert fit(probe("training.epochs=2"), resume_from=folder)[1] == folder
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
@@ -195,7 +195,7 @@ def test_the_interrupted_run_ends_as_the_uninterrupted(probe):
         assert all(torch.equal(value, found[kind][key]) for key, value in expected[kind].items())
 
 
-def test_an_unreadable_photo_is_taken_down_once_and_left_out(probe, demo_root, tmp_path):
+def test_unreadable_photo_is_recorded_once_and_excluded(probe, demo_root, tmp_path):
     shutil.copytree(demo_root, tmp_path / "photos")
     datamodule = NATIXDataModule(probe(f"data.root={tmp_path / 'photos'}", "data.max_unreadable=0.01"))
     datamodule.setup("fit")

@@ -83,7 +83,7 @@ def assert_same_end(folder, whole):
         (signal.SIGTERM, 2, 2, ("training.accumulate=2",)),  # gradients that are being summed are summed up first
     ],
 )
-def test_stops_after_the_step_and_goes_on_to_the_same_end(config, tmp_path, number, n, saved_at, overrides):
+def test_stops_after_the_step_and_resumes_to_the_same_end(config, tmp_path, number, n, saved_at, overrides):
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
     whole = fit(config(f"output_dir={tmp_path / 'whole'}", *overrides))[1]
     cfg = config(f"output_dir={tmp_path / 'struck'}", *overrides)
@@ -108,7 +108,7 @@ def test_saves_by_time_inside_an_epoch(config, tmp_path, monkeypatch):
     assert not any(saved)
 
 
-def test_what_is_drawn_in_a_step_follows_from_the_step_alone(config):
+def test_random_draws_depend_only_on_the_step(config):
     drawn = {}
 
     class Draw(Callback):

@@ -25,7 +25,7 @@ LAST_LAYER = (
 )
 
 
-def test_the_last_layer_alone_is_trained_again_on_balanced_draws(tiny_config, tiny_run, caplog):
+def test_only_the_last_layer_is_retrained_on_balanced_draws(tiny_config, tiny_run, caplog):
     cfg = tiny_config(*LAST_LAYER, f"training.start_from={tiny_run}")
     datamodule = NATIXDataModule(cfg)
     caplog.set_level(logging.INFO, logger="roadwork")
@@ -57,7 +57,7 @@ def test_each_group_is_drawn_equally_often(draw):
     assert sampler.missing() == []
 
 
-def test_combinations_that_no_row_has_are_said(caplog):
+def test_empty_combinations_are_warned_about(caplog):
     sampler = BalancedSampler([np.array(["a", "a", "b"]), np.array(["x", "", "x"])])
     with caplog.at_level("INFO", logger="roadwork"):
         sampler.say(["label", "city"])

@@ -73,7 +73,7 @@ def test_other_weights_under_the_same_name(copied):
 @pytest.mark.parametrize(
     "lost", ["lora_A", *(pytest.param(n, marks=pytest.mark.slow) for n in ("classifier", "position_embeddings"))]
 )
-def test_nothing_else_may_be_missing(copied, lost):
+def test_other_missing_weights_are_refused(copied, lost):
     folder, cfg = copied
     path = folder / "run" / "checkpoints" / "0.ckpt"
 
@@ -90,7 +90,7 @@ def test_nothing_else_may_be_missing(copied, lost):
         train(trainer, folder / "run", resume_from=path)
 
 
-def test_a_weight_that_the_folder_lacks_stays(copied):
+def test_weight_missing_from_the_folder_is_kept(copied):
     folder, cfg = copied
     file = folder / "pretrained" / "model.safetensors"
     weights = load_file(file)
@@ -108,7 +108,7 @@ def test_a_weight_that_the_folder_lacks_stays(copied):
     assert all(torch.equal(value, best.get_parameter(name)) for name, value in trainer.ema_callback.shadow.items())
 
 
-def test_a_weight_that_was_changed_by_hand_stays(copied):
+def test_manually_changed_weight_is_kept(copied):
     _, cfg = copied
     trainer = prepare(cfg)
     name = trainer.module.left_out.names[-1]
@@ -118,7 +118,7 @@ def test_a_weight_that_was_changed_by_hand_stays(copied):
     assert set(trainer.module.left_out.names) - set(changed.names) == {name}
 
 
-def test_finding_out_draws_no_random_number(copied):
+def test_check_draws_no_random_number(copied):
     _, cfg = copied
     trainer = prepare(cfg)
     state = torch.get_rng_state()
@@ -126,7 +126,7 @@ def test_finding_out_draws_no_random_number(copied):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_random_weights_stay(trained):
+def test_random_weights_are_kept(trained):
     cfg = adapter_config(trained / "pretrained", "lora")
     cfg.model.name, cfg.model.pretrained = "resnet", False
     cfg.model.config = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
@@ -134,7 +134,7 @@ def test_random_weights_stay(trained):
 
 
 @pytest.mark.slow
-def test_a_frozen_backbone_is_left_out_too(copied):
+def test_frozen_backbone_is_omitted(copied):
     folder, cfg = copied
     cfg = adapter_config(folder / "pretrained", "head")
     whole = train(prepare(cfg), folder / "head")
@@ -163,7 +163,7 @@ def test_an_adapter_on_another_runs_weights(copied):
 
 
 @pytest.mark.parametrize(("before", "expected"), [("none", True), ("lora", False)])
-def test_a_start_whose_adapter_is_merged_stays(copied, before, expected):
+def test_start_with_merged_adapter_is_kept(copied, before, expected):
     """Merging is arithmetic; the weights of a run without an adapter are read as they are."""
     folder, cfg = copied
     OmegaConf.update(cfg, "training.start_from", str(folder / "run"))

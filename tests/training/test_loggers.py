@@ -182,7 +182,7 @@ def test_only_rank_0_logs(tmp_path, easy, wandb, monkeypatch):
     assert not list(tmp_path.rglob("hparams.yaml"))
 
 
-def test_what_each_class_takes_is_what_is_set():
+def test_logger_arguments_match_their_class():
     """The arguments that roadwork sets by itself, against Lightning's signatures."""
     for kind, names in (
         (WandbLogger, {"save_dir", "name", "id"}),
@@ -204,7 +204,7 @@ def test_what_each_class_takes_is_what_is_set():
         ({"csv": "yes"}, "tracking.loggers.csv is 'yes'; it must be the arguments"),
     ],
 )
-def test_what_cannot_be_used(loggers, message):
+def test_invalid_loggers_are_refused(loggers, message):
     with pytest.raises(ConfigError, match=message):
         check_loggers(TrackingSettings(loggers))
 
@@ -239,7 +239,7 @@ def test_secrets_are_refused_before_anything_is_written(easy, loggers, key):
     assert "sesame" not in str(caught.value)
 
 
-def test_names_that_only_sound_so_are_not(easy):
+def test_harmless_names_are_not_secrets(easy):
     arguments = {
         "comet": {"experiment_key": "e" * 40},
         "mlflow": {"tracking_uri": "http://host:5000/a@b"},

@@ -43,7 +43,7 @@ def torchvision_focal(logits, labels, gamma):
 
 
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
-def test_the_balanced_loss_is_torchs_weighted_one_summed_over_the_rows(batch, smoothing):
+def test_balanced_loss_equals_torch_weighted_cross_entropy(batch, smoothing):
     logits, hard, soft = batch
     ours = training_loss(logits, hard, settings("balanced", smoothing), WEIGHTS)
     theirs = F.cross_entropy(logits, hard, weight=WEIGHTS, label_smoothing=smoothing, reduction="sum") / len(logits)
@@ -55,7 +55,7 @@ def test_the_balanced_loss_is_torchs_weighted_one_summed_over_the_rows(batch, sm
 
 
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0, 5.0])
-def test_the_focal_loss_is_torchvisions_and_of_soft_labels_its_mixture(batch, gamma):
+def test_focal_loss_equals_torchvision_and_mixes_soft_labels(batch, gamma):
     logits, hard, soft = batch
     ours = training_loss(logits, hard, settings("focal", gamma=gamma))
     assert float(ours) == pytest.approx(torchvision_focal(logits, hard, gamma), rel=1e-5)
@@ -143,7 +143,7 @@ def test_the_step_uses_the_loss_that_is_configured(tiny_config, caplog, override
 
 
 @pytest.mark.parametrize("cut", [pytest.param("loss", marks=slow), pytest.param("smoothing", marks=slow), "weights"])
-def test_a_step_with_another_loss_is_seen(tiny_config, monkeypatch, cut):
+def test_step_with_another_loss_is_detected(tiny_config, monkeypatch, cut):
     if cut == "weights":  # of other draws than those that train
         monkeypatch.setattr(module_module, "balancing_weights", lambda loader: torch.tensor([0.6, 3.0]))
     else:

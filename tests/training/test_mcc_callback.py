@@ -34,7 +34,7 @@ def test_counts_and_mcc_are_scikit_learns(rows):
 
 
 @given(st.lists(st.integers(0, 10**9), min_size=4, max_size=4))
-def test_a_billion_rows_a_cell_do_not_overflow(cells):
+def test_counts_of_a_billion_rows_do_not_overflow(cells):
     tn, fp, fn, tp = cells
     labels, predictions = [0, 0, 1, 1], [0, 1, 0, 1]
     expected = (
@@ -96,7 +96,7 @@ def test_wrong_shapes_are_refused(outputs, labels, message):
         MCCCallback().on_batch_end(outputs, labels)
 
 
-def test_a_label_beyond_the_two_classes_is_refused_at_the_epochs_end():
+def test_label_outside_the_classes_is_refused_at_epoch_end():
     callback = MCCCallback()
     callback.on_batch_end(torch.zeros(3, 2), torch.tensor([0, 2, -1]))
     with pytest.raises(DataError, match="2 of 3 labels"):
@@ -186,7 +186,7 @@ class WorseEachStep(Detector):
         return out
 
 
-def test_the_sanity_check_is_no_best():
+def test_sanity_check_does_not_set_the_best():
     callback = MCCCallback()
     trainer_with(callback).fit(WorseEachStep(), loader(20, 1), loader(20, 2))
     assert callback.best_mcc == pytest.approx(-1.0)
@@ -244,7 +244,7 @@ if __name__ == "__main__":
 """
 
 
-def test_counts_are_summed_over_ranks_and_not_the_figures(monkeypatch):
+def test_counts_and_not_mcc_are_summed_over_ranks(monkeypatch):
     callback = MCCCallback()
     trainer = trainer_with(callback)
     labels, predictions = torch.tensor([0, 1, 1, 0]), torch.tensor([0, 1, 0, 1])

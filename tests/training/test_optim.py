@@ -128,7 +128,7 @@ def test_the_fused_optimizer_learns_the_same():
 
 @pytest.mark.parametrize("before", [torch.channels_last, torch.contiguous_format])
 @pytest.mark.parametrize("fused", [True, False])
-def test_the_fused_optimizer_goes_on_from_a_checkpoint_in_another_layout(tmp_path, before, fused):
+def test_fused_optimizer_resumes_with_another_memory_layout(tmp_path, before, fused):
     """Its kernel on a CPU reads weights and averages side by side in memory, whatever their strides."""
     model = convolution().to(memory_format=before)
     first = build_optimizer(model, 0.1, 0.05, fused=fused)
@@ -170,6 +170,6 @@ def test_the_optimizer_is_fused_where_it_can_be(wanted, parameters, precision, e
     ("parameters", "precision", "reason"),
     [(WEIGHTS, "16-mixed", "16-mixed, whose loss scale"), ([torch.zeros(2, device="meta")], "32-true", "on meta")],
 )
-def test_a_fused_optimizer_that_cannot_be_is_refused(parameters, precision, reason):
+def test_impossible_fused_optimizer_is_refused(parameters, precision, reason):
     with pytest.raises(ConfigError, match=rf"fused_optimizer is true, but .*{reason}.*to false"):
         use_fused(True, parameters, precision)

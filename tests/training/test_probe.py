@@ -73,7 +73,7 @@ def mcc_of(network, datamodule):
         return probe_module._mcc(network, datamodule, torch.device("cpu"))
 
 
-def test_it_beats_the_random_head_and_says_by_how_much(tiny_config, caplog):
+def test_probe_beats_the_random_head_and_logs_the_gain(tiny_config, caplog):
     network, datamodule = prepare(tiny_config(*PROBE, "training.probe_epochs=40", "data.gps_sampling.enabled=false"))
     before = mcc_of(network, datamodule)
     with caplog.at_level("INFO", logger="roadwork"):
@@ -115,7 +115,7 @@ class Own(nn.Module):
         return type("Output", (), {"logits": self.classifier(self.backbone(pixel_values))})()
 
 
-def test_without_features_the_images_are_shown(tiny_config, caplog):
+def test_probe_reads_images_without_features(tiny_config, caplog):
     _, datamodule = prepare(tiny_config(*PROBE, "training.probe_epochs=1", "training.loss=balanced"))
     network = Own()
     before = state(network)
@@ -127,7 +127,7 @@ def test_without_features_the_images_are_shown(tiny_config, caplog):
     assert all(module.training for module in network.modules())
 
 
-def test_what_is_struck_in_the_middle_leaves_nothing(tiny_config, tmp_path, monkeypatch):
+def test_interrupted_probe_leaves_nothing(tiny_config, tmp_path, monkeypatch):
     cfg = tiny_config(*PROBE)
     network, datamodule = prepare(cfg)
     was = flags(network), modes(network)
@@ -150,7 +150,7 @@ def test_what_is_struck_in_the_middle_leaves_nothing(tiny_config, tmp_path, monk
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_fit_begins_with_the_probe_and_its_continuation_does_not(tiny_config, monkeypatch):
+def test_fit_starts_with_the_probe_and_resume_does_not(tiny_config, monkeypatch):
     cfg = tiny_config(*PROBE)
     calls = []
     monkeypatch.setattr(probe_module, "_fit_head", lambda *arguments: calls.append(arguments))

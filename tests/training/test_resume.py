@@ -23,13 +23,13 @@ def resume(folder, cfg):
     return prepare_trainer(datamodule).fit(datamodule, resume_from=folder)
 
 
-def test_more_epochs_are_welcome(begun, tiny_config):
+def test_more_epochs_are_allowed(begun, tiny_config):
     assert resume(begun, tiny_config("training.epochs=2", "training.patience=3")) == begun
     assert len((begun / "metrics.jsonl").read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize("override", ["training.lr=0.5", "data.dataloader.batch_size=8", "training.use_ema=false"])
-def test_a_key_that_the_checkpoint_would_overrule(begun, tiny_config, override):
+def test_key_fixed_by_the_checkpoint_is_refused(begun, tiny_config, override):
     before = (begun / "config.yaml").read_text()
     key = override.partition("=")[0]
     with pytest.raises(ConfigError, match=rf"{key} was .*, now .*without --resume"):
@@ -37,7 +37,7 @@ def test_a_key_that_the_checkpoint_would_overrule(begun, tiny_config, override):
     assert (begun / "config.yaml").read_text() == before
 
 
-def test_other_splits_would_train_on_what_judges(begun, tiny_config, tmp_path):
+def test_splits_that_train_on_evaluation_rows_are_refused(begun, tiny_config, tmp_path):
     content = json.loads((begun / "splits.json").read_text())
     lists = content["splits"]
     lists["train"], lists["val_select"] = (

@@ -61,7 +61,7 @@ def begin(roadwork, demo_root, *overrides):
     )
 
 
-def test_an_interrupted_run_says_how_it_goes_on_and_does_so_from_its_middle(roadwork, demo_root, tmp_path):
+def test_interrupted_run_prints_its_resume_command_and_resumes(roadwork, demo_root, tmp_path):
     code, said, steps = begin(roadwork, demo_root)
     (folder,) = (path for path in (tmp_path / "outputs" / "night" / "a").iterdir() if not path.is_symlink())
     assert code == 143

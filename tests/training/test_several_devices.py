@@ -60,7 +60,7 @@ def test_two_processes_are_one_with_twice_the_batch(case, tmp_path, demo_root, r
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_stops_both_and_a_resume_inside_the_epoch_ends_as_without_it(thorough):
+def test_signal_to_one_stops_both_and_resume_ends_the_same(thorough):
     for rank in range(2):
         resumed = torch.load(thorough / f"resumed {rank}.pt")
         assert resumed["exit code"] == 128 + signal.SIGTERM

@@ -48,7 +48,7 @@ def assert_one_run(tmp_path, out, err, epochs):
 
 
 @pytest.mark.slow
-def test_by_itself_and_again_after_a_signal(tmp_path, demo_root):
+def test_command_starts_processes_and_resumes_after_a_signal(tmp_path, demo_root):
     stopped = start(tmp_path, demo_root, "training.epochs=500", "training.patience=0")
     metrics = tmp_path / "two" / "latest" / "metrics.jsonl"
     deadline = time.monotonic() + PATIENCE
@@ -76,7 +76,7 @@ def test_by_torchrun(tmp_path, demo_root):
 
 
 @pytest.mark.slow
-def test_where_one_dies_all_end(tmp_path, demo_root):
+def test_all_processes_end_when_one_dies(tmp_path, demo_root):
     process = start(tmp_path, demo_root, "training.epochs=500", "training.patience=0")
     metrics = tmp_path / "two" / "latest" / "metrics.jsonl"
     deadline = time.monotonic() + PATIENCE

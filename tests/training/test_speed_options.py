@@ -72,7 +72,7 @@ def test_a_compiled_run_is_the_same_run(tiny_config, dynamo_alone):
     assert compiled.ema_callback.n_updates == plain.ema_callback.n_updates
 
 
-def test_the_dry_run_sees_the_wires_of_a_run_that_will_be_compiled(tiny_config, dynamo_alone):
+def test_dry_run_checks_the_eager_network_of_a_compiled_run(tiny_config, dynamo_alone):
     datamodule = NATIXDataModule(tiny_config("training.compile=true"))
     rows = run_dry(datamodule, prepare_trainer(datamodule))
     assert [row.wire for row in rows if not row.works] == []
@@ -80,7 +80,7 @@ def test_the_dry_run_sees_the_wires_of_a_run_that_will_be_compiled(tiny_config, 
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch's own import
-def test_a_missing_compiler_is_said_before_the_first_step(monkeypatch):
+def test_missing_compiler_is_reported_before_the_first_step(monkeypatch):
     monkeypatch.setattr(inductor.cpp, "cxx", ("/nonexistent/g++",))
     monkeypatch.setattr(inductor, "force_disable_caches", True)  # else what was once compiled needs no compiler
     torch.compiler.reset()

@@ -56,7 +56,7 @@ def logits_of(network):
         return network.eval()(pixel_values=images()).logits
 
 
-def test_it_starts_from_the_best_weights_with_the_adapter_merged(tiny_config, dino_run, caplog):
+def test_starts_from_the_best_weights_with_merged_adapter(tiny_config, dino_run, caplog):
     best = load_best_model(dino_run, to_settings(load_yaml(dino_run / "config.yaml")))
     expected = logits_of(best)
     cfg = with_dino(tiny_config(f"training.start_from={dino_run}"))
@@ -74,7 +74,7 @@ def test_it_starts_from_the_best_weights_with_the_adapter_merged(tiny_config, di
     assert all(torch.equal(value, merged[name]) for name, value in network.state_dict().items())
 
 
-def test_a_run_says_what_it_started_from_and_is_evaluated_without_it(tiny_config, dino_run):
+def test_run_records_its_start_and_evaluates_without_it(tiny_config, dino_run):
     cfg = with_dino(tiny_config(f"training.start_from={dino_run}", "training.lr=1e-7", "training.adapter=ia3"))
     folder = fit(cfg)
     said = read_manifest(folder)["start_from"]
@@ -128,7 +128,7 @@ def test_a_users_own_network_is_known_by_its_weights(tiny_config, dino_run):
         load_start(torch.nn.Linear(2, 2), to_settings(cfg))
 
 
-def test_images_of_another_size_have_their_positions_interpolated(tiny_config, dino_run):
+def test_positions_are_interpolated_for_another_image_size(tiny_config, dino_run):
     cfg = with_dino(tiny_config(f"training.start_from={dino_run}", "data.img_size=48"))
     network = build(cfg)
     load_start(network, to_settings(cfg))
@@ -140,7 +140,7 @@ def test_images_of_another_size_have_their_positions_interpolated(tiny_config, d
     assert torch.equal(network.classifier.weight, start.classifier.weight)
 
 
-def test_a_run_that_ended_early_or_is_none_is_refused(tiny_config, tiny_run, tmp_path):
+def test_unfinished_or_missing_run_is_refused(tiny_config, tiny_run, tmp_path):
     shutil.copytree(tiny_run, tmp_path / "run")
     cfg = tiny_config(f"training.start_from={tmp_path / 'run'}")
     network = build(cfg)
@@ -155,7 +155,7 @@ def test_a_run_that_ended_early_or_is_none_is_refused(tiny_config, tiny_run, tmp
 
 
 @pytest.mark.parametrize("generations", [pytest.param(1, marks=pytest.mark.slow), 2])
-def test_rows_that_a_run_before_was_trained_on_judge_nothing(tiny_config, tiny_run, tmp_path, generations):
+def test_training_rows_of_the_parent_run_are_not_evaluated(tiny_config, tiny_run, tmp_path, generations):
     parent = tmp_path / "parent"
     shutil.copytree(tiny_run, parent)
     splits = json.loads((parent / "splits.json").read_text())

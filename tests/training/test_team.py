@@ -54,7 +54,7 @@ def test_slurm_and_torchrun_are_recognised_by_their_variables(variables, environ
 
 
 @pytest.mark.usefixtures("_talkative")
-def test_processes_meet_at_once_where_others_have_started_them(monkeypatch):
+def test_externally_started_processes_join_at_once(monkeypatch):
     met = []
     monkeypatch.setattr(Team, "_meet", lambda team: met.append(team.rank))
     Team(FOUR)
@@ -66,7 +66,7 @@ def test_processes_meet_at_once_where_others_have_started_them(monkeypatch):
     assert not logging.getLogger("roadwork").isEnabledFor(logging.WARNING)
 
 
-def test_one_alone_shares_with_itself_and_starts_nothing(monkeypatch):
+def test_single_process_starts_no_process_group(monkeypatch):
     monkeypatch.setattr("roadwork.training.distributed.start_others", lambda *_: pytest.fail("a process was started"))
     team = Team(TrainingSettings(accelerator="cpu"))
     assert (team.rank, team.size, team.is_first, is_first_process()) == (0, 1, True, True)
@@ -79,7 +79,7 @@ def test_one_alone_shares_with_itself_and_starts_nothing(monkeypatch):
 
 
 @pytest.mark.parametrize(("devices", "expected"), [(1, 1), (3, 3), ("auto", 1)])
-def test_auto_is_one_on_a_cpu(devices, expected):
+def test_auto_devices_is_one_on_a_cpu(devices, expected):
     assert devices_here(TrainingSettings(accelerator="cpu", devices=devices)) == expected
 
 
@@ -96,12 +96,12 @@ def test_auto_is_one_on_a_cpu(devices, expected):
         ),
     ],
 )
-def test_the_size_of_a_step_is_said(settings, processes, said):
+def test_step_size_is_logged(settings, processes, said):
     said += "; learning rate 0.003, not scaled with it."
     assert describe_step(TrainingSettings(lr=0.003, **settings), 32, processes) == said
 
 
-def test_memory_and_cores_are_shared_among_the_devices_of_a_machine(tiny_config, monkeypatch):
+def test_memory_and_cores_are_divided_among_local_devices(tiny_config, monkeypatch):
     data = NATIXDataModule(tiny_config())
     data.setup("fit")
     needed = 10 * 3 * 32**2
@@ -127,5 +127,5 @@ def test_an_accelerator_that_is_not_there():
         Team(TrainingSettings(accelerator="gpu", devices=2))
 
 
-def test_nothing_of_it_stays_in_the_environment():
+def test_environment_is_restored():
     assert "ROADWORK_STARTED_BY" not in os.environ

@@ -87,7 +87,7 @@ def test_each_image_is_changed_in_its_own_way(augmentation):
     assert (augmented != images).flatten(1).any(1).sum() >= 12
 
 
-def test_arguments_are_left_alone(augmentation):
+def test_arguments_are_not_modified(augmentation):
     images, labels = make_batch()
     images_before, labels_before = images.clone(), labels.clone()
     for _ in range(5):

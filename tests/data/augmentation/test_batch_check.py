@@ -45,7 +45,7 @@ def test_a_later_batch_is_named_at_the_next_call(check):
     check(GOOD, LABELS)
 
 
-def test_no_later_batch_is_waited_for(check):
+def test_later_batches_are_not_waited_for(check):
     check(GOOD, LABELS)
     first = check.late
     check(GOOD, LABELS)
@@ -68,7 +68,7 @@ def test_on_a_cpu_every_batch_is_checked_before_it_is_used():
         check(GOOD, 2 * LABELS)
 
 
-def test_what_is_on_its_way_is_not_pickled(check):
+def test_pending_checks_are_not_pickled(check):
     check(GOOD, LABELS)
     for other in (pickle.loads(pickle.dumps(check)), copy.deepcopy(check)):
         assert other.late is None

@@ -62,7 +62,7 @@ def test_boxes_are_clipped_and_as_large_as_asked():
 
 
 @pytest.mark.parametrize("cutmix_share", [0.0, 1.0])
-def test_labels_follow_the_pixels_through_the_whole_augmentation(cutmix_share):
+def test_labels_follow_pixels_through_the_augmentation(cutmix_share):
     """Black is class 0 and white class 1: at strength 0 the mean of an image is its soft label."""
     torch.manual_seed(0)
     augmentation = LatestAugmentation2025(32, cutmix_share=cutmix_share, trivial_strength=0.0)
@@ -94,7 +94,7 @@ def test_share_of_cutmix():
     assert 25 <= whole_pixels <= 80
 
 
-def test_alone_in_the_batch_nothing_is_mixed_in():
+def test_single_image_batch_is_not_mixed():
     images, labels = torch.rand(1, 3, 9, 9), torch.tensor([[0.0, 1.0]])
     partner = torch.tensor([0])
     for mixed, soft in (

@@ -18,7 +18,7 @@ def test_the_key_alone_decides():
     assert len(torch.unique(torch.stack([first, *others]), dim=0)) == 5
 
 
-def test_other_draws_go_on_as_if_nothing_had_happened():
+def test_global_random_state_is_untouched():
     torch.manual_seed(3)
     undisturbed = torch.rand(8)
     torch.manual_seed(3)

@@ -51,7 +51,7 @@ def pixels():
 
 @pytest.mark.parametrize("aspect", ASPECTS)
 @pytest.mark.parametrize(("angle_deg", "side", "right", "down"), [(17, 0.7, 0.02, -0.15), (-20, 0.5, -0.1, 0.2)])
-def test_a_view_is_what_pillow_turns_crops_and_resizes(aspect, angle_deg, side, right, down):
+def test_views_equal_pillow_rotate_crop_and_resize(aspect, angle_deg, side, right, down):
     photo = make_photo(round(600 * aspect), 600)
     left, top = photo.width / 2 + 600 * (right - side / 2), 300 + 600 * (down - side / 2)
     box = [round(edge) for edge in (left, top, left + 600 * side, top + 600 * side)]
@@ -68,7 +68,7 @@ def test_a_view_is_what_pillow_turns_crops_and_resizes(aspect, angle_deg, side, 
     assert (ours_black ^ black).mean() < 0.05 * black.mean() + 0.005
 
 
-def test_one_bilinear_sampling_is_nearer_to_the_validator_s_than_the_nearest_pixels_of_a_small_copy():
+def test_bilinear_sampling_beats_nearest_pixels_of_a_small_copy():
     photo = make_photo(1600, 1200)
     detailed = Image.fromarray(
         (np.asarray(photo) * (0.7 + 0.3 * np.sin(np.arange(1600) / 9))[None, :, None]).astype("u1")
@@ -157,7 +157,7 @@ def test_noise_has_its_variance_in_ycbcr_as_television_has_it():
         assert np.abs(planes.mean((1, 2))).max() < 4 * math.sqrt(variance) / 224
 
 
-def test_noise_is_anew_for_every_image_and_pixel():
+def test_noise_is_independent_per_image_and_pixel():
     torch.manual_seed(0)
     noisy = distortions.add_noise(torch.full((2, 3, 64, 64), 0.5), torch.tensor([0.001, 0.001]))
     flat = noisy.flatten(1).numpy()
@@ -175,7 +175,7 @@ def test_views_turn_within_20_degrees_and_never_mirror():
 
 
 @pytest.mark.parametrize(("aspect", "largest"), [(1.0, 1.0), (4 / 3, 0.75), (0.5, 0.5)])
-def test_crops_are_squares_of_20_to_100_percent_that_fit_anywhere_in_the_photo(aspect, largest):
+def test_crops_are_squares_inside_the_photo(aspect, largest):
     torch.manual_seed(0)
     sides, offsets = draw_crops(4000, aspect)
     room = np.stack([aspect - sides, 1 - sides], axis=1)
@@ -229,7 +229,7 @@ def test_strengths_are_uniform_and_independent(level, choices):
             assert stats.chi2_contingency(table).pvalue > SURE
 
 
-def test_each_strength_reaches_its_distortion_in_the_validator_s_order(monkeypatch, pixels):
+def test_distortions_run_in_validator_order_with_their_strength(monkeypatch, pixels):
     done = []
     for name in ("fade", "coarsen", "add_noise", "blur"):
         real = getattr(distortions, name)
@@ -262,7 +262,7 @@ def test_jpeg_at_pillow_s_default_comes_last(monkeypatch, pixels):
 
 
 @pytest.mark.parametrize("size", [96, 224, 300, 448])
-def test_pictures_are_made_at_224_pixels_whatever_the_network_takes(monkeypatch, size):
+def test_distortions_run_at_224_pixels_for_any_input_size(monkeypatch, size):
     seen = []
     monkeypatch.setattr(streetvision, "distort_", lambda images, strengths: seen.append(tuple(images.shape)))
     augmented, _ = StreetVisionAugmentation(size)(torch.rand(2, 3, size, size), torch.zeros(2, dtype=torch.int64))
@@ -270,7 +270,7 @@ def test_pictures_are_made_at_224_pixels_whatever_the_network_takes(monkeypatch,
     assert augmented.shape == (2, 3, size, size)
 
 
-def test_nothing_is_skipped_between_the_pixels_of_a_large_picture():
+def test_downsampling_a_large_picture_skips_no_pixel():
     board = (torch.arange(448).view(-1, 1) + torch.arange(448)).remainder(2).float().expand(1, 3, -1, -1)
     views = draw_views(torch.zeros(1, dtype=torch.bool), 1.0)
     assert (show(board, views) - 0.5).abs().max() < 1e-3

@@ -109,7 +109,7 @@ def test_kornia_s_counterpart_gives_the_same(levels, name):
     torch.testing.assert_close(operate(name, levels, magnitudes), expected, atol=tolerance, rtol=0)
 
 
-def test_operations_leave_their_images_alone(levels):
+def test_operations_do_not_modify_their_input(levels):
     for name, operation in OPERATIONS.items():
         if isinstance(operation, Photometric):
             given = levels.clone()

@@ -60,7 +60,7 @@ def test_bytes_depend_on_the_seed_and_not_on_the_processes(tmp_path):
     assert not set(pictures.values()) & set(hashes(one).values())
 
 
-def test_geo_shift_1_is_the_default_and_0_draws_other_pictures_of_the_same_rows(tmp_path):
+def test_geo_shift_defaults_to_1_and_changes_pictures_only(tmp_path):
     default, one, zero = tmp_path / "default", tmp_path / "one", tmp_path / "zero"
     generate_demo_data(default, images=24, size=SIZE, processes=1)
     generate_demo_data(one, images=24, size=SIZE, geo_shift=1, processes=1)
@@ -90,7 +90,7 @@ def test_the_files_and_columns_of_the_local_form(demo):
     assert "roadwork demo-data DIR --images 82 --size 160x120 --seed 0 --geo-shift 1.0 --format local" in readme
 
 
-def test_exif_says_what_the_columns_say(demo):
+def test_exif_agrees_with_the_columns(demo):
     forms = {"columns": 0, "text": 0, "none": 0}
     for row in rows_of(demo.folder):
         position = exif_position(demo.folder / row["filename"])
@@ -108,7 +108,7 @@ def test_exif_says_what_the_columns_say(demo):
     assert forms["text"] == demo.rows_with_text_gps
 
 
-def test_sequences_have_four_frames_of_one_label_a_few_metres_apart(demo):
+def test_sequences_have_four_nearby_frames_of_one_label(demo):
     by_sequence = {}
     for row in rows_of(demo.folder):
         by_sequence.setdefault(row["sequence_id"], []).append(row)
@@ -144,7 +144,7 @@ def test_the_parquet_form_holds_the_same_pictures(demo, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("images", [1, 5, 24, 100, 4800])
-def test_plans_hold_their_shares(images):
+def test_plans_keep_their_shares(images):
     sequences = plan_sequences(images, seed=0)
     assert sum(sequence.frames for sequence in sequences) == images
     assert len({sequence.name for sequence in sequences}) == len(sequences)
@@ -156,7 +156,7 @@ def test_plans_hold_their_shares(images):
         assert [forms.count(form) for form in ("none", "text", "columns")] == [120, 120, 960]
 
 
-def test_names_do_not_tell_the_label():
+def test_file_names_do_not_reveal_the_label():
     sequences = plan_sequences(4800, seed=0)
     numbers = np.array([int(sequence.name[-4:]) for sequence in sequences])
     labels = np.array([sequence.label for sequence in sequences])

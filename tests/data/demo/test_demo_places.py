@@ -52,7 +52,7 @@ def test_a_city_falls_into_many_groups_with_a_gap_between(seed):
     assert 40 < mixed < 110  # a second drive has a label of its own
 
 
-def test_second_drives_are_one_in_eight_and_a_street_away():
+def test_one_drive_in_eight_is_repeated_one_street_away():
     metres = scatter(216, np.random.default_rng(0))
     distances = np.hypot(*(metres[:, None] - metres[None]).transpose(2, 0, 1))
     pairs = distances[np.triu_indices(216, 1)]
@@ -85,7 +85,7 @@ def test_many_places_widen_the_city_and_are_found_in_seconds():
     np.testing.assert_array_less(1199, sorted(np.hypot(*(metres - metres[0]).T))[2:])
 
 
-def test_the_default_clusters_cover_the_deployment_and_its_cities(caplog):
+def test_default_clusters_cover_the_deployment_cities(caplog):
     clusters = cluster_deployment(deployment_points(seed=0), n_clusters=5, first_edge_km=50.0, seed=42)
     assert clusters.covered_share == 1
     assert not caplog.records
@@ -112,7 +112,7 @@ def test_geo_shift_changes_looks_alone():
     assert borrows.mean(axis=1) == pytest.approx([(1 - shift) * (1 - own) for shift in (0, 0.3, 0.7)], abs=0.05)
 
 
-def test_at_geo_shift_0_looks_say_nothing_of_the_city_or_the_label():
+def test_looks_are_independent_of_city_and_label_at_geo_shift_0():
     index = {id(city.look): i for i, city in enumerate(CITIES)}
 
     def crossed(plan, attribute):

@@ -15,7 +15,7 @@ from roadwork.demo.places import plan_sequences
 from roadwork.demo.scene import VISIBLE_SHARE, plan_scene
 
 
-def test_every_positive_picture_shows_roadwork_and_no_negative_does():
+def test_only_positive_pictures_show_roadwork():
     for sequence in plan_sequences(1600, seed=0)[::5]:
         scene = plan_scene(sequence, seed=0)
         shares = [scene.visible_share(frame) for frame in range(sequence.frames)]
@@ -71,7 +71,7 @@ def colour_histogram(path):
 
 
 @pytest.mark.parametrize("images", [1200, pytest.param(4800, marks=pytest.mark.slow)])
-def test_colours_alone_do_not_give_the_label_away(tmp_path, images):
+def test_colours_alone_do_not_reveal_the_label(tmp_path, images):
     generate_demo_data(tmp_path / "data", images=images, size=(160, 120), seed=0, processes=2)
     planned = [(s, frame) for s in plan_sequences(images, seed=0) for frame in range(s.frames)]
     paths = [tmp_path / "data" / "images" / f"{s.name}-{frame}.jpg" for s, frame in planned]
@@ -81,7 +81,7 @@ def test_colours_alone_do_not_give_the_label_away(tmp_path, images):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_places_alone_do_not_give_the_label_away(seed):
+def test_places_alone_do_not_reveal_the_label(seed):
     sequences = plan_sequences(4800, seed)
     places = np.array([(s.latitude, s.longitude) for s in sequences])
     labels, names = (np.array([getattr(s, field) for s in sequences]) for field in ("label", "name"))

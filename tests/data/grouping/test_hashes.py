@@ -74,7 +74,7 @@ def test_hashed_once_then_read_from_the_cache_in_any_order(photos, tmp_path, has
     assert [path.name for path in cache.parent.iterdir()] == ["hashes.npz"]
 
 
-def test_changed_replaced_and_renamed_images_are_hashed_anew_and_no_other(photos, tmp_path, hashed):
+def test_only_changed_or_renamed_images_are_hashed_again(photos, tmp_path, hashed):
     cache = tmp_path / "hashes.npz"
     image_hashes(FileImages(photos), names_of(photos), cache)
     hashed.clear()
@@ -89,7 +89,7 @@ def test_changed_replaced_and_renamed_images_are_hashed_anew_and_no_other(photos
         assert np.array_equal(thumbnail, pixels)
 
 
-def test_two_images_with_the_same_length_and_ends_keep_their_own_hashes(tmp_path):
+def test_images_with_equal_length_and_ends_keep_their_hashes(tmp_path):
     """Phones append trailers that are all the same."""
     encoded = [jpeg(scene(i)) for i in range(2)]
     size = max(map(len, encoded)) + 100
@@ -103,7 +103,7 @@ def test_two_images_with_the_same_length_and_ends_keep_their_own_hashes(tmp_path
     assert equal(image_hashes(source, names_of(paths), cache), first)
 
 
-def test_unreadable_images_have_no_hash_and_are_looked_at_again(photos, tmp_path):
+def test_unreadable_images_have_no_hash_and_are_read_again(photos, tmp_path):
     whole = photos[4].read_bytes()
     photos[0].unlink()
     photos[4].write_bytes(b"no image")
@@ -117,7 +117,7 @@ def test_unreadable_images_have_no_hash_and_are_looked_at_again(photos, tmp_path
 @pytest.mark.parametrize(
     "damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: data[:900] + b"?" + data[901:]]
 )
-def test_a_damaged_cache_is_made_anew_and_said(photos, tmp_path, caplog, damage):
+def test_damaged_cache_is_rebuilt_with_a_warning(photos, tmp_path, caplog, damage):
     cache = tmp_path / "hashes.npz"
     expected = image_hashes(FileImages(photos), names_of(photos), cache)
     whole = cache.read_bytes()
@@ -128,7 +128,7 @@ def test_a_damaged_cache_is_made_anew_and_said(photos, tmp_path, caplog, damage)
     assert cache.read_bytes() == whole
 
 
-def test_a_cache_that_cannot_be_written_is_said_and_not_needed(photos, tmp_path, caplog):
+def test_unwritable_cache_is_warned_about_and_skipped(photos, tmp_path, caplog):
     expected = image_hashes(FileImages(photos), names_of(photos), tmp_path / "hashes.npz")
     (tmp_path / "file").touch()
     with caplog.at_level(logging.WARNING):

@@ -56,7 +56,7 @@ def demo(demo_root, tmp_path_factory):
     return table, source, image_hashes(source, table.ids, tmp_path_factory.mktemp("hashes") / "hashes.npz")
 
 
-def test_no_two_places_of_the_demo_are_united(demo):
+def test_demo_places_are_not_joined(demo):
     table, _, hashes = demo
     pairs = find_near_duplicates(table, hashes)
     assert len(pairs)
@@ -64,7 +64,7 @@ def test_no_two_places_of_the_demo_are_united(demo):
     assert (pairs[:, 0] < pairs[:, 1]).all()
 
 
-def test_stored_again_smaller_or_brighter_without_any_metadata_is_found(demo):
+def test_reencoded_resized_or_brighter_copies_are_found(demo):
     table, source, hashes = demo
     rows = range(0, len(table), 10)
     copies = [hash_image(data) for row in rows for data in variants(Image.open(io.BytesIO(source.read(row))))]
@@ -93,7 +93,7 @@ def test_stored_again_smaller_or_brighter_without_any_metadata_is_found(demo):
         (8, "pixels", False),
     ],
 )
-def test_both_the_hash_and_a_second_sign_are_needed(bits, sign, is_found):
+def test_hash_and_second_criterion_are_both_needed(bits, sign, is_found):
     thumbnails = noise(2)
     if sign == "pixels":
         thumbnails[1] = thumbnails[0] // 2 + 20  # darker, flatter, and the same
@@ -126,7 +126,7 @@ def test_many_motorways_with_nearly_one_hash_stay_apart():
     assert len(pairs) == 0
 
 
-def test_a_crowd_with_one_hash_is_chained_in_time_that_grows_with_it():
+def test_many_images_of_one_hash_are_linked_in_linear_time():
     """50,000 pictures of 20 scenes, all of one hash: 1.2 billion pairs."""
     scenes = noise(20)
     of_row = np.random.default_rng(0).integers(0, 20, 50_000)
@@ -139,19 +139,19 @@ def test_a_crowd_with_one_hash_is_chained_in_time_that_grows_with_it():
     assert len(set(unite(50_000, pairs))) == 20
 
 
-def test_a_crowd_is_compared_with_other_hashes_too():
+def test_images_of_one_hash_are_compared_with_other_hashes():
     thumbnails = np.repeat(noise(1), 101, axis=0)
     pairs = find_near_duplicates(table_of(101), hashes_of([7] * 100 + [6], thumbnails))
     assert len(set(unite(101, pairs))) == 1
 
 
-def test_more_scenes_of_one_hash_than_are_compared_is_said(caplog):
+def test_too_many_scenes_of_one_hash_are_warned_about(caplog):
     with caplog.at_level(logging.WARNING):
         assert len(find_near_duplicates(table_of(1200), hashes_of(np.full(1200, 7), noise(1200)))) == 0
     assert "200 images share one perceptual hash" in caplog.text
 
 
-def test_the_order_of_the_rows_changes_no_union():
+def test_row_order_does_not_change_the_pairs():
     rng = np.random.default_rng(0)
     scenes = noise(40)
     of_row = rng.integers(0, 40, 400)
@@ -167,7 +167,7 @@ def test_no_rows():
     assert find_near_duplicates(table_of(0), hashes_of([], np.empty((0, 256), np.uint8))).shape == (0, 2)
 
 
-def test_a_copy_in_a_folder_is_found_by_way_of_the_files(tmp_path, demo):
+def test_copied_file_in_a_folder_is_found(tmp_path, demo):
     _, source, _ = demo
     original = Image.open(io.BytesIO(source.read(0)))
     (tmp_path / "a.jpg").write_bytes(source.read(0))

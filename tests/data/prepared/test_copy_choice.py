@@ -11,14 +11,14 @@ from roadwork.data.prepared.write import writing
 from roadwork.settings import DataSettings, PreparedSettings
 
 
-def test_never_and_none(world, caplog):
+def test_copy_modes_never_and_none(world, caplog):
     assert world.find()[2] is None
     world.prepare()
     assert world.find(world.data(use="never"))[2] is None
     assert not caplog.records
 
 
-def test_require(world):
+def test_require_needs_a_complete_copy(world):
     required = world.data(use="require")
     with pytest.raises(DataError, match=r"no resized copy in .*-37-r1 fits. Run `roadwork prepare`"):
         world.find(required)
@@ -71,7 +71,7 @@ def test_a_copy_of_another_version_is_named_and_made_anew(world, caplog, field, 
     assert world.find()[2].has.all()
 
 
-def test_a_folder_of_ones_own(world, tmp_path, caplog):
+def test_copy_in_a_user_folder(world, tmp_path, caplog):
     data = world.data(folder=str(tmp_path / "own"))
     assert world.find(data)[2] is None
     assert f"data.prepared.folder is {tmp_path / 'own'}, which holds no resized copy" in caplog.text

@@ -65,7 +65,7 @@ def test_rows_are_found_by_their_ids_in_whatever_order(world, order):
         np.testing.assert_array_equal(copy.image(row, 32), images[row_id])
 
 
-def test_a_changed_photo_is_read_itself_and_named_until_it_alone_is_redone(world, caplog):
+def test_changed_photo_is_read_from_source_until_prepared_again(world, caplog):
     world.prepare()
     change(world.photo(3))
     table, source, copy = world.find()
@@ -103,7 +103,7 @@ def test_shards_without_use_are_removed(world):
     assert (summary.n_written, len(after), after & before) == (N, len(before), set())
 
 
-def test_photos_that_are_away_keep_their_images(world):
+def test_missing_photos_are_read_from_the_copy(world):
     world.prepare()
     (world.root / "images").rename(world.root / "away")
     assert world.find()[2] is None
@@ -120,7 +120,7 @@ def damage(path):
     path.write_bytes(content)
 
 
-def test_a_damaged_picture_is_read_from_the_photo_with_one_warning(world, caplog):
+def test_damaged_picture_falls_back_to_the_photo_with_a_warning(world, caplog):
     world.prepare()
     for path in shard_paths(wanted_folder(world.data())):
         damage(path)
@@ -141,7 +141,7 @@ def test_a_damaged_picture_is_read_from_the_photo_with_one_warning(world, caplog
     assert "`roadwork prepare --verify`" in caplog.text
 
 
-def test_a_copy_that_vanishes_while_it_is_read(world, caplog):
+def test_copy_deleted_while_being_read(world, caplog):
     world.prepare()
     _, _, copy = world.find()
     shutil.rmtree(copy.folder)
@@ -162,7 +162,7 @@ def test_a_damaged_shard_is_named_and_redone(world, caplog):
     assert path.name in caplog.text
 
 
-def test_workers_read_it(world):
+def test_workers_read_the_copy(world):
     world.prepare()
     table, source, copy = world.find()
     alone = [copy.image(row, 32) for row in range(N)]

@@ -48,7 +48,7 @@ def test_the_name_follows_from_the_content(path, tmp_path):
     assert write_shard(tmp_path, [*RECORDS[:4], RECORDS[4]._replace(jpeg=RECORDS[0].jpeg)]) != path
 
 
-def test_the_bytes_of_another_row_do_not_pass(path):
+def test_bytes_of_another_row_are_rejected(path):
     shard = open_shard(path)
     place = int(shard.offsets[1]), int(shard.lengths[1])
     own = key_checksum("id1", "1:é")
@@ -59,7 +59,7 @@ def test_the_bytes_of_another_row_do_not_pass(path):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
-def test_cut_off(path, share):
+def test_truncated_shard_is_refused(path, share):
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(DamagedError, match=path.name):
         open_shard(path)

@@ -20,14 +20,14 @@ def test_edges_belong_to_the_bracket_they_open():
 
 
 @pytest.mark.parametrize("text", ["inf", ".inf"])
-def test_inf_as_yaml_reads_it(text):
+def test_inf_from_yaml(text):
     settings = OmegaConf.create(f"brackets: [[0, 50, 5.0], [50, {text}, 0.3]]")
     brackets = parse_brackets(settings.brackets)
     assert brackets.edges_km.tolist() == [0, 50, math.inf]
     assert brackets.weights.tolist() == [5, 0.3]
 
 
-def test_order_is_free_and_one_bracket_is_enough():
+def test_bracket_order_is_free_and_one_is_enough():
     assert parse_brackets([[10, math.inf, 1], [0, 10, 2]]).weights.tolist() == [2, 1]
     assert parse_brackets([[0, math.inf, 1]]).index_of(np.array([0, 1e4])).tolist() == [0, 0]
 

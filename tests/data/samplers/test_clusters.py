@@ -80,6 +80,6 @@ def test_unusable_numbers_are_refused(n_clusters):
 
 
 @pytest.mark.parametrize("points", [np.empty((0, 2)), np.full((3, 2), np.nan)])
-def test_no_point_is_an_error(points):
+def test_deployment_without_points_is_refused(points):
     with pytest.raises(DataError, match="no point with GPS"):
         cluster_deployment(points, 5, 50, seed=0)

@@ -24,7 +24,7 @@ class_lists = st.lists(
 
 @settings(max_examples=300, deadline=None)
 @given(classes=class_lists, seed=st.integers(0, 2**32))
-def test_every_row_is_drawn_the_floor_or_ceiling_of_its_expected_count(classes, seed):
+def test_counts_are_floor_or_ceiling_of_the_expectation(classes, seed):
     grouped, weights = classes_of(*zip(*classes, strict=True))
     order = draw_systematic(grouped, np.random.default_rng(seed))
     counts = np.bincount(order, minlength=len(weights))
@@ -54,7 +54,7 @@ def test_each_row_is_drawn_by_its_weight_on_average(draw):
     assert chisquare(counts, expected).pvalue > 1e-3
 
 
-def test_independent_draws_vary_as_such_and_systematic_ones_do_not():
+def test_iid_draws_vary_more_than_systematic_draws():
     grouped, weights = classes_of([100, 200, 400, 1000, 300], WEIGHTS)
     expected = 2000 * weights / weights.sum()
     statistics = {
@@ -68,7 +68,7 @@ def test_independent_draws_vary_as_such_and_systematic_ones_do_not():
     assert min(statistics[draw_systematic]) > 0.99
 
 
-def test_the_rounding_of_systematic_draws_falls_on_every_row_alike():
+def test_systematic_rounding_is_uniform_over_rows():
     """Of m rows, k get one draw above the floor: a sample without replacement, which varies less than a multinomial.
 
     Over E epochs with share f of the rows chosen, sum (count - E f)^2 / (E f (1 - f)) * (m - 1) / m is chi-square with
@@ -87,7 +87,7 @@ def test_the_rounding_of_systematic_draws_falls_on_every_row_alike():
 
 
 @pytest.mark.parametrize("draw", [draw_systematic, draw_iid])
-def test_the_order_is_shuffled_and_repeats_lie_apart(draw):
+def test_order_is_shuffled_and_repeats_are_spread(draw):
     grouped, weights = classes_of([1000, 9000], [5.0, 0.5])
     order = draw(grouped, np.random.default_rng(0))
     halves = weights[order[:5000]].mean(), weights[order[5000:]].mean()
@@ -102,7 +102,7 @@ def test_weight_zero_is_never_drawn(draw):
         assert weights[draw(grouped, np.random.default_rng(seed))].min() > 0
 
 
-def test_a_million_rows_are_floor_or_ceiling_too():
+def test_counts_of_a_million_rows_are_floor_or_ceiling():
     grouped, weights = classes_of([10_000, 90_001, 300_000, 500_000, 99_999], WEIGHTS)
     counts = np.bincount(draw_systematic(grouped, np.random.default_rng(0)), minlength=len(weights))
     for weight, expected in zip(grouped.weights, grouped.expected_counts(), strict=True):

@@ -86,7 +86,7 @@ def test_distances_agree_with_geopy(rows, city):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_float32_positions_are_measured_as_they_are(dtype):
+def test_float32_positions_are_measured_exactly(dtype):
     gps = europe(500).astype(dtype)
     sampler = GPSWeightedSampler(Rows(gps), CITIES, 3)
     expected = [min(great_circle(row, city).km for city in CITIES) for row in gps.astype(float) if not np.isnan(row[0])]
@@ -117,7 +117,7 @@ def test_an_epoch_is_its_length_of_python_ints_drawn_by_weight(draw):
     np.testing.assert_allclose(shares, summary.draw_shares, atol=1e-3 if draw == "systematic" else 0.02)
 
 
-def test_a_chi_square_test_finds_shares_as_weighted_and_no_others():
+def test_shares_match_weights_by_chi_square():
     """Systematic draws are nearer to the weights than a multinomial, for which the test is made: see test_draws.py."""
     sampler = sampler_of(10_000, draw="iid")
     brackets, bracket_of_row = np.unique(sampler.weights, return_inverse=True)
@@ -133,7 +133,7 @@ def test_a_chi_square_test_finds_shares_as_weighted_and_no_others():
     assert np.abs(drawn - expected).max() < 5
 
 
-def test_epochs_move_on_by_themselves_after_each_full_pass():
+def test_epoch_advances_after_each_full_pass():
     sampler = sampler_of()
     passes = [list(sampler) for _ in range(3)]
     assert passes[0] != passes[1] != passes[2]
@@ -144,14 +144,14 @@ def test_epochs_move_on_by_themselves_after_each_full_pass():
         assert list(again) == passes[epoch]
 
 
-def test_a_consumer_that_stops_at_the_known_length_moves_on_too_and_a_broken_pass_is_repeated():
+def test_full_pass_advances_the_epoch_and_partial_pass_repeats():
     sampler = sampler_of()
     first = list(islice(sampler, 100))
     assert list(islice(sampler, len(sampler)))[:100] == first
     assert list(sampler)[:100] != first
 
 
-def test_set_epoch_wins_over_moving_on():
+def test_set_epoch_overrides_the_automatic_epoch():
     sampler = sampler_of()
     rows = iter(sampler)
     next(rows)
@@ -160,7 +160,7 @@ def test_set_epoch_wins_over_moving_on():
     assert sampler.epoch == 7
 
 
-def test_asking_for_the_order_changes_nothing():
+def test_reading_the_order_changes_nothing():
     sampler = sampler_of()
     np.testing.assert_array_equal(sampler.epoch_order(), sampler.epoch_order())
     assert sampler.epoch_order().tolist() == list(sampler)

@@ -37,7 +37,7 @@ def balanced(data, **options):
 SKEWED = [[20, 180], [100, 100], [300, 100], [900, 100], [150, 50]]
 
 
-def test_each_brackets_share_of_roadwork_becomes_that_of_all_rows():
+def test_each_bracket_gets_the_overall_share_of_roadwork():
     data = Labelled(SKEWED)
     sampler = balanced(data)
     prior = data.labels.mean()
@@ -49,7 +49,7 @@ def test_each_brackets_share_of_roadwork_becomes_that_of_all_rows():
             assert np.ptp(sampler.weights[rows & (data.labels == label)]) == 0
 
 
-def test_the_draws_have_the_prior_and_without_balancing_they_have_not():
+def test_draws_keep_the_prior_only_with_balancing():
     data = Labelled(SKEWED)
     prior = data.labels.mean()
     by_distance = GPSWeightedSampler(data, PLACE, 1)
@@ -59,7 +59,7 @@ def test_the_draws_have_the_prior_and_without_balancing_they_have_not():
         assert data.labels[list(sampler)].mean() == pytest.approx(prior, abs=tolerance)
 
 
-def test_the_summary_says_prior_effective_size_and_correlation():
+def test_summary_has_prior_effective_size_and_correlation():
     data = Labelled(SKEWED)
     sampler, by_distance = balanced(data), GPSWeightedSampler(data, PLACE, 1)
     summary, labels = sampler.summary(), sampler.summary().labels
@@ -79,13 +79,13 @@ def test_the_summary_says_prior_effective_size_and_correlation():
     assert summary.mean_distance_weighted_km == pytest.approx(np.average(km[known], weights=sampler.weights[known]))
 
 
-def test_unbalanced_sampling_says_how_the_prior_shifts():
+def test_unbalanced_sampling_reports_the_prior_shift():
     summary = GPSWeightedSampler(Labelled(SKEWED), PLACE, 1).summary()
     assert "of rows 26.5%, of draws by distance alone 55.4%\n" in str(summary)
     assert summary.labels.share_of_draws == summary.labels.share_by_distance
 
 
-def test_a_bracket_of_one_label_stays_and_is_said():
+def test_bracket_of_one_label_is_kept_with_a_warning():
     data = Labelled([[50, 0], [10, 30], [0, 20], [200, 100], [0, 0]])
     sampler = balanced(data)
     assert set(sampler.weights[data.bracket == 0]) == {5.0}

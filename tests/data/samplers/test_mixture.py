@@ -71,7 +71,7 @@ def test_the_weights_inside_a_dataset_keep_their_ratios(mixture, seed):
 
 
 @pytest.mark.parametrize("kind", ["uniform", "gps"])
-def test_a_weight_multiplies(kind):
+def test_weight_multiplies_the_draws(kind):
     mixture = mixture_of([40, 20], [None, None], [1.0, 2.5])
     plain = build(kind, mixture_of([40, 20], [None, None])).weights
     np.testing.assert_allclose(build(kind, mixture).weights / plain, np.where(mixture.index == 1, 2.5, 1.0))
@@ -79,7 +79,7 @@ def test_a_weight_multiplies(kind):
 
 @pytest.mark.parametrize("kind", ["uniform", "gps"])
 @pytest.mark.parametrize(("shares", "weights"), [((None, 0.0), (1, 1)), ((None, None), (1, 0.0))])
-def test_nothing_is_drawn_of_a_dataset_that_is_only_judged_by(kind, shares, weights):
+def test_evaluation_only_datasets_are_never_drawn(kind, shares, weights):
     mixture = mixture_of([40, 20], shares, weights)
     assert (mixture.index[list(build(kind, mixture))] == 0).all()
 
@@ -98,7 +98,7 @@ def test_ranks_share_one_epoch_and_a_pass_begins_anywhere(kind):
 
 
 @pytest.mark.parametrize("kind", ["uniform", "gps"])
-def test_independent_draws_meet_it_on_average(kind):
+def test_iid_draws_meet_the_share_on_average(kind):
     mixture = mixture_of([3000, 1000], [None, 0.6])
     drawn = mixture.index[list(build(kind, mixture, draw="iid"))]
     assert abs(drawn.mean() - 0.6) < 5 * np.sqrt(0.6 * 0.4 / 4000)
@@ -113,7 +113,7 @@ def test_balanced_labels_stay_balanced_in_every_dataset():
     assert weights[mixture.index == 1].sum() / weights.sum() == pytest.approx(0.4)
 
 
-def test_the_summary_tells_the_draws_of_each_dataset():
+def test_summary_lists_draws_per_dataset():
     mixture = mixture_of([60, 40], [None, 0.3])
     summary = GPSWeightedSampler(Rows(100), CITIES, 2, mixture=mixture).summary()
     of_extra = np.array([name.startswith("d1: ") for name in summary.bracket_names])
@@ -123,7 +123,7 @@ def test_the_summary_tells_the_draws_of_each_dataset():
 
 
 @pytest.mark.parametrize("kind", ["uniform", "gps"])
-def test_a_share_of_nothing(kind):
+def test_share_of_an_empty_dataset_is_refused(kind):
     with pytest.raises(DataError, match="no row of it in train can be drawn"):
         build(kind, mixture_of([10, 0], [None, 0.3]))
     with pytest.raises(DataError, match="outside the datasets with a `share`"):

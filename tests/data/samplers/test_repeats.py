@@ -24,11 +24,11 @@ def test_effective_rows_are_kishs(sizes, weights):
     assert repeats.per_row == pytest.approx(20 * len(w) * (w**2).sum() / w.sum() ** 2)
 
 
-def test_a_sampler_without_weights_draws_all_alike():
+def test_unweighted_sampler_has_no_oversampling():
     assert Repeats.of(SequentialSampler(range(50)), 50, epochs=MAX_REPEATS) == Repeats(50, 50.0, MAX_REPEATS)
 
 
-def test_above_the_limit_it_says_what_to_do():
+def test_oversampling_above_the_limit_suggests_a_fix():
     few = Repeats(1000, 1000.0, MAX_REPEATS)
     assert not few.are_too_many
     assert "seen about 100 times." in str(few)
@@ -48,7 +48,7 @@ def datamodule(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("epochs", "status"), [(3, OK), (3000, WARNING)])
-def test_preflight_shows_what_training_will_draw(datamodule, epochs, status):
+def test_preflight_reports_the_expected_draws(datamodule, epochs, status):
     cfg = datamodule.cfg.copy()
     cfg.training.epochs = epochs
     preflight = Preflight(cfg)

@@ -46,7 +46,7 @@ def draw_and_gather(rank, folder):
         dist.destroy_process_group()
 
 
-def test_two_gloo_processes_draw_the_one_order_between_them(tmp_path):
+def test_two_gloo_processes_partition_one_order(tmp_path):
     mp.spawn(draw_and_gather, (str(tmp_path),), nprocs=2)
     for draw in DRAW_MODES:
         alone = sampler_of(0, 1, draw)

@@ -37,12 +37,12 @@ def leaks_of(table, names, duplicates=NO_DUPLICATES, buffer_km=1.0):
     return {leak.kind: leak for leak in found}
 
 
-def test_a_clean_world_has_no_leak():
+def test_clean_splits_have_no_leak():
     table = table_of([(52, 13), (52, 13.1), (48, 2), NOWHERE, NOWHERE], ["a", "a", "b", "c", ""])
     assert leaks_of(table, ["train", "train", "val_test", "val_select", "val_calib"], [(0, 1)]) == {}
 
 
-def test_a_shared_sequence_is_named_with_its_files_and_their_distance():
+def test_shared_sequence_is_reported_with_files_and_distance():
     table = table_of([(0, 0), (0, 1), (0, 0.02), NOWHERE, NOWHERE], ["drive7", "other", "drive7", "dark", "dark"])
     leak = leaks_of(table, ["train", "train", "val_test", "val_select", "val_calib"])["sequence"]
     assert leak.count == 2
@@ -51,7 +51,7 @@ def test_a_shared_sequence_is_named_with_its_files_and_their_distance():
     assert str(dark) == "0003.jpg (val_select) and 0004.jpg (val_calib), distance unknown, of sequence dark"
 
 
-def test_rows_without_a_sequence_share_none_and_rows_in_no_split_leak_nothing():
+def test_rows_without_sequence_or_split_do_not_leak():
     table = table_of([NOWHERE] * 4, ["", "", "a", "a"])
     assert leaks_of(table, ["train", "val_test", "train", ""], [(2, 3)]) == {}
 
@@ -71,7 +71,7 @@ def test_near_duplicates_across_splits_are_named():
     assert str(both.examples[1]) == "0003.jpg (val_calib) and 0002.jpg (train), distance unknown"
 
 
-def test_near_duplicates_by_way_of_an_image_in_no_split():
+def test_near_duplicates_linked_by_an_unassigned_image():
     table = table_of([(0, 0), (0, 5), (0, 10)])
     leak = leaks_of(table, ["train", "", "val_test"], [(0, 1), (1, 2)])["near_duplicate"]
     assert leak.count == 1
@@ -102,7 +102,7 @@ def test_across_the_antimeridian_and_the_pole():
     }
 
 
-def test_examples_by_place_are_those_that_only_the_place_tells():
+def test_distance_examples_exclude_other_leak_kinds():
     """The frames of a cut sequence are nearer than anything else, and named as a sequence."""
     near, far = 1e-5, 5e-3
     table = table_of([(0, 0), (0, near), (30, 0), (30, near), (60, 0), (60, far)], ["s", "s", "", "", "x", "y"])
@@ -123,7 +123,7 @@ rows = st.lists(st.tuples(coordinates, st.sampled_from(["", *SPLIT_NAMES])), min
 
 @settings(max_examples=150, deadline=None)
 @given(rows=rows, buffer_km=st.sampled_from([0.0, 0.1, 1.0, 500.0]))
-def test_counts_and_closest_pairs_agree_with_looking_at_every_pair(rows, buffer_km):
+def test_counts_and_closest_pairs_match_brute_force(rows, buffer_km):
     gps, names = [row[0] for row in rows], np.array([row[1] for row in rows], dtype=object)
     table = table_of(gps)
     neighbours = Neighbours(table, names)
@@ -158,7 +158,7 @@ def test_a_hundred_thousand_rows_take_seconds(spread):
     assert len(Neighbours(table, names).closest) == 6
 
 
-def test_distances_as_people_say_them():
+def test_distances_are_formatted_for_readers():
     assert [format_km(km) for km in (0, 0.3, 0.9994, 0.9996, 12.34, 12345)] == [
         *("0 m", "300 m", "999 m", "1.0 km", "12.3 km", "12,345.0 km")
     ]

@@ -58,7 +58,7 @@ def test_w_on_a_fine_grid_of_distances():
     assert compare_with_deployment(train, test, deployment).wasserstein_km == pytest.approx(expected, abs=2 * step)
 
 
-def test_worked_by_hand():
+def test_hand_computed_example():
     """Test at 1 and 2 degrees, deployment at 1 and 4: half of the mass moves by 2 degrees."""
     found = compare_with_deployment(ORIGIN, along_equator(1, 2), along_equator(-1, 4))
     assert found.wasserstein_km == pytest.approx(DEGREE_KM)
@@ -67,7 +67,7 @@ def test_worked_by_hand():
     assert found.deployment_mean_km == pytest.approx(2.5 * DEGREE_KM)
 
 
-def test_the_nearest_training_row_counts_and_rows_without_gps_do_not():
+def test_nearest_training_row_counts_and_missing_gps_is_ignored():
     train = np.array([[0, 0], [0, 10], [np.nan, np.nan]])
     found = compare_with_deployment(train, np.array([[0, 9], [np.nan, 3]]), along_equator(1, 2, 3))
     assert found.test_median_km == pytest.approx(DEGREE_KM)
@@ -86,7 +86,7 @@ def test_the_nearest_training_row_counts_and_rows_without_gps_do_not():
         ((2, 2), (1, 3), "mixed", "some of val_test is nearer"),
     ],
 )
-def test_what_it_says(test, deployment, verdict, said):
+def test_report_sentence(test, deployment, verdict, said):
     found = compare_with_deployment(ORIGIN, along_equator(*test), along_equator(*deployment))
     assert found.verdict == verdict
     assert said in str(found)
@@ -100,6 +100,6 @@ def test_without_positions():
         compare_with_deployment(nowhere, ORIGIN, ORIGIN)
 
 
-def test_close_is_alike():
+def test_verdict_of_close_distances():
     assert Resemblance(95, 95, 100, 100, wasserstein_km=9).verdict == "alike"
     assert Resemblance(85, 85, 100, 100, wasserstein_km=15).verdict == "easier"

@@ -78,7 +78,7 @@ SPLITTINGS = {
 @pytest.mark.parametrize("strategy", SPLITTINGS)
 @settings(max_examples=25, deadline=None)
 @given(world=worlds(), seed=st.integers(0, 3))
-def test_no_row_lost_or_twice_groups_whole_and_shares_true(strategy, world, seed):
+def test_every_row_is_assigned_once_with_whole_groups(strategy, world, seed):
     table, groups = world
     splitting = SplittingSettings(strategy=strategy, seed=seed, **SPLITTINGS[strategy])
     splits = split_or_skip(table, groups, splitting)
@@ -124,7 +124,7 @@ def shares_of(assigned, rows, positives):
 
 @settings(max_examples=40, deadline=None)
 @given(n=st.integers(250, 900), seed=st.integers(0, 2**20))
-def test_tolerances_hold_where_no_group_has_half_a_percent_of_the_rows(n, seed):
+def test_tolerances_hold_for_small_groups(n, seed):
     rows, positives = free_groups(n, np.random.default_rng(seed), largest=0.005)
     names = np.array([f"g{i}" for i in range(n)])
     assigned = assign_groups(names, rows, positives, np.full(n, FREE), SHARES, seed=seed)
@@ -133,7 +133,7 @@ def test_tolerances_hold_where_no_group_has_half_a_percent_of_the_rows(n, seed):
     assert np.abs(label_share - positives.sum() / rows.sum()).max() <= 0.02
 
 
-def test_a_full_split_takes_no_more_even_to_balance_its_labels():
+def test_full_split_takes_no_more_groups():
     rows, positives = np.full(1000, 4), np.where(np.arange(1000) < 120, 3, np.arange(1000) % 2 * 2)
     pinned = np.where(np.arange(1000) < 120, 3, FREE)  # 12 %, not 10 %, and 75 % Roadwork, not 31 %
     names = np.array([f"g{i}" for i in range(1000)])
@@ -163,7 +163,7 @@ def best_possible(rows, positives):
 
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_an_error_exactly_where_no_assignment_gives_each_split_both_labels(data):
+def test_error_exactly_when_no_assignment_has_both_labels(data):
     n = data.draw(st.integers(4, 8))
     rows = np.array(data.draw(st.lists(st.integers(1, 9), min_size=n, max_size=n)))
     positives = np.array([data.draw(st.sampled_from([0, size, size // 2])) for size in rows])
@@ -179,7 +179,7 @@ def test_an_error_exactly_where_no_assignment_gives_each_split_both_labels(data)
 
 @settings(max_examples=40, deadline=None)
 @given(sizes=sizes_of_groups, seed=st.integers(0, 2**20))
-def test_pins_are_kept_and_what_they_fill_takes_no_more(sizes, seed):
+def test_pins_are_kept_and_full_splits_take_no_more(sizes, seed):
     rng = np.random.default_rng(seed)
     rows = np.array(sizes) + 1
     positives = rng.integers(1, rows)  # both labels in each group

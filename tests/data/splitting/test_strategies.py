@@ -53,7 +53,7 @@ class TestGeographic:
         assert splits.shares == pytest.approx(RATIOS, abs=0.01)
         assert splits.buffer_km == 1.0
 
-    def test_group_names_alone_say_what_belongs_together(self):
+    def test_only_group_names_define_groups(self):
         two_groups = np.where(ROW < 300, 0, GROUP)
         names = names_of(groups=groups_of(two_groups))
         assert set(names[:300]) == {"train"}  # the only split that half of the rows fit
@@ -63,13 +63,13 @@ class TestRegionHoldout:
     def settings(self, *regions, column="city"):
         return {"strategy": "region_holdout", "regions": list(regions), "region_column": column}
 
-    def test_val_test_is_the_region_and_the_rest_keeps_its_proportions(self):
+    def test_val_test_is_the_region_and_others_keep_proportions(self):
         names = names_of(**self.settings("Tokyo"))
         assert ((names == "val_test") == (CITY == "Tokyo")).all()
         assert (names != "").all()
         assert shares_without(names, "val_test") == pytest.approx(np.array([60, 15, 15]) / 90, abs=0.01)
 
-    def test_of_a_group_across_the_border_the_part_outside_is_set_aside(self):
+    def test_group_across_the_border_is_cut_and_outside_set_aside(self):
         across = np.where((ROW >= 96) & (ROW < 104), 24, GROUP)
         names = names_of(groups=groups_of(across), **self.settings("Berlin"))
         assert set(names[96:100]) == {"val_test"}
@@ -137,14 +137,14 @@ class TestTemporal:
         assert seen_again.sum() == 120
         assert ((names == "") == seen_again).all()
 
-    def test_a_row_without_a_time_is_never_in_val_test_and_is_said(self, caplog):
+    def test_row_without_a_time_is_kept_out_of_val_test(self, caplog):
         times = np.where(ROW == 599, None, np.where(ROW == 0, "", table_of().slices["captured_at"]))
         names = names_of(table_of(captured_at=times), strategy="temporal", after="2025-01-25")
         assert names[599] == ""  # its group is in val_test
         assert names[0] in SPLIT_NAMES[:3]
         assert "2 of 600 rows have no time in 'captured_at'; none of them is in val_test." in caplog.messages
 
-    def test_mistakes(self):
+    def test_date_mistakes_are_refused(self):
         with pytest.raises(ConfigError, match=r"after is 'soon'.*ISO 8601"):
             names_of(strategy="temporal", after="soon")
         with pytest.raises(ConfigError, match=r"time_column is 'date'.*columns are: city, captured_at"):
@@ -155,7 +155,7 @@ class TestTemporal:
         with pytest.raises(SplitError, match=r"No row has a time in the column 'captured_at'"):
             names_of(table_of(captured_at=[None] * N), strategy="temporal", after="2025-01-25")
 
-    def test_dates_that_leave_a_side_empty_say_the_range_of_times(self):
+    def test_dates_with_an_empty_side_report_the_time_range(self):
         span = r"from 2025-01-01T12:00:00\+00:00 to 2025-01-30T12:00:00\+00:00"
         with pytest.raises(SplitError, match=rf"0 of label 0 and 0 of label 1.*{span}"):
             names_of(strategy="temporal", after="2026-01-01")
@@ -186,7 +186,7 @@ def test_times_in_every_form(values):
 
 
 @pytest.mark.parametrize("value", ["2025:06:01 12:00:00", "12", 12.5, "202506011200", "20250601120000", "yesterday"])
-def test_what_is_no_time(value):
+def test_values_that_are_no_time_are_refused(value):
     with pytest.raises(SplitError, match=rf"1 of 2 rows.*'taken', first: 0001: '{value}'"):
         parse_times(pd.Series(["2025-06-01", value], name="taken", dtype=object), IDS)
 
@@ -204,7 +204,7 @@ class TestRandom:
 
 
 class TestPins:
-    def test_a_pin_takes_its_whole_group_and_the_others_share_the_rest(self):
+    def test_pin_takes_its_whole_group_and_others_share_the_rest(self):
         official = np.where(ROW % 8 == 0, "test", "")  # a row of every second group
         settings = {"pin_column": "official", "pin_values": {"test": "val_test"}}
         splits = make_splits(table_of(official=official), groups_of(), RATIOS, SplittingSettings(**settings))
@@ -235,7 +235,7 @@ class TestPins:
         assert (names[ROW % 4 == 0] == "train").all()
         assert (names[ROW % 4 == 1] != "train").any()
 
-    def test_a_pinned_row_that_is_set_aside_stays_so_and_is_said(self, caplog):
+    def test_pinned_row_that_is_set_aside_is_warned_about(self, caplog):
         pins = np.where(ROW < 20, "val_test", "")
         names = names_of(table_of(pin=pins), groups_of(set_aside=[3]), pin_column="pin")
         assert names[3] == ""
@@ -252,7 +252,7 @@ class TestPins:
         names = names_of(table_of(pin=pins), groups_of(set_aside=[43]), pin_column="pin")
         assert set(names[40:43]) == {"train"}
 
-    def test_a_column_that_is_not_there_or_pins_nothing(self):
+    def test_missing_pin_column_or_no_matching_value_is_refused(self):
         with pytest.raises(ConfigError, match=r"pin_column is 'part'.*columns are: city, captured_at"):
             names_of(pin_column="part")
         with pytest.raises(

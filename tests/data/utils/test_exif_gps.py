@@ -52,7 +52,7 @@ def test_absent_or_malformed_is_missing(tmp_path, tags):
     assert np.isnan(read_exif_gps(photo(tmp_path / "a.jpg", tags))).all()
 
 
-def test_damaged_header_and_other_files_are_missing_without_a_warning(tmp_path):
+def test_damaged_or_missing_exif_gives_nan_without_a_warning(tmp_path):
     path = photo(tmp_path / "a.jpg", gps_tags())
     whole = path.read_bytes()
     at = whole.index(b"Exif\0\0")

@@ -151,7 +151,7 @@ def test_single_texts(text, expected):
         '{"type": "Polygon"}',
     ],
 )
-def test_what_is_no_position_is_refused_by_name(text):
+def test_texts_without_a_position_are_refused(text):
     with pytest.raises(DataError, match="as a position") as caught:
         parse_gps_string(text)
     assert repr(text[:80]) in str(caught.value)
@@ -172,7 +172,7 @@ def test_out_of_range_longitude_is_not_wrapped(text):
 
 
 @given(st.text(alphabet="0123456789.,;+-NSEW°'\" ()[]{}:einfaPOT", max_size=40))
-def test_any_text_gives_a_place_on_earth_or_a_data_error(text):
+def test_any_text_gives_a_valid_position_or_a_data_error(text):
     try:
         latitude, longitude = parse_gps_string(text)
     except DataError:

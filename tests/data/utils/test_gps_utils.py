@@ -47,7 +47,7 @@ def test_nullable_pandas_columns():
     np.testing.assert_array_equal(normalize_gps(column, column, None, NAMES[:2]).coordinates, [[1.5, 1.5], [NAN, NAN]])
 
 
-def test_zero_is_a_coordinate_but_null_island_is_missing_and_reported():
+def test_null_island_is_missing_but_a_single_zero_is_not():
     latitude, longitude = np.zeros(8), np.array([0.0, 5, 0, 0, 0, 0, 0, -0.0])
     gps = normalize_gps(latitude, longitude, None, NAMES[:8])
     assert np.isnan(gps.coordinates[:, 0]).tolist() == [True, False, True, True, True, True, True, True]

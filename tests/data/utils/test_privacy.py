@@ -18,7 +18,7 @@ LONGITUDES = st.floats(-180, 180)
 
 
 @given(LATITUDES, LONGITUDES, st.integers(0, 6))
-def test_positions_lie_on_the_grid_and_no_farther_than_half_a_step(latitude, longitude, decimals):
+def test_rounded_positions_move_at_most_half_a_step(latitude, longitude, decimals):
     rounded = coarsen(np.array([[latitude, longitude]]), decimals)[0]
     step = Decimal(1).scaleb(-decimals)
     for was, now in zip((latitude, longitude), rounded, strict=True):
@@ -40,13 +40,13 @@ def test_missing_stays_missing():
     assert np.isnan(coarsen_km(np.array([np.nan]), 2)).all()
 
 
-def test_the_sign_of_a_place_near_greenwich_is_gone():
+def test_rounding_removes_negative_zero():
     rounded = coarsen(np.array([[-0.3, -0.3], [0.3, 0.3]]), 0)
     assert not np.signbit(rounded).any()
 
 
 @pytest.mark.parametrize("decimals", [0, 1, 2, 3])
-def test_the_grain_is_the_distance_between_neighbouring_latitudes(decimals):
+def test_grain_is_the_distance_of_neighbouring_latitudes(decimals):
     expected = great_circle((50, 4), (50 + 10.0**-decimals, 4)).km
     assert grain_km(decimals) == pytest.approx(expected, rel=1e-6)
 
@@ -73,7 +73,7 @@ GPS = np.array([[52.520008, 13.404954], [48.137154, 11.576124], [np.nan, np.nan]
         ("nested", [{"x": 13.40495}, None, None]),
     ],
 )
-def test_a_column_that_tells_positions_is_found(name, values):
+def test_columns_that_reveal_positions_are_found(name, values):
     frame = pd.DataFrame({"city": ["Berlin", "Munich", ""], name: pd.Series(values, dtype=object)})
     assert position_columns(frame, GPS, 2) == [name]
     assert position_columns(frame, GPS, None) == []
@@ -92,12 +92,12 @@ def test_other_columns_are_kept(name, values):
     assert position_columns(pd.DataFrame({name: values}), GPS, 2) == []
 
 
-def test_without_a_position_only_names_tell():
+def test_columns_without_positions_are_found_by_name():
     frame = pd.DataFrame({"lng": [1.23456], "speed": [1.23456]})
     assert position_columns(frame, np.full((1, 2), np.nan), 1) == ["lng"]
 
 
-def test_cells_in_group_names_are_numbered_and_groups_stay_the_same():
+def test_cells_in_group_names_are_replaced_by_numbers():
     cells = ["871f1d489ffffff", "871f1d48bffffff"]
     groups = np.array([f"drive/{cells[1]}", "drive/7", f"drive/{cells[0]}", f"drive/{cells[1]}", "row:1"], dtype=object)
     hidden = number_cells(groups)

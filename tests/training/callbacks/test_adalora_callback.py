@@ -176,7 +176,7 @@ def test_orthogonal_loss_is_pefts():
 
 # peft 0.21 takes AdaLoRA's pattern, which it wrote itself, for LoRA's.
 @pytest.mark.filterwarnings("ignore:The following rank_pattern keys:RuntimeWarning")
-def test_a_pruned_adapter_saves_loads_and_merges_to_the_same_logits(tmp_path):
+def test_pruned_adapter_keeps_logits_through_save_and_merge(tmp_path):
     model = adapted()
     fit(model, [AdaLoraCallback()], tmp_path)
     images = next(iter(loader(1)))[0]
@@ -210,7 +210,7 @@ def test_a_resumed_run_prunes_the_same_ranks(tmp_path, first):
         assert torch.equal(singular_values(resumed)[name], value), name
 
 
-def test_a_gradient_that_overflowed_spoils_nothing(tmp_path):
+def test_overflowed_gradient_is_ignored(tmp_path):
     class Overflow(L.Callback):
         def on_train_batch_end(self, trainer, module, *_):
             if trainer.global_step == 3:

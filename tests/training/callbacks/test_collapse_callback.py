@@ -25,7 +25,7 @@ def alarms(caplog):
     return [r for r in caplog.records if r.levelno >= logging.WARNING and r.name.startswith("roadwork")]
 
 
-def test_a_sound_fit_raises_no_alarm(easy, caplog):
+def test_working_fit_raises_no_alarm(easy, caplog):
     with caplog.at_level(logging.INFO, "roadwork"):
         trainer = easy.fit(use_ema=False)
     assert trainer.mcc_callback.best_mcc > 0.5
@@ -41,7 +41,7 @@ def test_a_sound_fit_raises_no_alarm(easy, caplog):
     ("bias", "name", "other"),
     [(1e6, "Roadwork", "None"), pytest.param(-1e6, "None", "Roadwork", marks=pytest.mark.slow)],
 )
-def test_a_head_that_says_one_class_alone(easy, caplog, bias, name, other):
+def test_head_that_predicts_one_class(easy, caplog, bias, name, other):
     def tilt(trainer):
         nn.init.constant_(trainer.module.model.classifier[1].weight, 0)
         trainer.module.model.classifier[1].bias.data = torch.tensor([0.0, bias])

@@ -58,7 +58,7 @@ def messages(caplog, level=logging.WARNING):
     ],
     ids=["image", "accumulated", "feature"],
 )
-def test_a_step_with_nan_is_as_if_it_had_not_been(easy, caplog, training, bad_batch, bad_step):
+def test_step_with_nan_is_skipped_completely(easy, caplog, training, bad_batch, bad_step):
     watcher = Watch()
     fault = NanInBatch(lambda epoch, batch: batch == bad_batch)
     with caplog.at_level(logging.INFO, "roadwork"):
@@ -100,7 +100,7 @@ def test_an_infinite_loss_with_finite_gradients(easy, caplog, monkeypatch):
     assert health_of(trainer, HealthCallback).n_skipped == 1
 
 
-def test_spreading_leaves_finite_losses_as_they_are():
+def test_finite_losses_are_unchanged():
     weight = torch.tensor([0.3, -0.7], requires_grad=True)
     (plain,) = torch.autograd.grad((weight**3).sum(), weight)
     (spread,) = torch.autograd.grad(spread_non_finite((weight**3).sum()), weight)
@@ -109,7 +109,7 @@ def test_spreading_leaves_finite_losses_as_they_are():
     assert spoilt.isnan().all()
 
 
-def test_too_many_in_a_row_stop_the_run(easy, caplog):
+def test_too_many_bad_steps_in_a_row_stop_the_run(easy, caplog):
     fault = NanInBatch(lambda epoch, batch: epoch == 1 and batch >= 1)
     saved = {}
 
@@ -136,7 +136,7 @@ def test_too_many_in_a_row_stop_the_run(easy, caplog):
 
 
 @pytest.mark.slow
-def test_as_many_apart_do_not(easy):
+def test_separated_bad_steps_do_not_stop_the_run(easy):
     trainer = easy.fit(NanInBatch(lambda epoch, batch: batch in {1, 3}), max_skipped_steps=1)
     assert health_of(trainer, HealthCallback).n_skipped == 4
     assert trainer.mcc_callback.best_mcc > -1
@@ -215,7 +215,7 @@ def fit_in_float16(easy, scale, *callbacks):
 
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # where the scaler skips the first step
 @pytest.mark.parametrize("has_fault", [False, True])
-def test_float16_looking_for_its_scale_is_no_fault(easy, caplog, has_fault):
+def test_float16_scale_search_is_not_counted(easy, caplog, has_fault):
     """A scale that overflows: its halving is the scaler's business; a batch with NaN is ours."""
     fault = NanInBatch(lambda epoch, batch: has_fault and batch == 4)
     watcher = Watch()

@@ -11,7 +11,7 @@ from health_world import differing, train_with_faults
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # two processes import everything, perhaps on a busy machine
 
 
-def test_a_fault_of_one_process_is_left_out_by_both(tmp_path):
+def test_bad_step_of_one_process_is_skipped_by_both(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -76,7 +76,7 @@ def test_the_settings_and_the_registry_name_the_same_adapters():
     assert set(SETTING) == {"none", *ADAPTERS}
 
 
-def test_none_leaves_the_network_alone():
+def test_adapter_none_leaves_the_network_unchanged():
     model = build("vit")
     assert apply_adapter(model, "none", rank=4, total_steps=1) is model
     assert merge_adapter(model) is model
@@ -85,7 +85,7 @@ def test_none_leaves_the_network_alone():
 
 
 @pytest.mark.parametrize(("name", "adapter"), ADAPTED)
-def test_only_adapter_and_head_learn_and_merging_keeps_the_logits(name, adapter):
+def test_only_adapter_and_head_train_and_merging_keeps_logits(name, adapter):
     model = adapted(name, adapter)
     trained = [n for n, p in model.named_parameters() if p.requires_grad]
     assert all(

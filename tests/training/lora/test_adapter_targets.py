@@ -61,13 +61,13 @@ def test_the_head_is_found_and_never_a_target(head):
     assert targets.feedforward == ["layer.fc1"]
 
 
-def test_a_head_of_one_layer_in_a_container_is_that_layer():
+def test_head_with_one_layer_resolves_to_that_layer():
     model = model_with(["layer.fc1"])
     model.classifier = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))
     assert resolve_targets(model).head == "classifier.1"
 
 
-def test_convolutions_serve_where_there_is_nothing_linear():
+def test_convolutions_are_targets_without_linear_layers():
     model = model_with(["stem", "stage.0", "classifier.conv"], leaf=lambda: nn.Conv2d(2, 2, 1))
     model.add_module("depthwise", nn.Conv2d(2, 2, 3, groups=2))
     assert resolve_targets(model).convolutions == ["stem", "stage.0"]
