@@ -16,7 +16,7 @@ from roadwork.detector.format import Preprocessing
 from roadwork.models.build import build_model
 from roadwork.models.processor import IMAGENET_STATISTICS, PROCESSOR_FILE
 from roadwork.settings import ModelSettings
-from roadwork.training.initialization import find_left_out
+from roadwork.training.initialization import find_omittable
 from roadwork.training.trainers.base_trainer import BaseTrainer, build_lightning_trainer
 
 STEPS_PER_EPOCH, EPOCHS = 2, 2
@@ -60,7 +60,7 @@ def prepare(cfg) -> BaseTrainer:
     torch.manual_seed(settings.training.seed)
     trainer = BaseTrainer(cfg, build_model(settings.model, settings.data.img_size))
     torch.manual_seed(settings.training.seed)  # as `fit` does
-    trainer.module.left_out = find_left_out(trainer.module.model, settings)
+    trainer.module.omitted = find_omittable(trainer.module.model, settings)
     return trainer
 
 

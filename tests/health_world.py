@@ -15,13 +15,13 @@ import torch.distributed as dist
 from conftest import CHECKOUT
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
+from roadwork.training.callbacks.health_callback import HealthCallback
 
 from roadwork.config import load_config
 from roadwork.core.errors import DivergedError
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.models.build import build_model
 from roadwork.training import module as module_file
-from roadwork.training.callbacks.health_callback import HealthCallback
 from roadwork.training.module import training_loss
 from roadwork.training.trainers import base_trainer
 from roadwork.training.trainers.base_trainer import BaseTrainer

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from omegaconf import OmegaConf
 
 from roadwork.data.datamodule import NATIXDataModule
-from roadwork.models.build import build_model
 from roadwork.preflight.recorder import (
     CallCounter,
     Observations,
@@ -22,41 +20,24 @@ from roadwork.preflight.recorder import (
     next_epoch_rows,
 )
 from roadwork.preflight.wiring import judge
-from roadwork.training.initialization import check_unseen, find_left_out
+from roadwork.training.initialization import check_unseen
 from roadwork.training.trainers.base_trainer import BaseTrainer, build_lightning_trainer
-from roadwork.training.trainers.factory import find_batch_size, set_batch_size
 
 BATCHES = 2
-
-
-def prepare_trainer(datamodule: NATIXDataModule, resume_from: Path | None = None) -> BaseTrainer:
-    """A trainer with a new network for a data module, seeded as its configuration says.
-
-    Where `data.dataloader.batch_size` is `auto`, both get the number of images that fits the device; that of the run
-    in `resume_from` where one goes on.
-    """
-    settings = datamodule.settings
-    is_auto = settings.data.dataloader.batch_size == "auto"
-    if is_auto and resume_from:
-        set_batch_size(OmegaConf.load(resume_from / "config.yaml").data.dataloader.batch_size, datamodule)
-        is_auto = False
-    L.seed_everything(settings.training.seed, workers=True, verbose=False)
-    trainer = BaseTrainer(datamodule.cfg, build_model(settings.model, settings.data.img_size))
-    if is_auto:
-        datamodule.setup("fit")
-        set_batch_size(find_batch_size(trainer, datamodule), datamodule, trainer)
-    return trainer
 
 
 def run_dry(datamodule: NATIXDataModule, trainer: BaseTrainer) -> list[WireRow]:
     """Trains on two optimizer steps of real batches and validates on two; nothing is left behind.
 
-    The network runs uncompiled, whatever training.compile says: the wires are the same, and compiling takes longer.
+    A copy of the trainer runs, so that `trainer` itself can start the fit. The network is not compiled, whatever
+    training.compile says: the wires are the same, and compiling takes longer.
 
     Returns:
-        The wiring table. The model's weights have moved.
+        The wiring table.
     """
     datamodule.setup("fit")
+    trainer.find_omittable()
+    trainer = copy.deepcopy(trainer)
     training = trainer.settings.training
     check_unseen(training, datamodule.splits)
     n_train = min(
@@ -68,7 +49,6 @@ def run_dry(datamodule: NATIXDataModule, trainer: BaseTrainer) -> list[WireRow]:
     n_validation = min(
         BATCHES, math.ceil(len(datamodule.datasets["val_select"]) / datamodule.settings.data.dataloader.batch_size)
     )
-    trainer.module.left_out = find_left_out(trainer.module.model, trainer.settings)
     probe = WiringProbe(trainer.module.model)
     calls = {callback: CallCounter(callback, _hooks(callback)) for callback in trainer.callbacks}
     with TemporaryDirectory(prefix="roadwork-dry-run-") as name:

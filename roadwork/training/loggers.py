@@ -26,7 +26,7 @@ from roadwork.training.callbacks.mcc_callback import MCCCallback
 BEST_METRIC = "best_val_select_mcc"
 
 
-class LoggerFacts(Callback):
+class RunMetadataCallback(Callback):
     """Attaches to each logger what is known before training, and at its end the best MCC on `val_select`.
 
     Known before are the resolved configuration, the run's folder, the data's fingerprint, the git revision and the

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any, Self, cast
 
 import lightning as L
@@ -20,8 +21,8 @@ from roadwork.core.rng import seed_all
 from roadwork.models.head import freeze_backbone, head_of, train_head_alone
 from roadwork.settings import TrainingSettings
 from roadwork.training.callbacks.adalora_callback import adalora_orthogonal_loss
-from roadwork.training.checkpoints import LeftOut, leave_out, put_back
-from roadwork.training.nan_guard import spread_non_finite
+from roadwork.training.callbacks.base import StepState
+from roadwork.training.checkpoints import OmittedWeights, omit_frozen, restore_frozen
 from roadwork.training.optim import build_optimizer, use_fused, warmup_cosine
 
 logger = logging.getLogger(__name__)
@@ -79,6 +80,15 @@ def focal_loss(logits: Tensor, targets: Tensor, gamma: float) -> Tensor:
     return -(targets * (gamma * log_p.flip(1)).exp() * log_p).sum(dim=1).mean()
 
 
+def spread_non_finite(loss: Tensor) -> Tensor:
+    """The scalar loss itself if finite; otherwise one whose gradients are all NaN.
+
+    The gradients then always show a non-finite loss. An infinite loss can have finite gradients (a logit of -infinity
+    does it), and ranks that train together average gradients, not losses.
+    """
+    return loss * torch.where(torch.isfinite(loss.detach()), 1.0, math.nan)
+
+
 def balancing_weights(loader: DataLoader[Any]) -> Tensor:
     """(2,) float32 weights of None and Roadwork under which both weigh the same over an epoch, and 1 on the average.
 
@@ -121,9 +131,10 @@ class RoadworkClassifier(L.LightningModule):
         self.memory_format = torch.channels_last if is_last else torch.contiguous_format
         self.model = model.to(memory_format=self.memory_format)  # type: ignore[call-overload]  # torch's stubs lack it
         self.settings = settings
-        # Frozen weights that checkpoints need not hold; whoever knows where the weights came from says which.
-        self.left_out: LeftOut | None = None
+        # Frozen weights that checkpoints need not hold; BaseTrainer, which knows where they come from, finds them.
+        self.omitted: OmittedWeights | None = None
         self.class_weights: Tensor | None = None
+        self.step_state = StepState()
         self.model.train()  # pretrained networks come in evaluation mode
         if settings.freeze_backbone:
             freeze_backbone(self.model)
@@ -146,6 +157,10 @@ class RoadworkClassifier(L.LightningModule):
         if mode and self.settings.freeze_backbone:
             train_head_alone(self.model)
         return self
+
+    @override
+    def on_fit_start(self) -> None:
+        self.step_state = StepState()
 
     @override
     def on_train_start(self) -> None:
@@ -180,11 +195,11 @@ class RoadworkClassifier(L.LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        leave_out(checkpoint, self.left_out)  # after the callbacks: EMA has put its weights in
+        omit_frozen(checkpoint, self.omitted)  # after the callbacks: EMA has put its weights in
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        put_back(checkpoint, self.model)  # before Lightning loads the weights, strictly
+        restore_frozen(checkpoint, self.model)  # before Lightning loads the weights, strictly
 
     @override
     def configure_gradient_clipping(

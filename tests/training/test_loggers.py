@@ -18,7 +18,7 @@ from roadwork.config import to_settings
 from roadwork.core.errors import ConfigError, MissingExtraError
 from roadwork.runs.run import read_manifest
 from roadwork.settings import Settings, TrackingSettings
-from roadwork.training.loggers import LOGGERS, LoggerFacts, build_loggers, check_loggers
+from roadwork.training.loggers import LOGGERS, RunMetadataCallback, build_loggers, check_loggers
 
 WIRING = [
     {"wire": "augmentation (none)", "observed": "0% differ", "works": True, "fix": "x"},
@@ -134,13 +134,13 @@ def mlflow(monkeypatch):
 
 
 def run_loggers(tmp_path, easy, **loggers):
-    """Builds the loggers of a run, and calls the two hooks of LoggerFacts."""
+    """Builds the loggers of a run, and calls the two hooks of RunMetadataCallback."""
     folder = tmp_path / "20261123T000000Z"
     folder.mkdir()
     manifest = {"data_fingerprint": "f" * 8, "git_revision": "abc", "wiring": WIRING}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     built = build_loggers(Settings(experiment="site/a", tracking=TrackingSettings(loggers)), folder)
-    callback = LoggerFacts(easy.datamodule.cfg, folder, SimpleNamespace(best_mcc=0.875))
+    callback = RunMetadataCallback(easy.datamodule.cfg, folder, SimpleNamespace(best_mcc=0.875))
     trainer = SimpleNamespace(loggers=built, global_step=12)
     callback.on_fit_start(trainer, None)
     callback.on_train_end(trainer, None)

@@ -11,9 +11,10 @@ from torch import nn
 from roadwork.config import to_settings
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.models.build import build_model
+from roadwork.settings import TrainingSettings
 from roadwork.training import linear_probe as probe_module
 from roadwork.training.linear_probe import probe_head
-from roadwork.training.lora.apply import apply_adapter
+from roadwork.training.lora.apply import adapt_network
 from roadwork.training.module import RoadworkClassifier
 from roadwork.training.trainers import base_trainer
 
@@ -26,7 +27,7 @@ def prepare(cfg, adapter="none", name=None):
     if name:
         settings.model.name, settings.model.config = name, DINO
     torch.manual_seed(0)
-    network = apply_adapter(build_model(settings.model, 32), adapter, rank=2, total_steps=1000)
+    network = adapt_network(build_model(settings.model, 32), TrainingSettings(adapter=adapter, adapter_rank=2))
     datamodule = NATIXDataModule(cfg)
     datamodule.setup("fit")
     return RoadworkClassifier(network, settings.training).model, datamodule

@@ -69,7 +69,7 @@ def non_zero(model):
 
 
 def adapted():
-    return apply_adapter(tiny(), "adalora", rank=RANK, total_steps=1000)
+    return apply_adapter(tiny(), "adalora", rank=RANK)
 
 
 def loader(batches, batch_size=2):

@@ -6,13 +6,13 @@ import pytest
 import torch
 from health_world import N_STEPS, SPLITS, EasyFits, health_of
 from lightning.pytorch.callbacks import Callback
+from roadwork.training.callbacks.collapse_callback import CollapseCallback
+from roadwork.training.callbacks.health_callback import SKIPPED_FILE, HealthCallback
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from roadwork.core.errors import WiringError
 from roadwork.training import module as module_file
-from roadwork.training.callbacks.collapse_callback import CollapseCallback
-from roadwork.training.callbacks.health_callback import SKIPPED_FILE, HealthCallback
 from roadwork.training.optim import build_optimizer
 
 

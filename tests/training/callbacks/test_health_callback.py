@@ -12,10 +12,10 @@ import torch
 from health_world import N_STEPS, EasyFits, NanInBatch, differing, everything, health_of
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins import MixedPrecision
-
-from roadwork.core.errors import DivergedError, RoadworkError, RunStoppedError
 from roadwork.training.callbacks.health_callback import SKIPPED_FILE, HealthCallback
 from roadwork.training.nan_guard import name_some, non_finite_names, spread_non_finite
+
+from roadwork.core.errors import DivergedError, RoadworkError, RunStoppedError
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from torch.nn.functional import cross_entropy
 from roadwork.core.errors import ConfigError
 from roadwork.models.build import build_model
 from roadwork.settings import ADAPTERS as SETTING
-from roadwork.settings import ModelSettings
+from roadwork.settings import ModelSettings, TrainingSettings
 from roadwork.training.devices import checkpoint_gradients
-from roadwork.training.lora.apply import ADAPTERS, apply_adapter, merge_adapter
+from roadwork.training.lora.apply import ADAPTERS, adapt_network, apply_adapter, merge_adapter
 from roadwork.training.lora.targets import IA3_PATTERN, adapter_summary, group_targets, resolve_targets
 
 # peft's `from_pretrained`, too, asks transformers 5.23 for a name that it deprecated.
@@ -44,7 +44,7 @@ def build(name):
 
 
 def adapted(name, adapter):
-    return apply_adapter(build(name), adapter, rank=4, total_steps=100)
+    return adapt_network(build(name), TrainingSettings(adapter=adapter, adapter_rank=4))
 
 
 def toy_batch(size=28):
@@ -78,7 +78,7 @@ def test_the_settings_and_the_registry_name_the_same_adapters():
 
 def test_adapter_none_leaves_the_network_unchanged():
     model = build("vit")
-    assert apply_adapter(model, "none", rank=4, total_steps=1) is model
+    assert apply_adapter(model, "none") is model
     assert merge_adapter(model) is model
     assert adapter_summary(model).trainable == adapter_summary(model).total
     assert adapter_summary(model).targets == []
@@ -162,7 +162,7 @@ def test_bf16_steps_with_gradients_computed_again(adapter):
         model = build("vit")
         if is_checkpointed:
             checkpoint_gradients(model)
-        model = apply_adapter(model, adapter, rank=4, total_steps=100).train()
+        model = adapt_network(model, TrainingSettings(adapter=adapter, adapter_rank=4)).train()
         before = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad}
         optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.02)
         images, labels = toy_batch()
@@ -218,7 +218,7 @@ def test_pretrained_backbone_learns_and_merges():
         pytest.skip("shared/models/vit-s14 is not beside this checkout")
     torch.manual_seed(0)
     model = build_model(ModelSettings(name=str(VIT_S14), pretrained=True), img_size=28)
-    model = apply_adapter(model, "lora", rank=4, total_steps=10)
+    model = apply_adapter(model, "lora", rank=4)
     losses = train(model, steps=4, lr=1e-3)
     assert losses[-1] < losses[0]
     expected = logits(model)
