@@ -112,8 +112,8 @@ def test_a_prior_that_is_not_the_samples_moves_the_threshold():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda frame: frame[frame["split"] != "val_calib"], r"no row of val_calib \(only val_select, val_test\)"),
-        (lambda frame: frame[(frame["split"] != "val_calib") | (frame["label"] == 1)], "labelled Roadwork"),
+        (lambda frame: frame[frame["split"] != "val_calib"], r"val_calib.*val_select, val_test"),
+        (lambda frame: frame[(frame["split"] != "val_calib") | (frame["label"] == 1)], "Roadwork"),
         (lambda frame: frame.assign(logit_none=np.inf), "not finite"),
     ],
 )
@@ -124,7 +124,7 @@ def test_rows_that_cannot_be_calibrated_on_are_refused(change, message):
 
 @pytest.mark.parametrize("options", [{"risk": 0}, {"risk": 1}])
 def test_a_risk_out_of_range_is_refused(options):
-    with pytest.raises(ConfigError, match="--risk is"):
+    with pytest.raises(ConfigError, match="--risk"):
         CalibrationOptions(**options)
 
 
@@ -171,7 +171,7 @@ def test_a_failure_leaves_the_run_as_it_was(run):
     frame = make_frame()
     write_predictions(frame[frame["split"] == "val_test"], run / "predictions.parquet")
     before = {path.name: path.read_bytes() for path in run.iterdir()}
-    with pytest.raises(DataError, match="no row of val_calib"):
+    with pytest.raises(DataError, match="val_calib"):
         calibrate_run(run, CalibrationOptions())
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 

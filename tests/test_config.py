@@ -45,54 +45,54 @@ def test_a_group_is_chosen_by_an_override(project):
     config = load_config("configs/config.yaml", ["training=quick", "model=vit_base", "training.lr=0.5"])
     assert (config.training.epochs, config.training.lr, config.training.patience) == (2, 0.5, 10)
     assert config.model.name == OmegaConf.load("configs/model/vit_base.yaml").name
-    with pytest.raises(ConfigError, match=r"no configs/training/qick\.yaml\. Allowed for training: default, quick\."):
+    with pytest.raises(ConfigError, match=r"configs/training/qick\.yaml.*default, quick"):
         load_config("configs/config.yaml", ["training=qick"])
 
 
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("trainin.lr=1", "Unknown configuration key trainin. Did you mean training?"),
-        ("training.lrr=1", "Unknown configuration key training.lrr. Did you mean training.lr?"),
-        ("data.gps_sampling.n_cluster=1", "Did you mean data.gps_sampling.n_clusters?"),
-        ("data.augmentation.train.mod=x", "Did you mean data.augmentation.train.mode?"),
-        ("data.zzz=1", "Known here: mode, root, splits_file"),
-        ("training.lr=fast", "training.lr: Value 'fast'"),
-        ("training.lr=", "training.lr: Incompatible value 'None'"),
-        ("training.lr=0", "training.lr is 0.0; it must be a number above 0"),
-        ("training.epochs=1.5", "training.epochs: Value '1.5'"),
-        ("training.epochs=0", "training.epochs is 0; it must be a number of at least 1"),
-        ("training.seed=-1", "training.seed is -1; it must be between 0 and 4294967295"),
-        ("training.ema_decay=nan", "training.ema_decay is nan; it must be between 0.0 and 1.0"),
-        ("training.adapter=qlora", "training.adapter is 'qlora'; allowed: none, lora, dora, adalora, vera, ia3"),
-        ("data.mode=hub", "data.mode is 'hub'; allowed: local, huggingface"),
-        ("training.precision=bf16-true", "training.precision is 'bf16-true'; allowed: auto, 32-true"),
-        ("data.img_size=5", "data.img_size is 5; it must be between 32 and 4096"),
-        ("data.img_size.x=5", "data.img_size: Value"),
-        ("data.dataloader.batch_size=0", "data.dataloader.batch_size is 0; allowed: auto, or a whole number >= 1"),
-        ("data.splits.train=0.7", "the four ratios must be positive and sum to 1"),
-        ("data.splits.extra=0.1", "it must name train, val_select, val_calib, val_test"),
-        ("data.class_names.Works=2", "it must map names to both 0 and 1"),
-        ("data.gps_sampling.enabled=perhaps", "data.gps_sampling.enabled: Value 'perhaps' is not a valid bool"),
-        ("data.gps_sampling.n_clusters=0", "allowed: auto, or a whole number >= 1"),
-        ("data.gps_sampling.weight_brackets=[[0,far,1]]", "weight_brackets[0][1]: Value 'far'"),
-        ("data.splitting.regions=Tokyo", "data.splitting.regions is 'Tokyo'; allowed: a list, such as [a, b]."),
-        ("data.splitting.pin_values=test", "pin_values is 'test'; allowed: a mapping, such as {a: b}."),
-        ("data.root=${nowhere}", "data.root: Interpolation key 'nowhere' not found"),
-        ("tracking.loggers=[csv]", "tracking.loggers is ['csv']; allowed: a mapping, such as {a: b}."),
-        ("data.splits=[0.7, 0.3]", "data.splits is [0.7, 0.3]; allowed: a mapping"),
-        ("data.gps_sampling=[csv]", "The override 'data.gps_sampling=[csv]' cannot be read: Cannot merge incompatible"),
-        ("data.splitting.regions={a: 1}", "data.splitting.regions is {'a': 1}; allowed: a list, such as [a, b]."),
-        ("data.balance=${nowhere}", "data.balance: Interpolation key 'nowhere' not found"),
-        ("data.root=[", "The override 'data.root=[' cannot be read"),
-        ("data.hub=mine", "data.hub is 'mine'; it must hold keys, such as data.hub.name"),
-        ("experiment=../elsewhere", "experiment is '../elsewhere'; it names a folder in outputs"),
-        ("training.epochs", "'training.epochs' is not an override. Allowed: key=value"),
-        ("=5", "is not an override"),
+        ("trainin.lr=1", r"\btrainin\b.*\btraining\b"),
+        ("training.lrr=1", r"training\.lrr.*training\.lr\b"),
+        ("data.gps_sampling.n_cluster=1", r"data\.gps_sampling\.n_cluster\b.*data\.gps_sampling\.n_clusters"),
+        ("data.augmentation.train.mod=x", r"data\.augmentation\.train\.mod\b.*data\.augmentation\.train\.mode"),
+        ("data.zzz=1", r"data\.zzz.*mode, root, splits_file"),
+        ("training.lr=fast", r"training\.lr.*'fast'"),
+        ("training.lr=", r"training\.lr.*'None'"),
+        ("training.lr=0", r"training\.lr.*0\.0.*above 0"),
+        ("training.epochs=1.5", r"training\.epochs.*'1\.5'"),
+        ("training.epochs=0", r"training\.epochs.*\b0\b.*at least 1"),
+        ("training.seed=-1", r"training\.seed.*-1.*\b0 and 4294967295"),
+        ("training.ema_decay=nan", r"training\.ema_decay.*nan.*0\.0 and 1\.0"),
+        ("training.adapter=qlora", r"training\.adapter.*'qlora'.*none, lora, dora, adalora, vera, ia3"),
+        ("data.mode=hub", r"data\.mode.*'hub'.*local, huggingface"),
+        ("training.precision=bf16-true", r"training\.precision.*'bf16-true'.*auto, 32-true"),
+        ("data.img_size=5", r"data\.img_size.*\b5\b.*32 and 4096"),
+        ("data.img_size.x=5", r"data\.img_size"),
+        ("data.dataloader.batch_size=0", r"data\.dataloader\.batch_size.*\b0\b.*auto.*>= 1"),
+        ("data.splits.train=0.7", r"data\.splits.*sum to 1"),
+        ("data.splits.extra=0.1", r"data\.splits.*train, val_select, val_calib, val_test"),
+        ("data.class_names.Works=2", r"data\.class_names.*0 and 1"),
+        ("data.gps_sampling.enabled=perhaps", r"data\.gps_sampling\.enabled.*'perhaps'.*bool"),
+        ("data.gps_sampling.n_clusters=0", r"n_clusters.*\b0\b.*auto.*>= 1"),
+        ("data.gps_sampling.weight_brackets=[[0,far,1]]", r"weight_brackets\[0\]\[1\].*'far'"),
+        ("data.splitting.regions=Tokyo", r"data\.splitting\.regions.*'Tokyo'.*list.*\[a, b\]"),
+        ("data.splitting.pin_values=test", r"pin_values.*'test'.*mapping.*\{a: b\}"),
+        ("data.root=${nowhere}", r"data\.root.*'nowhere'"),
+        ("tracking.loggers=[csv]", r"tracking\.loggers.*\['csv'\].*mapping.*\{a: b\}"),
+        ("data.splits=[0.7, 0.3]", r"data\.splits.*\[0\.7, 0\.3\].*mapping"),
+        ("data.gps_sampling=[csv]", r"'data\.gps_sampling=\[csv\]'"),
+        ("data.splitting.regions={a: 1}", r"data\.splitting\.regions.*\{'a': 1\}.*list.*\[a, b\]"),
+        ("data.balance=${nowhere}", r"data\.balance.*'nowhere'"),
+        ("data.root=[", r"'data\.root=\['"),
+        ("data.hub=mine", r"data\.hub\b.*'mine'.*data\.hub\.name"),
+        ("experiment=../elsewhere", r"experiment.*'\.\./elsewhere'"),
+        ("training.epochs", r"'training\.epochs'.*key=value"),
+        ("=5", r"'=5'.*key=value"),
     ],
 )
-def test_unusable_files_are_refused(override, says):
-    with pytest.raises(ConfigError, match=re.escape(says)):
+def test_invalid_overrides_are_refused(override, says):
+    with pytest.raises(ConfigError, match=says):
         load_config(CONFIG, [override])
 
 
@@ -125,7 +125,7 @@ def refusal_of(override):
 
 def test_an_unknown_key_in_a_file_and_in_a_group_file(project):
     edit(project / "configs" / "training" / "default.yaml", "epochs:", "epoch:")
-    with pytest.raises(ConfigError, match=r"Unknown configuration key training.epoch. Did you mean training.epochs\?"):
+    with pytest.raises(ConfigError, match=r"training\.epoch\b.*training\.epochs"):
         load_config("configs/config.yaml")
 
 
@@ -202,7 +202,7 @@ def test_edits_in_the_working_directory_are_honoured_both_ways(project):
 
 def test_a_split_left_out_of_the_file_is_seen(project):
     edit(project / "configs" / "data" / "natix.yaml", "  val_test: 0.10\n", "")
-    with pytest.raises(ConfigError, match=r"data.splits names \['train', 'val_select', 'val_calib'\]"):
+    with pytest.raises(ConfigError, match=r"data\.splits.*\['train', 'val_select', 'val_calib'\]"):
         load_config("configs/config.yaml")
 
 
@@ -220,14 +220,12 @@ def test_configs_are_found_from_another_directory(tmp_path, monkeypatch):
 
 def test_no_such_file_and_no_such_yaml(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        ConfigError, match=r"no configuration file configs/confg.yaml. Did you mean configs/config.yaml"
-    ):
+    with pytest.raises(ConfigError, match=r"configs/confg\.yaml.*configs/config\.yaml"):
         load_config("configs/confg.yaml")
     for text, says in (
-        ("a: [", "not readable YAML"),
-        ("- a\n- b\n", "holds no keys"),
-        ("just text", "Unknown configuration key just text"),
+        ("a: [", "YAML"),
+        ("- a\n- b\n", "keys"),
+        ("just text", "just text"),
     ):
         (tmp_path / "bad.yaml").write_text(text)
         with pytest.raises(ConfigError, match=says):
@@ -238,7 +236,7 @@ def test_no_such_file_and_no_such_yaml(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("entry", ["base", {"data": "natix", "model": "resnet_small"}])
 def test_entries_of_defaults_that_are_no_group(entry):
-    with pytest.raises(ConfigError, match=r"defaults has the entry .*Allowed: `group: name`"):
+    with pytest.raises(ConfigError, match=r"defaults.*`group: name`"):
         compose_config(OmegaConf.create({"defaults": [entry]}))
 
 

@@ -22,9 +22,9 @@ def test_plain_columns_win_over_nested_ones():
 
 def test_overrides_win_and_are_checked():
     assert find_columns(["label", "works"], {"label": "works"})["label"] == "works"
-    with pytest.raises(DataError, match=r"'y'.*label, works.*leave the key out"):
+    with pytest.raises(DataError, match=r"'y'.*label, works"):
         find_columns(["label", "works"], {"latitude": "y"})
-    with pytest.raises(DataError, match=r"data.columns.lable is not a field. Allowed: id, filename"):
+    with pytest.raises(DataError, match=r"data\.columns\.lable.*id, filename"):
         find_columns(["label"], {"lable": "label"})
 
 
@@ -54,16 +54,16 @@ def test_a_bad_label_names_its_row_and_value(bad):
 
 
 def test_empty_dataset_and_missing_label_column():
-    with pytest.raises(DataError, match="has no rows"):
+    with pytest.raises(DataError, match="no rows"):
         table_of(filename=[], label=[])
-    with pytest.raises(DataError, match=r"no label column; it has filename, klass.*data.columns.label=NAME"):
+    with pytest.raises(DataError, match=r"filename, klass.*data\.columns\.label=NAME"):
         table_of(filename=["a"], klass=[0])
 
 
 def test_repeated_and_missing_ids():
-    with pytest.raises(DataError, match=r"1 ids occur more than once, first 'x'.*data.columns.id=NAME"):
+    with pytest.raises(DataError, match=r"\b1 ids.*'x'.*data\.columns\.id=NAME"):
         table_of(id=["x", "y", "x"], filename=["a", "b", "c"], label=[0, 1, 0])
-    with pytest.raises(DataError, match=r"id is empty in 1 rows, first row 1"):
+    with pytest.raises(DataError, match=r"\bid\b.*1 rows.*row 1"):
         table_of(id=["x", None], filename=["a", "b"], label=[0, 1])
 
 

@@ -78,17 +78,17 @@ def drawn(monkeypatch):
 def test_default_demo_data_is_generated_once_and_logged(drawn, caplog):
     with caplog.at_level(logging.INFO):
         assert len(read_dataset(settings().data)[0]) == 80
-    assert "making the demo data" in caplog.text
-    assert "80 synthetic scenes, 40 with roadwork, in 40 sequences (Berlin 80). 8 rows lack GPS" in caplog.text
+    assert "demo data" in caplog.text
+    assert "40 sequences (Berlin 80)" in caplog.text
     read_dataset(settings().data)
     assert len(drawn) == 1
 
 
 def test_named_root_is_never_created(drawn, monkeypatch):
-    with pytest.raises(DataError, match=r"data.root is photos, which is not a folder"):
+    with pytest.raises(DataError, match=r"data\.root.*photos.*folder"):
         read_dataset(settings(root="photos").data)
     monkeypatch.setenv("ROADWORK_DATA", "data/demo")
-    with pytest.raises(DataError, match=r"data.root is data/demo, which is not a folder"):
+    with pytest.raises(DataError, match=r"data\.root.*data/demo.*folder"):
         read_dataset(settings().data)
     assert drawn == []
 
@@ -111,10 +111,10 @@ def test_splits_are_found_in_their_order(tmp_path):
 def test_missing_or_foreign_splits_file_is_refused(tmp_path):
     write_data(tmp_path / "photos")
     table, groups = read(settings(root="photos"))
-    with pytest.raises(ConfigError, match=r"data.splits_file is gone.json, which is not there. Run `roadwork split`"):
+    with pytest.raises(ConfigError, match=r"data\.splits_file.*gone\.json.*`roadwork split`"):
         find_splits(settings(root="photos", splits_file="gone.json"), table, groups)
     split(settings(), table, groups).write(tmp_path / "photos" / "splits.json")
-    with pytest.raises(SplitError, match=r"the data lacks.*If the data has changed, run `roadwork split`"):
+    with pytest.raises(SplitError, match=r"data.*`roadwork split`"):
         find_splits(settings(root="photos"), table.take(np.arange(40)), groups)
 
 
@@ -124,10 +124,10 @@ def test_differing_split_ratios_are_warned_about(tmp_path, caplog):
     ratios = {"train": 0.4, "val_select": 0.2, "val_calib": 0.2, "val_test": 0.2}
     split(settings(), table, groups, ratios=ratios).write(tmp_path / "photos" / "splits.json")
     assert find_splits(settings(root="photos"), table, groups).ratios == ratios
-    assert "the file counts. Run `roadwork split` to change it." in caplog.text
+    assert "`roadwork split`" in caplog.text
     caplog.clear()
     find_splits(settings(root="photos", splits=ratios, splitting={"buffer_km": 2.0}), table, groups)
-    assert "made with the buffer of km 0.0, data.splitting.buffer_km says 2.0: the file counts" in caplog.text
+    assert "data.splitting.buffer_km says 2.0" in caplog.text
     caplog.clear()
     find_splits(settings(root="photos", splits=ratios), table, groups)
     assert not caplog.text
@@ -191,8 +191,8 @@ def test_deployment_comes_from_file_beside_data_split_or_path(tmp_path):
     assert found.tolist() == [[48.1, 11.5]]
     assert said.endswith("deployment.csv")
     assert points("photos/deployment.csv")[0].tolist() == [[48.1, 11.5]]
-    with pytest.raises(ConfigError, match=r"target is 'gone.csv'. Allowed: auto; train, .* that is there"):
+    with pytest.raises(ConfigError, match=r"target.*'gone\.csv'.*auto; train, "):
         points("gone.csv")
     names[:] = "train"
-    with pytest.raises(ConfigError, match=r"no row of val_test has GPS.*data.gps_sampling.enabled=false"):
+    with pytest.raises(ConfigError, match=r"val_test.*GPS.*data\.gps_sampling\.enabled=false"):
         points("val_test")

@@ -113,7 +113,7 @@ def test_too_many_unreadable_images_stop_the_run():
     assert all(f"  {row:02d}.png: reason {row}\n" in message for row in range(20))
     assert message.startswith("20 of 100 images cannot be read (20.00%)")
     assert "Allowed: 0.00% (data.max_unreadable)" in message
-    with pytest.raises(DataError, match=r"25 of 100[^$]*19\.png: reason 19\n  \.\.\. and 5 more\nAllowed"):
+    with pytest.raises(DataError, match=r"(?s)25 of 100.*19\.png: reason 19\n.*\b5 more\n"):
         ledger.add([UnreadableImage(row, f"reason {row}") for row in range(25)])
 
 
@@ -125,6 +125,6 @@ def test_few_unreadable_images_warn_once(caplog):
         ledger.add([UnreadableImage(1, "gone")])
         ledger.add([UnreadableImage(2, "cut")])
     assert len(caplog.records) == 2
-    assert "01.png: gone\n  02.png: cut\nThey are left out." in caplog.text
+    assert "01.png: gone\n  02.png: cut\n" in caplog.text
     with pytest.raises(DataError, match="3 of 100"):
         ledger.add([UnreadableImage(3, "cut")])

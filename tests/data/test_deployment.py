@@ -62,23 +62,23 @@ def test_geojson_is_longitude_first(tmp_path, content):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.csv", "latitude,longitude\n", "holds no point"),
-        ("a.csv", "latitude,longitude\n0,0\n", "holds no point"),
-        ("a.csv", "x,y\n1,2\n", "no position among the columns x, y"),
-        ("a.csv", "lat,name\n1,b\n", "none for longitude"),
-        ("a.csv", "lon,name\n1,b\n", "none for latitude"),
-        ("a.csv", "lat,lon\n139.7,35.7\n", r"row 1 \(latitude 139.7, longitude 35.7\).*Swapping"),
-        ("a.csv", "", "a.csv cannot be read as csv: "),
-        ("a.parquet", "no parquet", "a.parquet cannot be read as parquet: "),
-        ("a.geojson", "{", "a.geojson cannot be read as geojson: "),
-        ("a.geojson", '{"type": "FeatureCollection", "features": []}', "holds no point"),
-        ("a.geojson", '{"type": "Polygon", "coordinates": []}', "'Polygon' cannot be a deployment point"),
+        ("a.csv", "latitude,longitude\n", "no point"),
+        ("a.csv", "latitude,longitude\n0,0\n", "no point"),
+        ("a.csv", "x,y\n1,2\n", "columns x, y"),
+        ("a.csv", "lat,name\n1,b\n", "longitude"),
+        ("a.csv", "lon,name\n1,b\n", "latitude"),
+        ("a.csv", "lat,lon\n139.7,35.7\n", r"row 1 \(latitude 139\.7, longitude 35\.7\)"),
+        ("a.csv", "", r"a\.csv.*\bcsv: "),
+        ("a.parquet", "no parquet", r"a\.parquet.*\bparquet: "),
+        ("a.geojson", "{", r"a\.geojson.*\bgeojson: "),
+        ("a.geojson", '{"type": "FeatureCollection", "features": []}', "no point"),
+        ("a.geojson", '{"type": "Polygon", "coordinates": []}', "'Polygon'"),
         ("a.geojson", "[]", "GeoJSON type None"),
-        ("a.geojson", '{"type": "Point", "coordinates": []}', "holds no point"),
-        ("a.geojson", '{"type": "MultiPoint", "coordinates": [13, 52]}', r"position 13 is not \[longitude, latitude\]"),
-        ("a.geojson", '{"type": "Point", "coordinates": [35.7, 139.7]}', "point 1 .*Swapping"),
-        ("a.shp", "", "not .shp"),
-        ("a", "", "without an extension"),
+        ("a.geojson", '{"type": "Point", "coordinates": []}', "no point"),
+        ("a.geojson", '{"type": "MultiPoint", "coordinates": [13, 52]}', r"\b13\b.*\[longitude, latitude\]"),
+        ("a.geojson", '{"type": "Point", "coordinates": [35.7, 139.7]}', "point 1 .*[Ss]wap"),
+        ("a.shp", "", r"\.shp"),
+        ("a", "", "extension"),
     ],
 )
 def test_unusable_files_are_refused_by_name(tmp_path, name, text, message):
@@ -90,5 +90,5 @@ def test_unusable_files_are_refused_by_name(tmp_path, name, text, message):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(DataError, match=r"does not exist.*data.gps_sampling.target"):
+    with pytest.raises(DataError, match=r"exist.*data\.gps_sampling\.target"):
         load_deployment_points(tmp_path / "absent.csv")

@@ -149,7 +149,7 @@ def test_origins_row_by_row_and_columns_of_the_same_name(settings, generated):
     assert (table.slices["origin"] == "generated").sum() == N_NEW
     assert set(table.slices["data_origin"].dropna()) == {"Berlin"}
     generated.write(origin=lambda row: "real" if row["seed"] else "rael")
-    with pytest.raises(DataError, match=r"1, first .*sdxl/0.jpg: 'rael'"):
+    with pytest.raises(DataError, match=r"sdxl/0\.jpg.*'rael'"):
         read_dataset(settings(generated.root).data)
 
 
@@ -162,18 +162,18 @@ def test_a_generated_main_dataset_is_one_slice(tiny_config):
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ("root: a, origin: real, share: 0.3, weight: 2", "has a share .* and a weight"),
-        ("root: a, origin: painted", "allowed: real, generated"),
-        ("root: a", "origin is ''"),
-        ("origin: real", "neither of root and hub"),
-        ("root: a, hub: {name: b/c}, origin: real", "both of root and hub"),
-        ("root: a, origin: real, share: 1.0", "below 1"),
-        ("root: a, origin: real, splits: val_test", "allowed: null"),
-        ("root: x/local, origin: real", "have the name 'local'"),
-        ("root: a, origin: real, name: a/b", "without a slash"),
-        ("root: a, origin: real, wieght: 2", r"data.extra\[0\].wieght. Did you mean data.extra\[0\].weight"),
-        ("root: a, origin: real}, {root: a, origin: real", "have the name 'a'"),
-        ("root: a, origin: real, share: 0.5}, {root: b, origin: real, share: 0.6", "sum to 1.1"),
+        ("root: a, origin: real, share: 0.3, weight: 2", "share.*weight"),
+        ("root: a, origin: painted", "painted.*real, generated"),
+        ("root: a", "origin.*''"),
+        ("origin: real", "neither.*root.*hub"),
+        ("root: a, hub: {name: b/c}, origin: real", "both.*root.*hub"),
+        ("root: a, origin: real, share: 1.0", r"share.*below 1"),
+        ("root: a, origin: real, splits: val_test", "splits.*val_test.*null"),
+        ("root: x/local, origin: real", "'local'"),
+        ("root: a, origin: real, name: a/b", "a/b.*slash"),
+        ("root: a, origin: real, wieght: 2", r"data\.extra\[0\]\.wieght.*data\.extra\[0\]\.weight"),
+        ("root: a, origin: real}, {root: a, origin: real", "'a'"),
+        ("root: a, origin: real, share: 0.5}, {root: b, origin: real, share: 0.6", r"1\.1\b"),
     ],
 )
 def test_invalid_settings_are_refused(tiny_config, extra, message):
@@ -182,11 +182,11 @@ def test_invalid_settings_are_refused(tiny_config, extra, message):
 
 
 def test_errors_contain_the_dataset_and_its_keys(settings, generated):
-    with pytest.raises(DataError, match=r"data.extra\[0\].root is nowhere/x"):
+    with pytest.raises(DataError, match=r"data\.extra\[0\]\.root.*nowhere/x"):
         read_dataset(settings("nowhere/x").data)
-    with pytest.raises(DataError, match=r"data.extra\[0\] \(sdxl\): data.extra\[0\].columns.label names the column"):
+    with pytest.raises(DataError, match=r"data\.extra\[0\] \(sdxl\).*data\.extra\[0\]\.columns\.label"):
         read_dataset(settings(generated.root, "columns: {label: is_it}").data)
-    with pytest.raises(ConfigError, match="ids would begin with 'images/'"):
+    with pytest.raises(ConfigError, match="'images/'"):
         read_dataset(settings(generated.root, "name: images").data)
 
 
@@ -224,7 +224,7 @@ def test_generated_from_groups_images_that_do_not_look_alike(settings, generated
     with pytest.raises(ConfigError, match="further columns"):
         read_all(settings(generated.root, "generated_from: parent"))
     generated.write(**{"from": lambda row: "gone.jpg"})
-    with pytest.raises(DataError, match="none of the 1 originals"):
+    with pytest.raises(DataError, match=r"\b1 originals"):
         read_all(config)
 
 
@@ -245,7 +245,7 @@ def test_train_only_rows_and_their_leaks_stay_out_of_splits(settings, tiny_confi
     with caplog.at_level(logging.WARNING):
         table, groups, splits = read_all(config)
     report = check_splits(splits, table, groups)
-    assert "3 of 28 rows of data.extra that are only trained on are set aside" in caplog.text
+    assert "3 of 28 rows of data.extra" in caplog.text
     for name in SPLIT_NAMES[1:]:
         assert splits.ids[name] == own["splits"][name]
     added = set(splits.ids["train"]) - set(own["splits"]["train"])
@@ -296,20 +296,20 @@ def test_a_train_only_row_near_a_test_photo(settings, tiny_config, generated, tm
 
 def test_splits_file_without_the_extra_dataset_is_refused(settings, tiny_config, generated, tmp_path, main):
     path = splits_file(to_settings(tiny_config()), tmp_path)
-    with pytest.raises(SplitError, match=r"names no row of sdxl.*roadwork split.*splits: train"):
+    with pytest.raises(SplitError, match=r"\bsdxl\b.*roadwork split.*splits: train"):
         read_all(settings(generated.root, "", f"data.splits_file={path}"))
     mine = tmp_path / "mine.json"  # a user's own, by the last part of file names, one of which is generated too
     lists = {name: [Path(i).name for i in ids] for name, ids in json.loads(path.read_text())["splits"].items()}
     mine.write_text(json.dumps(lists))
     (generated.root / "0.jpg").rename(generated.root / lists["train"][0])
     generated.write(filename=lambda row: row["filename"] if row["seed"] else lists["train"][0])
-    with pytest.raises(SplitError, match="names no row of sdxl"):
+    with pytest.raises(SplitError, match=r"\bsdxl\b"):
         read_all(settings(generated.root, "", f"data.splits_file={mine}"))
     _, _, splits = read_all(settings(generated.root, "splits: train", f"data.splits_file={mine}"))
     assert len(splits.ids["train"]) == len(lists["train"]) + N_NEW
     lists["val_test"].append("sdxl/5.jpg")
     mine.write_text(json.dumps(lists))
-    with pytest.raises(SplitError, match=r"'sdxl/5\.jpg' in val_test"):
+    with pytest.raises(SplitError, match=r"'sdxl/5\.jpg'.*val_test"):
         read_all(settings(generated.root, "splits: train", f"data.splits_file={mine}"))
 
 
@@ -363,5 +363,5 @@ def test_frozen_features_of_all_rows(settings, generated, tmp_path, monkeypatch)
 
 
 def test_gps_experiment_refuses_mixed_datasets(settings, generated):
-    with pytest.raises(ConfigError, match="mixes in sdxl"):
+    with pytest.raises(ConfigError, match=r"\bsdxl\b"):
         prepare_experiment(settings(generated.root), None, 5)

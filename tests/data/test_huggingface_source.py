@@ -123,7 +123,7 @@ def test_saved_dataset_dict(tmp_path):
     parts.save_to_disk(tmp_path / "saved")
     table, images = read_huggingface(str(tmp_path / "saved"), "test", {}, NAMES)
     assert assert_aligned(table, images) == list(range(4, N))
-    with pytest.raises(DataError, match=r"no split 'dev'; it has train, test"):
+    with pytest.raises(DataError, match=r"'dev'.*train, test"):
         read_huggingface(str(tmp_path / "saved"), "dev", {}, NAMES)
 
 
@@ -132,7 +132,7 @@ def test_parquet_folder_reads_the_files_of_its_split(tmp_path):
     dataset().select(range(4, N)).to_parquet(tmp_path / "data" / "test-00000-of-00001.parquet")
     assert len(read_huggingface(str(tmp_path), "train", {}, NAMES)[0]) == 4
     assert len(read_huggingface(str(tmp_path), "test", {}, NAMES)[0]) == N - 4
-    with pytest.raises(DataError, match=r"no split 'dev': its parquet files are test-00000"):
+    with pytest.raises(DataError, match=r"'dev'.*test-00000"):
         read_huggingface(str(tmp_path), "dev", {}, NAMES)
 
 
@@ -166,13 +166,13 @@ def test_class_labels_that_are_missing_or_unknown(tmp_path):
     datasets.Dataset.from_dict({**columns(), "label": labels}, features=features).save_to_disk(tmp_path / "saved")
     with pytest.raises(DataError, match=r"2 of 12 rows.*00\.png.*01\.png"):
         read_huggingface(str(tmp_path / "saved"), "train", {}, NAMES)
-    with pytest.raises(DataError, match=r"has the classes \['Roadwork', 'None'\].*data.class_names"):
+    with pytest.raises(DataError, match=r"\['Roadwork', 'None'\].*data\.class_names"):
         read_huggingface(str(tmp_path / "saved"), "train", {}, {"yes": 1, "no": 0})
 
 
 def test_null_label_in_plain_numbers(tmp_path):
     dataset(label=[None] + [1] * (N - 1)).save_to_disk(tmp_path / "saved")
-    with pytest.raises(DataError, match=r"1 of 12 rows have a label that is missing.*00\.png"):
+    with pytest.raises(DataError, match=r"1 of 12 .*label.*00\.png"):
         read_huggingface(str(tmp_path / "saved"), "train", {}, NAMES)
 
 
@@ -199,13 +199,13 @@ def test_column_overrides_and_another_name_of_the_image(tmp_path):
     table, images = read_huggingface(str(tmp_path / "saved"), "train", overrides, NAMES)
     assert_aligned(table, images)
     assert set(table.sequence_ids) == {"rain", ""}
-    with pytest.raises(DataError, match=r"names the column 'nowhere'"):
+    with pytest.raises(DataError, match=r"'nowhere'"):
         read_huggingface(str(tmp_path / "saved"), "train", {"label": "nowhere"}, NAMES)
 
 
 def test_no_or_several_image_columns(tmp_path):
     dataset().remove_columns("image").save_to_disk(tmp_path / "none")
-    with pytest.raises(DataError, match=r"0 image columns  among label, gps, weather, video_info"):
+    with pytest.raises(DataError, match=r"\b0 image columns.*label, gps, weather, video_info"):
         read_huggingface(str(tmp_path / "none"), "train", {}, NAMES)
 
 
@@ -221,11 +221,9 @@ def test_metadata_alone_goes_to_memory(tmp_path, monkeypatch):
 
 
 def test_hub_name_without_network_and_local_typos(tmp_path):
-    with pytest.raises(
-        DataError, match=r"data.hub.name='natix-network-org/roadwork', data.hub.split='train' cannot be"
-    ):
+    with pytest.raises(DataError, match=r"data\.hub\.name='natix-network-org/roadwork', data\.hub\.split='train'"):
         read_huggingface("natix-network-org/roadwork", "train", {}, NAMES)
-    with pytest.raises(DataError, match="has no parquet files, and it was not written by save_to_disk"):
+    with pytest.raises(DataError, match=r"parquet.*save_to_disk"):
         read_huggingface(str(tmp_path), "train", {}, NAMES)
     (tmp_path / "broken.parquet").write_text("no parquet")
     with pytest.raises(DataError, match="cannot be loaded"):

@@ -169,7 +169,7 @@ def test_every_kind(tmp_path, kind):
 @pytest.mark.parametrize("fmt", ["GIF", "BMP", "TIFF"])
 def test_other_formats_are_refused(tmp_path, fmt):
     data = encode(photo(64, 48), fmt)
-    with pytest.raises(UnreadableImageError, match="not a JPEG, PNG, WEBP image"):
+    with pytest.raises(UnreadableImageError, match="JPEG, PNG, WEBP"):
         decode_image(data, 32)
     assert "not a JPEG, PNG, WEBP image" in check(tmp_path, data)
 

@@ -63,11 +63,11 @@ def test_an_audit_that_nobody_has_filled_in_changes_nothing(table, tmp_path):
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        (("4", "4.jpg", "0", "0.9", "1"), r"rows that the data lacks: line 3 \(id '4'\).*'000'.*open the id column"),
-        (("004", "4.jpg", "0", "0.9", "maybe"), r"line 3 \(id '004', corrected_label 'maybe'\).*Allowed: 0, 1, None"),
-        (("004", "4.jpg", "1", "0.9", "1"), r"made from other labels: line 3 \(id '004', label '1', now 0\)"),
-        (("004", "4.jpg", "", "0.9", "drop"), r"made from other labels: line 3 \(id '004', label '', now 0\)"),
-        (("000", "0.jpg", "0", "0.9", "1"), r"more than once: line 2 \(id '000'\); line 3 \(id '000'\)"),
+        (("4", "4.jpg", "0", "0.9", "1"), r"line 3 \(id '4'\).*'000'"),
+        (("004", "4.jpg", "0", "0.9", "maybe"), r"line 3 \(id '004', corrected_label 'maybe'\).*0, 1, None"),
+        (("004", "4.jpg", "1", "0.9", "1"), r"line 3 \(id '004', label '1', now 0\)"),
+        (("004", "4.jpg", "", "0.9", "drop"), r"line 3 \(id '004', label '', now 0\)"),
+        (("000", "0.jpg", "0", "0.9", "1"), r"line 2 \(id '000'\); line 3 \(id '000'\)"),
     ],
 )
 def test_invalid_corrections_are_reported_with_their_line(table, tmp_path, row, said):
@@ -79,11 +79,11 @@ def test_invalid_corrections_are_reported_with_their_line(table, tmp_path, row, 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "cannot be read"),
-        (b"", "cannot be read"),
-        ("id,label,corrected_label\n\xfc,0,1\n".encode("latin-1"), "cannot be read.*CSV UTF-8"),
-        (b"id,label\n000,0\n", "no column corrected_label; it has id, label"),
-        (b"id,label,corrected_label\n000,0,1,surplus\n", "more fields than the 3 columns"),
+        (None, r"audit\.csv"),
+        (b"", r"audit\.csv"),
+        ("id,label,corrected_label\n\xfc,0,1\n".encode("latin-1"), r"audit\.csv.*UTF-8"),
+        (b"id,label\n000,0\n", "corrected_label.*id, label"),
+        (b"id,label,corrected_label\n000,0,1,surplus\n", r"\b3 columns"),
     ],
 )
 def test_an_unusable_file(table, tmp_path, content, said):

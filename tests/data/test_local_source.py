@@ -61,7 +61,7 @@ def test_every_format_gives_the_same_table(tmp_path, write):
 
 def test_null_label_is_an_error_not_the_class_named_none(tmp_path):
     root = label_file(tmp_path, {"filename": "a.jpg", "label": None}, {"filename": "b.jpg", "label": "Roadwork"})
-    with pytest.raises(DataError, match=r"1 of 2 rows have a label that is missing.*a\.jpg"):
+    with pytest.raises(DataError, match=r"1 of 2 .*label.*a\.jpg"):
         read_local(root, {}, NAMES)
 
 
@@ -93,10 +93,10 @@ def test_class_folders(tmp_path):
 
 
 def test_unknown_class_folders_and_no_images(tmp_path):
-    with pytest.raises(DataError, match=r"no class folder with images.*labels\.csv.*|labels\.csv.*no class folder"):
+    with pytest.raises(DataError, match=r"class folder.*labels\.csv|labels\.csv.*class folder"):
         read_local(tmp_path, {}, NAMES)
     picture(tmp_path / "works" / "a.jpg")
-    with pytest.raises(DataError, match=r"the folders works are no class.*None and Roadwork.*data.class_names"):
+    with pytest.raises(DataError, match=r"\bworks\b.*None and Roadwork.*data\.class_names"):
         read_local(tmp_path, {}, NAMES)
     assert read_local(tmp_path, {}, {"clear": 0, "works": 1})[0].labels.tolist() == [1]
 
@@ -129,7 +129,7 @@ def test_files_below_images_below_root_absolute_and_linked(tmp_path):
 
 @pytest.mark.parametrize("name", ["../out.jpg", "sub/../../out.jpg"])
 def test_file_name_outside_the_root_is_refused(tmp_path, name):
-    with pytest.raises(DataError, match=r"leads out of .*Use names below it"):
+    with pytest.raises(DataError, match=r"leads out of"):
         read_local(label_file(tmp_path, {"filename": name, "label": 0}), {}, NAMES)
 
 
@@ -141,34 +141,34 @@ def test_a_missing_file_is_named_by_the_image_check(tmp_path):
 
 def test_row_without_file_name(tmp_path):
     rows = {"filename": "a.jpg", "label": 0}, {"filename": None, "label": 1}
-    with pytest.raises(DataError, match=r"Row 1 .* no file name"):
+    with pytest.raises(DataError, match=r"[Rr]ow 1 .*file name"):
         read_local(label_file(tmp_path, *rows), {}, NAMES)
 
 
 def test_two_labels_files(tmp_path):
     write_csv(tmp_path / "labels.csv")
-    with pytest.raises(DataError, match=r"labels\.csv and labels\.json\. Keep one"):
+    with pytest.raises(DataError, match=r"labels\.csv and labels\.json"):
         read_local(label_file(tmp_path, *ROWS), {}, NAMES)
 
 
 def test_no_folder(tmp_path):
-    with pytest.raises(DataError, match=r"not a folder.*data.root=DIR.*roadwork demo-data"):
+    with pytest.raises(DataError, match=r"data\.root=DIR.*roadwork demo-data"):
         read_local(tmp_path / "typo", {}, NAMES)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("labels.json", '{"a.jpg": 1}', "no list of objects"),
-        ("labels.json", "[1, 2]", "no list of objects"),
-        ("labels.json", "[{", "cannot be read as json"),
-        ("labels.jsonl", '{"filename": "a"}\n{', "cannot be read as jsonl"),
-        ("labels.csv", "", "cannot be read as csv"),
-        ("labels.csv", 'filename,label\n"a,1\n', "cannot be read as csv"),
-        ("labels.csv", b"filename,label\n\xff\xfe,1\n", "cannot be read as csv"),
-        ("labels.parquet", "no parquet", "cannot be read as parquet"),
-        ("labels.csv", "filename,label\n", "has no rows"),
-        ("labels.csv", "picture,label\na,1\n", "no filename column; it has picture, label"),
+        ("labels.json", '{"a.jpg": 1}', "list of objects"),
+        ("labels.json", "[1, 2]", "list of objects"),
+        ("labels.json", "[{", r"labels\.json\b.*json"),
+        ("labels.jsonl", '{"filename": "a"}\n{', r"labels\.jsonl\b.*jsonl"),
+        ("labels.csv", "", r"labels\.csv\b.*csv"),
+        ("labels.csv", 'filename,label\n"a,1\n', r"labels\.csv\b.*csv"),
+        ("labels.csv", b"filename,label\n\xff\xfe,1\n", r"labels\.csv\b.*csv"),
+        ("labels.parquet", "no parquet", r"labels\.parquet\b.*parquet"),
+        ("labels.csv", "filename,label\n", "no rows"),
+        ("labels.csv", "picture,label\na,1\n", "filename.*picture, label"),
     ],
 )
 def test_unusable_labels_files(tmp_path, name, content, says):
@@ -180,8 +180,8 @@ def test_unusable_labels_files(tmp_path, name, content, says):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("labels.csv", "filename,label\na.jpg,1,x\nb.jpg,0,y\n", "more fields than the 2 columns"),
-        ("labels.jsonl", '{"filename": "a.jpg", "label": 0}\n{"file', "line 2 is not JSON"),
+        ("labels.csv", "filename,label\na.jpg,1,x\nb.jpg,0,y\n", r"\b2 columns"),
+        ("labels.jsonl", '{"filename": "a.jpg", "label": 0}\n{"file', "line 2 .*JSON"),
     ],
 )
 def test_damaged_rows_are_named(tmp_path, name, content, said):
@@ -192,11 +192,11 @@ def test_damaged_rows_are_named(tmp_path, name, content, said):
 
 def test_a_photo_with_two_rows_is_refused(tmp_path):
     (tmp_path / "labels.csv").write_text("filename,label\na.jpg,0\nb.jpg,1\na.jpg,1\n")
-    with pytest.raises(DataError, match=r"1 photos more than once: a\.jpg"):
+    with pytest.raises(DataError, match=r"\b1 photos.*a\.jpg"):
         read_local(tmp_path, {}, {"None": 0, "Roadwork": 1})
 
 
 def test_a_column_named_twice_is_refused(tmp_path):
     (tmp_path / "labels.csv").write_text("filename,label,label\na.jpg,0,1\n")
-    with pytest.raises(DataError, match="names 'label' more than once"):
+    with pytest.raises(DataError, match="'label'"):
         read_local(tmp_path, {}, {"None": 0, "Roadwork": 1})

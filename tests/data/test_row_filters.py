@@ -101,18 +101,18 @@ def test_all_rows_are_read_without_the_filter(tmp_path, make):
 
 def test_missing_filter_column_lists_the_existing_columns(tmp_path, make):
     columns = {name: values for name, values in rows(weather=["rain"] * 8).items() if name != "scene_description"}
-    with pytest.raises(DataError, match=r"needs a column scene_description.* has weather"):
+    with pytest.raises(DataError, match=r"scene_description.*weather"):
         read_dataset(make(tmp_path / "data", columns, row_filter="streetvision").data)
 
 
 def test_a_filter_that_leaves_nothing_is_refused(tmp_path, make):
     columns = rows(scene_description=["x" if label == 0 else None for label in LABELS])
-    with pytest.raises(DataError, match="leaves none of 8 rows"):
+    with pytest.raises(DataError, match=r"\b8 rows"):
         read_dataset(make(tmp_path / "data", columns, row_filter="streetvision").data)
 
 
 def test_an_unknown_filter_is_refused():
-    with pytest.raises(ConfigError, match=r"data\.row_filter is 'streetvison'; allowed: none, streetvision"):
+    with pytest.raises(ConfigError, match=r"data\.row_filter.*'streetvison'.*none, streetvision"):
         to_settings(OmegaConf.create({"data": {"row_filter": "streetvison"}}))
 
 

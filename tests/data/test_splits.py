@@ -64,9 +64,9 @@ def test_seeds_differ_and_zero_is_one(sizes):
 @pytest.mark.parametrize(
     ("labels", "says"),
     [
-        ([0] * 20, "Label 0 is in 20 of the groups that are free to go anywhere, label 1 in 0"),
-        ([1] * 20, "Label 0 is in 0 .*, label 1 in 20"),
-        ([0] * 17 + [1] * 3, r"label 1 in 3 \(0 of these hold both\); each of 4 splits needs at least one of each"),
+        ([0] * 20, "[Ll]abel 0 .*in 20 .*label 1 in 0"),
+        ([1] * 20, "[Ll]abel 0 .*in 0 .*label 1 in 20"),
+        ([0] * 17 + [1] * 3, r"label 1 in 3 \(0 .*4 splits"),
     ],
 )
 def test_one_class_only_or_too_few_groups(labels, says):
@@ -122,7 +122,7 @@ def test_headers_of_the_wrong_kind(tmp_path, key, value):
     split(TABLE).write(tmp_path / "splits.json")
     content = json.loads((tmp_path / "splits.json").read_text()) | {key: value}
     (tmp_path / "splits.json").write_text(json.dumps(content))
-    with pytest.raises(SplitError, match=rf"splits.json: {key} is .*\. Allowed: .*`roadwork split`"):
+    with pytest.raises(SplitError, match=rf"splits\.json.*{key}.*`roadwork split`"):
         read_splits(tmp_path / "splits.json", TABLE)
 
 
@@ -172,16 +172,16 @@ def test_rows_in_no_list_are_set_aside(tmp_path):
     [
         (
             {"val_test": ["photos/9999.jpg"]},
-            r"names 1 rows that the data lacks.*val_test: 'photos/9999.jpg'.*file names",
+            r"\b1 rows.*val_test: 'photos/9999\.jpg'",
         ),
         ({"val_test": [9999]}, r"val_test: 9999"),
         ({"val_test": [-1]}, r"val_test: -1"),
         ({"val_test": [True]}, r"val_test: True"),
         ({"val_test": [{"file": "a"}]}, r"val_test: \{'file': 'a'\}"),
-        ({"val_test": [{"filename": "0001.jpg", "label": 1}]}, r"the label of photos/0001.jpg in the data is 0"),
-        ({"val_test": [{"filename": "0001.jpg", "label": "works"}]}, r"the label of photos/0001.jpg in the data is 0"),
-        ({"val_test": 3}, r"has no list for val_test"),
-        ({"test": []}, r"names the splits train, val_select, val_calib, val_test, test\. Needed"),
+        ({"val_test": [{"filename": "0001.jpg", "label": 1}]}, r"label.*photos/0001\.jpg.*\b0\b"),
+        ({"val_test": [{"filename": "0001.jpg", "label": "works"}]}, r"label.*photos/0001\.jpg.*\b0\b"),
+        ({"val_test": 3}, r"list.*val_test"),
+        ({"test": []}, r"train, val_select, val_calib, val_test, test\b"),
     ],
 )
 def test_user_split_mistakes_are_refused(tmp_path, changes, says):
@@ -196,12 +196,12 @@ def test_user_split_mistakes_are_refused(tmp_path, changes, says):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("{", "cannot be read as JSON"),
-        ("[1]", "holds a list, not an object"),
-        ("{}", "names the splits nothing"),
-        ('{"version": 2, "splits": {}}', "has version 2; this roadwork reads version 1"),
-        ('{"version": 1, "splits": [[1]]}', "names the splits"),
-        ('{"splits": {}}', "has version None"),
+        ("{", "JSON"),
+        ("[1]", "list.*object"),
+        ("{}", "splits.*nothing"),
+        ('{"version": 2, "splits": {}}', "version 2.*version 1"),
+        ('{"version": 1, "splits": [[1]]}', "splits"),
+        ('{"splits": {}}', "version None"),
     ],
 )
 def test_malformed_splits_files_are_refused(tmp_path, text, says):

@@ -60,14 +60,14 @@ def test_ours_passes_without_a_warning():
 def test_splits_of_other_data_are_refused():
     labels = TABLE.labels.copy()
     labels[7] = 1 - labels[7]
-    with pytest.raises(SplitError, match=r"made from other data: its fingerprint is sha256:.*run `roadwork split`"):
+    with pytest.raises(SplitError, match=r"fingerprint.*sha256:.*`roadwork split`"):
         check_splits(OURS, replace(TABLE, labels=labels), GROUPS)
 
 
 @pytest.mark.parametrize("splits", [OURS, USERS])
 def test_a_row_in_two_splits(splits):
     ids = {**splits.ids, "val_test": [*splits.ids["val_test"], splits.ids["train"][0]]}
-    with pytest.raises(SplitError, match=r"1 rows more than once, first '\d+\.jpg' \(in train, val_test\)"):
+    with pytest.raises(SplitError, match=r"\b1 rows.*'\d+\.jpg' \(in train, val_test\)"):
         check_splits(replace(splits, ids=ids), TABLE, GROUPS)
     with pytest.raises(SplitError, match=r"\(in train, set_aside\)"):
         check_splits(replace(splits, set_aside=[splits.ids["train"][0]]), TABLE, GROUPS)
@@ -75,17 +75,15 @@ def test_a_row_in_two_splits(splits):
 
 @pytest.mark.parametrize("splits", [OURS, USERS])
 def test_an_empty_split_and_one_without_a_class(splits):
-    with pytest.raises(SplitError, match=r"val_test has no rows; each split needs both None \(0\) and Roadwork \(1\)"):
+    with pytest.raises(SplitError, match=r"val_test.*no rows.*None \(0\) and Roadwork \(1\)"):
         check_splits(moved(splits, N, "val_test", "set_aside"), TABLE, GROUPS)
     negatives = [row_id for row_id in splits.ids["val_test"] if TABLE.labels[int(row_id[:4])] == 0]
-    with pytest.raises(SplitError, match="val_test has only label 0"):
+    with pytest.raises(SplitError, match=r"val_test.*label 0"):
         check_splits(replace(splits, ids={**splits.ids, "val_test": negatives}), TABLE, GROUPS)
 
 
 def test_split_sequence_fails_in_ours_and_warns_in_a_users_file():
-    with pytest.raises(
-        SplitError, match=r"leaks\. Sequences in more than one split: 1, such as .*sequence s\d+\..*again"
-    ):
+    with pytest.raises(SplitError, match=r"Sequences.*: 1\b.*sequence s\d+"):
         check_splits(recorded(moved(OURS, 2, "train", "val_test")), TABLE, GROUPS)
     report = check_splits(moved(USERS, 2, "train", "val_test"), TABLE, GROUPS)
     assert [leak.kind for leak in report.leaks] == ["sequence", "distance"]
@@ -97,9 +95,7 @@ def test_near_duplicates_across_splits():
     names = OURS.names_by_row(TABLE)
     pair = np.flatnonzero(names == "train")[0], np.flatnonzero(names == "val_test")[0]
     groups = replace(GROUPS, duplicates=np.array([pair]))
-    with pytest.raises(
-        SplitError, match=r"Scenes with near-duplicate images in more than one split: 1, such as \d+\.jpg \(train\)"
-    ):
+    with pytest.raises(SplitError, match=r"near-duplicate.*: 1\b.*\d+\.jpg \(train\)"):
         check_splits(OURS, TABLE, groups)
     [leak] = check_splits(USERS, TABLE, groups).leaks
     assert leak.kind == "near_duplicate"
@@ -107,9 +103,7 @@ def test_near_duplicates_across_splits():
 
 
 def test_neighbours_across_splits():
-    with pytest.raises(
-        SplitError, match=r"Rows closer than 50\.0 km to another split: \d+, such as .*, 21\.3 km apart"
-    ):
+    with pytest.raises(SplitError, match=r"50\.0 km.*: \d+.*21\.3 km"):
         check_splits(replace(OURS, buffer_km=50.0), TABLE, GROUPS)
     assert check_splits(replace(OURS, buffer_km=20.0), TABLE, replace(GROUPS, buffer_km=50.0)).leaks == ()
     [leak] = check_splits(USERS, TABLE, replace(GROUPS, buffer_km=50.0)).leaks
@@ -135,12 +129,12 @@ def test_set_aside_rows_do_not_leak():
 
 
 def test_splits_of_an_older_roadwork():
-    with pytest.raises(SplitError, match="made by an older roadwork: run `roadwork split` again"):
+    with pytest.raises(SplitError, match=r"older roadwork.*`roadwork split`"):
         check_splits(replace(OURS, strategy="sequence", buffer_km=None, shares={}), TABLE, GROUPS)
 
 
 def test_shares_that_the_rows_do_not_have():
-    with pytest.raises(SplitError, match=r"says train has 60\.00% of the rows, but it is 59\.50%"):
+    with pytest.raises(SplitError, match=r"\btrain\b.*60\.00%.*59\.50%"):
         check_splits(moved(OURS, 4, "train", "val_test"), TABLE, GROUPS)
 
 
@@ -155,7 +149,7 @@ def test_shares_far_from_their_ratios_are_warned_about():
 
 def test_rows_in_no_split_and_not_set_aside():
     ids = {**OURS.ids, "train": OURS.ids["train"][4:]}
-    with pytest.raises(SplitError, match="names 796 rows of 800"):
+    with pytest.raises(SplitError, match=r"\b796\b.*\b800\b"):
         check_splits(replace(OURS, ids=ids), TABLE, GROUPS)
 
 
@@ -163,7 +157,7 @@ def test_an_unbalanced_split_is_warned_about():
     [first] = [i for i in USERS.ids["train"] if TABLE.labels[int(i[:4])] == 0][:1]
     ids = {**USERS.ids, "train": [first, *(i for i in USERS.ids["train"] if TABLE.labels[int(i[:4])] == 1)]}
     warnings = check_splits(replace(USERS, ids=ids), TABLE, GROUPS).warnings
-    assert any(text.startswith("train has 99.6% Roadwork in 61 groups, all splits together") for text in warnings)
+    assert any(text.startswith("train has 99.6%") for text in warnings)
 
 
 def test_the_report_measures_rows_groups_and_distances():

@@ -46,7 +46,7 @@ def test_auto_is_a_file_beside_the_data_and_else_val_test(tmp_path):
 
 def test_a_split_of_ours_and_a_file(tmp_path):
     assert len(found("train")[0]) == 5
-    with pytest.raises(ConfigError, match=r"target is val_calib, but no row of val_calib has GPS"):
+    with pytest.raises(ConfigError, match=r"target.*val_calib.*GPS"):
         found("val_calib")
     (tmp_path / "here.csv").write_text("lat,lon\n1,2\n")
     assert found(str(tmp_path / "here.csv"))[0].tolist() == [[1, 2]]
@@ -63,18 +63,18 @@ def test_points_in_the_configuration(as_configured):
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ([], "is an empty list"),
-        ([52.37, 4.90], "holds 52.37, which is not a pair"),
-        ([[52.37]], r"holds \[52.37\], which is not a pair"),
-        ([[52.37, 4.9, 1.0]], "which is not a pair"),
-        ([["here", "there"]], "which is not a pair"),
-        ([[True, 4.9]], "which is not a pair"),
-        (["52"], "holds '52', which is not a pair"),
-        ([[1, 2], [None, 4.9]], r"holds \[None, 4.9\], which is not a pair"),
-        ([[139.65, 35.68]], r"holds \[139.65, 35.68\], which is no place.*latitude \(±90\) first"),
-        ([[0, 180.5]], "no place"),
-        ([[float("nan"), 4.9]], "no place"),
-        ([[float("inf"), 4.9]], "no place"),
+        ([], "empty"),
+        ([52.37, 4.90], r"52\.37.*pair"),
+        ([[52.37]], r"\[52\.37\].*pair"),
+        ([[52.37, 4.9, 1.0]], r"\[52\.37, 4\.9, 1\.0\].*pair"),
+        ([["here", "there"]], r"\['here', 'there'\].*pair"),
+        ([[True, 4.9]], r"\[True, 4\.9\].*pair"),
+        (["52"], "'52'.*pair"),
+        ([[1, 2], [None, 4.9]], r"\[None, 4\.9\].*pair"),
+        ([[139.65, 35.68]], r"\[139\.65, 35\.68\].*±90"),
+        ([[0, 180.5]], r"\[0, 180\.5\].*±180"),
+        ([[float("nan"), 4.9]], r"\[nan, 4\.9\].*±90"),
+        ([[float("inf"), 4.9]], r"\[inf, 4\.9\].*±90"),
     ],
 )
 def test_unusable_points_are_named(target, message):
@@ -85,7 +85,7 @@ def test_unusable_points_are_named(target, message):
 
 @pytest.mark.parametrize("target", ["gone.csv", "test", "", None, 5, {"lat": 1}])
 def test_unknown_target_lists_the_allowed_values(target):
-    with pytest.raises(ConfigError, match=r"Allowed: auto; train, val_select, .*dataset:NAME.*GeoJSON.*\[\[52.37"):
+    with pytest.raises(ConfigError, match=r"auto; train, val_select, .*dataset:NAME.*GeoJSON.*\[\[52\.37"):
         found(target)
 
 
@@ -94,11 +94,11 @@ def test_the_datasets_own_split_in_the_local_mode():
     points, said = found("dataset:test", table=table)
     np.testing.assert_array_equal(points, GPS[3:7])
     assert said == "the dataset's own split test"
-    with pytest.raises(ConfigError, match=r"dataset:tset, but the column `split` of photos has only test, train"):
+    with pytest.raises(ConfigError, match=r"dataset:tset.*`split`.*test, train"):
         found("dataset:tset", table=table)
-    with pytest.raises(ConfigError, match=r"photos has no column `split`"):
+    with pytest.raises(ConfigError, match=r"photos.*`split`"):
         found("dataset:test")
-    with pytest.raises(ConfigError, match=r"no row of dataset:test has GPS"):
+    with pytest.raises(ConfigError, match=r"dataset:test.*GPS"):
         found("dataset:test", table=table_of(split=["train"] * 7 + ["test"]))
 
 
@@ -117,13 +117,13 @@ def test_hugging_face_split_needs_no_label_and_no_image(tmp_path):
     points, said = found("dataset:test", mode="huggingface", name=tmp_path / "hub")
     assert points.tolist() == [[1, 2], [3, 4]]
     assert said == "the dataset's own split test"
-    with pytest.raises(DataError, match="has no split 'holdout'"):
+    with pytest.raises(DataError, match="split 'holdout'"):
         found("dataset:holdout", mode="huggingface", name=tmp_path / "hub")
 
 
 def test_gps_text_and_renamed_columns_of_that_split(tmp_path):
     hub_folder(tmp_path / "text", where=("string", ["(1, 2)", "", "3, 4"]))
-    with pytest.raises(DataError, match=r"no column of positions; it has image, where.*data.columns.latitude=NAME"):
+    with pytest.raises(DataError, match=r"image, where.*data\.columns\.latitude=NAME"):
         found("dataset:test", mode="huggingface", name=tmp_path / "text")
     columns = {"gps": "where", "label": "a column that only the training split has"}
     points, _ = found("dataset:test", mode="huggingface", name=tmp_path / "text", columns=columns)
@@ -132,5 +132,5 @@ def test_gps_text_and_renamed_columns_of_that_split(tmp_path):
 
 def test_a_file_of_one_split_is_not_taken_for_another(tmp_path):
     hub_folder(tmp_path / "hub", latitude=("float64", [1.0, 2, 3]), longitude=("float64", [1.0, 2, 3]))
-    with pytest.raises(DataError, match="holds one split only, so there is no 'test' beside it"):
+    with pytest.raises(DataError, match=r"one split.*'test'"):
         found("dataset:test", mode="huggingface", name=tmp_path / "hub" / "train-00000-of-00001.parquet")

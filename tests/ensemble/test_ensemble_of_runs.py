@@ -117,7 +117,7 @@ def test_removed_or_replaced_member_is_refused(ensemble, tmp_path):
     shutil.copytree(ensemble, copy)
     assert len(read_members(copy)) == 2
     edit_json(copy / "ensemble.json", lambda content: content["members"].reverse())
-    with pytest.raises(DataError, match="left out, added or exchanged"):
+    with pytest.raises(DataError, match="exchanged"):
         export_run(copy, tmp_path / "out", format="hf")
     edit_json(copy / "ensemble.json", lambda content: content["members"].append(content["members"][0]))
     with pytest.raises(DataError, match="different runs"):
@@ -134,7 +134,7 @@ def test_member_trained_after_evaluation_is_refused(pair, tmp_path):
         file.write(b"more")
     with pytest.raises(DataError, match="trained on since"):
         export_run(folder, tmp_path / "out", format="hf")
-    with pytest.raises(DataError, match=r"trained on since it was evaluated\. Run `roadwork evaluate .*b`"):
+    with pytest.raises(DataError, match=r"`roadwork evaluate .*b`"):
         create_ensemble(pair)
 
 
@@ -159,14 +159,14 @@ def set_in_config(run, key, value):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (other_splits, "their train differs in 2 rows"),
-        (other_data, "the data's fingerprint is sha256:other"),
-        (lambda run: set_in_config(run, "data.img_size", 64), "data.img_size is 64 and 32"),
+        (other_splits, r"train\b.*\b2 rows"),
+        (other_data, "fingerprint.*sha256:other"),
+        (lambda run: set_in_config(run, "data.img_size", 64), r"data\.img_size.*64.*32"),
         (lambda run: set_in_config(run, "data.class_names", {"No": 0, "Yes": 1}), "data.class_names"),
-        (lambda run: (run / "results.json").unlink(), "was not evaluated.*roadwork evaluate"),
-        (lambda run: (run / "predictions.parquet").unlink(), "was not evaluated.*roadwork evaluate"),
-        (lambda run: (run / "checkpoints" / "best.ckpt").unlink(), "before its first validation"),
-        (lambda run: (run / "ensemble.json").write_text("{}"), "is an ensemble itself"),
+        (lambda run: (run / "results.json").unlink(), "roadwork evaluate"),
+        (lambda run: (run / "predictions.parquet").unlink(), "roadwork evaluate"),
+        (lambda run: (run / "checkpoints" / "best.ckpt").unlink(), "validation"),
+        (lambda run: (run / "ensemble.json").write_text("{}"), "ensemble"),
     ],
 )
 def test_what_differs_is_named(change, named, pair):
@@ -186,10 +186,10 @@ def test_rows_that_one_did_not_predict_are_refused(pair):
     path = pair[1] / "predictions.parquet"
     frame = pd.read_parquet(path)
     frame[frame["split"] != "val_calib"].to_parquet(path)
-    with pytest.raises(DataError, match=r"no row of val_calib\. Run `roadwork evaluate"):
+    with pytest.raises(DataError, match=r"val_calib.*`roadwork evaluate"):
         create_ensemble(pair)
     frame.drop(index=frame.index[frame["split"] == "val_calib"][0]).to_parquet(path)
-    with pytest.raises(DataError, match="same rows of val_calib: 1 are"):
+    with pytest.raises(DataError, match=r"val_calib.*\b1\b"):
         create_ensemble(pair)
 
 
@@ -220,7 +220,7 @@ def test_calibration_folded_into_one_member_is_refused(ensemble, tmp_path, monke
 
     right = export.fold_calibration
     monkeypatch.setattr(export, "fold_calibration", lambda network, *facts: right(network.members[0], *facts))
-    with pytest.raises(WiringError, match="calibration folded: logits moved"):
+    with pytest.raises(WiringError, match=r"calibration.*logits"):
         export_run(ensemble, tmp_path / "out", format="hf")
 
 
@@ -236,13 +236,13 @@ def test_listed_as_several(runs, ensemble, tmp_path):
     for summary, run in zip(exported, runs, strict=True):
         assert summary.model_type == "resnet"
         assert verify_export(summary.folder, VerifyOptions(run=run, run_rows=12)).passed
-    with pytest.raises(ConfigError, match="--members is for an ensemble"):
+    with pytest.raises(ConfigError, match="--members"):
         export_members(runs[0], tmp_path / "models", format="hf")
 
 
 def test_ensemble_runs_a_profile_without_new_evaluation(pair):
     folder = create_ensemble(pair).folder
-    with pytest.raises(DataError, match="is an ensemble, which has its figures from its runs"):
+    with pytest.raises(DataError, match="ensemble"):
         evaluate_run(folder)
     result = evaluate_profile(folder, "streetvision-2026-05")
     plain = json.loads((folder / "results.json").read_text())["val_test"]

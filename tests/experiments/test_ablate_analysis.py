@@ -142,12 +142,12 @@ def test_other_rows_or_steps_are_refused(planted):
     with pytest.raises(DataError, match="other rows"):
         analyse_all(shuffled, ARMS[:2])
     facts = [[FACTS, FACTS | {"steps": 51}]] * 5
-    with pytest.raises(WiringError, match="different numbers of optimizer steps"):
+    with pytest.raises(WiringError, match="optimizer steps"):
         analyse(ARMS[:2], [fit[:2] for fit in planted], facts, draws=100, seed=0)
 
 
 def test_condition_without_any_effect_is_an_error(planted):
-    with pytest.raises(WiringError, match="same predicted exactly what plain did"):
+    with pytest.raises(WiringError, match=r"\bsame\b.*\bplain\b"):
         analyse_all([[fit[0], fit[0]] for fit in planted], ARMS[:2])
 
 

@@ -116,7 +116,7 @@ CUTS = {
 def test_failed_check_stops_the_ablation(parts, adapters, monkeypatch, arm):
     ablation, fits = adapters if arm == "lora" else parts
     monkeypatch.setattr(*CUTS[arm])
-    with pytest.raises(WiringError, match=f"The arm {arm} "):
+    with pytest.raises(WiringError, match=rf"\b{arm}\b"):
         run_fits(replace(ablation, fits=[fits[arm]]), lambda line: None)
     assert not fits[arm].facts_file.exists()
 
@@ -141,15 +141,15 @@ def test_augmentation_is_no_condition_on_a_frozen_backbone(caplog):
     assert list(arms) == ["plain", "gps", "ema", "all"]
     assert {arm["data.augmentation.train.mode"] for arm in arms.values()} == {"none"}
     assert arms["all"]["data.gps_sampling.enabled"] is arms["all"]["training.use_ema"] is True
-    assert "latest_2025, heavy_kornia left out" in caplog.text
+    assert "latest_2025, heavy_kornia" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("wanted", "frozen", "said"),
     [
-        ("emma", False, "'emma'; allowed: one of these sets"),
-        ("ema,lora", False, "names from one of them"),
-        ("plain", False, "the base alone"),
+        ("emma", False, "'emma'"),
+        ("ema,lora", False, "lora"),
+        ("plain", False, "base"),
         ("latest_2025", True, "changes images"),
         ("adapters", True, "Leave it out"),
     ],

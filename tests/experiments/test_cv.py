@@ -135,10 +135,10 @@ def test_resume_trains_only_what_is_not_finished(copied, demo_root, capsys):
         (["--folds", "3", "--resume", "latest", "training.lr=0.5"], 2, "training.lr was 0.001, now 0.5"),
         (["--folds", "4", "--resume", "latest"], 2, "folds was 3, now 4"),
         (["--folds", "3", "--by", "region", "--resume", "latest"], 2, "by was None, now 'region'"),
-        (["--folds", "3", "--resume", "nowhere"], 1, "no folder nowhere to resume"),
-        (["--folds", "3", "--resume", "outputs"], 1, "is no cross-validation: it has no cv.yaml"),
+        (["--folds", "3", "--resume", "nowhere"], 1, "nowhere"),
+        (["--folds", "3", "--resume", "outputs"], 1, "cv.yaml"),
         (["--folds", "1"], 2, "--folds"),
-        (["--folds", "90"], 1, "Use fewer --folds"),
+        (["--folds", "90"], 1, "--folds"),
         (["--by", "town"], 2, "town"),
     ],
 )
@@ -165,14 +165,14 @@ def test_a_fold_with_damaged_splits_is_named(copied, demo_root, capsys, content)
     (copied / "fold_1/splits.json").write_text(content)
     arguments = ("--folds", "3", "--resume", "latest", f"data.root={demo_root}", "output_dir=outputs")
     assert run(*arguments, *ARGUMENTS) == 1
-    assert "fold_1/splits.json is damaged. Remove" in "".join(capsys.readouterr().err.splitlines())
+    assert "fold_1/splits.json" in "".join(capsys.readouterr().err.splitlines())
 
 
 def test_a_fold_with_damaged_predictions_is_named(copied, demo_root, capsys):
     (copied / "fold_1/predictions.parquet").write_text("?")
     arguments = ("--folds", "3", "--resume", "latest", f"data.root={demo_root}", "output_dir=outputs")
     assert run(*arguments, *ARGUMENTS) == 1
-    assert "remove the file to train the fold again with --resume" in " ".join(capsys.readouterr().err.split())
+    assert "--resume" in " ".join(capsys.readouterr().err.split())
 
 
 def test_corrected_labels_change_the_data(copied, demo_root, tmp_path, capsys):
@@ -181,7 +181,7 @@ def test_corrected_labels_change_the_data(copied, demo_root, tmp_path, capsys):
     audit.to_csv(tmp_path / "filled_in.csv", index=False)
     arguments = ("--folds", "3", "--resume", "latest", f"data.root={demo_root}", "output_dir=outputs")
     assert run(*arguments, "data.label_corrections=filled_in.csv", *ARGUMENTS) == 1
-    assert "was begun with other data" in " ".join(capsys.readouterr().err.split())
+    assert "other data" in " ".join(capsys.readouterr().err.split())
 
 
 def test_val_test_is_never_read(demo_root, tmp_path):

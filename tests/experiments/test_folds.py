@@ -72,11 +72,9 @@ def test_folds_ignore_the_order_of_rows_and_groups():
 def test_too_few_groups_for_the_folds():
     table = make_table([0, 0, 0, 1, 1, 0])
     groups = np.array(["a", "b", "c", "d", "d", "e"], dtype=object)
-    with pytest.raises(
-        SplitError, match=r"in at least 2 groups each, but 4 groups have None and 1 have Roadwork.*fewer"
-    ):
+    with pytest.raises(SplitError, match=r"\b2 groups.*\b4 .*None.*\b1 .*Roadwork"):
         make_folds(table, groups, 2, 0)
-    with pytest.raises(ConfigError, match="--folds is 1"):
+    with pytest.raises(ConfigError, match=r"--folds.*\b1\b"):
         make_folds(table, groups, 1, 0)
 
 
@@ -106,9 +104,7 @@ def test_many_regions_are_grouped_and_stay_whole():
 
 def test_a_region_with_one_label_only():
     regions = np.array(["rome", "rome", "oslo", "oslo"], dtype=object)
-    with pytest.raises(
-        SplitError, match=r"Fold 1 of 2 would have 2 rows of None and 0 of Roadwork.*leave out --by region"
-    ):
+    with pytest.raises(SplitError, match=r"Fold 1 of 2.*\b2 .*None.*\b0 .*Roadwork.*--by region"):
         make_folds(make_table([0, 1, 0, 0]), np.array(list("abcd"), dtype=object), 5, 0, regions)
 
 
@@ -119,16 +115,16 @@ def test_regions_come_from_the_column_or_from_the_cells():
     cells = find_regions(table, None)
     assert cells[0] == cells[1] != cells[2]
     assert cells[3] == ""
-    with pytest.raises(ConfigError, match=r"region_column is 'town'.*are: city"):
+    with pytest.raises(ConfigError, match=r"region_column.*'town'.*city"):
         find_regions(table, "town")
 
 
 def test_regions_that_are_numbers_or_nowhere():
     table = make_table([0, 1, 0], {"zone": [1.0, np.nan, 12.0], "empty": ["", None, " "]}, np.full((3, 2), np.nan))
     assert find_regions(table, "zone").tolist() == ["1", "", "12"]
-    with pytest.raises(ConfigError, match=r"no row has GPS.*Name a column.*: zone, empty; or leave out --by"):
+    with pytest.raises(ConfigError, match=r"GPS.*zone, empty.*--by"):
         find_regions(table, None)
-    with pytest.raises(ConfigError, match=r"no row has a value in data\.splitting\.region_column=empty"):
+    with pytest.raises(ConfigError, match=r"data\.splitting\.region_column=empty"):
         find_regions(table, "empty")
 
 
@@ -175,5 +171,5 @@ def test_fold_splits_of_very_few_groups():
     splits = Splits(
         {"train": table.ids[:4].tolist(), "val_select": [], "val_calib": [], "val_test": table.ids[4:].tolist()}
     )
-    with pytest.raises(SplitError, match="only one group has a label"):
+    with pytest.raises(SplitError, match=r"one group.*label"):
         make_fold_splits(table, groups, splits, 2, seed=0)

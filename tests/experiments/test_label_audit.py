@@ -204,7 +204,7 @@ def test_filled_in_answers_are_not_overwritten(audited, caplog):
         csv_file.write_text(filled_in, encoding="utf-8")
         assert write() == (page, csv_file)
         assert csv_file.read_text(encoding="utf-8") == filled_in
-        assert "has been filled in, so it is left as it is" in caplog.text
+        assert "filled in" in caplog.text
     finally:
         csv_file.write_text(written, encoding="utf-8")
 

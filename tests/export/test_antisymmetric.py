@@ -83,5 +83,5 @@ def test_out_of_range(temperature, threshold):
 def test_a_head_that_cannot_be_folded():
     network = Network()
     network.classifier = nn.Sequential(nn.Linear(6, 3), nn.ReLU())
-    with pytest.raises(ConfigError, match="does not end in a linear layer with two outputs"):
+    with pytest.raises(ConfigError, match="linear layer"):
         fold_calibration(network, 1, 0.5)

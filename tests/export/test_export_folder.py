@@ -64,7 +64,7 @@ def test_folder_that_is_no_export_is_not_replaced(model_folder, tmp_path):
     with pytest.raises(DataError, match="has not written it"):
         check_target(mine)
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="is a file"):
+    with pytest.raises(DataError, match="file"):
         check_target(tmp_path / "file")
 
 
@@ -72,7 +72,7 @@ def test_files_added_to_an_export_are_kept(model_folder, tmp_path):
     out = tmp_path / "out"
     (out / ".git").mkdir(parents=True)
     (out / "config.json").write_bytes((model_folder / "config.json").read_bytes())
-    with pytest.raises(DataError, match=r"also holds \.git"):
+    with pytest.raises(DataError, match=r"\.git"):
         check_target(out)
     (out / ".git").rmdir()
     check_target(out)

@@ -110,7 +110,7 @@ def test_every_adapter_is_merged(adapter, tmp_path):
 def test_an_adapter_that_was_not_merged_is_noticed(tmp_path, monkeypatch):
     run = make_untrained_run(tmp_path / "run", "vit", "lora")
     monkeypatch.setattr(export, "merge_adapter", lambda model: model.unload())
-    with pytest.raises(WiringError, match="lora merged: logits moved"):
+    with pytest.raises(WiringError, match=r"lora.*logits"):
         export_run(run, tmp_path / "out", format="hf")
     assert not (tmp_path / "out").exists()
 
@@ -119,7 +119,7 @@ def test_a_wrong_fold_is_noticed(tmp_path, monkeypatch):
     run = make_untrained_run(tmp_path / "run")
     right = export.fold_calibration
     monkeypatch.setattr(export, "fold_calibration", lambda network, t, threshold: right(network, t, threshold + 1e-3))
-    with pytest.raises(WiringError, match="calibration folded: logits moved"):
+    with pytest.raises(WiringError, match=r"calibration.*logits"):
         export_run(run, tmp_path / "out", format="hf")
 
 
@@ -135,7 +135,7 @@ def test_export_with_wrong_answers_is_refused_and_old_one_kept(facts, tmp_path, 
     monkeypatch.setattr(export, "write_config", lambda network, folder, _: right(network, folder, facts))
     if abs(facts.threshold - 0.5) < 1e-3:
         monkeypatch.setattr("roadwork.export.parity.PROBABILITY_LIMIT", 1e-5)
-    with pytest.raises(WiringError, match="read back: probabilities moved"):
+    with pytest.raises(WiringError, match=r"read back.*probabilities"):
         export_run(run, tmp_path / "out", format="hf")
     assert {path: sha256_of(path) for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
@@ -160,7 +160,7 @@ def test_weights_trained_after_evaluation_are_refused(tiny_run, tmp_path):
     best = run / "checkpoints" / "best.ckpt"
     checkpoint = torch.load(best, weights_only=True)
     torch.save(checkpoint | {"epoch": 7}, best)
-    with pytest.raises(DataError, match=r"best\.ckpt is not what `roadwork evaluate` judged"):
+    with pytest.raises(DataError, match=r"best\.ckpt.*`roadwork evaluate`"):
         export_run(run, tmp_path / "out", format="hf")
     assert not (tmp_path / "out").exists()
 
@@ -169,7 +169,7 @@ def test_weights_trained_after_evaluation_are_refused(tiny_run, tmp_path):
 def test_a_damaged_calibration_is_refused(content, tmp_path):
     run = make_untrained_run(tmp_path / "run")
     (run / "calibration.json").write_text(content)
-    with pytest.raises(DataError, match=r"calibration\.json cannot be used"):
+    with pytest.raises(DataError, match=r"calibration\.json"):
         export_run(run, tmp_path / "out", format="hf")
 
 
@@ -196,5 +196,5 @@ def test_replay_holds_the_runs_own_answers(tiny_run, tmp_path):
 
 
 def test_an_unknown_format_is_refused(tiny_run, tmp_path):
-    with pytest.raises(ConfigError, match="allowed: hf, onnx"):
+    with pytest.raises(ConfigError, match="hf, onnx"):
         export_run(tiny_run, tmp_path / "out", format="tflite")

@@ -51,10 +51,10 @@ def test_abstains_inside_the_band_alone(model_folder):
 @pytest.mark.parametrize(
     ("photo", "said"),
     [
-        (b"no image", "is not a JPEG"),
-        ("absent.jpg", "absent.jpg cannot be read"),
-        (np.zeros((4, 4)), "must be uint8"),
-        (7, "came as int"),
+        (b"no image", "JPEG"),
+        ("absent.jpg", r"absent\.jpg"),
+        (np.zeros((4, 4)), "uint8"),
+        (7, r"\bint\b"),
     ],
 )
 def test_what_is_no_photo_is_refused(model_folder, photo, said):
@@ -65,7 +65,7 @@ def test_what_is_no_photo_is_refused(model_folder, photo, said):
 def test_a_folder_that_is_no_export_is_refused(tmp_path, model_folder):
     with pytest.raises(DataError, match="roadwork export"):
         Detector.load(tmp_path / "absent")
-    with pytest.raises(DataError, match=r"has no config\.json"):
+    with pytest.raises(DataError, match=r"config\.json"):
         Detector.load(tmp_path)
     folder = make_model_folder(tmp_path / "model")
     processor = folder / "preprocessor_config.json"

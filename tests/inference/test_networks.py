@@ -39,8 +39,8 @@ def reshape_head(weights):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (drop_head, r"classifier\.1\.weight is missing"),
-        (add_one, r"somebody\.elses is not in the network"),
+        (drop_head, r"classifier\.1\.weight"),
+        (add_one, r"somebody\.elses"),
         (reshape_head, "cannot be loaded"),
     ],
 )
@@ -58,7 +58,7 @@ def test_weights_that_do_not_fit_are_refused(folder, change, message, capfd):
 def test_a_damaged_file_is_refused(folder, keep):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DataError, match=r"model\.safetensors cannot be loaded"):
+    with pytest.raises(DataError, match=r"model\.safetensors"):
         Detector.load(folder, "cpu")
 
 
@@ -78,7 +78,7 @@ def test_a_config_of_another_network_is_refused(folder, old, new):
 
 def test_a_folder_without_weights_is_refused(folder):
     (folder / "model.safetensors").unlink()
-    with pytest.raises(DataError, match=r"neither model\.safetensors nor model\.onnx"):
+    with pytest.raises(DataError, match=r"model\.safetensors.*model\.onnx"):
         Detector.load(folder, "cpu")
 
 
@@ -101,5 +101,5 @@ def test_loading_is_silent(tmp_path, capfd):
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:77", "", "cuda" if not torch.cuda.is_available() else "cuda:99"])
 def test_a_device_that_is_not_there_is_refused(device, folder):
-    with pytest.raises(ConfigError, match="Allowed: auto, cpu"):
+    with pytest.raises(ConfigError, match="auto, cpu"):
         choose_device(folder, device)

@@ -67,7 +67,7 @@ def test_missing_onnxruntime_shows_the_install_command(pair, monkeypatch):
 
 def test_missing_exporter_packages_show_the_install_command(monkeypatch):
     monkeypatch.setattr(export_onnx, "find_spec", lambda name: None if name == "onnxscript" else object())
-    with pytest.raises(MissingExtraError, match=r"needs onnxscript, .* pip install 'roadwork\[onnx\]'"):
+    with pytest.raises(MissingExtraError, match=r"onnxscript.*pip install 'roadwork\[onnx\]'"):
         check_onnx_installed()
 
 
@@ -76,7 +76,7 @@ def test_a_damaged_file_is_refused(pair, keep, tmp_path, capfd):
     folder = shutil.copytree(pair[1], tmp_path / "model")
     path = folder / "model.onnx"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DataError, match=r"model\.onnx cannot be loaded"):
+    with pytest.raises(DataError, match=r"model\.onnx"):
         Detector.load(folder, "cpu")
     assert "".join(capfd.readouterr()) == ""
 
@@ -85,5 +85,5 @@ def test_onnx_file_with_other_outputs_is_refused(pair, tmp_path, monkeypatch):
     network = AutoModelForImageClassification.from_pretrained(pair[0], dtype=torch.float32).eval()
     network.classifier[1].bias.data += 2e-4
     monkeypatch.setattr(export_onnx, "_convert", lambda *_: (pair[1] / "model.onnx").read_bytes())
-    with pytest.raises(WiringError, match=r"model\.onnx against the network, in a batch of 1"):
+    with pytest.raises(WiringError, match=r"model\.onnx.*batch of 1"):
         write_onnx(network, tmp_path, torch.randn(5, 3, 32, 32), 1.0)

@@ -195,11 +195,11 @@ def test_embedded_photos_go_on(run):
 def test_answers_of_another_model_are_not_mixed_in(run, tmp_path, caplog):
     stopped(run)
     other = make_model_folder(tmp_path / "model", seed=1)
-    with pytest.raises(DataError, match=r"another model.*--overwrite"):
+    with pytest.raises(DataError, match=r"model.*--overwrite"):
         run(model=other)
-    with pytest.raises(DataError, match="views was none"):
+    with pytest.raises(DataError, match=r"views.*none"):
         run(options=PredictOptions(4, 2, views="flip"))
-    with pytest.raises(DataError, match="coarsen_gps was None"):
+    with pytest.raises(DataError, match=r"coarsen_gps.*None"):
         run(options=PredictOptions(4, 2, coarsen_gps=2))
     assert run(model=other, overwrite=True).n_answered == N
     assert "another model" in caplog.text
@@ -217,7 +217,7 @@ def test_overwrite_of_the_same_model_goes_on(run):
 
 def test_a_finished_file_is_not_replaced_unasked(run):
     run()
-    with pytest.raises(DataError, match=r"o\.csv is there already.*--overwrite"):
+    with pytest.raises(DataError, match=r"o\.csv.*--overwrite"):
         run()
     assert run(overwrite=True).n_answered == N
 
@@ -225,13 +225,13 @@ def test_a_finished_file_is_not_replaced_unasked(run):
 def test_two_concurrent_calls_are_refused(run):
     with (
         resume.open_partial(partial_path(run.out), {}, [], overwrite=False),
-        pytest.raises(DataError, match="Another `roadwork predict`"),
+        pytest.raises(DataError, match="`roadwork predict`"),
     ):
         run(overwrite=True)
 
 
 def test_foreign_file_is_not_used_as_a_partial_file(run):
     partial_path(run.out).write_text("dear diary\n")
-    with pytest.raises(DataError, match="no partial file"):
+    with pytest.raises(DataError, match="partial"):
         run()
     assert partial_path(run.out).read_text() == "dear diary\n"

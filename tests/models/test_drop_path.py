@@ -130,7 +130,7 @@ def test_an_adapter_leaves_it_in_place():
 
 
 def test_two_drop_path_rates_are_refused():
-    with pytest.raises(ConfigError, match=r"model\.drop_path and model\.config\.drop_path_rate are both set"):
+    with pytest.raises(ConfigError, match=r"model\.drop_path\b.*model\.config\.drop_path_rate"):
         build("dinov2", drop_path=0.1, drop_path_rate=0.1)
 
 
@@ -142,5 +142,5 @@ def test_two_drop_path_rates_are_refused():
     ],
 )
 def test_drop_path_without_effect_is_refused(name, config, message):
-    with pytest.raises(ConfigError, match=rf"model\.drop_path is 0\.1, but this {name} {message}"):
+    with pytest.raises(ConfigError, match=rf"model\.drop_path\b.*0\.1.*{name}.*{message}"):
         build_model(ModelSettings(name=name, config=config, drop_path=0.1), SIZE)

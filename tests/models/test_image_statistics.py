@@ -26,7 +26,7 @@ def test_random_weights_use_imagenets(tmp_path):
 
 def test_a_folder_without_statistics_is_warned_about(tmp_path, caplog):
     assert image_statistics(settings(tmp_path)) == IMAGENET_STATISTICS
-    assert "has no preprocessor_config.json" in caplog.text
+    assert "preprocessor_config.json" in caplog.text
 
 
 def test_a_model_that_does_not_normalise(tmp_path):
@@ -34,7 +34,7 @@ def test_a_model_that_does_not_normalise(tmp_path):
 
 
 def test_statistics_of_another_number_of_channels(tmp_path):
-    with pytest.raises(ConfigError, match=r"image_mean is \[0.5\]; it must be three numbers"):
+    with pytest.raises(ConfigError, match=r"image_mean.*\[0\.5\].*three"):
         image_statistics(settings(tmp_path, {"image_mean": [0.5], "image_std": [0.5]}))
 
 

@@ -75,9 +75,9 @@ def test_memory_decides_on_a_cpu(auto, monkeypatch, caplog):
     with caplog.at_level(logging.INFO):
         assert find_batch_size(trainer, datamodule) == 8
     assert "8 images a step" in caplog.text
-    assert "training.lr is not scaled" in caplog.text
+    assert "training.lr" in caplog.text
     monkeypatch.setattr(batch_size, "available_bytes", lambda: int(2 * (state + a_row)))
-    with pytest.raises(ConfigError, match=r"not even 2 images fit .*data\.img_size"):
+    with pytest.raises(ConfigError, match=r"2 images.*data\.img_size"):
         find_batch_size(trainer, datamodule)
 
 

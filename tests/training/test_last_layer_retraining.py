@@ -31,7 +31,7 @@ def test_only_the_last_layer_is_retrained_on_balanced_draws(tiny_config, tiny_ru
     caplog.set_level(logging.INFO, logger="roadwork")
     rows = run_dry(datamodule, prepare_trainer(datamodule))
     assert [f"{row.wire}: {row.observed}" for row in rows if not row.works] == []
-    assert "Balanced draws by label x city: " in caplog.text
+    assert "label x city" in caplog.text
     folder = prepare_trainer(datamodule).fit(datamodule)
     parent, child = (
         load_best_model(run, to_settings(load_yaml(run / "config.yaml"))).state_dict() for run in (tiny_run, folder)
@@ -62,15 +62,15 @@ def test_empty_combinations_are_warned_about(caplog):
     with caplog.at_level("INFO", logger="roadwork"):
         sampler.say(["label", "city"])
     assert "label x city: 3 groups of 1 to 1 rows" in caplog.text
-    assert "1 combinations have no training row, first b, (empty)" in caplog.text
+    assert "b, (empty)" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("data.balance=[label]",), "gps_sampling.enabled is true"),
-        (("data.balance=[label,moon]", BALANCED[0]), r"data\.balance is 'moon'.*city"),
-        (("data.balance=[filename]", BALANCED[0]), r"data\.balance is 'filename'"),
+        (("data.balance=[label]",), r"gps_sampling\.enabled.*true"),
+        (("data.balance=[label,moon]", BALANCED[0]), r"data\.balance.*'moon'.*city"),
+        (("data.balance=[filename]", BALANCED[0]), r"data\.balance.*'filename'"),
     ],
 )
 def test_what_cannot_be_balanced_is_refused(tiny_config, overrides, message):
@@ -81,5 +81,5 @@ def test_what_cannot_be_balanced_is_refused(tiny_config, overrides, message):
 
 
 def test_too_many_groups_are_refused():
-    with pytest.raises(ConfigError, match="makes 1,001 groups of 1,001 training rows"):
+    with pytest.raises(ConfigError, match=r"1,001 groups.*1,001"):
         BalancedSampler([np.arange(1001).astype(str)])

@@ -113,7 +113,7 @@ def test_without_weight_decay_the_groups_names_still_differ():
 
 def test_a_network_whose_layers_are_not_known_is_refused():
     network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    with pytest.raises(ConfigError, match=r"no blocks were found in Sequential.*names like 0\.weight.*layer_decay=1"):
+    with pytest.raises(ConfigError, match=r"Sequential.*0\.weight.*layer_decay=1"):
         parameter_depths(network)
     assert len(build_optimizer(network, 0.1, 0.0).param_groups) == 2
 
@@ -123,7 +123,7 @@ def test_the_log_shows_the_heads_rate_and_the_range(tiny_config, caplog):
     trainer = BaseTrainer(cfg, build_model(to_settings(cfg).model, 32))
     with caplog.at_level("INFO", logger="roadwork"):
         folder = trainer.fit(NATIXDataModule(cfg))
-    assert "Learning rates from 0.0013 (embeddings) to 0.01 (head), in 8 groups." in caplog.text
+    assert "0.0013 (embeddings) to 0.01 (head), in 8 groups" in caplog.text
     line = (folder / "metrics.jsonl").read_text()
     seen = trainer.trainer.optimizers[0].param_groups
     assert f'"lr": {seen[0]["lr"]}' in line

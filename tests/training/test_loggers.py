@@ -196,12 +196,12 @@ def test_logger_arguments_match_their_class():
 @pytest.mark.parametrize(
     ("loggers", "message"),
     [
-        ({"wandbb": {}}, r"names 'wandbb'; allowed: wandb, mlflow, comet, csv. Did you mean 'wandb'\?"),
+        ({"wandbb": {}}, r"'wandbb'.*wandb, mlflow, comet, csv.*'wandb'"),
         (
             {"csv": {"flush_log_every_n_steps": 1}},
-            r"csv\.flush_log_every_n_steps is no argument of Lightning's CSVLogger\. Did you mean 'flush_logs",
+            r"csv\.flush_log_every_n_steps.*CSVLogger.*'flush_logs",
         ),
-        ({"csv": "yes"}, "tracking.loggers.csv is 'yes'; it must be the arguments"),
+        ({"csv": "yes"}, r"tracking\.loggers\.csv.*'yes'"),
     ],
 )
 def test_invalid_loggers_are_refused(loggers, message):
@@ -211,14 +211,14 @@ def test_invalid_loggers_are_refused(loggers, message):
 
 def test_arguments_that_wandb_itself_does_not_take(wandb):
     check_loggers(TrackingSettings({"wandb": {"entity": "team", "project": "p"}}))
-    with pytest.raises(ConfigError, match=r"wandb.entitty is no argument .* Did you mean 'entity'\?"):
+    with pytest.raises(ConfigError, match=r"wandb\.entitty.*'entity'"):
         check_loggers(TrackingSettings({"wandb": {"entitty": "team"}}))
 
 
 @pytest.mark.parametrize(("name", "package"), [("wandb", "wandb"), ("mlflow", "mlflow"), ("comet", "comet-ml")])
 def test_a_package_that_is_missing(monkeypatch, name, package):
     monkeypatch.setattr("roadwork.training.loggers.find_spec", lambda module: None)
-    with pytest.raises(MissingExtraError, match=rf"names {name}, .* pip install {package}$"):
+    with pytest.raises(MissingExtraError, match=rf"\b{name}\b.*pip install {package}$"):
         check_loggers(TrackingSettings({name: {}}))
 
 
@@ -234,7 +234,7 @@ def test_a_package_that_is_missing(monkeypatch, name, package):
 def test_secrets_are_refused_before_anything_is_written(easy, loggers, key):
     cfg = easy.datamodule.cfg.copy()
     cfg.tracking.loggers = loggers
-    with pytest.raises(ConfigError, match=rf"tracking.loggers.{key} looks like a secret.*WANDB_API_KEY") as caught:
+    with pytest.raises(ConfigError, match=rf"tracking\.loggers\.{key}.*WANDB_API_KEY") as caught:
         to_settings(cfg)
     assert "sesame" not in str(caught.value)
 

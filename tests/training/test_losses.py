@@ -92,7 +92,7 @@ def test_sure_logits_have_finite_gradients(gamma):
 
 
 def test_the_balanced_loss_without_weights_is_refused(batch):
-    with pytest.raises(WiringError, match="have no weights"):
+    with pytest.raises(WiringError, match="weights"):
         training_loss(*batch[:2], settings("balanced"))
 
 
@@ -106,9 +106,9 @@ def test_weights_are_of_the_rows_as_they_are_drawn():
     torch.testing.assert_close(of_the_table, torch.tensor([1 / 1.5, 2.0]))
     sampler = WeightedRandomSampler([1.0, 1.0, 1.0, 9.0], 4)
     torch.testing.assert_close(balancing_weights(DataLoader(rows, sampler=sampler)), torch.tensor([2.0, 1 / 1.5]))
-    with pytest.raises(DataError, match="one class alone"):
+    with pytest.raises(DataError, match="one class"):
         balancing_weights(DataLoader(rows, sampler=WeightedRandomSampler([1.0, 1.0, 1.0, 0.0], 4)))
-    with pytest.raises(DataError, match="needs a training set with `labels`"):
+    with pytest.raises(DataError, match="`labels`"):
         balancing_weights(DataLoader([1, 2]))
 
 
@@ -139,7 +139,7 @@ def test_the_step_uses_the_loss_that_is_configured(tiny_config, caplog, override
         drawn, labels = datamodule.train_sampler.weights, datamodule.datasets["train"].labels
         weights = [drawn.sum() / (2 * drawn[labels == label].sum()) for label in (0, 1)]
         assert abs(weights[0] - weights[1]) > 0.01
-        assert f"Loss weights: None {weights[0]:.2f}, Roadwork {weights[1]:.2f}." in caplog.text
+        assert f"None {weights[0]:.2f}, Roadwork {weights[1]:.2f}" in caplog.text
 
 
 @pytest.mark.parametrize("cut", [pytest.param("loss", marks=slow), pytest.param("smoothing", marks=slow), "weights"])

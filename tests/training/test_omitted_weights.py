@@ -63,7 +63,7 @@ def test_other_weights_under_the_same_name(copied):
     name = next(name for name in weights if re.search(r"(fc1|intermediate\.dense)\.weight", name))
     weights[name].view(-1)[0] += 1e-6
     save_file(weights, file, metadata={"format": "pt"})
-    said = r"leaves out \d+ frozen weights, which model\.name=.* other values\. Put the same model back"
+    said = r"\d+ frozen weights.*model\.name="
     with pytest.raises(DataError, match=said):
         load_best_model(folder / "run", to_settings(cfg))
     with pytest.raises(DataError, match=said):
@@ -84,7 +84,7 @@ def test_other_missing_weights_are_refused(copied, lost):
 
     edit_checkpoint(path, lose)
     trainer = prepare(cfg)
-    with pytest.raises(DataError, match=r"does not hold the network that config\.yaml describes"):
+    with pytest.raises(DataError, match=r"config\.yaml"):
         load_weights(trainer.module.model, path)
     with pytest.raises(RuntimeError, match=r"Missing key.*"):
         train(trainer, folder / "run", resume_from=path)
@@ -158,7 +158,7 @@ def test_an_adapter_on_another_runs_weights(copied):
     best = load_best_model(folder / "run", to_settings(cfg))
     assert all(torch.equal(value, best.get_parameter(name)) for name, value in trainer.ema_callback.shadow.items())
     edit_checkpoint(checkpoints / "best.ckpt", lambda saved: saved["state_dict"]["model.classifier.bias"].add_(1))
-    with pytest.raises(DataError, match=r"frozen weights, which training\.start_from=.* had"):
+    with pytest.raises(DataError, match=r"frozen weights.*training\.start_from="):
         load_best_model(folder / "run", to_settings(cfg))
 
 

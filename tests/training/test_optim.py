@@ -95,7 +95,7 @@ def test_the_schedules_state_loads_without_pickle(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("total_steps", "share", "message"), [(0, 0.1, "0 optimizer steps"), (5, 1.5, r"warmup is 1\.5")]
+    ("total_steps", "share", "message"), [(0, 0.1, r"\b0 optimizer steps"), (5, 1.5, r"warmup.*1\.5")]
 )
 def test_an_impossible_schedule_is_refused(total_steps, share, message):
     with pytest.raises(ConfigError, match=message):
@@ -171,5 +171,5 @@ def test_the_optimizer_is_fused_where_it_can_be(wanted, parameters, precision, e
     [(WEIGHTS, "16-mixed", "16-mixed, whose loss scale"), ([torch.zeros(2, device="meta")], "32-true", "on meta")],
 )
 def test_impossible_fused_optimizer_is_refused(parameters, precision, reason):
-    with pytest.raises(ConfigError, match=rf"fused_optimizer is true, but .*{reason}.*to false"):
+    with pytest.raises(ConfigError, match=rf"fused_optimizer.*{reason}.*false"):
         use_fused(True, parameters, precision)

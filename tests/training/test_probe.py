@@ -83,7 +83,7 @@ def test_probe_beats_the_random_head_and_logs_the_gain(tiny_config, caplog):
     assert after > before + 0.05
     lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("Probe:")]
     assert len(lines) == 1
-    assert "40 epochs of the head alone, on frozen features, in" in lines[0]
+    assert "40 epochs" in lines[0]
     assert lines[0].endswith(f"val_select MCC {after:.4f}.")
 
 

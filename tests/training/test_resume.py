@@ -32,7 +32,7 @@ def test_more_epochs_are_allowed(begun, tiny_config):
 def test_key_fixed_by_the_checkpoint_is_refused(begun, tiny_config, override):
     before = (begun / "config.yaml").read_text()
     key = override.partition("=")[0]
-    with pytest.raises(ConfigError, match=rf"{key} was .*, now .*without --resume"):
+    with pytest.raises(ConfigError, match=rf"{key}.*--resume"):
         resume(begun, tiny_config("training.epochs=2", override))
     assert (begun / "config.yaml").read_text() == before
 
@@ -60,11 +60,11 @@ def test_labels_that_changed_since(begun, tiny_config, tmp_path, demo_root):
     mended = OmegaConf.load(begun / "config.yaml")
     mended.data.label_corrections = str(tmp_path / "audit.csv")  # the same configuration: only the file has changed
     OmegaConf.save(mended, begun / "config.yaml")
-    with pytest.raises(DataError, match=r"begun with other data.*data.label_corrections"):
+    with pytest.raises(DataError, match=r"data.*data\.label_corrections"):
         resume(begun, config)
 
 
 def test_a_run_without_a_checkpoint(begun, tiny_config):
     (begun / "checkpoints" / "last.ckpt").unlink()
-    with pytest.raises(DataError, match="Train without --resume"):
+    with pytest.raises(DataError, match="--resume"):
         resume(begun, tiny_config("training.epochs=2"))

@@ -84,7 +84,7 @@ def test_missing_compiler_is_reported_before_the_first_step(monkeypatch):
     monkeypatch.setattr(inductor.cpp, "cxx", ("/nonexistent/g++",))
     monkeypatch.setattr(inductor, "force_disable_caches", True)  # else what was once compiled needs no compiler
     torch.compiler.reset()
-    with pytest.raises(ConfigError, match=r"nothing can be compiled for cpu here: .*\n?.*training\.compile=false"):
+    with pytest.raises(ConfigError, match=r"(?s)cpu.*training\.compile=false"):
         compile_network(nn.Linear(2, 2), torch.device("cpu"))
 
 
@@ -131,7 +131,7 @@ def test_a_model_without_sdpa_is_refused(tmp_path, pretrained):
         if pretrained
         else ModelSettings(name="resnet", config=RESNET, attention="sdpa")
     )
-    with pytest.raises(ConfigError, match=r"attention is sdpa, which a resnet lacks; allowed for it: auto, eager"):
+    with pytest.raises(ConfigError, match=r"attention.*sdpa.*resnet.*auto, eager"):
         build_model(settings, 32)
 
 
@@ -157,7 +157,7 @@ def test_checkpointing_keeps_less_and_gives_the_same_gradients(adapter):
 
 
 def test_checkpointing_is_refused_where_there_is_none(tiny_config):
-    with pytest.raises(ConfigError, match=r"gradient_checkpointing is true, but a resnet has no layers"):
+    with pytest.raises(ConfigError, match=r"gradient_checkpointing.*true.*resnet"):
         prepare_trainer(NATIXDataModule(tiny_config("training.gradient_checkpointing=true")))
-    with pytest.raises(ConfigError, match="but a Linear has no layers"):
+    with pytest.raises(ConfigError, match=r"gradient_checkpointing.*Linear"):
         checkpoint_gradients(nn.Linear(2, 2))

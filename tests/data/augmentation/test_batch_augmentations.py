@@ -170,19 +170,19 @@ WITH_NAN[2, 1, 5, 5] = torch.nan
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
-        ((IMAGES * 255).byte(), LABELS, r"torch\.uint8.*Divide 8-bit images by 255"),
-        (IMAGES * 255, LABELS, r"must be in \[0, 1\].*Divide 8-bit values by 255"),
-        (IMAGES * 4 - 2, LABELS, "normalise after augmentation"),
-        (WITH_NAN, LABELS, "from nan to nan"),
+        ((IMAGES * 255).byte(), LABELS, r"torch\.uint8.*255"),
+        (IMAGES * 255, LABELS, r"\[0, 1\].*255"),
+        (IMAGES * 4 - 2, LABELS, r"\[0, 1\].*normalise"),
+        (WITH_NAN, LABELS, "nan to nan"),
         (IMAGES[0], LABELS, r"shape \(3, 48, 48\)"),
         (IMAGES.permute(0, 2, 3, 1), LABELS, r"shape \(4, 48, 48, 3\)"),
         (IMAGES[:0], LABELS[:0], "not empty"),
-        (IMAGES, LABELS[:3], r"shape \(3,\) for 4 images"),
+        (IMAGES, LABELS[:3], r"\(3,\).*4 images"),
         (IMAGES, F.one_hot(LABELS, 2), r"shape \(4, 2\)"),
-        (IMAGES, LABELS.float(), r"torch\.float32; they must be torch\.int64"),
+        (IMAGES, LABELS.float(), r"torch\.float32.*torch\.int64"),
         (IMAGES, LABELS.int(), r"torch\.int32"),
-        (IMAGES, LABELS + 1, "from 1 to 2; allowed: 0"),
-        (IMAGES, LABELS - 1, "from -1 to 0; allowed: 0"),
+        (IMAGES, LABELS + 1, r"1 to 2\b.*\b0\b"),
+        (IMAGES, LABELS - 1, r"-1 to 0\b.*\b0\b"),
     ],
 )
 def test_wrong_batches_are_named(augmentation, images, labels, message):
@@ -224,7 +224,7 @@ def test_unknown_mode_lists_the_modes_and_the_nearest(mode, nearest):
 @pytest.mark.parametrize("img_size", [0, -1, 7])
 def test_tiny_output_is_refused(img_size):
     for augmentation in AUGMENTATIONS.values():
-        with pytest.raises(ConfigError, match=f"img_size is {img_size}"):
+        with pytest.raises(ConfigError, match=rf"img_size.*\b{img_size}\b"):
             augmentation(img_size)
 
 

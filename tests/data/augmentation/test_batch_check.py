@@ -55,16 +55,16 @@ def test_later_batches_are_not_waited_for(check):
 
 def test_form_is_checked_at_once(check):
     check(GOOD, LABELS)
-    with pytest.raises(DataError, match="they must be floats"):
+    with pytest.raises(DataError, match="floats"):
         check(BAD.byte(), LABELS)
 
 
 def test_on_a_cpu_every_batch_is_checked_before_it_is_used():
     check = BatchCheck()
     check(GOOD, LABELS)
-    with pytest.raises(DataError, match="must be in"):
+    with pytest.raises(DataError, match=r"\[0, 1\]"):
         check(BAD, LABELS)
-    with pytest.raises(DataError, match="from 0 to 2; allowed"):
+    with pytest.raises(DataError, match="0 to 2"):
         check(GOOD, 2 * LABELS)
 
 

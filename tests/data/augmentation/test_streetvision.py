@@ -278,9 +278,9 @@ def test_downsampling_a_large_picture_skips_no_pixel():
 
 @pytest.mark.parametrize("aspect", [0.1, 6, math.nan])
 def test_an_aspect_out_of_range_is_refused(aspect):
-    with pytest.raises(ConfigError, match="photo_aspect is"):
+    with pytest.raises(ConfigError, match="photo_aspect"):
         StreetVisionAugmentation(64, photo_aspect=aspect)
-    with pytest.raises(ConfigError, match=r"train\.photo_aspect is"):
+    with pytest.raises(ConfigError, match=r"train\.photo_aspect"):
         TrainAugmentationSettings(photo_aspect=aspect)
 
 

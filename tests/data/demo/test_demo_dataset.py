@@ -178,7 +178,7 @@ def test_the_deployment_lies_where_few_rows_are(demo):
 
 def test_a_folder_with_something_in_it_is_refused_and_kept(tmp_path):
     (tmp_path / "mine.txt").write_text("keep")
-    with pytest.raises(DataError, match="not an empty folder"):
+    with pytest.raises(DataError, match="empty folder"):
         generate_demo_data(tmp_path, images=4, size=SIZE, processes=1)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
@@ -186,12 +186,12 @@ def test_a_folder_with_something_in_it_is_refused_and_kept(tmp_path):
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ({"images": 0}, "images is 0"),
+        ({"images": 0}, r"images.*\b0\b"),
         ({"size": (10, 120)}, "10x120"),
         ({"fmt": "zip"}, "'zip'"),
         ({"seed": -1}, "-1"),
-        ({"geo_shift": 1.5}, "geo_shift is 1.5; allowed: 0 .* to 1"),
-        ({"geo_shift": float("nan")}, "geo_shift is nan"),
+        ({"geo_shift": 1.5}, r"geo_shift.*1\.5.*\b0 .* 1\b"),
+        ({"geo_shift": float("nan")}, "geo_shift.*nan"),
     ],
 )
 def test_arguments_out_of_range_are_named(tmp_path, argument, message):

@@ -20,12 +20,12 @@ def test_copy_modes_never_and_none(world, caplog):
 
 def test_require_needs_a_complete_copy(world):
     required = world.data(use="require")
-    with pytest.raises(DataError, match=r"no resized copy in .*-37-r1 fits. Run `roadwork prepare`"):
+    with pytest.raises(DataError, match=r"-37-r1\b.*`roadwork prepare`"):
         world.find(required)
     world.prepare()
     assert world.find(required)[2].has.all()
     world.photo(3).touch()
-    with pytest.raises(DataError, match=r"1 rows' photos have changed since \(first .*\.jpg\).*require: run `roadwork"):
+    with pytest.raises(DataError, match=r"\b1 rows.*\.jpg\).*require.*`roadwork"):
         world.find(required)
 
 
@@ -37,7 +37,7 @@ def test_require_does_not_ask_for_what_cannot_be_read(world):
     copy = world.find(world.data(use="require"))[2]
     assert copy.has.sum() == N - 2
     world.photo(0).write_bytes(b"no picture either")
-    with pytest.raises(DataError, match="1 rows are not in it"):
+    with pytest.raises(DataError, match=r"\b1 rows"):
         world.find(world.data(use="require"))
 
 
@@ -46,7 +46,7 @@ def test_a_larger_copy_of_the_same_dataset_serves(world, caplog):
         world.prepare(data=world.data(short_side=short_side))
     with caplog.at_level("INFO"):
         assert world.find()[2].short_side == 60
-    assert "There is no resized copy of short side 37: 60's serves." in caplog.text
+    assert "short side 37: 60" in caplog.text
     with writing(world.data()):
         pass  # a preparation that stopped before its first shard
     assert world.find()[2].short_side == 60
@@ -57,7 +57,7 @@ def test_a_larger_copy_of_the_same_dataset_serves(world, caplog):
 def test_a_copy_that_is_too_small_is_named(world, caplog):
     world.prepare()
     assert world.find(world.data(img_size=64))[2] is None
-    assert "its short side of 37 pixels is below data.img_size, 64. Run `roadwork prepare`" in caplog.text
+    assert "37 pixels is below data.img_size, 64" in caplog.text
 
 
 @pytest.mark.parametrize(("field", "value"), [("reader", 0), ("format", 0), ("quality", 10)])
@@ -66,7 +66,7 @@ def test_a_copy_of_another_version_is_named_and_made_anew(world, caplog, field, 
     manifest = wanted_folder(world.data()) / MANIFEST
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {field: value}))
     assert world.find()[2] is None
-    assert "is stale, and not used: it was made by reader version" in caplog.text
+    assert "reader version" in caplog.text
     assert world.prepare()[1].n_written == N
     assert world.find()[2].has.all()
 
@@ -74,7 +74,7 @@ def test_a_copy_of_another_version_is_named_and_made_anew(world, caplog, field, 
 def test_copy_in_a_user_folder(world, tmp_path, caplog):
     data = world.data(folder=str(tmp_path / "own"))
     assert world.find(data)[2] is None
-    assert f"data.prepared.folder is {tmp_path / 'own'}, which holds no resized copy" in caplog.text
+    assert f"data.prepared.folder is {tmp_path / 'own'}" in caplog.text
     world.prepare(data=data)
     assert world.find(data)[2].folder == tmp_path / "own"
     assert world.find(world.data())[2] is None  # the cache has none
@@ -85,14 +85,14 @@ def test_a_folder_that_holds_something_else_is_left_alone(world, tmp_path, demo_
     own = tmp_path / "own"
     own.mkdir()
     (own / "thesis.arrow").write_text("years of work")
-    with pytest.raises(DataError, match=r"holds thesis.arrow and no manifest of a resized copy"):
+    with pytest.raises(DataError, match=r"thesis\.arrow.*manifest"):
         world.prepare(data=world.data(folder=str(own)))
     assert (own / "thesis.arrow").read_text() == "years of work"
     (own / "thesis.arrow").unlink()
     world.prepare(data=world.data(folder=str(own)))
-    with pytest.raises(DataError, match="with a short side of 37; wanted is this dataset's with 48 pixels"):
+    with pytest.raises(DataError, match=r"short side.*\b37\b.*\b48\b"):
         world.prepare(data=world.data(folder=str(own), short_side=48))
     other = DataSettings(root=str(demo_root), img_size=32, prepared=PreparedSettings(folder=str(own)))
-    with pytest.raises(DataError, match="holds a resized copy of another dataset"):
+    with pytest.raises(DataError, match="another dataset"):
         world.prepare(data=other)
     assert len(shard_paths(own)) == -(-N // ROWS_PER_SHARD)

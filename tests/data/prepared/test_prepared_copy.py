@@ -35,7 +35,7 @@ def test_every_row_is_read_from_the_copy(world, caplog):
     with caplog.at_level("INFO"):
         _, source, copy = world.find()
     folder = wanted_folder(world.data())
-    assert f"{N} of {N} images come from the resized copy in {folder} (short side 37 pixels)" in caplog.text
+    assert f"the resized copy in {folder} (short side 37 pixels)" in caplog.text
     assert (copy.folder, copy.short_side, copy.has.all(), len(copy.has)) == (folder, 37, True, N)
     images = [decode_image(source.read(row), 32) for row in range(N)]
     for row in range(N):
@@ -90,7 +90,7 @@ def test_new_rows_are_named(world, caplog):
     world.write_labels()
     _, _, copy = world.find()
     assert (~copy.has).sum() == 2
-    assert "2 rows are not in it" in caplog.text
+    assert "2 rows" in caplog.text
 
 
 def test_shards_without_use_are_removed(world):
@@ -137,7 +137,7 @@ def test_damaged_picture_falls_back_to_the_photo_with_a_warning(world, caplog):
             assert_close(copy.image(row, 32), expected)
     assert n_damaged == -(-N // ROWS_PER_SHARD)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "a checksum does not fit" in caplog.text
+    assert "checksum" in caplog.text
     assert "`roadwork prepare --verify`" in caplog.text
 
 
@@ -155,7 +155,7 @@ def test_a_damaged_shard_is_named_and_redone(world, caplog):
     path.write_bytes(path.read_bytes()[:-100])
     _, _, copy = world.find()
     assert 0 < (~copy.has).sum() <= ROWS_PER_SHARD
-    assert "is stale: 1 shards are damaged" in caplog.text
+    assert "1 shards" in caplog.text
     plan, summary = world.prepare()
     assert plan.rows.tolist() == np.flatnonzero(~copy.has).tolist()
     assert summary.n_held == N

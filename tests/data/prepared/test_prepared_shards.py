@@ -54,7 +54,7 @@ def test_bytes_of_another_row_are_rejected(path):
     own = key_checksum("id1", "1:é")
     assert read_jpeg(path, *place, own, int(shard.checksums[1])) == RECORDS[1].jpeg
     for other in (key_checksum("id2", "1:é"), key_checksum("id1", "2:é"), key_checksum("id", "11:é")):
-        with pytest.raises(DamagedError, match="checksum does not fit"):
+        with pytest.raises(DamagedError, match="checksum"):
             read_jpeg(path, *place, other, int(shard.checksums[1]))
 
 
@@ -70,7 +70,7 @@ def test_another_arrow_file_is_no_shard(tmp_path):
     table = pa.table({"id": ["a"]})
     with pa.OSFile(str(tmp_path / "x.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
-    with pytest.raises(DamagedError, match="does not have the columns"):
+    with pytest.raises(DamagedError, match="columns"):
         open_shard(tmp_path / "x.arrow")
 
 

@@ -243,7 +243,7 @@ def test_in_a_data_loader(num_workers):
 def test_weight_zero_leaves_rows_out_and_all_zero_is_an_error():
     sampler = sampler_of(missing_weight=0)
     assert not np.isnan(sampler.distances_km[sampler.epoch_order()]).any()
-    with pytest.raises(DataError, match="Every one of the 300 rows has weight 0"):
+    with pytest.raises(DataError, match=r"300 rows.*weight 0"):
         GPSWeightedSampler(Rows(np.full((300, 2), np.nan)), CITIES, 3, missing_weight=0)
 
 
@@ -256,17 +256,17 @@ def test_without_any_gps_a_pass_is_a_permutation():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"draw": "random"}, ConfigError, "data.gps_sampling.draw is 'random'; allowed: systematic, iid"),
+        ({"draw": "random"}, ConfigError, r"data\.gps_sampling\.draw.*'random'.*systematic, iid"),
         ({"missing_weight": -1}, ConfigError, "data.gps_sampling.missing_weight"),
         ({"missing_weight": float("nan")}, ConfigError, "data.gps_sampling.missing_weight"),
         ({"random_seed": -1}, ConfigError, "data.gps_sampling.random_seed"),
         ({"weight_brackets": [[0, 50, 1]]}, ConfigError, "data.gps_sampling.weight_brackets"),
-        ({"rank": 2, "world_size": 2}, ConfigError, "rank is 2"),
-        ({"test_gps": np.empty((0, 2))}, DataError, "no point with GPS"),
-        ({"test_gps": np.full((4, 2), np.nan)}, DataError, "no point with GPS"),
-        ({"test_gps": np.array([52.5, 13.4])}, DataError, r"test_gps has shape \(2,\)"),
-        ({"test_gps": np.array([[139.7, 35.7]])}, DataError, "latitude comes first"),
-        ({"data_source": Rows(np.array([[139.7, 35.7]]))}, DataError, "data_source.gps holds positions beyond"),
+        ({"rank": 2, "world_size": 2}, ConfigError, r"rank.*\b2\b"),
+        ({"test_gps": np.empty((0, 2))}, DataError, "point.*GPS"),
+        ({"test_gps": np.full((4, 2), np.nan)}, DataError, "point.*GPS"),
+        ({"test_gps": np.array([52.5, 13.4])}, DataError, r"test_gps.*\(2,\)"),
+        ({"test_gps": np.array([[139.7, 35.7]])}, DataError, "test_gps.*latitude"),
+        ({"data_source": Rows(np.array([[139.7, 35.7]]))}, DataError, r"data_source\.gps"),
         ({"data_source": Rows(np.zeros((4, 3)))}, DataError, "shape"),
     ],
 )

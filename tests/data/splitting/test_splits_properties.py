@@ -145,7 +145,7 @@ def test_all_groups_pinned():
     pinned = np.array([0, 1, 2, 3])
     names = np.array(list("abcd"))
     assert (assign_groups(names, np.full(4, 2), np.ones(4), pinned, SHARES, seed=0) == pinned).all()
-    with pytest.raises(SplitError, match="Label 0 is in 0 of the groups that are free to go anywhere"):
+    with pytest.raises(SplitError, match=r"[Ll]abel 0 .*in 0 "):
         assign_groups(names, np.full(4, 2), np.full(4, 2), pinned, SHARES, seed=0)
 
 
@@ -169,7 +169,7 @@ def test_error_exactly_when_no_assignment_has_both_labels(data):
     positives = np.array([data.draw(st.sampled_from([0, size, size // 2])) for size in rows])
     names = np.array([f"g{i}" for i in range(n)])
     if np.isinf(best_possible(rows, positives)):
-        with pytest.raises(SplitError, match="each of 4 splits needs at least one of each label"):
+        with pytest.raises(SplitError, match=r"4 splits.*label"):
             assign_groups(names, rows, positives, np.full(n, FREE), SHARES, seed=0)
     else:
         assigned = assign_groups(names, rows, positives, np.full(n, FREE), SHARES, seed=0)

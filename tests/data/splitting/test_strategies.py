@@ -97,26 +97,24 @@ class TestRegionHoldout:
         assert (names[:100] == "val_test").all()
 
     def test_unknown_regions_and_columns_name_what_exists(self):
-        with pytest.raises(ConfigError, match=r"'Paris'.*'city'.*Lagos \(300 rows\), Tokyo \(200 rows\), Berlin \(100"):
+        with pytest.raises(ConfigError, match=r"'Paris'.*'city'.*Lagos \(300.*Tokyo \(200.*Berlin \(100"):
             names_of(**self.settings("Berlin", "Paris"))
-        with pytest.raises(ConfigError, match=r"region_column is 'town'.*columns are: city, captured_at"):
+        with pytest.raises(ConfigError, match=r"region_column.*'town'.*city, captured_at"):
             names_of(**self.settings("Berlin", column="town"))
-        with pytest.raises(
-            ConfigError, match=r"'Berlin', which is no H3 cell.*\(300 rows\).*region_column.*: city, capt"
-        ):
+        with pytest.raises(ConfigError, match=r"'Berlin'.*H3.*\(300 .*region_column.*city, capt"):
             names_of(**self.settings("Berlin", column=None))
         paris = h3.latlng_to_cell(48.85, 2.35, 3)
         lagos = h3.latlng_to_cell(6.52, 3.38, 3)
-        with pytest.raises(ConfigError, match=rf"'{paris}', an H3 cell where no row lies.* {lagos} \(300 rows\)"):
+        with pytest.raises(ConfigError, match=rf"'{paris}'.*H3.* {lagos} \(300 "):
             names_of(**self.settings(paris, column=None))
 
     def test_regions_without_a_label_or_without_a_rest(self):
         table = replace(table_of(), labels=np.where(ROW < 100, 0, ROW % 2))
-        with pytest.raises(SplitError, match=r"the regions Berlin .*: 100 of label 0 and 0 of label 1\. It needs both"):
+        with pytest.raises(SplitError, match=r"Berlin .*\b100 of label 0 and 0 of label 1"):
             names_of(table, **self.settings("Berlin"))
-        with pytest.raises(SplitError, match=r"Nothing is left for train: every row is in the regions"):
+        with pytest.raises(SplitError, match=r"\btrain\b.*regions"):
             names_of(**self.settings("Berlin", "Tokyo", "Lagos"))
-        with pytest.raises(SplitError, match=r"label 1 in 0 .*each of 3 splits"):
+        with pytest.raises(SplitError, match=r"label 1 in 0 .*3 splits"):
             names_of(replace(table_of(), labels=np.where(ROW < 100, ROW % 2, 0)), **self.settings("Berlin"))
 
 
@@ -142,24 +140,24 @@ class TestTemporal:
         names = names_of(table_of(captured_at=times), strategy="temporal", after="2025-01-25")
         assert names[599] == ""  # its group is in val_test
         assert names[0] in SPLIT_NAMES[:3]
-        assert "2 of 600 rows have no time in 'captured_at'; none of them is in val_test." in caplog.messages
+        assert any("2 of 600" in text and "'captured_at'" in text for text in caplog.messages)
 
     def test_date_mistakes_are_refused(self):
-        with pytest.raises(ConfigError, match=r"after is 'soon'.*ISO 8601"):
+        with pytest.raises(ConfigError, match=r"after.*'soon'.*ISO 8601"):
             names_of(strategy="temporal", after="soon")
-        with pytest.raises(ConfigError, match=r"time_column is 'date'.*columns are: city, captured_at"):
+        with pytest.raises(ConfigError, match=r"time_column.*'date'.*city, captured_at"):
             names_of(strategy="temporal", after="2025-01-25", time_column="date")
         times = table_of().slices["captured_at"].where(ROW != 17, "last summer")
-        with pytest.raises(SplitError, match=r"1 of 600 rows.*'captured_at', first: 0017: 'last summer'"):
+        with pytest.raises(SplitError, match=r"1 of 600.*'captured_at'.*0017.*'last summer'"):
             names_of(table_of(captured_at=times), strategy="temporal", after="2025-01-25")
-        with pytest.raises(SplitError, match=r"No row has a time in the column 'captured_at'"):
+        with pytest.raises(SplitError, match=r"time.*'captured_at'"):
             names_of(table_of(captured_at=[None] * N), strategy="temporal", after="2025-01-25")
 
     def test_dates_with_an_empty_side_report_the_time_range(self):
         span = r"from 2025-01-01T12:00:00\+00:00 to 2025-01-30T12:00:00\+00:00"
         with pytest.raises(SplitError, match=rf"0 of label 0 and 0 of label 1.*{span}"):
             names_of(strategy="temporal", after="2026-01-01")
-        with pytest.raises(SplitError, match=rf"Nothing is left for train.*{span}"):
+        with pytest.raises(SplitError, match=rf"\btrain\b.*{span}"):
             names_of(strategy="temporal", after="2024-01-01")
 
 
@@ -187,7 +185,7 @@ def test_times_in_every_form(values):
 
 @pytest.mark.parametrize("value", ["2025:06:01 12:00:00", "12", 12.5, "202506011200", "20250601120000", "yesterday"])
 def test_values_that_are_no_time_are_refused(value):
-    with pytest.raises(SplitError, match=rf"1 of 2 rows.*'taken', first: 0001: '{value}'"):
+    with pytest.raises(SplitError, match=rf"1 of 2.*'taken'.*0001.*'{value}'"):
         parse_times(pd.Series(["2025-06-01", value], name="taken", dtype=object), IDS)
 
 
@@ -245,19 +243,17 @@ class TestPins:
 
     def test_two_pins_in_one_group(self):
         pins = np.select([ROW == 41, ROW == 43], ["train", "val_test"], "")
-        with pytest.raises(SplitError, match=r"1 groups.*'g010': 0041 to train, 0043 to val_test.*Unpin one"):
+        with pytest.raises(SplitError, match=r"'g010'.*0041.*train.*0043.*val_test"):
             names_of(table_of(pin=pins), pin_column="pin")
-        with pytest.raises(SplitError, match=r"0041 to train, 0043 to val_test"):
+        with pytest.raises(SplitError, match=r"0041.*train.*0043.*val_test"):
             names_of(table_of(pin=pins).take(ROW[::-1]), groups_of(GROUP[::-1]), pin_column="pin")
         names = names_of(table_of(pin=pins), groups_of(set_aside=[43]), pin_column="pin")
         assert set(names[40:43]) == {"train"}
 
     def test_missing_pin_column_or_no_matching_value_is_refused(self):
-        with pytest.raises(ConfigError, match=r"pin_column is 'part'.*columns are: city, captured_at"):
+        with pytest.raises(ConfigError, match=r"pin_column.*'part'.*city, captured_at"):
             names_of(pin_column="part")
-        with pytest.raises(
-            ConfigError, match=r"'city'.*pins no row.*Lagos \(300 rows\).*pin_values has train, val_sel"
-        ):
+        with pytest.raises(ConfigError, match=r"'city'.*Lagos \(300.*pin_values.*train, val_sel"):
             names_of(pin_column="city")
 
     def test_pins_that_agree_with_a_region_or_a_date(self):
@@ -276,9 +272,7 @@ class TestPins:
     )
     def test_pins_against_a_region(self, pins, group, says):
         table = table_of(pin=[pins.get(row, "") for row in ROW])
-        with pytest.raises(
-            SplitError, match=rf"1 pinned rows contradict the strategy, {says}; exactly these are val_test"
-        ):
+        with pytest.raises(SplitError, match=rf"\b1 pinned.*{says}.*val_test"):
             names_of(
                 table,
                 groups_of(group),
@@ -290,7 +284,7 @@ class TestPins:
 
     def test_pins_against_a_date(self):
         table = table_of(pin=np.where(ROW == 590, "train", ""))
-        with pytest.raises(SplitError, match=r"0590: it is pinned to train, but is taken at or after 2025-01-25"):
+        with pytest.raises(SplitError, match=r"0590.*\btrain\b.*2025-01-25"):
             names_of(table, strategy="temporal", after="2025-01-25", pin_column="pin")
 
     def test_pins_of_one_label_still_leave_each_split_both(self):

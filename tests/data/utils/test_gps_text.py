@@ -152,7 +152,7 @@ def test_single_texts(text, expected):
     ],
 )
 def test_texts_without_a_position_are_refused(text):
-    with pytest.raises(DataError, match="as a position") as caught:
+    with pytest.raises(DataError, match="position") as caught:
         parse_gps_string(text)
     assert repr(text[:80]) in str(caught.value)
     assert "Accepted: '52.52, 13.40'" in str(caught.value)
@@ -160,7 +160,7 @@ def test_texts_without_a_position_are_refused(text):
 
 @pytest.mark.parametrize("text", ["95, 10", "-120.5 45", "POINT(52 95)", '{"lat": 139.7, "lon": 35.7}'])
 def test_out_of_range_latitude_suggests_the_swapped_order(text):
-    with pytest.raises(DataError, match="swapped order"):
+    with pytest.raises(DataError, match="swapped"):
         parse_gps_string(text)
 
 

@@ -67,15 +67,15 @@ def test_no_columns_at_all():
 @pytest.mark.parametrize(
     ("latitude", "longitude", "text", "message"),
     [
-        ([1.0], None, None, "latitude column but none for longitude"),
+        ([1.0], None, None, "latitude column.*longitude"),
         (None, [1.0], None, "data.columns.latitude=COLUMN"),
-        ([1.0, 2.0], [1.0, 2.0], None, "has 2 values for 1 rows"),
-        ([1.0], [None], ["3, 4"], r"1 of 1 rows have only one .* photo0.jpg \(latitude 1, longitude nan\)"),
-        (["north"], [1.0], None, r"1 of 1 rows have a latitude that cannot be read.*photo0.jpg \('north'"),
-        (["13E"], [1.0], None, "its letter says longitude"),
-        (None, None, ["nowhere"], r"photo0.jpg \('nowhere'.*Accepted: "),
-        ([10.0], [200.0], None, "longitude 200.*between -180 and 180"),
-        ([float("inf")], [20.0], None, "out of range"),
+        ([1.0, 2.0], [1.0, 2.0], None, r"\b2 values.*\b1 rows"),
+        ([1.0], [None], ["3, 4"], r"1 of 1 rows.*photo0\.jpg \(latitude 1, longitude nan\)"),
+        (["north"], [1.0], None, r"1 of 1 rows.*latitude.*photo0\.jpg \('north'"),
+        (["13E"], [1.0], None, "13E.*longitude"),
+        (None, None, ["nowhere"], r"photo0\.jpg \('nowhere'"),
+        ([10.0], [200.0], None, "longitude 200.*-180 and 180"),
+        ([float("inf")], [20.0], None, "latitude inf"),
     ],
 )
 def test_unusable_columns_are_refused(latitude, longitude, text, message):
@@ -87,14 +87,14 @@ def test_swapped_columns_name_the_first_rows_and_count_all():
     with pytest.raises(DataError) as caught:
         normalize_gps([139.7] * 7 + [35.0] * 3, [35.7] * 10, None, NAMES)
     message = str(caught.value)
-    assert "7 of 10 rows are out of range" in message
+    assert "7 of 10 rows" in message
     assert "photo4.jpg (latitude 139.7, longitude 35.7)" in message
     assert "photo5.jpg" not in message
-    assert "Swapping the two would make 7 of them valid" in message
+    assert "make 7" in message
 
 
 def test_swapped_texts_are_one_error_too():
-    with pytest.raises(DataError, match=r"2 of 2 rows are out of range.*Swapping the two would make 2"):
+    with pytest.raises(DataError, match=r"2 of 2 rows.*[Ss]wapping"):
         normalize_gps(None, None, ["139.7, 35.7", "POINT(35.7 139.7)"], NAMES[:2])
 
 

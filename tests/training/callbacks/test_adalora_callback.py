@@ -223,10 +223,10 @@ def test_overflowed_gradient_is_ignored(tmp_path):
 
 
 def test_a_run_of_one_step_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="has 1 optimizer steps"):
+    with pytest.raises(ConfigError, match=r"\b1 optimizer step"):
         fit(adapted(), [AdaLoraCallback()], tmp_path, steps=1)
 
 
 def test_a_model_without_adalora_is_refused():
-    with pytest.raises(WiringError, match="no AdaLoRA adapter"):
+    with pytest.raises(WiringError, match="AdaLoRA"):
         adalora_orthogonal_loss(tiny())

@@ -115,15 +115,13 @@ def test_a_learning_rate_of_zero_at_both_ends_is_a_schedule(easy, caplog, monkey
 
 def test_an_epoch_without_a_learning_rate_stops_the_run(easy, monkeypatch):
     monkeypatch.setattr(module_file, "warmup_cosine", schedule(lambda step: step >= N_STEPS))
-    with pytest.raises(
-        WiringError, match=rf"learning rate was 0 in all {N_STEPS} steps of epoch 2: nothing can be learned"
-    ):
+    with pytest.raises(WiringError, match=rf"learning rate.*\b0\b.*\b{N_STEPS} steps of epoch 2"):
         easy.fit(epochs=3)
 
 
 def test_gradients_of_zero_stop_the_run(easy, caplog, monkeypatch):
     monkeypatch.setattr(module_file, "training_loss", lambda logits, *rest: logits.sum() * 0)
-    with pytest.raises(WiringError, match=rf"Every gradient was 0 in all {N_STEPS} steps of epoch 1"):
+    with pytest.raises(WiringError, match=rf"gradient.*\b0\b.*\b{N_STEPS} steps of epoch 1"):
         easy.fit(epochs=1)
     assert "In step 1 every gradient is 0." in [r.getMessage() for r in alarms(caplog)]
 
@@ -138,5 +136,5 @@ def test_weights_that_stay_where_they_are_stop_the_run(easy, monkeypatch, fault)
     if fault == "optimizer":
         monkeypatch.setattr(module_file, "build_optimizer", other_weights)
     lr = 1e-30 if fault == "rate" else 0.01
-    with pytest.raises(WiringError, match=rf"No weight moved in the {N_STEPS} steps of epoch 1, though {N_STEPS} had"):
+    with pytest.raises(WiringError, match=rf"weight.*\b{N_STEPS} steps of epoch 1.*\b{N_STEPS}\b"):
         easy.fit(epochs=1, lr=lr, use_ema=False)

@@ -135,14 +135,14 @@ def test_a_stretched_schedule_always_leaves_a_step_to_prune_in(total_step):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"total_step": 1}, "has 1 optimizer steps"),
-        ({"total_step": 10, "tinit": 6, "tfinal": 4}, "below total_step=10"),
-        ({"total_step": 10, "tinit": 0, "tfinal": 9}, "tinit=0 must be at least 1"),
-        ({"rank": 8, "init_rank": 8}, "below init_rank=8"),
+        ({"total_step": 1}, r"\b1 optimizer step"),
+        ({"total_step": 10, "tinit": 6, "tfinal": 4}, r"total_step=10"),
+        ({"total_step": 10, "tinit": 0, "tfinal": 9}, r"tinit=0\b.*\b1\b"),
+        ({"rank": 8, "init_rank": 8}, r"init_rank=8"),
     ],
 )
 def test_adalora_refuses_a_schedule_that_cannot_prune(arguments, message):
-    with pytest.raises(ConfigError, match=re.escape(message)):
+    with pytest.raises(ConfigError, match=message):
         create_adalora_config(**arguments)
 
 

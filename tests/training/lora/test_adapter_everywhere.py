@@ -99,5 +99,5 @@ def test_trains_saves_resumes_merges_and_is_exported(family, adapter, tmp_path):
 
 @pytest.mark.parametrize(("family", "adapter"), sorted(IMPOSSIBLE))
 def test_unsupported_adapter_names_the_alternative(family, adapter, tmp_path):
-    with pytest.raises(ConfigError, match=r"Use training\.adapter=lora"):
+    with pytest.raises(ConfigError, match=r"training\.adapter=lora"):
         prepare(adapter_config(make_pretrained(tmp_path, family), adapter))

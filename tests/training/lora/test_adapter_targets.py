@@ -76,10 +76,10 @@ def test_convolutions_are_targets_without_linear_layers():
 
 
 def test_nothing_to_adapt_names_the_layers_that_there_are():
-    with pytest.raises(ConfigError, match="linear layers are mixer, classifier"):
+    with pytest.raises(ConfigError, match="mixer, classifier"):
         resolve_targets(model_with(["mixer", "classifier"]))
 
 
 def test_no_head_names_the_parts():
-    with pytest.raises(ConfigError, match="its parts are backbone; a head is named classifier"):
+    with pytest.raises(ConfigError, match=r"backbone.*classifier"):
         resolve_targets(model_with(["backbone.fc1"]))
