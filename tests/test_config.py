@@ -2,7 +2,6 @@
 
 import copy
 import math
-import re
 import shutil
 from dataclasses import is_dataclass
 from pathlib import Path

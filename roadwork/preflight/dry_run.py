@@ -20,8 +20,9 @@ from roadwork.preflight.recorder import (
     next_epoch_rows,
 )
 from roadwork.preflight.wiring import judge
+from roadwork.training.devices import build_lightning_trainer
 from roadwork.training.initialization import check_unseen
-from roadwork.training.trainers.base_trainer import BaseTrainer, build_lightning_trainer
+from roadwork.training.trainers.base_trainer import BaseTrainer
 
 BATCHES = 2
 

@@ -161,8 +161,9 @@ def restore_frozen(checkpoint: dict[str, Any], network: nn.Module) -> None:
     omitted = OmittedWeights(**checkpoint[OMITTED_KEY])
     if not omitted.matches(network):
         raise DataError(
-            f"The checkpoint omits {len(omitted.names)} frozen weights, which the run had from {omitted.source}; the "
-            "weights there now are missing or have other values. Restore that model, point the key to it, or train again."
+            f"The checkpoint omits {len(omitted.names)} frozen weights, which the run had from {omitted.source}; "
+            "the weights there now are missing or have other values. Restore that model, point the key to it, or train "
+            "again."
         )
     own = dict(network.named_parameters())
     checkpoint["state_dict"] = checkpoint["state_dict"] | {f"model.{name}": own[name] for name in omitted.names}

@@ -1,12 +1,16 @@
-"""What the device settings mean: Lightning's arguments, gradient checkpointing, torch.compile."""
+"""Lightning's Trainer under the training settings, gradient checkpointing, and torch.compile."""
 
 from __future__ import annotations
 
 import inspect
 import logging
+from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins import LayerSync, TorchSyncBatchNorm
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
@@ -17,6 +21,7 @@ from roadwork.core.devices import devices_here
 from roadwork.core.errors import ConfigError
 from roadwork.settings import TrainingSettings
 from roadwork.training.batch_norm import CPUSyncBatchNorm
+from roadwork.training.checkpoints import SafeCheckpointIO
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +55,49 @@ def batch_norm_plugins(training: TrainingSettings, *, alone: bool = False) -> li
         return []
     on_cpu = training.accelerator == "cpu" or not torch.accelerator.is_available()
     return [CPUSyncBatchNorm() if on_cpu else TorchSyncBatchNorm()]
+
+
+def build_lightning_trainer(
+    training: TrainingSettings, callbacks: list[Callback], folder: Path, *, alone: bool = False, **limits: Any
+) -> L.Trainer:
+    """Lightning's Trainer under the training settings.
+
+    Args:
+        training: epochs, precision, clipping, accumulation, accelerator.
+        callbacks: in the order in which they are called.
+        folder: where Lightning writes by default.
+        alone: on one device, whatever `training.devices` is, as for rank zero's dry run.
+        limits: further arguments of Lightning's Trainer: the logger, or the limits of a dry run.
+
+    Raises:
+        ConfigError: Lightning refuses the accelerator or the precision.
+    """
+    arguments: dict[str, Any] = {
+        "max_epochs": training.epochs,
+        "gradient_clip_val": training.clip_norm or None,
+        "accumulate_grad_batches": training.accumulate,
+        "precision": _precision(training.precision),
+        "deterministic": training.deterministic,
+        **device_arguments(training, alone=alone),
+        "num_sanity_val_steps": 2,
+        "plugins": [SafeCheckpointIO(), *batch_norm_plugins(training, alone=alone)],
+        "enable_model_summary": False,
+        "log_every_n_steps": 10,
+    }
+    try:
+        return L.Trainer(callbacks=callbacks, default_root_dir=folder, **(arguments | limits))
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        raise ConfigError(
+            f"Lightning does not take training.accelerator={training.accelerator!r} with "
+            f"training.precision={training.precision!r} here: {error}"
+        ) from error
+
+
+def _precision(wanted: str) -> Any:
+    if wanted != "auto":
+        return wanted
+    has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16-mixed" if has_bf16 else "32-true"
 
 
 def describe_step(training: TrainingSettings, batch_size: int, world_size: int) -> str:

@@ -187,11 +187,22 @@ class RoadworkClassifier(L.LightningModule):
 
     @override
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor] | None:
-        if "is_repeat" in batch:  # of another device's rows
+        if "is_repeat" in batch:  # another device's row
             return None
         logits = self.logits_of(batch)
         loss = F.cross_entropy(logits.float(), batch["label"])
         return {"loss": loss, "logits": logits, "labels": batch["label"]}
+
+    @override
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor] | None:
+        return self.validation_step(batch, batch_idx)
+
+    @override
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor] | None:
+        """The `logits` (B, 2) of a batch and its `index` (B,), the rows of the data module's table."""
+        if "is_repeat" in batch:  # another device's row
+            return None
+        return {"logits": self.logits_of(batch), "index": batch["index"]}
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from adapter_world import make_pretrained
+from fixtures.adapter_runs import make_pretrained
 
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.preflight.dry_run import run_dry

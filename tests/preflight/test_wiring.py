@@ -15,8 +15,9 @@ from roadwork.preflight.recorder import WireRow
 from roadwork.training.callbacks.adalora_callback import AdaLoraCallback
 from roadwork.training.callbacks.ema_callback import EMACallback
 from roadwork.training.callbacks.mcc_callback import MCCCallback
+from roadwork.training.devices import build_lightning_trainer
 from roadwork.training.module import RoadworkClassifier
-from roadwork.training.trainers.base_trainer import BaseTrainer, build_lightning_trainer
+from roadwork.training.trainers.base_trainer import BaseTrainer
 from roadwork.training.trainers.factory import prepare_trainer
 
 TINY_VIT = {

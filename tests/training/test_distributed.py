@@ -13,9 +13,8 @@ from roadwork.core.errors import ConfigError
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.runs.run import write_manifest
 from roadwork.settings import TrainingSettings
-from roadwork.training.devices import describe_step
+from roadwork.training.devices import build_lightning_trainer, describe_step
 from roadwork.training.distributed import ProcessGroup, is_rank_zero, reduce_max, reduce_sum
-from roadwork.training.trainers.base_trainer import build_lightning_trainer
 from roadwork.training.trainers.factory import prepare_trainer
 
 SLURM = {

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from adapter_world import adapter_config, make_pretrained, prepare, train
+from fixtures.adapter_runs import adapter_config, make_pretrained, prepare, train
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 

@@ -3,6 +3,7 @@
 import json
 import random
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -10,9 +11,12 @@ from torch import nn
 
 from roadwork.config import to_settings
 from roadwork.data.datamodule import NATIXDataModule
+from roadwork.metrics.classification import mcc_from_confusion
 from roadwork.models.build import build_model
 from roadwork.settings import TrainingSettings
 from roadwork.training import linear_probe as probe_module
+from roadwork.training import module as module_file
+from roadwork.training.callbacks.mcc_callback import MCCCallback
 from roadwork.training.linear_probe import probe_head
 from roadwork.training.lora.apply import adapt_network
 from roadwork.training.module import RoadworkClassifier
@@ -70,8 +74,12 @@ def test_the_head_alone_moves(tiny_config, adapter, name):
 
 
 def mcc_of(network, datamodule):
-    with probe_module._head_alone(network, torch.device("cpu")):
-        return probe_module._mcc(network, datamodule, torch.device("cpu"))
+    was, mcc = modes(network), MCCCallback()
+    trainer = L.Trainer(accelerator="cpu", logger=False, callbacks=[mcc], enable_checkpointing=False,
+                        enable_progress_bar=False)  # fmt: skip
+    trainer.validate(RoadworkClassifier(network, datamodule.settings.training), datamodule=datamodule, verbose=False)
+    assert modes(network) == was
+    return float(mcc_from_confusion(mcc.confusion))
 
 
 def test_probe_beats_the_random_head_and_logs_the_gain(tiny_config, caplog):
@@ -140,8 +148,8 @@ def test_interrupted_probe_leaves_nothing(tiny_config, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return original(*arguments)
 
-    original = probe_module.training_loss
-    monkeypatch.setattr(probe_module, "training_loss", struck)
+    original = module_file.training_loss
+    monkeypatch.setattr(module_file, "training_loss", struck)
     with pytest.raises(KeyboardInterrupt):
         probe_head(network, datamodule)
     assert (flags(network), modes(network)) == was
@@ -154,7 +162,7 @@ def test_interrupted_probe_leaves_nothing(tiny_config, tmp_path, monkeypatch):
 def test_fit_starts_with_the_probe_and_resume_does_not(tiny_config, monkeypatch):
     cfg = tiny_config(*PROBE)
     calls = []
-    monkeypatch.setattr(probe_module, "_fit_head", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(probe_module, "_fit_head", lambda *arguments: float(calls.append(arguments) or 0))
     trainer = base_trainer.BaseTrainer(cfg, build_model(to_settings(cfg).model, 32))
     folder = trainer.fit(NATIXDataModule(cfg))
     assert len(calls) == 1

@@ -6,7 +6,7 @@ import socket
 import pytest
 import torch
 import torch.multiprocessing as mp
-from two_processes import CASES, fit, result_of, train_together
+from fixtures.two_processes import CASES, fit, result_of, train_together
 
 QUICK = "resnet"  # it has BatchNorm, and processes with different numbers of validation batches
 

@@ -27,7 +27,7 @@ class AdaLoraCallback(OptimizerStepCallback):
     Example:
         >>> model = get_peft_model(network, create_adalora_config(rank=8))
         >>> ema = EMACallback(model)
-        >>> trainer = L.Trainer(callbacks=[ema, AdaLoraCallback(ema)], max_epochs=10)
+        >>> trainer = L.Trainer(callbacks=[ema, AdaLoraCallback(ema)], accelerator="cpu", logger=False)
 
     Args:
         ema_callback: its average is pruned too, since averaging would revive the ranks.

@@ -170,9 +170,9 @@ class TrainingMonitorCallback(OrderedCallback):
     ) -> None:
         shown = ", ".join(f"{loss:.4g}" for loss in losses)
         logger.warning(
-            "Epoch %d: skipped step %d, whose loss is %s and gradient norm %g.%s Photos of the batch: %s.",
+            "Epoch %d, step %d is skipped: loss %s, gradient norm %g.%s Photos of the batch: %s.",
             trainer.current_epoch + 1, trainer.global_step + 1, shown, gradient_norm,
-            f" Photos with non-finite pixels or features: {name_some(broken_ids)}." if broken_ids else "",
+            f" Pixels or features not finite: {name_some(broken_ids)}." if broken_ids else "",
             name_some(ids),
         )  # fmt: skip
         line = {
@@ -203,7 +203,7 @@ class TrainingMonitorCallback(OrderedCallback):
         broken, ids = self._broken_ids_in_row, self._ids_in_row
         weights = non_finite_names(dict(pl_module.named_parameters()))
         return (
-            (f"Photos with non-finite pixels or features: {name_some(broken)}. " if broken else "")
+            (f"Pixels or features not finite: {name_some(broken)}. " if broken else "")
             + (f"Photos of those batches: {name_some(ids)} ({self.run_folder / SKIPPED_FILE}). " if ids else "")
             + (f"Non-finite weights: {name_some(weights)}. " if weights else "")
             + f"The last good checkpoint: {good}. Check these photos; lower training.lr (it is "
@@ -233,7 +233,7 @@ class TrainingMonitorCallback(OrderedCallback):
         if n_skipped:
             n_steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
             logger.warning(
-                "Epoch %d: skipped %d of %d steps (%.0f %%). Their photos are in %s.",
+                "Epoch %d: %d of %d steps were skipped (%.0f %%). Their photos are listed in %s.",
                 epoch, n_skipped, n_steps, 100 * n_skipped / n_steps, self.run_folder / SKIPPED_FILE,
             )  # fmt: skip
         steps, zero_lr, zero_gradients = (self._counts[name] for name in ("steps", "zero_lr", "zero_gradients"))

@@ -10,32 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from roadwork.config import compose_config, to_settings
-from roadwork.core.errors import ConfigError, MachineError
+from roadwork.core.errors import MachineError
 from roadwork.core.files import atomic_path
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.runs.lock import claimed
 from roadwork.runs.run import LAST, create_run_folder, write_manifest
-from roadwork.settings import TrainingSettings
 from roadwork.training.callbacks.adalora_callback import AdaLoraCallback
 from roadwork.training.callbacks.ema_callback import EMACallback
 from roadwork.training.callbacks.interruption_callback import InterruptionCallback
 from roadwork.training.callbacks.mcc_callback import MCCCallback
 from roadwork.training.callbacks.metrics_callbacks import LossCallback, MetricsLogCallback
 from roadwork.training.callbacks.training_monitor import TrainingMonitorCallback
-from roadwork.training.checkpoints import SafeCheckpointIO, find_newest
+from roadwork.training.checkpoints import find_newest
 from roadwork.training.devices import (
-    batch_norm_plugins,
+    build_lightning_trainer,
     checkpoint_gradients,
     compile_network,
     describe_step,
-    device_arguments,
 )
 from roadwork.training.distributed import ProcessGroup, raise_if_peer_failed
 from roadwork.training.initialization import check_unseen, describe_start, find_omittable, load_start, resolve_start
@@ -49,49 +45,6 @@ from roadwork.training.trainers.resume import check_resumable
 logger = logging.getLogger(__name__)
 
 MONITOR = "val_select/mcc"
-
-
-def build_lightning_trainer(
-    training: TrainingSettings, callbacks: list[Callback], folder: Path, *, alone: bool = False, **limits: Any
-) -> L.Trainer:
-    """Lightning's Trainer under the training settings.
-
-    Args:
-        training: epochs, precision, clipping, accumulation, accelerator.
-        callbacks: in the order in which they are called.
-        folder: where Lightning writes by default.
-        alone: on one device, whatever `training.devices` is, as for rank zero's dry run.
-        limits: further arguments of Lightning's Trainer: the logger, or the limits of a dry run.
-
-    Raises:
-        ConfigError: Lightning refuses the accelerator or the precision.
-    """
-    arguments: dict[str, Any] = {
-        "max_epochs": training.epochs,
-        "gradient_clip_val": training.clip_norm or None,
-        "accumulate_grad_batches": training.accumulate,
-        "precision": _precision(training.precision),
-        "deterministic": training.deterministic,
-        **device_arguments(training, alone=alone),
-        "num_sanity_val_steps": 2,
-        "plugins": [SafeCheckpointIO(), *batch_norm_plugins(training, alone=alone)],
-        "enable_model_summary": False,
-        "log_every_n_steps": 10,
-    }
-    try:
-        return L.Trainer(callbacks=callbacks, default_root_dir=folder, **(arguments | limits))
-    except (ValueError, TypeError, MisconfigurationException) as error:
-        raise ConfigError(
-            f"Lightning does not take training.accelerator={training.accelerator!r} with "
-            f"training.precision={training.precision!r} here: {error}"
-        ) from error
-
-
-def _precision(wanted: str) -> Any:
-    if wanted != "auto":
-        return wanted
-    has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16-mixed" if has_bf16 else "32-true"
 
 
 class BaseTrainer:

@@ -19,8 +19,9 @@ from roadwork.core.errors import ConfigError
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.models.build import build_model
 from roadwork.models.cost import bytes_a_row, state_bytes
+from roadwork.training.devices import build_lightning_trainer
 from roadwork.training.optim import build_optimizer
-from roadwork.training.trainers.base_trainer import BaseTrainer, build_lightning_trainer
+from roadwork.training.trainers.base_trainer import BaseTrainer
 
 logger = logging.getLogger(__name__)
 

@@ -59,7 +59,8 @@ def check_resumable(folder: Path, cfg: DictConfig, splits: Splits, data_fingerpr
     if n_before != world_size:
         raise ConfigError(
             f"{folder} was trained on {n_before} devices, now there are {world_size}, so steps would have other "
-            f"images. Set training.devices and training.num_nodes to {n_before} devices in total, or train without --resume."
+            f"images. Set training.devices and training.num_nodes to {n_before} devices in total, or train without "
+            "--resume."
         )
     if read_manifest(folder).get("data_fingerprint") not in (None, data_fingerprint):
         raise DataError(

@@ -6,7 +6,7 @@ import socket
 import pytest
 import torch
 import torch.multiprocessing as mp
-from health_world import differing, train_with_faults
+from fixtures.tiny_fits import differing, train_with_faults
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # two processes import everything, perhaps on a busy machine
 
