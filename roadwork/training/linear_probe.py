@@ -37,7 +37,7 @@ def why_no_features(network: nn.Module, datamodule: NATIXDataModule) -> str | No
         mode = datamodule.settings.data.augmentation.train.mode
         return (
             f"the augmentation ({mode}, {type(datamodule.train_augmentation).__name__}) changes the images in each "
-            "epoch; with data.augmentation.train.mode=none the features are computed once, and the head trains in seconds"
+            "epoch; with data.augmentation.train.mode=none they are computed once, and the head trains in seconds"
         )
     if not isinstance(network, PreTrainedModel):
         return f"{type(network).__name__} is not a transformers network, so no configuration identifies its features"
@@ -153,7 +153,7 @@ def _fit_head(network: nn.Module, data: NATIXDataModule, training: TrainingSetti
 
 def _without_augmentation(datamodule: NATIXDataModule) -> NATIXDataModule:
     plain = copy.copy(datamodule)
-    plain.train_augmentation = NoAugmentation()
+    plain.train_augmentation = NoAugmentation(datamodule.settings.data.img_size)
     return plain
 
 

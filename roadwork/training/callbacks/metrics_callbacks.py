@@ -117,7 +117,7 @@ class MetricsLogCallback(Callback):
         self.path = path
         self.started = 0.0
         self._seconds_before = 0.0
-        self._n_lines = 0
+        self._n_lines: int | None = None
 
     @override
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -125,6 +125,8 @@ class MetricsLogCallback(Callback):
         if not trainer.is_global_zero or not self.path.is_file():
             return
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        if self._n_lines is None:  # the checkpoint is of version 0.1, whose callback had another name
+            self._n_lines = len(lines)
         if len(lines) > self._n_lines:
             with atomic_path(self.path) as temporary:
                 temporary.write_text("".join(lines[: self._n_lines]), encoding="utf-8")
@@ -150,11 +152,11 @@ class MetricsLogCallback(Callback):
             )
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(finite, allow_nan=False) + "\n")
-        self._n_lines += 1
+        self._n_lines = (self._n_lines or 0) + 1
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"lines": self._n_lines, "seconds": self._seconds()}
+        return {"lines": self._n_lines or 0, "seconds": self._seconds()}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

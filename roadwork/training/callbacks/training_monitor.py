@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning.pytorch as L
+import numpy as np
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
@@ -250,8 +251,8 @@ class TrainingMonitorCallback(OrderedCallback):
                 f"The learning rate was 0 in all {steps} steps of epoch {epoch}, so nothing can be learned. Fix "
                 "the schedule that configure_optimizers returns."
             )
-        changes = [abs(after - before) for after, before in zip(_parameter_norms(pl_module), self._norms, strict=True)]
-        if changes and max(changes) < MIN_NORM_CHANGE:
+        norms = _parameter_norms(pl_module)
+        if len(norms) == len(self._norms) and np.abs(np.subtract(norms, self._norms)).max() < MIN_NORM_CHANGE:
             raise WiringError(
                 f"No weight moved in the {steps} steps of epoch {epoch}, though "
                 f"{steps - zero_gradients} had gradients, so nothing can be learned. Either the optimizer "
