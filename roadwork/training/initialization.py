@@ -147,7 +147,8 @@ def build_untrained(settings: Settings) -> nn.Module:
 
     The weights that checkpoints omit have their values from before the run's first step.
     """
-    return adapt_network(_build_backbone(settings), settings.training)
+    network: nn.Module = adapt_network(_build_backbone(settings), settings.training)
+    return network
 
 
 def _build_backbone(settings: Settings) -> PreTrainedModel:
