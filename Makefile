@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := outputs/demo/latest
 MODEL := outputs/demo/model
+MARKDOWN := CHANGELOG.md CONTRIBUTING.md SECURITY.md .github
 
-.PHONY: demo test test-all lint setup consumer clean
+.PHONY: demo test test-all coverage lint setup consumer clean
 
 demo: setup  ## The main job on synthetic street scenes: from photos to a detector that is judged, packed and used
 	$(BIN)/roadwork train --config configs/experiment/demo.yaml
@@ -21,10 +22,15 @@ test: setup  ## The tests, in under 8 minutes on 2 cores
 test-all: setup  ## The long tests too
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-lint: setup  ## Style and types
+coverage: setup  ## The tests, with the lines and branches they miss; htmlcov/index.html shows them in the code
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" --cov --cov-report=term --cov-report=html
+
+lint: setup  ## Style, types, spelling and Markdown
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
+	$(BIN)/mdformat --check $(MARKDOWN)
 
 consumer: .venv-consumer/.complete  ## What a StreetVision miner has (transformers 4.45.2), for the tests of exported detectors
 
@@ -43,4 +49,4 @@ setup: .venv/.complete
 	touch $@
 
 clean:  ## Removes the environments and the caches; data and outputs stay
-	rm -rf .venv .venv-consumer .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .venv-consumer .*_cache .hypothesis .coverage .coverage.* htmlcov dist build

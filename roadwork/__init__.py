@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from roadwork.detector.detector import Detector, Prediction
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Detector", "Prediction", "__version__"]
 
 if __name__ == "src":  # a user's `from src.data... import ...`

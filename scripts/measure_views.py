@@ -30,7 +30,7 @@ from roadwork.metrics.intervals import (
     effective_groups,
     percentile_interval,
 )
-from roadwork.runs.run import find_run_folder
+from roadwork.runs.run import Run
 from roadwork.settings.sampling import VALIDATION_SPLITS
 
 BATCH, TIMED_PHOTOS, ROUNDS = 32, 64, 5
@@ -38,7 +38,7 @@ Differences = Callable[[np.ndarray, str], Tensor]
 
 
 def main() -> None:
-    folder = find_run_folder(Path(sys.argv[1]))
+    folder = Run.open(Path(sys.argv[1])).folder
     datamodule = build_run_datamodule(load_yaml(folder / "config.yaml"), folder)
     differences = differences_of(folder, datamodule)
     rows = np.concatenate([datamodule.datasets[split].rows for split in VALIDATION_SPLITS])

@@ -17,7 +17,7 @@ from roadwork.cli.app import app
 from roadwork.core.errors import ConfigError, DataError
 from roadwork.core.files import sha256_of, write_json
 from roadwork.metrics.predictions import read_predictions, softmax_roadwork, write_predictions
-from roadwork.runs.run import read_manifest, write_manifest
+from roadwork.runs.run import Run
 
 
 def make_frame(groups_each=90, shift=2.0, temperature=3.0, seed=0):
@@ -60,7 +60,7 @@ def run(tiny_config, tmp_path):
     OmegaConf.save(tiny_config("evaluation.bootstrap_draws=200"), folder / "config.yaml")
     write_predictions(make_frame(), folder / "predictions.parquet")
     write_json(folder / "results.json", {"val_test": {"mcc": 0.5, "leaks": ["a leak"]}})
-    write_manifest(folder, val_test_openings=1)
+    Run(folder).write_manifest(val_test_openings=1)
     return folder
 
 
@@ -143,7 +143,7 @@ def test_the_run_gets_its_file_its_column_and_a_counted_opening(run):
     assert results["val_test"] == {"mcc": 0.5, "leaks": ["a leak"]}
     assert results["val_test_calibrated"] == result
     assert (result["openings"], result["leaks"]) == (2, ["a leak"])
-    manifest = read_manifest(run)
+    manifest = Run(run).read_manifest()
     assert manifest["val_test_openings"] == 2
     for name in ("calibration.json", "predictions.parquet", "results.json"):
         assert manifest["sha256"][name] == sha256_of(run / name)
@@ -164,7 +164,7 @@ def test_without_rows_of_val_test_nothing_is_opened(run):
     before = (run / "results.json").read_bytes()
     assert calibrate_run(run, CalibrationOptions())[1] is None
     assert (run / "results.json").read_bytes() == before
-    assert read_manifest(run)["val_test_openings"] == 1
+    assert Run(run).read_manifest()["val_test_openings"] == 1
 
 
 def test_a_failure_leaves_the_run_as_it_was(run):

@@ -3,7 +3,6 @@
 import importlib
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -199,20 +198,6 @@ def test_all_imports_at_once():
     lines = "; ".join(f"from src.{module} import {name}" for module, name in MODULES.items())
     done = subprocess.run([sys.executable, "-c", lines], cwd=CHECKOUT, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-def test_wheel_holds_only_roadwork_and_one_copy_of_each_config(tmp_path):
-    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
-    subprocess.run(build, cwd=CHECKOUT, check=True, capture_output=True)
-    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
-        names = wheel.namelist()
-        shipped = {name: wheel.read(name) for name in names if name.startswith("roadwork/configs/")}
-    assert {name.split("/")[0].partition("-")[0] for name in names} == {"roadwork"}
-    own = {
-        f"roadwork/configs/{p.relative_to(CHECKOUT / 'configs').as_posix()}": p
-        for p in (CHECKOUT / "configs").rglob("*.yaml")
-    }
-    assert shipped == {name: path.read_bytes() for name, path in own.items()}
 
 
 def test_split_ratios_stand_on_lines_of_their_own():

@@ -21,7 +21,7 @@ from roadwork.data.images import UnreadableImageError
 from roadwork.evaluation.streetvision import evaluate as predict
 from roadwork.evaluation.streetvision.evaluate import evaluate_profile, format_profile, judge
 from roadwork.metrics.predictions import read_predictions
-from roadwork.runs.run import read_manifest
+from roadwork.runs.run import Run
 
 CHALLENGES, NATIVE = "streetvision-2026-01", "streetvision-2026-05"
 
@@ -101,9 +101,9 @@ def test_existing_files_stay_and_openings_are_counted(judged):
     assert {key: value for key, value in results.items() if key not in added} == results_of(before)
     assert added < set(results)
     assert (run / "predictions.parquet").read_bytes() == (before / "predictions.parquet").read_bytes()
-    opened = read_manifest(before)["val_test_openings"]
+    opened = Run(before).read_manifest()["val_test_openings"]
     assert [results[f"val_test_{profile}"]["openings"] - opened for profile in (CHALLENGES, NATIVE)] == [1, 2]
-    manifest = read_manifest(run)
+    manifest = Run(run).read_manifest()
     assert manifest["val_test_openings"] == opened + 2
     for name in ("results.json", f"predictions_{CHALLENGES}.parquet", f"predictions_{NATIVE}.parquet"):
         assert manifest["sha256"][name] == sha256_of(run / name)

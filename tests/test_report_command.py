@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 import roadwork.cli.judge  # noqa: F401 -- registers the command
 from roadwork.cli.app import app
 from roadwork.core.errors import ConfigError, DataError, MissingExtraError
-from roadwork.runs.run import read_manifest
+from roadwork.runs.run import Run
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def invoke(*arguments):
 
 def test_report_of_one_run_goes_to_its_folder(run):
     before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
-    openings = read_manifest(run)["val_test_openings"]
+    openings = Run(run).read_manifest()["val_test_openings"]
     result = invoke(run)
     assert result.exit_code == 0, result.output
     path = run / "report.html"
@@ -31,7 +31,7 @@ def test_report_of_one_run_goes_to_its_folder(run):
     assert f"{path.stat().st_size / 1e6:.1f} MB" in result.output
     assert path.stat().st_size < 3_000_000
     assert {name: (run / name).read_bytes() for name in before} == before
-    assert read_manifest(run)["val_test_openings"] == openings
+    assert Run(run).read_manifest()["val_test_openings"] == openings
 
 
 def test_several_runs_are_reported_where_one_stands(run, tmp_path, monkeypatch):
@@ -64,4 +64,4 @@ def test_jinja_missing_names_the_command(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     error = invoke(run).exception
     assert isinstance(error, MissingExtraError)
-    assert 'pip install "roadwork[report]"' in str(error)
+    assert 'pip install "roadwork-vision[report]"' in str(error)

@@ -10,7 +10,7 @@ from roadwork import __version__
 from roadwork.core.errors import DataError
 from roadwork.core.files import atomic_path, write_json
 from roadwork.runs import run as runs
-from roadwork.runs.run import create_run_folder, find_run_folder, read_manifest, write_manifest
+from roadwork.runs.run import Run
 
 
 def test_a_file_is_moved_into_place_whole(tmp_path):
@@ -50,7 +50,7 @@ def test_json_is_readable_and_nan_is_refused(tmp_path):
 def test_runs_of_one_second_get_distinct_folders(tmp_path):
     folders = []
     for _ in range(3):
-        folders.append(create_run_folder(tmp_path, "exp"))
+        folders.append(Run.create(tmp_path, "exp").folder)
         assert (tmp_path / "exp" / "latest").resolve() == folders[-1].resolve()
     assert len(set(folders)) == 3
     assert sorted(folders) == folders
@@ -59,29 +59,29 @@ def test_runs_of_one_second_get_distinct_folders(tmp_path):
 
 
 def test_latest_still_holds_when_outputs_is_moved(tmp_path):
-    folder = create_run_folder(tmp_path / "outputs", "exp")
+    folder = Run.create(tmp_path / "outputs", "exp").folder
     (folder / "config.yaml").touch()
     (tmp_path / "outputs").rename(tmp_path / "archive")
-    assert find_run_folder(tmp_path / "archive" / "exp" / "latest").name == folder.name
+    assert Run.open(tmp_path / "archive" / "exp" / "latest").folder.name == folder.name
 
 
 def test_a_folder_that_is_no_run(tmp_path):
-    with pytest.raises(DataError, match=r"roadwork train"):
-        find_run_folder(tmp_path / "gone")
+    with pytest.raises(DataError, match=r"no run folder .*roadwork train"):
+        Run.open(tmp_path / "gone")
     (tmp_path / "photo.jpg").touch()
-    with pytest.raises(DataError, match=r"config\.yaml.*\['photo\.jpg'\].*outputs/<experiment>/latest"):
-        find_run_folder(tmp_path)
+    with pytest.raises(DataError, match=r"config\.yaml.*photo\.jpg.*outputs/<experiment>/latest"):
+        Run.open(tmp_path)
 
 
 def test_manifest_lists_files_and_keeps_earlier_facts(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "best.ckpt").write_bytes(b"weights")
     (tmp_path / "config.yaml").write_text("a: 1\n")
-    write_manifest(tmp_path, seed=0)
-    created = read_manifest(tmp_path)["created"]
+    Run(tmp_path).write_manifest(seed=0)
+    created = Run(tmp_path).read_manifest()["created"]
     (tmp_path / "config.yaml").write_text("a: 2\n")
-    write_manifest(tmp_path, fingerprint="sha256:abc")
-    manifest = read_manifest(tmp_path)
+    Run(tmp_path).write_manifest(fingerprint="sha256:abc")
+    manifest = Run(tmp_path).read_manifest()
     assert (manifest["seed"], manifest["fingerprint"], manifest["created"]) == (0, "sha256:abc", created)
     assert manifest["roadwork"] == __version__
     assert "torch" in manifest["versions"]
@@ -93,4 +93,4 @@ def test_manifest_lists_files_and_keeps_earlier_facts(tmp_path):
 def test_without_git_there_is_no_revision(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", "")
     assert runs._git_revision() is None
-    assert read_manifest(tmp_path) == {}
+    assert Run(tmp_path).read_manifest() == {}

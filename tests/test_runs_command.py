@@ -15,6 +15,7 @@ import roadwork.cli.train  # noqa: F401 -- registers the command
 from roadwork.cli.app import app
 from roadwork.core.errors import ConfigError, DataError
 from roadwork.core.files import write_json
+from roadwork.report.run_files import read_run
 from roadwork.runs.listing import (
     DAMAGED,
     FINISHED,
@@ -27,7 +28,7 @@ from roadwork.runs.listing import (
     resolve_run,
 )
 from roadwork.runs.lock import check_unclaimed, claimed, is_claimed
-from roadwork.runs.run import read_manifest, read_results
+from roadwork.runs.run import Run
 
 CONFIG = {"model": {"name": "resnet"}, "data": {}, "training": {"epochs": 3, "adapter": "none", "patience": 10}}
 
@@ -80,11 +81,11 @@ def test_runs_come_the_newest_first_and_nothing_else_is_one(outputs):
 def test_a_real_run_is_listed_with_its_own_figures(tiny_run):
     folder = tiny_run.resolve()
     (row,) = (row for row in list_runs(folder.parents[1]) if row.name == f"{folder.parent.name}/{folder.name}")
-    test = read_results(folder)["val_test"]
+    test = Run(folder).read_results()["val_test"]
     assert (row.state, row.epochs, row.epochs_asked, row.calibrated) == (FINISHED, 1, 1, True)
     assert row.val_test_mcc == test["mcc"]
     assert (row.val_test_mcc_low, row.val_test_mcc_high) == (test["mcc_low"], test["mcc_high"])
-    manifest = read_manifest(folder)
+    manifest = Run(folder).read_manifest()
     assert row.val_test_openings == manifest["val_test_openings"] == 2
     assert row.best_val_select_mcc == pytest.approx(manifest["best_val_select_mcc"])
     assert row.git_revision == manifest["git_revision"]
@@ -94,7 +95,7 @@ def test_a_real_run_is_listed_with_its_own_figures(tiny_run):
 def test_figures_of_an_older_checkpoint_are_marked(tiny_run, tmp_path):
     folder = tmp_path / "outputs" / tiny_run.parent.name / tiny_run.resolve().name
     shutil.copytree(tiny_run, folder)
-    manifest = read_manifest(folder)
+    manifest = Run(folder).read_manifest()
     manifest["sha256"]["checkpoints/best.ckpt"] = "another"
     write_json(folder / "manifest.json", manifest)
     (row,) = list_runs(tmp_path / "outputs")
@@ -108,9 +109,8 @@ def test_figures_of_an_older_checkpoint_are_marked(tiny_run, tmp_path):
         ("config.yaml", "training: {epochs: 3}", "model.name, training.adapter"),
         ("config.yaml", "{", "YAML"),
         ("manifest.json", "{", "JSON"),
-        ("manifest.json", "[]", "manifest"),
-        ("results.json", "[]", "figures"),
-        ("metrics.jsonl", "{\n{}\n", "line 1"),
+        ("manifest.json", "[]", "JSON object"),
+        ("results.json", "[]", "JSON object"),
     ],
 )
 def test_damaged_run_is_listed_as_damaged(outputs, file, content, said):
@@ -121,6 +121,19 @@ def test_damaged_run_is_listed_as_damaged(outputs, file, content, said):
     rows = list_runs(outputs)
     assert [row.state for row in rows] == [UNSAVED, STOPPED, FINISHED, DAMAGED]
     assert said in rows[-1].note
+
+
+def test_runs_and_report_skip_the_same_damaged_line(tmp_path, tiny_run):
+    folder = tmp_path / "outputs" / "demo" / "20260101T000000Z"
+    shutil.copytree(tiny_run, folder)
+    whole = (folder / "metrics.jsonl").read_text()
+    (folder / "metrics.jsonl").write_text("{\n" + whole)
+    (row,) = list_runs(tmp_path / "outputs")
+    report = read_run(folder)
+    assert row.state == FINISHED
+    assert row.epochs == len(report.epochs) == len(whole.splitlines())
+    assert "metrics.jsonl" in row.note
+    assert any("metrics.jsonl" in note and "line 1" in note for note in report.notes)
 
 
 def test_partly_written_line_is_not_damage(outputs):

@@ -158,7 +158,7 @@ def test_a_missing_package_names_the_install_command(model_folder, capsys, monke
     with pytest.raises(SystemExit) as exited:
         main(["serve", str(model_folder), "--port", "0"])
     assert exited.value.code == 1
-    assert "pip install 'roadwork[serve]'" in capsys.readouterr().err
+    assert "pip install 'roadwork-vision[serve]'" in capsys.readouterr().err
 
 
 def test_help_comes_without_loading_torch():

@@ -13,15 +13,14 @@ from rich.text import Text
 
 from roadwork.calibration.calibrate import CalibrationOptions, calibrate
 from roadwork.calibration.data import logit_differences
-from roadwork.config import load_yaml, to_settings
 from roadwork.core.files import write_json
 from roadwork.metrics.decision import to_probability
 from roadwork.metrics.predictions import CALIBRATED_COLUMN, read_predictions, write_predictions
 from roadwork.metrics.results import evaluate_predictions
-from roadwork.runs.run import read_manifest, read_results, write_manifest
+from roadwork.runs.run import Run
 from roadwork.settings import Settings
+from roadwork.settings.sampling import TEST_SPLIT
 
-TEST_SPLIT = "val_test"
 RESULT_KEY = "val_test_calibrated"
 
 
@@ -106,17 +105,17 @@ def calibrate_run(folder: Path, options: CalibrationOptions) -> tuple[dict[str, 
     Raises:
         DataError: the run was not evaluated, or `val_calib` cannot be calibrated on.
     """
-    path = folder / "predictions.parquet"
+    path = Run(folder).predictions_file
     frame = read_predictions(path)
-    settings = to_settings(load_yaml(folder / "config.yaml"))
+    settings = Run(folder).read_settings()
     calibration = calibrate(frame, options, draws=settings.evaluation.bootstrap_draws, seed=settings.evaluation.seed)
     calibrated = to_probability(logit_differences(frame), calibration["temperature"])
     frame = frame.drop(columns=CALIBRATED_COLUMN, errors="ignore")
     frame.insert(list(frame.columns).index("probability") + 1, CALIBRATED_COLUMN, calibrated)
     write_predictions(frame, path)
-    write_json(folder / "calibration.json", calibration)
+    write_json(Run(folder).calibration_file, calibration)
     result = _open_test(folder, frame, calibration["threshold"], settings)
-    write_manifest(folder)
+    Run(folder).write_manifest()
     return calibration, result
 
 
@@ -124,9 +123,8 @@ def _open_test(folder: Path, frame: pd.DataFrame, threshold: float, settings: Se
     rows = frame[frame["split"] == TEST_SPLIT]
     if rows.empty:
         return None
-    results = read_results(folder)
-    opened = read_manifest(folder).get("val_test_openings", 0) + 1
-    write_manifest(folder, val_test_openings=opened)
+    results = Run(folder).read_results()
+    opened = Run(folder).count_opening()
     result = evaluate_predictions(
         rows.assign(probability=rows[CALIBRATED_COLUMN]),
         target_mcc=settings.evaluation.target_mcc,
@@ -137,5 +135,5 @@ def _open_test(folder: Path, frame: pd.DataFrame, threshold: float, settings: Se
     )
     leaks = results.get(TEST_SPLIT, {}).get("leaks", [])
     result |= {"threshold": threshold, "openings": opened, "leaks": leaks}
-    write_json(folder / "results.json", results | {RESULT_KEY: result})
+    write_json(Run(folder).results_file, results | {RESULT_KEY: result})
     return result

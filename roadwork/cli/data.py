@@ -238,7 +238,7 @@ def draw_map(
     """
     from roadwork.config import load_config, to_settings
     from roadwork.maps.map import write_data_map, write_run_map
-    from roadwork.runs.run import find_run_folder
+    from roadwork.runs.run import Run
 
     runs = [argument for argument in arguments or [] if "=" not in argument]
     overrides = [argument for argument in arguments or [] if "=" in argument]
@@ -247,7 +247,7 @@ def draw_map(
     if runs and config != DEFAULT_CONFIG:
         raise typer.BadParameter("A run has its own configuration; leave --config out.", param_hint="--config")
     if runs:
-        path = write_run_map(find_run_folder(Path(runs[0])), overrides, out, tiles=tiles)
+        path = write_run_map(Run.open(Path(runs[0])).folder, overrides, out, tiles=tiles)
     else:
         path = write_data_map(to_settings(load_config(config, overrides)), out, tiles=tiles)
     print(

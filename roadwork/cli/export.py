@@ -116,11 +116,11 @@ def verify_export(
     """
     from roadwork.export.verify import VerifyOptions
     from roadwork.export.verify import verify_export as verify
-    from roadwork.runs.run import find_run_folder
+    from roadwork.runs.run import Run
 
     options = VerifyOptions(
         photos=photos or (),
-        run=find_run_folder(run) if run else None,
+        run=Run.open(run).folder if run else None,
         run_rows=limit,
         consumer=consumer,
         consumer_python=consumer_python,

@@ -34,31 +34,31 @@ def evaluate(
         return
     from roadwork.evaluation.evaluate import evaluate_run
     from roadwork.metrics.results import format_results
-    from roadwork.runs.run import find_run_folder
+    from roadwork.runs.run import Run
     from roadwork.settings.sampling import TEST_SPLIT
 
-    folder = find_run_folder(run)
+    folder = Run.open(run).folder
     result = evaluate_run(folder)[TEST_SPLIT]
     Console().print(format_results(TEST_SPLIT, result))
     print(
         f"{TEST_SPLIT} was opened {result['openings']} time(s) for this run. "
         f"Written: {run}/results.json and predictions.parquet"
     )
-    if (folder / "calibration.json").is_file():
+    if Run(folder).calibration_file.is_file():
         print(f"{run}/calibration.json belongs to the predictions that were there before: calibrate again.")
     print(f"Next: roadwork calibrate {run}, roadwork map {run}")
 
 
 def _evaluate_profile(run: Path, profile: str) -> None:
     from roadwork.evaluation.streetvision.evaluate import evaluate_profile, format_profile, predictions_file
-    from roadwork.runs.run import find_run_folder
+    from roadwork.runs.run import Run
 
-    folder = find_run_folder(run)
+    folder = Run.open(run).folder
     result = evaluate_profile(folder, profile)
     Console().print(format_profile(result))
     print(f"val_test was opened {result['openings']} time(s) for this run.")
     print(f"Written: {run}/results.json and {predictions_file(profile)}")
-    if not (folder / "calibration.json").is_file():
+    if not Run(folder).calibration_file.is_file():
         print(f"The run is not calibrated: `roadwork calibrate {run}` first, to see what an export of it would get.")
 
 
@@ -81,10 +81,10 @@ def calibrate(
     from roadwork.calibration.calibrate import CalibrationOptions
     from roadwork.calibration.figures import Costs, parse_prior
     from roadwork.calibration.run import RESULT_KEY, calibrate_run, format_calibration, format_test
-    from roadwork.runs.run import find_run_folder
+    from roadwork.runs.run import Run
 
     options = CalibrationOptions(parse_prior(prior), risk, Costs(cost_miss, cost_false_alarm))
-    calibration, result = calibrate_run(find_run_folder(run), options)
+    calibration, result = calibrate_run(Run.open(run).folder, options)
     if as_json:
         print(json.dumps({"calibration": calibration, RESULT_KEY: result}, indent=2, ensure_ascii=False))
         return
@@ -119,10 +119,10 @@ def report(
     except ModuleNotFoundError as error:
         if error.name not in {"jinja2", "markupsafe"}:
             raise
-        raise MissingExtraError('A report needs Jinja2. Install it: pip install "roadwork[report]"') from error
-    from roadwork.runs.run import find_run_folder
+        raise MissingExtraError('A report needs Jinja2. Install it: pip install "roadwork-vision[report]"') from error
+    from roadwork.runs.run import Run
 
-    runs = [find_run_folder(Path(argument)) for argument in arguments if "=" not in argument]
+    runs = [Run.open(Path(argument)).folder for argument in arguments if "=" not in argument]
     if not runs:
         raise typer.BadParameter("Name a run's folder, such as outputs/demo/latest.", param_hint="RUN")
     path = write_report(runs, [argument for argument in arguments if "=" in argument], out)
@@ -143,10 +143,10 @@ def ensemble(
     """
     from roadwork.evaluation.ensemble import create_ensemble
     from roadwork.metrics.results import format_results
-    from roadwork.runs.run import find_run_folder
+    from roadwork.runs.run import Run
     from roadwork.settings.sampling import TEST_SPLIT
 
-    summary = create_ensemble([find_run_folder(run) for run in runs], out_experiment)
+    summary = create_ensemble([Run.open(run).folder for run in runs], out_experiment)
     Console().print(format_results(TEST_SPLIT, summary.result))
     _print_members(summary)
     print(

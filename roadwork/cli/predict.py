@@ -178,7 +178,7 @@ def serve(
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(
-            f"`roadwork serve` needs {error.name}. Install it: pip install 'roadwork[serve]'"
+            f"`roadwork serve` needs {error.name}. Install it: pip install 'roadwork-vision[serve]'"
         ) from error
     from roadwork.detector.detector import Detector
     from roadwork.serve.app import create_app

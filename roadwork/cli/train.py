@@ -89,11 +89,11 @@ def train(
     """
     from roadwork.config import load_config
     from roadwork.data.datamodule import NATIXDataModule
-    from roadwork.runs.run import find_run_folder
+    from roadwork.runs.run import Run
 
     quiet_lightning()
     datamodule = NATIXDataModule(load_config(config, overrides or []))
-    resume_from = find_run_folder(_latest(datamodule)) if resume else None
+    resume_from = Run.open(_latest(datamodule)).folder if resume else None
     prove_and_train(datamodule, resume_from, dry_run=dry_run)
 
 

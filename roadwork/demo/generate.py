@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
+from roadwork import __version__
 from roadwork.core.errors import DataError
 from roadwork.demo.places import Sequence, plan_sequences
 from roadwork.demo.scene import plan_scene
@@ -102,7 +102,7 @@ def generate_demo_data(
             write_parquet(folder, pictures, images)
         summary = _summarise(out, sequences, write_deployment(folder, seed))
         text = README.format(
-            version=version("roadwork"), images=images, width=size[0], height=size[1], seed=seed, fmt=fmt,
+            version=__version__, images=images, width=size[0], height=size[1], seed=seed, fmt=fmt,
             shift=float(geo_shift), positives=summary.positives,
             without_gps=summary.rows_without_gps, text_gps=summary.rows_with_text_gps,
         )  # fmt: skip

@@ -54,7 +54,7 @@ def _import_onnxruntime() -> ModuleType:
         import onnxruntime  # noqa: PLC0415 -- an extra
     except ImportError:
         raise MissingExtraError(
-            "A detector in ONNX is run by onnxruntime, which is not installed. Install it: pip install 'roadwork[onnx]'"
+            "A detector in ONNX needs onnxruntime, which is missing. Install it: pip install 'roadwork-vision[onnx]'"
         ) from None
     module: ModuleType = onnxruntime
     return module

@@ -24,15 +24,14 @@ from roadwork.metrics.results import evaluate_predictions
 from roadwork.models.ensemble import EnsembleForImageClassification, mean_logits
 from roadwork.models.processor import ImageStatistics, image_statistics
 from roadwork.runs.ensemble_record import CHECKPOINT, Member, is_ensemble, write_record
-from roadwork.runs.run import create_run_folder, read_manifest, read_results, write_manifest
+from roadwork.runs.run import Run
 from roadwork.settings import SPLIT_NAMES, Settings
-from roadwork.settings.sampling import TEST_SPLIT, VALIDATION_SPLITS
+from roadwork.settings.sampling import HELD_OUT_SPLITS, TEST_SPLIT
 from roadwork.training.lora.apply import merge_adapter
 
 LOGITS = ["logit_none", "logit_roadwork"]
 
 # What is predicted, and so averaged.
-SPLITS = (*VALIDATION_SPLITS, TEST_SPLIT)
 SELECTION_SPLIT = "val_select"
 
 
@@ -126,14 +125,14 @@ def read_member_runs(folders: Sequence[Path]) -> list[MemberRun]:
 def _read_run(folder: Path) -> MemberRun:
     if is_ensemble(folder):
         raise DataError(f"{folder} is an ensemble itself. Name the runs that it is made of: ensemble.json lists them.")
-    cfg = load_yaml(folder / "config.yaml")
+    cfg = load_yaml(Run(folder).config_file)
     settings = to_settings(cfg)
     checkpoint = _evaluated_checkpoint(folder)
-    predictions = read_predictions(folder / "predictions.parquet")
-    missing = [name for name in SPLITS if not (predictions["split"] == name).any()]
+    predictions = read_predictions(Run(folder).predictions_file)
+    missing = [name for name in HELD_OUT_SPLITS if not (predictions["split"] == name).any()]
     if missing:
         raise DataError(f"{folder} predicts no row of {', '.join(missing)}. {_evaluate(folder)}")
-    manifest = read_manifest(folder)
+    manifest = Run(folder).read_manifest()
     return MemberRun(
         folder=folder,
         cfg=cfg,
@@ -143,7 +142,7 @@ def _read_run(folder: Path) -> MemberRun:
         statistics=image_statistics(settings.model),
         checkpoint_sha256=checkpoint,
         predictions=predictions,
-        result=read_results(folder)[TEST_SPLIT],
+        result=Run(folder).read_results()[TEST_SPLIT],
         openings=int(manifest.get("val_test_openings", 0)),
     )
 
@@ -153,8 +152,8 @@ def _evaluated_checkpoint(folder: Path) -> str:
     path = folder / CHECKPOINT
     if not path.is_file():
         raise DataError(f"{path} is not there: the run ended before its first validation. Train again.")
-    judged = read_results(folder).get(TEST_SPLIT, {}).get("checkpoint_sha256")
-    if judged is None or not (folder / "predictions.parquet").is_file():
+    judged = Run(folder).read_results().get(TEST_SPLIT, {}).get("checkpoint_sha256")
+    if judged is None or not Run(folder).predictions_file.is_file():
         raise DataError(f"{folder} was not evaluated, so there is nothing to average. {_evaluate(folder)}")
     found = sha256_of(path)
     if found != judged:
@@ -163,7 +162,7 @@ def _evaluated_checkpoint(folder: Path) -> str:
 
 
 def _read_split_ids(folder: Path) -> dict[str, frozenset[str]]:
-    path = folder / "splits.json"
+    path = Run(folder).splits_file
     try:
         splits = json.loads(path.read_text(encoding="utf-8"))["splits"]
         return {name: frozenset(splits[name]) for name in SPLIT_NAMES}
@@ -194,7 +193,7 @@ def _check_fits(run: MemberRun, first: MemberRun) -> None:
                 f"{run.folder} cannot be averaged with {first.folder}: their {name} differs in {len(apart)} rows, "
                 f"first {apart[0]}. One may have trained on what the other is judged on: train both by one splits file."
             )
-    for name in SPLITS:
+    for name in HELD_OUT_SPLITS:
         found, expected = (set(r.predictions.loc[r.predictions["split"] == name, "id"]) for r in (run, first))
         if found != expected:
             raise DataError(
@@ -263,16 +262,15 @@ def create_ensemble(runs: Sequence[Path], experiment: str | None = None) -> Ense
     settings = to_settings(cfg)
     frame = average_predictions([member.predictions for member in members])
     selecting = {member.folder: _select_mcc(member.predictions) for member in members}
-    folder = create_run_folder(Path(settings.output_dir), experiment)
-    OmegaConf.save(cfg, folder / "config.yaml")
-    shutil.copyfile(first.folder / "splits.json", folder / "splits.json")
+    folder = Run.create(Path(settings.output_dir), experiment).folder
+    OmegaConf.save(cfg, Run(folder).config_file)
+    shutil.copyfile(Run(first.folder).splits_file, Run(folder).splits_file)
     recorded = [Member(member.folder, member.checkpoint_sha256) for member in members]
     write_record(
         folder, recorded, {"val_select_mcc": _select_mcc(frame), "members_val_select_mcc": [*selecting.values()]}
     )
     openings = 1 + sum(member.openings for member in members)
-    write_manifest(
-        folder,
+    Run(folder).write_manifest(
         seeds={
             "training": [member.settings.training.seed for member in members],
             "sampler": [member.settings.data.gps_sampling.random_seed for member in members],
@@ -281,10 +279,10 @@ def create_ensemble(runs: Sequence[Path], experiment: str | None = None) -> Ense
         val_test_openings=openings,
         val_test_openings_of_members=[member.openings for member in members],
     )
-    write_predictions(frame, folder / "predictions.parquet")
+    write_predictions(frame, Run(folder).predictions_file)
     result = _judge(frame, settings) | _of_all(members) | {"openings": openings}
-    write_json(folder / "results.json", {TEST_SPLIT: result})
-    write_manifest(folder)
+    write_json(Run(folder).results_file, {TEST_SPLIT: result})
+    Run(folder).write_manifest()
     return EnsembleSummary(folder, selecting, _select_mcc(frame), result)
 
 

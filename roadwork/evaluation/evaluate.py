@@ -14,7 +14,6 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from roadwork.config import load_yaml
 from roadwork.core.errors import DataError
 from roadwork.core.files import sha256_of, write_json
 from roadwork.core.progress import track
@@ -24,15 +23,13 @@ from roadwork.evaluation.ensemble import AveragedNetworks
 from roadwork.metrics.predictions import build_predictions, write_predictions
 from roadwork.metrics.results import evaluate_predictions
 from roadwork.runs.ensemble_record import is_ensemble, read_members
-from roadwork.runs.run import read_manifest, write_manifest
+from roadwork.runs.run import Run
 from roadwork.settings import Settings
+from roadwork.settings.sampling import TEST_SPLIT, VALIDATION_SPLITS
 from roadwork.training.checkpoints import load_weights
 from roadwork.training.initialization import build_untrained
 
 logger = logging.getLogger(__name__)
-
-VALIDATION_SPLITS = ("val_select", "val_calib")
-TEST_SPLIT = "val_test"
 
 
 def evaluate_run(folder: Path) -> dict[str, Any]:
@@ -54,9 +51,9 @@ def evaluate_run(folder: Path) -> dict[str, Any]:
         )
     datamodule, model = open_run(folder)
     settings = datamodule.settings
-    opened = count_opening(folder)
+    opened = Run(folder).count_opening()
     frame = predict_splits(datamodule, model, (*VALIDATION_SPLITS, TEST_SPLIT))
-    write_predictions(frame, folder / "predictions.parquet")
+    write_predictions(frame, Run(folder).predictions_file)
     result = evaluate_predictions(
         frame[frame["split"] == TEST_SPLIT],
         target_mcc=settings.evaluation.target_mcc,
@@ -65,14 +62,14 @@ def evaluate_run(folder: Path) -> dict[str, Any]:
         brackets=[(low, high) for low, high, _ in settings.data.gps_sampling.weight_brackets],
     )
     result |= {
-        "checkpoint_sha256": sha256_of(folder / "checkpoints" / "best.ckpt"),
+        "checkpoint_sha256": sha256_of(Run(folder).best_checkpoint),
         "openings": opened,
         "unreadable": len(datamodule.ledger.reasons),
         "leaks": list(datamodule.split_report.leak_warnings),
     }
     results = {TEST_SPLIT: result}
-    write_json(folder / "results.json", results)
-    write_manifest(folder)
+    write_json(Run(folder).results_file, results)
+    Run(folder).write_manifest()
     return results
 
 
@@ -82,30 +79,21 @@ def open_run(folder: Path) -> tuple[NATIXDataModule, nn.Module]:
     Raises:
         DataError: they have changed since, or the run lacks its configuration or its checkpoint.
     """
-    cfg = load_yaml(folder / "config.yaml")
-    if not {"data", "model", "training"} <= set(cfg):
-        raise DataError(f"{folder / 'config.yaml'} is not a run's whole configuration. Restore it, or train again.")
+    cfg = Run(folder).read_config()
     datamodule = build_run_datamodule(cfg, folder)
-    manifest = read_manifest(folder)
+    manifest = Run(folder).read_manifest()
     _check_data_is_the_runs(datamodule, manifest)
-    if manifest.get("sha256", {}).get("splits.json") not in (None, sha256_of(folder / "splits.json")):
+    if manifest.get("sha256", {}).get("splits.json") not in (None, sha256_of(Run(folder).splits_file)):
         raise DataError(
-            f"{folder / 'splits.json'} has been edited since the run was trained, so rows that it trained on could be "
+            f"{Run(folder).splits_file} has been edited since the run was trained, so rows that it trained on could be "
             "judged as unseen. Restore it, or train again."
         )
     return datamodule, load_best_model(folder, datamodule.settings)
 
 
-def count_opening(folder: Path) -> int:
-    """Notes in the manifest that `val_test` is opened once more; gives how often it has been."""
-    opened = int(read_manifest(folder).get("val_test_openings", 0)) + 1
-    write_manifest(folder, val_test_openings=opened)
-    return opened
-
-
 def build_run_datamodule(cfg: DictConfig, folder: Path) -> NATIXDataModule:
     """The data module of a run: its own configuration and its own splits, checked against the data as it is today."""
-    own_splits = {"data": {"splits_file": str(folder / "splits.json")}}
+    own_splits = {"data": {"splits_file": str(Run(folder).splits_file)}}
     datamodule = NATIXDataModule(cast("DictConfig", OmegaConf.merge(cfg, own_splits)))
     datamodule.setup("evaluate")
     return datamodule
@@ -130,7 +118,7 @@ def load_best_model(folder: Path, settings: Settings) -> nn.Module:
     """
     if is_ensemble(folder):
         return AveragedNetworks([load_best_model(run.folder, run.read_settings()) for run in read_members(folder)])
-    path = folder / "checkpoints" / "best.ckpt"
+    path = Run(folder).best_checkpoint
     if not path.is_file():
         raise DataError(
             f"{path} is not there: the run ended before its first validation. Train again, or name another run."

@@ -24,12 +24,12 @@ from roadwork.data.datamodule import NATIXDataModule
 from roadwork.data.features import compute_features
 from roadwork.evaluation.evaluate import predict_splits, tabulate
 from roadwork.experiments.ablation_plan import Ablation, Fit
-from roadwork.experiments.folds import HELD_OUT
 from roadwork.metrics.classification import count_confusion, mcc
 from roadwork.metrics.predictions import write_predictions
 from roadwork.models.head import head_of, in_evaluation_mode
 from roadwork.preflight.dry_run import run_dry
 from roadwork.runs.run import LAST
+from roadwork.settings.sampling import CALIBRATION_SPLIT
 from roadwork.training.linear_probe import why_no_features
 from roadwork.training.trainers.factory import prepare_trainer
 
@@ -98,8 +98,8 @@ def predict_held_out(model: nn.Module, datamodule: NATIXDataModule) -> pd.DataFr
     is_frozen = datamodule.settings.training.freeze_backbone and why_no_features(model, datamodule) is None
     if not (is_frozen and isinstance(model, PreTrainedModel)):
         model.eval()
-        return predict_splits(datamodule, model, [HELD_OUT])
-    rows = datamodule.datasets[HELD_OUT].rows
+        return predict_splits(datamodule, model, [CALIBRATION_SPLIT])
+    rows = datamodule.datasets[CALIBRATION_SPLIT].rows
     features = compute_features(model, datamodule.settings, datamodule.ledger, datamodule.source, rows)
     head = head_of(model)
     with in_evaluation_mode(model), torch.inference_mode():

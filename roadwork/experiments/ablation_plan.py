@@ -15,9 +15,10 @@ from roadwork.core.errors import ConfigError
 from roadwork.data.source import find_groups, find_splits, read_dataset
 from roadwork.data.splitting.splits import Splits
 from roadwork.experiments.cross_validation import check_same_plan, write_or_check_splits
-from roadwork.experiments.folds import TRAINING, make_fold_splits
-from roadwork.runs.run import create_run_folder
+from roadwork.experiments.folds import make_fold_splits
+from roadwork.runs.run import Run
 from roadwork.settings import Settings, TrainingSettings
+from roadwork.settings.sampling import TRAIN_SPLIT
 
 logger = logging.getLogger(__name__)
 
@@ -223,7 +224,7 @@ def plan_ablation(cfg: DictConfig, design: Design, resume: Path | None = None) -
     }
     if resume:
         check_same_plan(resume, plan, KIND)
-    folder = resume or create_run_folder(Path(settings.output_dir), f"{settings.experiment}/{KIND}")
+    folder = resume or Run.create(Path(settings.output_dir), f"{settings.experiment}/{KIND}").folder
     for fold, own in enumerate(by_fold):
         write_or_check_splits(own, _splits_file(folder, fold))
     OmegaConf.save(OmegaConf.create(plan), folder / f"{KIND}.yaml")
@@ -245,7 +246,7 @@ def _count_epochs(splits: Splits, settings: Settings, steps: int | None) -> int:
     if steps is None:
         return settings.training.epochs
     batch_size: int = settings.data.dataloader.batch_size
-    batches = math.ceil(len(splits.ids[TRAINING]) / batch_size)
+    batches = math.ceil(len(splits.ids[TRAIN_SPLIT]) / batch_size)
     return max(1, round(steps / math.ceil(batches / settings.training.accumulate)))
 
 

@@ -28,7 +28,7 @@ from roadwork.experiments.gps_report import ReportTable, check_plot_installed
 from roadwork.metrics.classification import decide, mcc
 from roadwork.metrics.intervals import bootstrap_mcc, count_paired, effective_groups, percentile_interval
 from roadwork.metrics.predictions import read_predictions
-from roadwork.runs.run import write_manifest
+from roadwork.runs.run import Run
 
 BETTER, WORSE, NOT_TOLD_APART = "better", "worse", "not told apart"
 
@@ -249,7 +249,7 @@ def report_ablation(ablation: Ablation, command: str) -> dict[str, Any]:
         temporary.write_text(_markdown(report), encoding="utf-8")
     with atomic_path(ablation.folder / f"{STEM}.png") as temporary:
         draw_differences(report, temporary)
-    write_manifest(ablation.folder, data_fingerprint=ablation.fingerprint, command=command)
+    Run(ablation.folder).write_manifest(data_fingerprint=ablation.fingerprint, command=command)
     return report
 
 

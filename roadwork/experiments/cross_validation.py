@@ -22,11 +22,12 @@ from roadwork.data.source import find_groups, find_splits, read_dataset
 from roadwork.data.splitting.splits import Splits
 from roadwork.data.table import SampleTable
 from roadwork.evaluation.evaluate import load_best_model, predict_splits
-from roadwork.experiments.folds import HELD_OUT, find_regions, make_fold_splits
+from roadwork.experiments.folds import find_regions, make_fold_splits
 from roadwork.metrics.predictions import read_predictions, write_predictions
 from roadwork.metrics.results import evaluate_predictions
-from roadwork.runs.run import create_run_folder, write_manifest
+from roadwork.runs.run import Run
 from roadwork.settings import Settings
+from roadwork.settings.sampling import CALIBRATION_SPLIT
 from roadwork.training.trainers.factory import prepare_trainer
 from roadwork.training.trainers.resume import MACHINE_KEYS, flat_keys
 
@@ -114,7 +115,7 @@ def plan_cross_validation(
     }
     if resume:
         check_same_plan(resume, plan)
-    folder = resume or create_run_folder(Path(settings.output_dir), f"{settings.experiment}/cv")
+    folder = resume or Run.create(Path(settings.output_dir), f"{settings.experiment}/cv").folder
     folds = []
     for number, own in enumerate(fold_splits):
         fold_folder = folder / f"fold_{number}"
@@ -211,7 +212,7 @@ def train_fold(datamodule: NATIXDataModule, fold: Fold) -> pd.DataFrame:
         The predictions table of the held-out rows; their split is the fold's name.
     """
     run_folder = prepare_trainer(datamodule).fit(datamodule)
-    frame = predict_splits(datamodule, load_best_model(run_folder, datamodule.settings), [HELD_OUT])
+    frame = predict_splits(datamodule, load_best_model(run_folder, datamodule.settings), [CALIBRATION_SPLIT])
     frame["split"] = fold.folder.name
     write_predictions(frame, fold.predictions_file)
     return frame
@@ -236,14 +237,14 @@ def pool_folds(cross_validation: CrossValidation) -> tuple[pd.DataFrame, dict[st
         seed=settings.evaluation.seed,
         brackets=[(low, high) for low, high, _ in settings.data.gps_sampling.weight_brackets],
     )
-    held_out = sum(len(fold.splits.ids[HELD_OUT]) for fold in cross_validation.folds)
+    held_out = sum(len(fold.splits.ids[CALIBRATION_SPLIT]) for fold in cross_validation.folds)
     result |= {
         "by": None if cross_validation.regions is None else "region",
         "unreadable": held_out - len(pooled),
         "folds": [_figures_of_fold(cross_validation, *of_fold) for of_fold in enumerate(frames)],
     }
     write_json(folder / "results.json", {"cross_validation": result})
-    write_manifest(folder, data_fingerprint=cross_validation.table.fingerprint())
+    Run(folder).write_manifest(data_fingerprint=cross_validation.table.fingerprint())
     return pooled, result
 
 
@@ -268,7 +269,7 @@ def _read_finished(fold: Fold) -> pd.DataFrame:
         frame = read_predictions(fold.predictions_file)
     except DataError as error:
         raise DataError(f"{error} Or remove the file to train the fold again with --resume.") from error
-    foreign = set(frame["id"]) - set(fold.splits.ids[HELD_OUT])
+    foreign = set(frame["id"]) - set(fold.splits.ids[CALIBRATION_SPLIT])
     if foreign:
         raise DataError(
             f"{fold.predictions_file} has {len(foreign)} rows that its fold does not hold out, first "

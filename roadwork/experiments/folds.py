@@ -11,10 +11,10 @@ from roadwork.data.grouping.groups import Groups
 from roadwork.data.splitting.splits import Splits
 from roadwork.data.table import SampleTable, column_text, find_slice_column
 from roadwork.data.utils.geo import h3_cells
+from roadwork.settings.sampling import CALIBRATION_SPLIT, SELECTION_SPLIT, TEST_SPLIT, TRAIN_SPLIT
 
 # Hexagons of about 180 km a side: a city and its surroundings.
 REGION_RESOLUTION = 2
-TRAINING, SELECTION, HELD_OUT, UNTOUCHED = "train", "val_select", "val_calib", "val_test"
 
 # One of so many parts of the other folds selects the checkpoint: some 14 % of their rows.
 SELECTION_PARTS = 7
@@ -130,20 +130,20 @@ def make_fold_splits(
     """
     names = splits.names_by_row(table)
     inside = ~table.is_train_only  # each fold's run places the others by its own held-out rows
-    rows = np.flatnonzero((names != "") & (names != UNTOUCHED) & ~groups.set_aside & inside)
+    rows = np.flatnonzero((names != "") & (names != TEST_SPLIT) & ~groups.set_aside & inside)
     rows = rows[np.argsort(table.ids[rows])]
     folds = make_folds(table.take(rows), groups.names[rows], n_folds, seed, None if regions is None else regions[rows])
-    named = {*table.ids[rows], *splits.ids[UNTOUCHED]}
+    named = {*table.ids[rows], *splits.ids[TEST_SPLIT]}
     set_aside = [row_id for row_id in table.ids[inside].tolist() if row_id not in named]
     made = []
     for fold in range(folds.max() + 1):
         rest = rows[folds != fold]
         is_selection = _pick_selection(table.take(rest), groups.names[rest], seed)
         ids = {
-            TRAINING: table.ids[rest[~is_selection]].tolist(),
-            SELECTION: table.ids[rest[is_selection]].tolist(),
-            HELD_OUT: table.ids[rows[folds == fold]].tolist(),
-            UNTOUCHED: list(splits.ids[UNTOUCHED]),
+            TRAIN_SPLIT: table.ids[rest[~is_selection]].tolist(),
+            SELECTION_SPLIT: table.ids[rest[is_selection]].tolist(),
+            CALIBRATION_SPLIT: table.ids[rows[folds == fold]].tolist(),
+            TEST_SPLIT: list(splits.ids[TEST_SPLIT]),
         }
         made.append(Splits(ids, set_aside, strategy="cross-validation", seed=seed, buffer_km=groups.buffer_km))
     return made

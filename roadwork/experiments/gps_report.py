@@ -25,7 +25,7 @@ from roadwork.experiments.gps_analysis import OVERALL, PRIMARY, analyse, decide_
 from roadwork.experiments.gps_conditions import ARMS, PLACEBO, UNIFORM, GpsExperiment, build_sampler, prepare_experiment
 from roadwork.experiments.gps_seeds import run_seeds
 from roadwork.experiments.heads import HeadSettings
-from roadwork.runs.run import create_run_folder, read_manifest, write_manifest
+from roadwork.runs.run import Run
 from roadwork.settings import Settings
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def check_plot_installed() -> None:
     """
     if find_spec("matplotlib") is None:
         raise MissingExtraError(
-            "Plots need matplotlib, which is not installed. Install it with: pip install 'roadwork[report]'"
+            "Plots need matplotlib, which is not installed. Install it with: pip install 'roadwork-vision[report]'"
         )
 
 
@@ -295,15 +295,15 @@ def run_gps_experiment(
     name = f"{settings.experiment}/gps"
     kept_seeds = Path(settings.output_dir) / name / "seeds"
     report = report_experiment(experiment, settings, range(n_seeds), kept_seeds)
-    folder = create_run_folder(Path(settings.output_dir), name)
-    write_manifest(folder, data_fingerprint=experiment.table.fingerprint(), command=command)
+    folder = Run.create(Path(settings.output_dir), name).folder
+    Run(folder).write_manifest(data_fingerprint=experiment.table.fingerprint(), command=command)
     report |= {
         "command": command,
         "config": _jsonable(OmegaConf.to_container(cfg, resolve=True)),
-        "versions": read_manifest(folder)["versions"],
+        "versions": Run(folder).read_manifest()["versions"],
     }
     write_report(folder, report)
-    write_manifest(folder)
+    Run(folder).write_manifest()
     return folder, report
 
 

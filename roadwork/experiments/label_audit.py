@@ -142,8 +142,8 @@ def check_audit_installed() -> None:
         import cleanlab  # noqa: F401, PLC0415 -- an extra
     except ImportError as error:
         raise MissingExtraError(
-            "The label audit needs cleanlab. Install it with `pip install 'roadwork[report]'`, or leave the audit out "
-            "with --no-audit."
+            "The label audit needs cleanlab. Install it: `pip install 'roadwork-vision[report]'`, or skip it with "
+            "--no-audit."
         ) from error
 
 

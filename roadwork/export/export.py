@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from roadwork.config import load_yaml, to_settings
+from roadwork.config import to_settings
 from roadwork.core.errors import ConfigError, DataError
 from roadwork.core.files import sha256_of, write_json
 from roadwork.data.images import read_pixels, to_network_input
@@ -45,7 +45,7 @@ from roadwork.export.run_facts import RunFacts, read_run_facts
 from roadwork.models.classifier import as_own_class
 from roadwork.models.processor import PROCESSOR_FILE, image_statistics
 from roadwork.runs.ensemble_record import is_ensemble, read_members
-from roadwork.runs.run import find_run_folder, read_results
+from roadwork.runs.run import Run
 from roadwork.settings import Settings
 from roadwork.settings.sampling import TEST_SPLIT
 from roadwork.training.lora.apply import merge_adapter
@@ -99,8 +99,8 @@ def export_run(run: Path, out: Path, *, format: str) -> ExportSummary:  # noqa: 
     if format == "onnx":
         check_onnx_installed()
     check_target(out)
-    run = find_run_folder(run)
-    settings = _read_settings(run)
+    run = Run.open(run).folder
+    settings = to_settings(Run(run).read_config())
     _check_weights_are_judged(run)
     calibration = read_calibration(run)
     facts = calibration or ExportFacts()
@@ -124,20 +124,13 @@ def export_run(run: Path, out: Path, *, format: str) -> ExportSummary:  # noqa: 
 
 def _check_weights_are_judged(run: Path) -> None:
     """A run that was resumed after its evaluation has other weights than its figures, temperature and threshold."""
-    judged = read_results(run).get(TEST_SPLIT, {}).get("checkpoint_sha256")
-    path = run / "checkpoints" / "best.ckpt"
+    judged = Run(run).read_results().get(TEST_SPLIT, {}).get("checkpoint_sha256")
+    path = Run(run).best_checkpoint
     if judged is not None and path.is_file() and sha256_of(path) != judged:
         raise DataError(
             f"{path} is not what `roadwork evaluate` judged: the run has been trained on since. Evaluate and calibrate "
             "it again, then export."
         )
-
-
-def _read_settings(run: Path) -> Settings:
-    cfg = load_yaml(run / "config.yaml")
-    if not {"data", "model", "training"} <= set(cfg):
-        raise DataError(f"{run / 'config.yaml'} is not a run's whole configuration. Restore it, or train again.")
-    return to_settings(cfg)
 
 
 def _network_inputs(scenes: Sequence[bytes], preprocessing: Preprocessing) -> Tensor:

@@ -51,7 +51,7 @@ def check_onnx_installed() -> None:
     if missing:
         raise MissingExtraError(
             f"--format onnx needs {', '.join(missing)}, which is not installed. Install it: "
-            "pip install 'roadwork[onnx]'"
+            "pip install 'roadwork-vision[onnx]'"
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from roadwork.calibration.run import RESULT_KEY
 from roadwork.detector.format import ExportFacts
 from roadwork.runs.ensemble_record import is_ensemble, read_members
-from roadwork.runs.run import read_manifest
+from roadwork.runs.run import Run
 from roadwork.settings import Settings
 from roadwork.settings.sampling import TEST_SPLIT
 
@@ -71,10 +71,10 @@ def read_run_facts(run: Path, settings: Settings, facts: ExportFacts | None) -> 
     Raises:
         DataError: the manifest is damaged.
     """
-    results = _read(run / "results.json")
+    results = Run(run).read_results()
     calibrated = results.get(RESULT_KEY) if facts is not None else None
     at = facts.threshold if facts is not None and calibrated else 0.5
-    splits = _read(run / "splits.json")
+    splits = json.loads(Run(run).splits_file.read_text(encoding="utf-8"))
     networks = tuple(member.read_settings() for member in read_members(run)) if is_ensemble(run) else (settings,)
     names = (_hub_name(network.model.name) for network in networks if network.model.pretrained)
     return RunFacts(
@@ -83,7 +83,7 @@ def read_run_facts(run: Path, settings: Settings, facts: ExportFacts | None) -> 
         networks=networks,
         base_models=tuple(dict.fromkeys(name for name in names if name)),
         split_sizes={name: len(ids) for name, ids in splits.get("splits", splits).items() if isinstance(ids, list)},
-        fingerprint=read_manifest(run).get("data_fingerprint"),
+        fingerprint=Run(run).read_manifest().get("data_fingerprint"),
         result=calibrated or results.get(TEST_SPLIT),
         result_threshold=at,
     )
@@ -105,11 +105,3 @@ def _describe_data(settings: Settings) -> DataFacts:
 def _hub_name(name: str) -> str | None:
     """The name, where it is one on the hub and no folder here, which would tell of this machine."""
     return name if _HUB_NAME.fullmatch(name) and not Path(name).exists() and not name.startswith(".") else None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

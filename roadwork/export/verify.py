@@ -15,7 +15,6 @@ from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
 from roadwork.calibration.data import logit_differences
-from roadwork.config import load_yaml, to_settings
 from roadwork.core.errors import ConfigError, DataError
 from roadwork.core.progress import track
 from roadwork.data.images import UnreadableImageError
@@ -41,7 +40,7 @@ from roadwork.metrics.decision import to_probability
 from roadwork.metrics.predictions import read_predictions
 from roadwork.models.build import without_transformers_report
 from roadwork.models.ensemble import register_own_networks
-from roadwork.runs.run import read_manifest
+from roadwork.runs.run import Run
 from roadwork.settings.sampling import VALIDATION_SPLITS
 
 CONSUMERS = ("streetvision",)
@@ -120,8 +119,8 @@ def compare_with_run(detector: Detector, run: Path, *, limit_rows: int, tie: flo
 
 
 def _read_photos(run: Path, ids: list[str]) -> list[bytes]:
-    table, source = read_dataset(to_settings(load_yaml(run / "config.yaml")).data)
-    if read_manifest(run).get("data_fingerprint") not in (None, table.fingerprint()):
+    table, source = read_dataset(Run(run).read_settings().data)
+    if Run(run).read_manifest().get("data_fingerprint") not in (None, table.fingerprint()):
         raise DataError(
             f"{table.notes[0]} It is not the data that {run} was trained on: rows, labels, positions or sequences have "
             "changed since. Restore it, or leave --run out."

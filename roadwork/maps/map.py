@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from roadwork.config import load_config, to_settings
 from roadwork.core.errors import DataError
 from roadwork.core.files import atomic_path
 from roadwork.data.deployment import find_deployment
@@ -31,6 +30,7 @@ from roadwork.maps.layers import (
 )
 from roadwork.maps.page import Panel, PanelRow, render_page
 from roadwork.metrics.predictions import read_predictions
+from roadwork.runs.run import Run
 from roadwork.settings import SPLIT_NAMES, Settings
 
 _TRAIN = SPLIT_NAMES[0]
@@ -166,9 +166,9 @@ def write_run_map(run: Path, overrides: Sequence[str] = (), path: Path | None = 
         DataError: no row has a position, or the predictions are damaged.
         SplitError: the run's splits do not fit the data.
     """
-    settings = to_settings(load_config(run / "config.yaml", overrides))
-    settings.data.splits_file = str(run / "splits.json")
-    predictions = read_predictions(run / "predictions.parquet") if (run / "predictions.parquet").is_file() else None
+    settings = Run(run).read_settings(overrides)
+    settings.data.splits_file = str(Run(run).splits_file)
+    predictions = read_predictions(Run(run).predictions_file) if Run(run).predictions_file.is_file() else None
     path = path or run / FILE_NAME
     write_map(path, _build(settings, f"{settings.experiment}, {run.name}", predictions, tiles=tiles))
     return path

@@ -68,7 +68,7 @@ def render_page(layers: Sequence[MapLayer], panel: Panel, bounds: list[list[floa
         import jinja2  # noqa: PLC0415
         from branca.element import Element  # noqa: PLC0415
     except ImportError as error:
-        raise MissingExtraError('A map needs folium. Install it: pip install "roadwork[report]"') from error
+        raise MissingExtraError('A map needs folium. Install it: pip install "roadwork-vision[report]"') from error
     leaflet = folium.Map(
         tiles=None, prefer_canvas=True, control_scale=True, zoom_control="bottomright", font_size="13px", zoom_snap=0.25
     )

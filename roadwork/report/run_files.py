@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -14,18 +13,16 @@ from typing import Any
 import pandas as pd
 
 from roadwork.calibration.data import read_rows
-from roadwork.config import load_config, to_settings
 from roadwork.core.errors import DataError
 from roadwork.metrics.predictions import CALIBRATED_COLUMN, read_predictions
 from roadwork.report.privacy import coarsen_predictions
-from roadwork.runs.run import read_manifest
+from roadwork.runs.run import Run
 from roadwork.settings import Settings
+from roadwork.settings.sampling import TEST_SPLIT
 
 logger = logging.getLogger(__name__)
 
-TEST_SPLIT, CALIBRATION_SPLIT = "val_test", "val_calib"
 DEFAULT_THRESHOLD = 0.5
-_REMEDY = "Make it again with `roadwork evaluate RUN` and `roadwork calibrate RUN`."
 
 
 @dataclass(frozen=True)
@@ -91,21 +88,23 @@ def read_run(folder: Path, overrides: Sequence[str] = ()) -> RunFiles:
         DataError: a file is damaged.
         ConfigError: an override that cannot be used.
     """
-    settings = to_settings(load_config(folder / "config.yaml", overrides))
-    path = folder / "predictions.parquet"
+    run = Run(folder)
+    settings = run.read_settings(overrides)
+    path = run.predictions_file
+    epochs, damaged = run.read_epochs()
     predictions = read_predictions(path) if path.is_file() else None
-    calibration, notes = _belonging_calibration(_read_json(folder / "calibration.json"), predictions)
+    calibration, notes = _belonging_calibration(run.read_calibration(), predictions)
     if predictions is not None:
         predictions = coarsen_predictions(predictions, settings.privacy.coarsen_gps)
     return RunFiles(
         folder=folder,
         settings=settings,
-        manifest=read_manifest(folder),
-        results=_read_json(folder / "results.json") or {},
+        manifest=run.read_manifest(),
+        results=run.read_results(),
         calibration=calibration,
         predictions=predictions,
-        epochs=_read_epochs(folder / "metrics.jsonl"),
-        notes=notes,
+        epochs=[_finite(epoch) for epoch in epochs],
+        notes=(*notes, *(f"metrics.jsonl: line {number} is damaged and was skipped." for number in damaged)),
     )
 
 
@@ -124,29 +123,6 @@ def _belonging_calibration(
     return None, ("calibration.json was made from other predictions, so it is left out: roadwork calibrate RUN.",)
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}. {_REMEDY}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} holds no JSON object. {_REMEDY}")
-    return content
-
-
-def _read_epochs(path: Path) -> list[dict[str, Any]]:
-    """One entry an epoch, in order; of an epoch that was repeated after an interruption, the last."""
-    if not path.is_file():
-        return []
-    epochs: dict[int, dict[str, Any]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            entry = json.loads(line)
-            epochs[int(entry["epoch"])] = {
-                key: value for key, value in entry.items() if isinstance(value, int | float) and math.isfinite(value)
-            }
-        except (ValueError, TypeError, KeyError):  # a line cut short by a full disk or a stop
-            logger.warning("%s: line %d is no epoch's figures, and left out.", path, number)
-    return [epochs[epoch] for epoch in sorted(epochs)]
+def _finite(epoch: dict[str, Any]) -> dict[str, Any]:
+    """The finite numbers of an epoch; a chart has no use for others."""
+    return {key: value for key, value in epoch.items() if isinstance(value, int | float) and math.isfinite(value)}

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from roadwork.config import load_yaml, to_settings
 from roadwork.core.errors import DataError
 from roadwork.core.files import sha256_of, write_json
-from roadwork.runs.run import read_results
+from roadwork.runs.run import Run
 from roadwork.settings import Settings
+from roadwork.settings.sampling import TEST_SPLIT
 
-RECORD_FILE, TEST_SPLIT = "ensemble.json", "val_test"
+RECORD_FILE = "ensemble.json"
 CHECKPOINT = Path("checkpoints") / "best.ckpt"
 FORMAT = 1
 
@@ -34,7 +34,7 @@ class Member:
 
     def read_settings(self) -> Settings:
         """The run's own configuration."""
-        return to_settings(load_yaml(self.folder / "config.yaml"))
+        return Run(self.folder).read_settings()
 
 
 def is_ensemble(folder: Path) -> bool:
@@ -71,7 +71,7 @@ def read_members(folder: Path) -> tuple[Member, ...]:
         raise DataError(f"{path} cannot be used ({type(error).__name__}: {error}). {_again()}") from None
     if content.get("format") != FORMAT or len({member.checkpoint_sha256 for member in members}) < max(2, len(members)):
         raise DataError(f"{path} does not name two or more different runs in format {FORMAT}. {_again()}")
-    judged = read_results(folder).get(TEST_SPLIT, {}).get("checkpoint_sha256", [])
+    judged = Run(folder).read_results().get(TEST_SPLIT, {}).get("checkpoint_sha256", [])
     if judged != [member.checkpoint_sha256 for member in members]:
         raise DataError(
             f"{path} names {len(members)} runs, and results.json beside it was made of {len(judged)} checkpoints that "

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import json
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from roadwork.config import load_config, load_yaml
 from roadwork.core.errors import ConfigError, DataError, RoadworkError
 from roadwork.runs.lock import is_claimed
-from roadwork.runs.run import BEST, LAST, PREVIOUS, read_manifest, read_results
+from roadwork.runs.run import BEST, LAST, PREVIOUS, Run
 
 RUNNING, FINISHED, STOPPED, UNSAVED, DAMAGED = "running", "finished", "stopped", "unsaved", "damaged"
 
@@ -116,8 +115,8 @@ def read_row(folder: Path, output_dir: Path) -> RunRow:
 
 
 def _read_row(name: str, folder: Path) -> RunRow:
-    config, manifest, test = _config_of(folder), read_manifest(folder), _test_result(folder)
-    epochs = list(_epochs(folder / "metrics.jsonl"))
+    config, manifest, test = _config_of(folder), Run(folder).read_manifest(), _test_result(folder)
+    epochs, damaged = Run(folder).read_epochs()
     scores = [score for epoch in epochs if (score := _number(epoch.get("val_select/mcc"))) is not None]
     frozen = OmegaConf.select(config, "training.freeze_backbone")
     return RunRow(
@@ -131,11 +130,11 @@ def _read_row(name: str, folder: Path) -> RunRow:
         val_test_mcc_low=_number(test.get("mcc_low")),
         val_test_mcc_high=_number(test.get("mcc_high")),
         val_test_openings=manifest.get("val_test_openings", 0),
-        calibrated=(folder / "calibration.json").is_file(),
+        calibrated=Run(folder).calibration_file.is_file(),
         model=Path(config.model.name).name if Path(config.model.name).is_dir() else config.model.name,
         adapter="head only" if frozen else config.training.adapter,
         git_revision=manifest.get("git_revision"),
-        note=_note(manifest, test),
+        note=_note(manifest, test, damaged),
     )
 
 
@@ -145,11 +144,13 @@ def _state(folder: Path, manifest: dict[str, Any]) -> str:
     # Set when a fit ends by itself, and taken back when the run goes on.
     if manifest.get("epochs_trained") is not None:
         return FINISHED
-    checkpoints = folder / "checkpoints"
+    checkpoints = Run(folder).checkpoint_folder
     return STOPPED if any((checkpoints / name).is_file() for name in (LAST, PREVIOUS)) else UNSAVED
 
 
-def _note(manifest: dict[str, Any], test: dict[str, Any]) -> str | None:
+def _note(manifest: dict[str, Any], test: dict[str, Any], damaged: Sequence[int]) -> str | None:
+    if damaged:
+        return f"metrics.jsonl: {len(damaged)} damaged lines were skipped, first line {damaged[0]}."
     best = manifest.get("sha256", {}).get(f"checkpoints/{BEST}")
     if test and test.get("checkpoint_sha256") not in (None, best):
         return "val_test's figures are those of an older best checkpoint: roadwork evaluate it again."
@@ -157,7 +158,7 @@ def _note(manifest: dict[str, Any], test: dict[str, Any]) -> str | None:
 
 
 def _config_of(folder: Path) -> DictConfig:
-    path = folder / "config.yaml"
+    path = Run(folder).config_file
     if not path.is_file():
         raise DataError("It has no config.yaml: it ended before it was begun, or the file was lost.")
     config = load_yaml(path)
@@ -169,25 +170,11 @@ def _config_of(folder: Path) -> DictConfig:
 
 
 def _test_result(folder: Path) -> dict[str, Any]:
-    results = read_results(folder)
+    results = Run(folder).read_results()
     result = results.get("val_test", {}) if isinstance(results, dict) else None
     if not isinstance(result, dict):
-        raise DataError(f"{folder / 'results.json'} holds no figures. Write it again with `roadwork evaluate RUN`.")
+        raise DataError(f"{Run(folder).results_file} holds no figures. Write it again with `roadwork evaluate RUN`.")
     return result
-
-
-def _epochs(path: Path) -> Iterator[dict[str, Any]]:
-    """The epochs of `metrics.jsonl`; a last line that was cut off is of an epoch that comes again."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    for number, line in enumerate(lines, start=1):
-        try:
-            epoch = json.loads(line)
-        except ValueError:
-            epoch = None
-        if isinstance(epoch, dict):
-            yield epoch
-        elif number < len(lines):
-            raise DataError(f"{path}: line {number} cannot be read as JSON.")
 
 
 def _number(value: Any) -> float | None:
@@ -211,7 +198,7 @@ def resolve_run(name: str, output_dir: Path) -> Path:
     Raises:
         DataError: no run, or more than one, is meant; the message has the nearest names.
     """
-    if (Path(name) / "config.yaml").is_file():
+    if (Run(Path(name)).config_file).is_file():
         return Path(name).resolve()
     folders = {folder.relative_to(output_dir).as_posix(): folder for folder in find_runs(output_dir)}
     wanted = name.removesuffix("/").removesuffix("/latest")
@@ -241,11 +228,11 @@ def read_run_config(folder: Path, overrides: Sequence[str]) -> DictConfig:
         ConfigError: an override cannot be used, or the run has finished and is not asked for more.
         DataError: the run's configuration or manifest is damaged.
     """
-    begun = load_yaml(folder / "config.yaml")
+    begun = load_yaml(Run(folder).config_file)
     if not set(begun) >= _SECTIONS:  # what is missing would silently be the defaults
-        raise DataError(f"{folder / 'config.yaml'} is not a run's whole configuration. Restore it, or train again.")
-    config = load_config(folder / "config.yaml", overrides)
-    epochs, trained = begun.training.epochs, read_manifest(folder).get("epochs_trained")
+        raise DataError(f"{Run(folder).config_file} is not a run's whole configuration. Restore it, or train again.")
+    config = load_config(Run(folder).config_file, overrides)
+    epochs, trained = begun.training.epochs, Run(folder).read_manifest().get("epochs_trained")
     is_asked_for_more = config.training.epochs > epochs or config.training.patience != begun.training.patience
     if trained is not None and not is_asked_for_more:
         raise ConfigError(

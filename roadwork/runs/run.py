@@ -1,65 +1,237 @@
-"""A run's folder: `outputs/<experiment>/<UTC time>/`, written atomically, with a manifest of what is in it."""
+"""The run folder `outputs/<experiment>/<UTC time>/`: its files, its manifest, its results."""
 
 from __future__ import annotations
 
 import itertools
 import json
+import logging
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+from omegaconf import DictConfig
 
 from roadwork import __version__
+from roadwork.config import load_config, load_yaml, to_settings
 from roadwork.core.errors import DataError
 from roadwork.core.files import sha256_of, write_json
+from roadwork.settings import Settings
 
-_CHECKOUT = Path(__file__).resolve().parents[1]
+logger = logging.getLogger(__name__)
+
+BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
+
+_CHECKOUT = Path(__file__).resolve().parents[2]
 _VERSIONS_RECORDED = ("torch", "lightning", "transformers", "peft", "kornia", "numpy", "scikit-learn", "pillow")
-LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
-LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
-LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+_SECTIONS = {"data", "model", "training"}
 
 
-def create_run_folder(output_dir: Path, experiment: str) -> Path:
-    """Makes `<output_dir>/<experiment>/<UTC time>/` and points the link `latest` beside it to it."""
-    parent = output_dir / experiment
-    parent.mkdir(parents=True, exist_ok=True)
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    for number in itertools.count(1):
-        folder = parent / (stamp if number == 1 else f"{stamp}-{number}")
-        try:
-            folder.mkdir()
-        except FileExistsError:  # another run of this second
-            continue
-        break
-    link = parent / f".latest.{os.getpid()}.tmp"
-    link.unlink(missing_ok=True)
-    link.symlink_to(folder.name)
-    link.replace(parent / "latest")
-    return folder
+@dataclass(frozen=True)
+class Run:
+    """A run folder.
 
+    Every file of a run has its path here, and one reader that treats a damaged file the same way everywhere:
+    a damaged JSON or YAML file is a `DataError`; a damaged line of `metrics.jsonl` is counted and skipped.
 
-def find_run_folder(run: Path) -> Path:
-    """The folder of a run that a user named, its link resolved.
-
-    Raises:
-        DataError: there is no such folder, or it is not a run's.
+    Attributes:
+        folder: `outputs/<experiment>/<UTC time>/`.
     """
-    if not run.is_dir():
-        raise DataError(f"There is no run folder {run}. `roadwork train` makes outputs/<experiment>/<time>/.")
-    if not (run / "config.yaml").is_file():
-        inside = sorted(p.name for p in run.iterdir())[:5]
-        raise DataError(
-            f"{run} is not a run's folder: it has no config.yaml (it holds {inside}). Name outputs/<experiment>/latest."
+
+    folder: Path
+
+    @classmethod
+    def create(cls, output_dir: Path, experiment: str) -> Self:
+        """Creates `<output_dir>/<experiment>/<UTC time>/` and points the link `latest` beside it to it."""
+        parent = output_dir / experiment
+        parent.mkdir(parents=True, exist_ok=True)
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        for number in itertools.count(1):
+            folder = parent / (stamp if number == 1 else f"{stamp}-{number}")
+            try:
+                folder.mkdir()
+            except FileExistsError:  # another run started in the same second
+                continue
+            break
+        link = parent / f".latest.{os.getpid()}.tmp"
+        link.unlink(missing_ok=True)
+        link.symlink_to(folder.name)
+        link.replace(parent / "latest")
+        return cls(folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """The run in a folder that a user named; links such as `latest` are resolved.
+
+        Raises:
+            DataError: there is no such folder, or it is not a run folder.
+        """
+        if not folder.is_dir():
+            raise DataError(f"There is no run folder {folder}. `roadwork train` creates outputs/<experiment>/<time>/.")
+        if not cls(folder).config_file.is_file():
+            inside = sorted(p.name for p in folder.iterdir())[:5]
+            raise DataError(
+                f"{folder} is not a run folder: it has no config.yaml (it contains {inside}). "
+                "Name outputs/<experiment>/latest."
+            )
+        return cls(folder.resolve())
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved configuration."""
+        return self.folder / "config.yaml"
+
+    @property
+    def splits_file(self) -> Path:
+        """The splits that the run was trained on."""
+        return self.folder / "splits.json"
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        """`best.ckpt`, `last.ckpt`, `previous.ckpt`."""
+        return self.folder / "checkpoints"
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """The weights with the best MCC on `val_select`."""
+        return self.checkpoint_folder / BEST
+
+    @property
+    def metrics_file(self) -> Path:
+        """One JSON line per epoch."""
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def predictions_file(self) -> Path:
+        """Logits and metadata, one row per image."""
+        return self.folder / "predictions.parquet"
+
+    @property
+    def results_file(self) -> Path:
+        """Metrics with intervals, by split."""
+        return self.folder / "results.json"
+
+    @property
+    def calibration_file(self) -> Path:
+        """Temperature, threshold, abstention band."""
+        return self.folder / "calibration.json"
+
+    @property
+    def manifest_file(self) -> Path:
+        """Versions, seeds, fingerprints, and the SHA-256 of each file."""
+        return self.folder / "manifest.json"
+
+    def read_config(self, overrides: Sequence[str] = ()) -> DictConfig:
+        """The whole configuration of the run, with `key=value` overrides on top.
+
+        Raises:
+            ConfigError: an override cannot be used.
+            DataError: the file is damaged or incomplete; missing sections would silently become defaults.
+        """
+        config = load_yaml(self.config_file)
+        if not set(config) >= _SECTIONS:
+            raise DataError(
+                f"{self.config_file} is not the complete configuration of a run. Restore it, or train again."
+            )
+        return load_config(self.config_file, overrides) if overrides else config
+
+    def read_settings(self, overrides: Sequence[str] = ()) -> Settings:
+        """The typed settings of the run, with `key=value` overrides on top."""
+        return to_settings(load_config(self.config_file, overrides) if overrides else load_yaml(self.config_file))
+
+    def read_manifest(self) -> dict[str, Any]:
+        """`manifest.json`; empty where there is none yet.
+
+        Raises:
+            DataError: it is damaged; the number of val_test openings would be lost with it.
+        """
+        manifest = self._read_json(self.manifest_file, "Restore it, or train again.")
+        if not isinstance(manifest.get("val_test_openings", 0), int):
+            raise DataError(f"{self.manifest_file}: val_test_openings is not a number. Restore it, or train again.")
+        return manifest
+
+    def read_results(self) -> dict[str, Any]:
+        """`results.json`; empty before `roadwork evaluate`.
+
+        Raises:
+            DataError: it is damaged.
+        """
+        return self._read_json(self.results_file, "Write it again with `roadwork evaluate RUN`.")
+
+    def read_calibration(self) -> dict[str, Any] | None:
+        """`calibration.json`; None before `roadwork calibrate`.
+
+        Raises:
+            DataError: it is damaged.
+        """
+        return self._read_json(self.calibration_file, "Write it again with `roadwork calibrate RUN`.") or None
+
+    def read_epochs(self) -> tuple[list[dict[str, Any]], tuple[int, ...]]:
+        """The epochs of `metrics.jsonl`.
+
+        Returns:
+            One entry per epoch, in order; the last one where an epoch was repeated after an interruption. Then the
+            numbers of damaged lines, which are skipped. A last line that was cut off is not damage: its epoch is
+            trained again on resume.
+        """
+        if not self.metrics_file.is_file():
+            return [], ()
+        epochs: dict[int, dict[str, Any]] = {}
+        damaged = []
+        lines = self.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines()
+        for number, line in enumerate(lines, start=1):
+            try:
+                entry = json.loads(line)
+                epochs[int(entry["epoch"])] = entry
+            except (ValueError, TypeError, KeyError):
+                if number < len(lines):
+                    damaged.append(number)
+        return [epochs[epoch] for epoch in sorted(epochs)], tuple(damaged)
+
+    def write_manifest(self, **facts: object) -> None:
+        """Updates `manifest.json`: the existing entries, the given facts, and the SHA-256 of each file."""
+        manifest = self.read_manifest()
+        manifest.setdefault("created", datetime.now(UTC).isoformat(timespec="seconds"))
+        manifest["roadwork"] = __version__
+        manifest["python"] = platform.python_version()
+        manifest["versions"] = {name: version(name) for name in _VERSIONS_RECORDED}
+        manifest["git_revision"] = _git_revision()
+        manifest |= facts
+        files = sorted(
+            path
+            for path in self.folder.rglob("*")
+            if path.is_file() and path != self.manifest_file and "tensorboard" not in path.parts
         )
-    return run.resolve()
+        manifest["sha256"] = {path.relative_to(self.folder).as_posix(): sha256_of(path) for path in files}
+        write_json(self.manifest_file, manifest)
+
+    def count_opening(self) -> int:
+        """Records in the manifest that val_test's labels are opened once more; returns the new count."""
+        openings = int(self.read_manifest().get("val_test_openings", 0)) + 1
+        self.write_manifest(val_test_openings=openings)
+        return openings
+
+    def _read_json(self, path: Path, remedy: str) -> dict[str, Any]:
+        """The JSON object in a file; empty where there is no file."""
+        if not path.is_file():
+            return {}
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DataError(f"{path} cannot be read as JSON: {error}. {remedy}") from error
+        if not isinstance(content, dict):
+            raise DataError(f"{path} contains no JSON object. {remedy}")
+        return content
 
 
 def _git_revision() -> str | None:
-    if not (_CHECKOUT / ".git").exists():  # installed: whatever repository is around is not ours
+    """The revision of roadwork's checkout; None for an installed package, whatever repository surrounds it."""
+    if not (_CHECKOUT / ".git").exists():
         return None
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
     try:
@@ -69,55 +241,3 @@ def _git_revision() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """What the run's manifest holds; empty where there is none yet.
-
-    Raises:
-        DataError: it is damaged; the count of the test set's openings would be lost with it.
-    """
-    path = folder / "manifest.json"
-    if not path.is_file():
-        return {}
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}. Restore it, or train again.") from error
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("val_test_openings", 0), int):
-        raise DataError(f"{path} is not a run's manifest. Restore it, or train again.")
-    return manifest
-
-
-def read_results(folder: Path) -> dict[str, Any]:
-    """What the run's `results.json` holds; empty where there is none yet.
-
-    Raises:
-        DataError: it is damaged.
-    """
-    path = folder / "results.json"
-    if not path.is_file():
-        return {}
-    try:
-        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(
-            f"{path} cannot be read as JSON: {error}. Write it again with `roadwork evaluate RUN`."
-        ) from error
-    return results
-
-
-def write_manifest(folder: Path, **facts: object) -> None:
-    """Writes `manifest.json`: what was there before, the facts given, and the SHA-256 of each file."""
-    manifest = read_manifest(folder)
-    manifest.setdefault("created", datetime.now(UTC).isoformat(timespec="seconds"))
-    manifest["roadwork"] = __version__
-    manifest["python"] = platform.python_version()
-    manifest["versions"] = {name: version(name) for name in _VERSIONS_RECORDED}
-    manifest["git_revision"] = _git_revision()
-    manifest |= facts
-    files = sorted(
-        p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json" and "tensorboard" not in p.parts
-    )
-    manifest["sha256"] = {p.relative_to(folder).as_posix(): sha256_of(p) for p in files}
-    write_json(folder / "manifest.json", manifest)

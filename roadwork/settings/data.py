@@ -205,7 +205,7 @@ class DataSettings:
     class_names: dict[str, int] = field(default_factory=lambda: {"None": 0, "Roadwork": 1})
     # Whether the dataset's pictures are `real` or `generated`; its own column `origin`, if any, says it row by row.
     origin: str = "real"
-    # Further datasets to mix in, such as generated pictures: docs/extra-data.md.
+    # Further datasets to mix in, such as generated pictures: docs/mixing-datasets.md.
     extra: list[ExtraDatasetSettings] = field(default_factory=list)
     splitting: SplittingSettings = field(default_factory=SplittingSettings)
     # Share of rows in each split.

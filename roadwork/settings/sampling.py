@@ -10,11 +10,12 @@ from roadwork.core.errors import ConfigError
 from roadwork.settings.checks import MAX_SEED, check_at_least, check_choice, check_range, check_word_or_count
 
 SPLIT_NAMES = ("train", "val_select", "val_calib", "val_test")
+TRAIN_SPLIT, SELECTION_SPLIT, CALIBRATION_SPLIT, TEST_SPLIT = SPLIT_NAMES
+VALIDATION_SPLITS = (SELECTION_SPLIT, CALIBRATION_SPLIT)
+HELD_OUT_SPLITS = (*VALIDATION_SPLITS, TEST_SPLIT)
 SPLIT_STRATEGIES = ("geographic", "region_holdout", "temporal", "random")
 DRAW_MODES = ("systematic", "iid")
 MAX_BUFFER_KM = 1000.0
-TEST_SPLIT = "val_test"
-VALIDATION_SPLITS = ("val_select", "val_calib")
 
 
 @dataclass

@@ -14,21 +14,20 @@ from omegaconf import OmegaConf
 from torch import nn
 from transformers import PreTrainedModel
 
-from roadwork.config import load_yaml, to_settings
+from roadwork.config import load_yaml
 from roadwork.core.errors import ConfigError, DataError, RoadworkError, SplitError
 from roadwork.core.files import sha256_of
 from roadwork.data.splitting.splits import Splits
 from roadwork.models.build import build_model
 from roadwork.models.processor import image_statistics
 from roadwork.models.resize import resize, vision_config
-from roadwork.runs.run import BEST, find_run_folder, read_manifest
+from roadwork.runs.run import Run
 from roadwork.settings import Settings, TrainingSettings
+from roadwork.settings.sampling import HELD_OUT_SPLITS
 from roadwork.training.checkpoints import OmittedWeights, fingerprint, load_weights
 from roadwork.training.lora.apply import adapt_network, merge_adapter
 
 logger = logging.getLogger(__name__)
-
-HELD_OUT_SPLITS = ("val_select", "val_calib", "val_test")
 
 # Interpolated to data.img_size by arithmetic that another processor may round differently; small, so they stay.
 _COMPUTED = ("position_embedding", "pos_embed")
@@ -53,7 +52,7 @@ def check_unseen(training: TrainingSettings, splits: Splits) -> None:
             raise SplitError(
                 f"training.start_from: {folder} was trained on {len(seen):,} of the {len(held_out):,} held-out rows of "
                 f"this run, first {seen[0]} ({held_out[seen[0]]}), so every metric would be too good. "
-                f"Set data.splits_file={folder / 'splits.json'}, or start from a run on other rows."
+                f"Set data.splits_file={Run(folder).splits_file}, or start from a run on other rows."
             )
 
 
@@ -61,12 +60,12 @@ def describe_start(training: TrainingSettings) -> dict[str, Any]:
     """The manifest's entry on `start_from`: run, SHA-256 of its checkpoint, best val_select MCC; or an empty dict."""
     if training.start_from is None:
         return {}
-    folder = find_run_folder(Path(training.start_from))
+    folder = Run.open(Path(training.start_from)).folder
     return {
         "start_from": {
             "run": str(folder),
-            "checkpoint_sha256": sha256_of(folder / "checkpoints" / BEST),
-            "best_val_select_mcc": read_manifest(folder).get("best_val_select_mcc"),
+            "checkpoint_sha256": sha256_of(Run(folder).best_checkpoint),
+            "best_val_select_mcc": Run(folder).read_manifest().get("best_val_select_mcc"),
         }
     }
 
@@ -74,13 +73,13 @@ def describe_start(training: TrainingSettings) -> dict[str, Any]:
 def ancestors(start_from: str | None) -> Iterator[Path]:
     """The folder of the run in `training.start_from`, of the run that that one started from, and so on."""
     while start_from is not None:
-        folder = find_run_folder(Path(start_from))
+        folder = Run.open(Path(start_from)).folder
         yield folder
-        start_from = OmegaConf.select(load_yaml(folder / "config.yaml"), "training.start_from")
+        start_from = OmegaConf.select(load_yaml(Run(folder).config_file), "training.start_from")
 
 
 def _trained_on(folder: Path) -> list[str]:
-    path = folder / "splits.json"
+    path = Run(folder).splits_file
     try:
         ids: list[str] = json.loads(path.read_text(encoding="utf-8"))["splits"]["train"]
     except (OSError, ValueError, KeyError) as error:
@@ -138,7 +137,7 @@ def can_omit_frozen(settings: Settings) -> bool:
         return False
     if training.start_from is None:
         return settings.model.pretrained
-    before = load_yaml(Path(training.start_from) / "config.yaml")
+    before = load_yaml(Run(Path(training.start_from)).config_file)
     return bool(OmegaConf.select(before, "training.adapter") == "none")
 
 
@@ -195,8 +194,8 @@ def load_start(network: nn.Module, settings: Settings) -> None:
     """
     if settings.training.start_from is None:
         return
-    folder = find_run_folder(Path(settings.training.start_from))
-    before = to_settings(load_yaml(folder / "config.yaml"))
+    folder = Run.open(Path(settings.training.start_from)).folder
+    before = Run(folder).read_settings()
     with torch.random.fork_rng(devices=[]):
         start = load_merged(folder, before)
         _check_same_network(network, start, folder)
@@ -217,7 +216,7 @@ def load_start(network: nn.Module, settings: Settings) -> None:
         ) from None
     logger.info(
         "Training starts from the best weights of %s%s.",
-        folder / "checkpoints" / BEST,
+        Run(folder).best_checkpoint,
         "" if before.training.adapter == "none" else f", its adapter ({before.training.adapter}) merged",
     )
 
@@ -228,7 +227,7 @@ def load_merged(folder: Path, settings: Settings) -> PreTrainedModel:
     Raises:
         DataError: the run has no best checkpoint, or one that is damaged or of another network.
     """
-    path = folder / "checkpoints" / BEST
+    path = Run(folder).best_checkpoint
     if not path.is_file():
         raise DataError(
             f"training.start_from: {path} does not exist; that run ended before its first epoch did. "

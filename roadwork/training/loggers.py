@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from typing_extensions import override
 
 from roadwork.core.errors import ConfigError, MissingExtraError
-from roadwork.runs.run import read_manifest
+from roadwork.runs.run import Run
 from roadwork.settings import Settings, TrackingSettings
 from roadwork.training.callbacks.mcc_callback import MCCCallback
 
@@ -57,7 +57,7 @@ class RunMetadataCallback(Callback):
 
 def describe_run(cfg: DictConfig, run_folder: Path) -> dict[str, Any]:
     """A run's metadata from configuration and manifest, as nested dicts of plain values."""
-    manifest = read_manifest(run_folder)
+    manifest = Run(run_folder).read_manifest()
     # Names that MLflow allows; its rules are the strictest.
     wiring = {
         re.sub(r"[^\w.-]+", "_", row["wire"]).strip("_"): f"{'works' if row['works'] else 'DEAD'}: {row['observed']}"

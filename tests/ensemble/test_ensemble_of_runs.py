@@ -24,7 +24,7 @@ from roadwork.export.export import export_members, export_run
 from roadwork.export.verify import VerifyOptions, verify_export
 from roadwork.models.processor import ImageStatistics
 from roadwork.runs.ensemble_record import read_members
-from roadwork.runs.run import read_manifest
+from roadwork.runs.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +92,8 @@ def test_members_and_openings_are_recorded(runs, ensemble):
     checkpoints = [sha256_of(run / "checkpoints" / "best.ckpt") for run in runs]
     assert [row["checkpoint_sha256"] for row in record["members"]] == checkpoints
     assert [(ensemble / row["run"]).resolve() for row in record["members"]] == [run.resolve() for run in runs]
-    manifest = read_manifest(ensemble)
-    of_members = [read_manifest(run)["val_test_openings"] for run in runs]
+    manifest = Run(ensemble).read_manifest()
+    of_members = [Run(run).read_manifest()["val_test_openings"] for run in runs]
     assert manifest["val_test_openings_of_members"] == of_members
     result = json.loads((ensemble / "results.json").read_text())["val_test"]
     assert result["openings"] == sum(of_members) + 1
@@ -117,7 +117,7 @@ def test_removed_or_replaced_member_is_refused(ensemble, tmp_path):
     shutil.copytree(ensemble, copy)
     assert len(read_members(copy)) == 2
     edit_json(copy / "ensemble.json", lambda content: content["members"].reverse())
-    with pytest.raises(DataError, match="exchanged"):
+    with pytest.raises(DataError, match=r"results\.json.*exchanged"):
         export_run(copy, tmp_path / "out", format="hf")
     edit_json(copy / "ensemble.json", lambda content: content["members"].append(content["members"][0]))
     with pytest.raises(DataError, match="different runs"):
@@ -242,7 +242,7 @@ def test_listed_as_several(runs, ensemble, tmp_path):
 
 def test_ensemble_runs_a_profile_without_new_evaluation(pair):
     folder = create_ensemble(pair).folder
-    with pytest.raises(DataError, match="ensemble"):
+    with pytest.raises(DataError, match=r"roadwork ensemble RUN RUN"):
         evaluate_run(folder)
     result = evaluate_profile(folder, "streetvision-2026-05")
     plain = json.loads((folder / "results.json").read_text())["val_test"]

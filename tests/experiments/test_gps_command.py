@@ -126,7 +126,7 @@ def test_rows_set_aside_are_left_out(demo_root, tmp_path, tiny_config, monkeypat
 
 def test_missing_matplotlib_is_said_first(demo_root, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gps_plot, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'roadwork\[report\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'roadwork-vision\[report\]'"):
         gps_plot.check_plot_installed()
     assert run(demo_root, tmp_path) == 1
     assert "pip install" in capsys.readouterr().err

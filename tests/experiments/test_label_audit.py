@@ -76,7 +76,7 @@ def test_audit_without_contradicted_labels():
 
 def test_a_missing_extra_is_named_with_its_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "cleanlab", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'roadwork\[report\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'roadwork-vision\[report\]'"):
         check_audit_installed()
 
 

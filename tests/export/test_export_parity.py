@@ -24,7 +24,7 @@ def test_logits_may_move_by_rounding_alone(moved, temperature, passes):
     if passes:
         assert compare_logits("it", other, LOGITS, temperature).difference < 1e-4
     else:
-        with pytest.raises(WiringError, match="logits"):
+        with pytest.raises(WiringError, match="it: logits"):
             compare_logits("it", other, LOGITS, temperature)
 
 
@@ -43,5 +43,5 @@ def test_only_ties_may_change_decisions(own, other, passes):
     if passes:
         compare_answers("it", probabilities, expected, 0.4)
     else:
-        with pytest.raises(WiringError, match="probabilities"):
+        with pytest.raises(WiringError, match="it: probabilities"):
             compare_answers("it", probabilities, expected, 0.4)

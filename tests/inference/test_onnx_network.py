@@ -61,13 +61,13 @@ def test_a_gpu_is_used_only_where_onnxruntime_has_it(pair, monkeypatch):
 
 def test_missing_onnxruntime_shows_the_install_command(pair, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'roadwork\[onnx\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'roadwork-vision\[onnx\]'"):
         Detector.load(pair[1], "cpu")
 
 
 def test_missing_exporter_packages_show_the_install_command(monkeypatch):
     monkeypatch.setattr(export_onnx, "find_spec", lambda name: None if name == "onnxscript" else object())
-    with pytest.raises(MissingExtraError, match=r"onnxscript.*pip install 'roadwork\[onnx\]'"):
+    with pytest.raises(MissingExtraError, match=r"onnxscript.*pip install 'roadwork-vision\[onnx\]'"):
         check_onnx_installed()
 
 

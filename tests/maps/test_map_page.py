@@ -153,7 +153,7 @@ def test_data_without_positions_is_refused():
 def test_folium_missing_names_the_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "folium", None)
     table, split_names, _ = make_world()
-    with pytest.raises(MissingExtraError, match=r'pip install "roadwork\[report\]"'):
+    with pytest.raises(MissingExtraError, match=r'pip install "roadwork-vision\[report\]"'):
         build_map(table, split_names, title="t")
 
 

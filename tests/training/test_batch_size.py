@@ -142,7 +142,7 @@ def test_the_run_records_the_number_and_goes_on_with_it(tiny_config, monkeypatch
     def search_again(*_):
         raise AssertionError
 
-    monkeypatch.setattr("roadwork.preflight.dry_run.find_batch_size", search_again)
+    monkeypatch.setattr("roadwork.training.trainers.factory.find_batch_size", search_again)
     again = NATIXDataModule(tiny_config(AUTO, "training.epochs=2"))
     resumed = prepare_trainer(again, resume_from=folder)
     resumed.fit(again, resume_from=folder)

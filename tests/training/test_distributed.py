@@ -11,7 +11,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from roadwork.core.devices import devices_here
 from roadwork.core.errors import ConfigError
 from roadwork.data.datamodule import NATIXDataModule
-from roadwork.runs.run import write_manifest
+from roadwork.runs.run import Run
 from roadwork.settings import TrainingSettings
 from roadwork.training.devices import build_lightning_trainer, describe_step
 from roadwork.training.distributed import ProcessGroup, is_rank_zero, reduce_max, reduce_sum
@@ -117,7 +117,7 @@ def test_memory_and_cores_are_divided_among_local_devices(tiny_config, monkeypat
 def test_a_resume_with_another_number_of_devices_is_refused(tiny_config):
     data = NATIXDataModule(tiny_config())
     run = prepare_trainer(data).fit(data)
-    write_manifest(run, processes=2)  # as if it had been
+    Run(run).write_manifest(processes=2)  # as if it had been
     data = NATIXDataModule(tiny_config("training.epochs=2"))
     with pytest.raises(ConfigError, match=r"\b2 devices.*\b1\b"):
         prepare_trainer(data).fit(data, resume_from=run)

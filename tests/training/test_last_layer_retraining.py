@@ -12,7 +12,7 @@ from roadwork.data.datamodule import NATIXDataModule
 from roadwork.data.samplers.build import BalancedSampler
 from roadwork.evaluation.evaluate import load_best_model
 from roadwork.preflight.dry_run import run_dry
-from roadwork.runs.run import read_manifest
+from roadwork.runs.run import Run
 from roadwork.training.trainers.factory import prepare_trainer
 
 BALANCED = ("data.gps_sampling.enabled=false", "data.balance=[label,city]")
@@ -38,7 +38,7 @@ def test_only_the_last_layer_is_retrained_on_balanced_draws(tiny_config, tiny_ru
     )
     moved = {name for name, value in child.items() if not torch.equal(value, parent[name])}
     assert moved == {"classifier.1.weight", "classifier.1.bias"}
-    assert read_manifest(folder)["start_from"]["run"] == str(tiny_run)
+    assert Run(folder).read_manifest()["start_from"]["run"] == str(tiny_run)
 
 
 @pytest.mark.parametrize("draw", ["systematic", "iid"])

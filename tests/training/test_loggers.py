@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from roadwork.config import to_settings
 from roadwork.core.errors import ConfigError, MissingExtraError
-from roadwork.runs.run import read_manifest
+from roadwork.runs.run import Run
 from roadwork.settings import Settings, TrackingSettings
 from roadwork.training.loggers import LOGGERS, RunMetadataCallback, build_loggers, check_loggers
 
@@ -44,7 +44,7 @@ def test_csv_gets_the_run(fits):
     folder = trainer.fit(fits.datamodule, wiring=WIRING)
     assert manifests[0]["wiring"] == WIRING  # an interrupted run has it too
     facts = yaml.safe_load((folder / "csv" / "hparams.yaml").read_text())
-    manifest = read_manifest(folder)
+    manifest = Run(folder).read_manifest()
     assert facts["data_fingerprint"] == manifest["data_fingerprint"] == fits.datamodule.table.fingerprint()
     assert facts["git_revision"] == manifest["git_revision"]
     assert facts["run_folder"] == str(folder)

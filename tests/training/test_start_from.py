@@ -14,7 +14,7 @@ from roadwork.data.datamodule import NATIXDataModule
 from roadwork.evaluation.evaluate import load_best_model
 from roadwork.models.build import build_model
 from roadwork.preflight.dry_run import run_dry
-from roadwork.runs.run import read_manifest
+from roadwork.runs.run import Run
 from roadwork.training.initialization import load_start, resolve_start
 from roadwork.training.lora.apply import merge_adapter
 from roadwork.training.trainers.base_trainer import BaseTrainer
@@ -77,7 +77,7 @@ def test_starts_from_the_best_weights_with_merged_adapter(tiny_config, dino_run,
 def test_run_records_its_start_and_evaluates_without_it(tiny_config, dino_run):
     cfg = with_dino(tiny_config(f"training.start_from={dino_run}", "training.lr=1e-7", "training.adapter=ia3"))
     folder = fit(cfg)
-    said = read_manifest(folder)["start_from"]
+    said = Run(folder).read_manifest()["start_from"]
     assert said["run"] == str(dino_run)
     assert said["checkpoint_sha256"] == sha256_of(dino_run / "checkpoints/best.ckpt")
     parent = load_best_model(dino_run, to_settings(load_yaml(dino_run / "config.yaml")))
@@ -90,7 +90,7 @@ def test_run_records_its_start_and_evaluates_without_it(tiny_config, dino_run):
     torch.testing.assert_close(logits_of(network), logits_of(child), rtol=0, atol=1e-4)
     cfg.training.epochs = 2
     BaseTrainer(cfg, build(cfg)).fit(NATIXDataModule(cfg), folder)
-    assert read_manifest(folder)["start_from"] == said
+    assert Run(folder).read_manifest()["start_from"] == said
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
 
 

@@ -30,12 +30,12 @@ from roadwork.data.dataset import UnreadableImage
 from roadwork.data.images import UnreadableImageError, read_pixels, to_network_input
 from roadwork.detector.folding import read_calibration
 from roadwork.detector.format import ExportFacts
-from roadwork.evaluation.evaluate import count_opening, open_run, predict_splits, tabulate
+from roadwork.evaluation.evaluate import open_run, predict_splits, tabulate
 from roadwork.evaluation.streetvision.challenge import make_challenges
 from roadwork.evaluation.streetvision.reward import MCC_ANSWERS, find_profile, simulate_reward
 from roadwork.metrics.predictions import write_predictions
 from roadwork.metrics.results import evaluate_predictions, evaluate_slice
-from roadwork.runs.run import read_results, write_manifest
+from roadwork.runs.run import Run
 from roadwork.settings import Settings
 from roadwork.settings.sampling import TEST_SPLIT
 
@@ -126,10 +126,10 @@ def evaluate_profile(folder: Path, profile_name: str) -> dict[str, Any]:
     """
     profile = find_profile(profile_name)
     facts = read_calibration(folder) or ExportFacts()
-    others = read_results(folder)
+    others = Run(folder).read_results()
     datamodule, model = open_run(folder)
     settings = datamodule.settings
-    opened = count_opening(folder)
+    opened = Run(folder).count_opening()
     if profile.levels:
         frame = predict_challenges(datamodule, model, TEST_SPLIT, profile.levels, settings.evaluation.seed)
     else:
@@ -144,8 +144,8 @@ def evaluate_profile(folder: Path, profile_name: str) -> dict[str, Any]:
         "unreadable": len(datamodule.ledger.reasons),
         "leaks": list(datamodule.split_report.leak_warnings),
     }
-    write_json(folder / "results.json", others | {result_key(profile.name): result})
-    write_manifest(folder)
+    write_json(Run(folder).results_file, others | {result_key(profile.name): result})
+    Run(folder).write_manifest()
     return result
 
 

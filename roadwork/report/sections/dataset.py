@@ -15,9 +15,10 @@ from roadwork.data.splitting.splits import read_splits
 from roadwork.data.table import SampleTable
 from roadwork.data.utils.privacy import coarsen, position_columns
 from roadwork.report.page import Section
-from roadwork.report.run_files import TEST_SPLIT, RunFiles
+from roadwork.report.run_files import RunFiles
 from roadwork.report.slices import find_region
 from roadwork.settings import SPLIT_NAMES
+from roadwork.settings.sampling import TEST_SPLIT
 
 _MAX_REGIONS = 15
 _OTHERS = "all others"

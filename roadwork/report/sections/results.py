@@ -15,8 +15,9 @@ from roadwork.metrics.classification import count_confusion, decide, score_all
 from roadwork.metrics.decision import score_probabilities, to_probability
 from roadwork.report.charts import Plot, ranking_curves, reliability_bins
 from roadwork.report.page import Section, why_no_test_rows
-from roadwork.report.run_files import DEFAULT_THRESHOLD, TEST_SPLIT, RunFiles
+from roadwork.report.run_files import DEFAULT_THRESHOLD, RunFiles
 from roadwork.report.slices import MIN_GROUPS, MIN_ROWS, find_slicings, slice_figures, worst_parts
+from roadwork.settings.sampling import TEST_SPLIT
 
 _SHARES = (0.0, 1.0)
 _BINS = 10

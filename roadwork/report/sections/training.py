@@ -12,8 +12,9 @@ from omegaconf import OmegaConf
 from roadwork.metrics.classification import count_confusion
 from roadwork.report.charts import Plot, Point
 from roadwork.report.page import NOT_EVALUATED, Section
-from roadwork.report.run_files import TEST_SPLIT, RunFiles
+from roadwork.report.run_files import RunFiles
 from roadwork.runs.ensemble_record import is_ensemble
+from roadwork.settings.sampling import TEST_SPLIT
 
 SELECTING = "val_select/mcc"
 _LOSSES = (("train/loss", "series1"), ("val_select/loss", "series2"))

@@ -19,7 +19,7 @@ from roadwork.core.errors import MachineError
 from roadwork.core.files import atomic_path
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.runs.lock import claimed
-from roadwork.runs.run import LAST, create_run_folder, write_manifest
+from roadwork.runs.run import LAST, Run
 from roadwork.training.callbacks.adalora_callback import AdaLoraCallback
 from roadwork.training.callbacks.ema_callback import EMACallback
 from roadwork.training.callbacks.interruption_callback import InterruptionCallback
@@ -148,8 +148,7 @@ class BaseTrainer:
             logger.warning("The run in %s was interrupted; --resume continues after its last epoch.", self.run_folder)
             raise KeyboardInterrupt from error
         if group.is_rank_zero:
-            write_manifest(
-                self.run_folder,
+            Run(self.run_folder).write_manifest(
                 best_val_select_mcc=self.mcc_callback.best_mcc,
                 epochs_trained=self.trainer.current_epoch,
             )
@@ -165,13 +164,12 @@ class BaseTrainer:
         self, datamodule: NATIXDataModule, resume_from: Path | None, wiring: Sequence[dict[str, Any]], world_size: int
     ) -> tuple[Path, str | None]:
         """The run's folder, new or resumed, and the checkpoint to continue from."""
-        checkpoint = str(find_newest(resume_from / "checkpoints")) if resume_from else None
-        folder = resume_from or create_run_folder(Path(self.settings.output_dir), self.settings.experiment)
-        with atomic_path(folder / "config.yaml") as temporary:  # `roadwork resume` reads it
+        checkpoint = str(find_newest(Run(resume_from).checkpoint_folder)) if resume_from else None
+        folder = resume_from or Run.create(Path(self.settings.output_dir), self.settings.experiment).folder
+        with atomic_path(Run(folder).config_file) as temporary:  # `roadwork resume` reads it
             OmegaConf.save(self.cfg, temporary, resolve=True)
-        datamodule.splits.write(folder / "splits.json")
-        write_manifest(  # before training, so that an interrupted run has one
-            folder,
+        datamodule.splits.write(Run(folder).splits_file)
+        Run(folder).write_manifest(  # before training, so that an interrupted run has one
             seeds={
                 "training": self.settings.training.seed,
                 "splits": datamodule.splits.seed,
@@ -186,11 +184,11 @@ class BaseTrainer:
         return folder, checkpoint
 
     def _run_callbacks(self) -> list[Callback]:
-        training, folder = self.settings.training, self.run_folder / "checkpoints"
+        training, folder = self.settings.training, Run(self.run_folder).checkpoint_folder
         callbacks: list[Callback] = [
             LossCallback(),
             TrainingMonitorCallback(training, self.run_folder),
-            MetricsLogCallback(self.run_folder / "metrics.jsonl"),
+            MetricsLogCallback(Run(self.run_folder).metrics_file),
             RunMetadataCallback(self.cfg, self.run_folder, self.mcc_callback),
             LearningRateMonitor(logging_interval="step"),
             ModelCheckpoint(folder, filename="best", monitor=MONITOR, mode="max", enable_version_counter=False),

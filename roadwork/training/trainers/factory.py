@@ -19,6 +19,7 @@ from roadwork.core.errors import ConfigError
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.models.build import build_model
 from roadwork.models.cost import bytes_a_row, state_bytes
+from roadwork.runs.run import Run
 from roadwork.training.devices import build_lightning_trainer
 from roadwork.training.optim import build_optimizer
 from roadwork.training.trainers.base_trainer import BaseTrainer
@@ -155,7 +156,7 @@ def prepare_trainer(datamodule: NATIXDataModule, resume_from: Path | None = None
     settings = datamodule.settings
     is_auto = settings.data.dataloader.batch_size == "auto"
     if is_auto and resume_from:
-        set_batch_size(OmegaConf.load(resume_from / "config.yaml").data.dataloader.batch_size, datamodule)
+        set_batch_size(OmegaConf.load(Run(resume_from).config_file).data.dataloader.batch_size, datamodule)
         is_auto = False
     L.seed_everything(settings.training.seed, workers=True, verbose=False)
     trainer = BaseTrainer(datamodule.cfg, build_model(settings.model, settings.data.img_size))

@@ -8,10 +8,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from roadwork.config import compose_config, load_yaml
+from roadwork.config import compose_config
 from roadwork.core.errors import ConfigError, DataError, SplitError
 from roadwork.data.splitting.splits import Splits
-from roadwork.runs.run import read_manifest
+from roadwork.runs.run import Run
 from roadwork.training.initialization import resolve_start
 
 # Keys that depend on the machine, and paths.
@@ -55,24 +55,24 @@ def check_resumable(folder: Path, cfg: DictConfig, splits: Splits, data_fingerpr
         SplitError: the rows of a split differ: the run would train on held-out rows.
     """
     check_same_configuration(folder, cfg)
-    n_before = read_manifest(folder).get("processes", 1)
+    n_before = Run(folder).read_manifest().get("processes", 1)
     if n_before != world_size:
         raise ConfigError(
             f"{folder} was trained on {n_before} devices, now there are {world_size}, so steps would have other "
             f"images. Set training.devices and training.num_nodes to {n_before} devices in total, or train without "
             "--resume."
         )
-    if read_manifest(folder).get("data_fingerprint") not in (None, data_fingerprint):
+    if Run(folder).read_manifest().get("data_fingerprint") not in (None, data_fingerprint):
         raise DataError(
             f"{folder} was started with other data: rows, labels, positions or sequences have changed since, in the "
             "dataset or in data.label_corrections. Restore them, or train without --resume."
         )
-    written = json.loads((folder / "splits.json").read_text(encoding="utf-8"))["splits"]
+    written = json.loads(Run(folder).splits_file.read_text(encoding="utf-8"))["splits"]
     moved = [name for name, ids in splits.ids.items() if set(written[name]) != set(ids)]
     if moved:
         raise SplitError(
             f"The rows of {', '.join(moved)} differ from those that {folder} was trained with. "
-            f"Set data.splits_file={folder / 'splits.json'}, or train without --resume."
+            f"Set data.splits_file={Run(folder).splits_file}, or train without --resume."
         )
 
 
@@ -83,7 +83,7 @@ def check_same_configuration(folder: Path, cfg: DictConfig) -> None:
         ConfigError: a key differs that the checkpoint would override.
     """
     # Composed, so that a run of an older version gets the defaults of newer keys.
-    begun = compose_config(load_yaml(folder / "config.yaml"))
+    begun = compose_config(Run(folder).read_config())
     cfg = cfg.copy()
     cfg.training.start_from = resolve_start(cfg.training.start_from)
     before, now = (flat_keys(OmegaConf.to_container(each, resolve=True)) for each in (begun, cfg))

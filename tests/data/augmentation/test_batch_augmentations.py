@@ -224,7 +224,7 @@ def test_unknown_mode_lists_the_modes_and_the_nearest(mode, nearest):
 @pytest.mark.parametrize("img_size", [0, -1, 7])
 def test_tiny_output_is_refused(img_size):
     for augmentation in AUGMENTATIONS.values():
-        with pytest.raises(ConfigError, match=rf"img_size.*\b{img_size}\b"):
+        with pytest.raises(ConfigError, match=rf"img_size.* {img_size}\b"):
             augmentation(img_size)
 
 

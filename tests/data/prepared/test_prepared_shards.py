@@ -70,7 +70,7 @@ def test_another_arrow_file_is_no_shard(tmp_path):
     table = pa.table({"id": ["a"]})
     with pa.OSFile(str(tmp_path / "x.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
-    with pytest.raises(DamagedError, match="columns"):
+    with pytest.raises(DamagedError, match=r"\.arrow.*columns"):
         open_shard(tmp_path / "x.arrow")
 
 

@@ -1,0 +1,250 @@
+"""Each benchmark runs on a tiny case, and what it measures is what it says."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch.autograd import DeviceType
+
+from benchmarks import (
+    augment,
+    geo,
+    geo_cases,
+    gpu,
+    input_epochs,
+    paired,
+    predict,
+    step,
+    step_cases,
+    step_epochs,
+    storage,
+)
+from benchmarks import input as input_benchmark
+from benchmarks.augment_cases import MODES, Case
+from benchmarks.input_cases import PILLOW, check_decoders, decoders
+from benchmarks.paired import Contender, compare, take_turns
+from benchmarks.photos import make_photos
+from benchmarks.predict_cases import check_predictors
+from benchmarks.step_cases import StepClock, train_bare, train_by_trainer, train_ours
+from benchmarks.step_work import load_work
+from roadwork.data.images import decode_image
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+ARGUMENTS = {
+    augment: ["--sizes", "32", "--batch", "4", "--mode", "latest_2025"],
+    geo: ["--rows", "2000", "--only", "distance"],
+    input_benchmark: ["--images", "5", "--photo", "160", "120", "--size", "32", "--workers", "0"],
+    predict: ["--model", "resnet", "--photo", "320", "240", "--images", "4", "--batch", "2", "--workers", "2"],
+    storage: ["--images", "2", "--size", "32", "--photo", "160x120"],
+}
+# Hides the packages that a bare image with torch, lightning, transformers and peft may lack.
+RUN_GPU_ON_A_BARE_IMAGE = """
+import sys
+from importlib.machinery import PathFinder
+
+class Finder(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        absent = "omegaconf kornia datasets pyarrow pandas sklearn joblib h3 imagehash timm".split()
+        return None if name.split(".")[0] in absent else super().find_spec(name, path, target)
+
+sys.meta_path[:] = [Finder if finder is PathFinder else finder for finder in sys.meta_path]
+from benchmarks.gpu import main
+main(sys.argv[1:])
+"""
+
+
+def rows_of(benchmark, arguments, file):
+    """The rows of the table that the benchmark's command prints."""
+    benchmark.main([*arguments, "--repeat", "1", "--json", str(file)])
+    return json.loads(file.read_text())["lines"]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return make_photos(tmp_path / "photos", 3, size=(320, 240))
+
+
+# Smoke tests: one for each benchmark.
+
+
+@pytest.mark.parametrize("benchmark", ARGUMENTS, ids=lambda module: module.__name__.rpartition(".")[2])
+def test_benchmark_runs(benchmark, tmp_path, capsys):
+    rows = rows_of(benchmark, ARGUMENTS[benchmark], tmp_path / "rows.json")
+    is_geo = benchmark is geo
+    assert {row["tool" if is_geo else "name"] for row in rows} > {"roadwork"} or benchmark in (predict, storage)
+    assert len(rows) >= 3
+    assert all(row["seconds" if is_geo else "images_per_s"] > 0 for row in rows)
+    ratios = [row["ratio" if is_geo else "ours_ratio"] for row in rows]
+    assert ratios[0] is None
+    assert any(ratio is not None and ratio > 0 for ratio in ratios)
+    assert capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_step_benchmark_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(step, "alone", Contender)  # a new process for each contender is seconds of imports
+    monkeypatch.setattr(step_epochs, "PHOTO_SIZE", (160, 120))
+    arguments = ["--model", "resnet", "--batch", "4", "--img-size", "32", "--steps", "1", "--epoch-images", "120"]
+    rows = rows_of(step, arguments, tmp_path / "rows.json")
+    assert [(row["task"].partition(",")[0], row["name"]) for row in rows] == [
+        *(("step", name) for name in (step.OURS, step.BARE, step.TRAINER)),
+        *(("second epoch", name) for name in (step.OURS, step.BARE) * 2),
+    ]
+
+
+@pytest.mark.slow
+def test_gpu_benchmark_runs_on_a_bare_image(tmp_path):
+    file = tmp_path / "rows.json"
+    arguments = ["--tiny", "--models", "vit-s", "--steps", "1", "--repeat", "1", "--json", str(file)]
+    command = [sys.executable, "-c", RUN_GPU_ON_A_BARE_IMAGE, *arguments]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(file.read_text())["lines"]
+    failed = {row["name"] for row in rows if "error" in row}
+    assert failed == {"timm, plain loop, eager", "timm, eager"}
+    assert all(row["images_per_s"] > 0 for row in rows if row["name"] not in failed)
+
+
+# Measurements: what is timed, counted and compared.
+
+
+def test_contenders_take_turns_and_warmups_are_not_timed(monkeypatch):
+    order, clock = [], iter(range(1000))
+    monkeypatch.setattr(paired.time, "perf_counter", lambda: next(clock))
+    contenders = [Contender(name, lambda name=name: order.append(name) or 10) for name in "ab"]
+    assert take_turns(contenders, repeats=2, warmups=1) == {"a": [10.0, 10.0], "b": [10.0, 10.0]}
+    assert "".join(order) == "baabba"
+
+
+def test_ratios_are_taken_within_a_repetition():
+    # Both are twice as fast in the second repetition: the ratio does not move, as that of medians across would.
+    ours, theirs = compare("decode", "ours", {"ours": [30, 60, 33], "theirs": [10, 20, 10]}, {"theirs": "coarser"})
+    assert (ours.images_per_s, ours.images_per_s_low, ours.images_per_s_high, ours.ours_ratio) == (33, 30, 60, None)
+    assert (theirs.ours_ratio, theirs.ours_ratio_low, theirs.ours_ratio_high) == pytest.approx((3, 3, 3.3))
+
+
+def test_geo_ratio_is_of_medians_with_the_widest_spread():
+    def runs(*seconds):
+        return [{"seconds": s, "cpu_seconds": s, "beyond_gb": 0.1, "scale": 1.0, "error": None} for s in seconds]
+
+    _, other = geo.compare({("t", "roadwork", 10): runs(2, 1, 4), ("t", "other", 10): runs(30, 10, 20)})
+    assert (other["ratio"], other["ratio_low"], other["ratio_high"]) == (10, 10 / 4, 30 / 1)
+
+
+def test_geo_measures_memory_and_scaled_seconds():
+    held = []
+
+    def run():
+        held.append(np.ones(60_000_000))  # 480 MB
+        return 3
+
+    measured = geo_cases.measure(run)
+    assert measured["beyond_gb"] > 0.4
+    assert measured["scale"] == 3
+    assert measured["seconds"] >= 3 * 0.001
+
+
+def test_augment_shares_are_weighted_by_how_often_a_part_is_drawn():
+    cases = [Case("always", 1.0, abs), Case("rare", 0.25, abs)]
+    speeds = {"always": 200, "rare": 100}
+    lines = [row for name, speed in speeds.items() for row in compare(name, augment.OURS, {augment.OURS: [speed]})]
+    assert augment.weighted_shares(cases, lines) == pytest.approx({"always": 5 / 7.5, "rare": 2.5 / 7.5})
+
+
+def test_augment_memory_is_the_peak():
+    images = torch.zeros(4, 3, 64, 64)
+    assert augment.peak_batches(lambda x: [x.clone() for _ in range(3)], images) == pytest.approx(3, abs=0.1)
+
+
+@pytest.mark.parametrize("mode", ["latest_2025", "heavy_kornia"])
+def test_no_augmentation_holds_four_batches_its_input_included(mode):
+    images = torch.rand(32, 3, 96, 96)
+    torch.manual_seed(0)
+    whole = MODES[mode](96)[-1].ours
+    whole(images)
+    assert max(augment.peak_batches(whole, images) for _ in range(4)) < 3
+
+
+def test_other_pictures_are_refused(photos):
+    encoded = [path.read_bytes() for path in photos]
+    named = decoders(32, is_training=False)
+    assert 0 < check_decoders(named, encoded, 32)["roadwork"] < 1
+    with pytest.raises(ValueError, match="flipped"):
+        check_decoders({"flipped": lambda data: named[PILLOW](data)[::-1]}, encoded, 32)
+    turned = input_epochs.plain_epoch(input_epochs.PillowPhotos(photos[::-1], 32), workers=0)
+    with pytest.raises(ValueError, match="turned"):
+        input_epochs.check_epochs({"turned": turned}, photos, 32)
+
+
+def test_other_predictions_are_refused():
+    with pytest.raises(ValueError, match="wrong"):
+        check_predictors({predict.OURS: lambda: [0.1, 0.9], "wrong": lambda: [0.1, 0.8]})
+
+
+def test_every_store_gives_the_same_photos(photos, tmp_path):
+    for name, store in storage.stores(photos, tmp_path, 64).items():
+        for row, photo in enumerate(photos):
+            image = store.read(row).astype(int)
+            assert np.abs(image - decode_image(photo.read_bytes(), 64)).mean() < 4, name
+
+
+def test_all_contenders_of_the_step_learn_the_same_weights():
+    work = load_work("resnet", 3, 2, "data.img_size=32", "data.dataloader.batch_size=4")
+    ours, bare, trainer = (train(work) for train in (train_ours, train_bare, train_by_trainer))
+    weights = ours.network.state_dict()
+    torch.testing.assert_close(bare.network.state_dict(), weights, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(trainer.network.state_dict(), weights, rtol=1e-2, atol=1e-3)  # it sums norms otherwise
+
+
+def test_step_clock_counts_the_steps_after_the_warmup(monkeypatch):
+    loop = SimpleNamespace(current_epoch=1, num_training_batches=5)
+    clock = StepClock(warmup=2, epoch=1)
+    for number in range(5):
+        monkeypatch.setattr(step_cases, "now", lambda number=number: 10.0 * number)
+        clock.on_train_batch_end(loop, None, None, None, number)
+    assert clock.seconds == 40 - 10  # from the end of the second step to that of the fifth
+
+
+@pytest.mark.parametrize(("layers", "width", "mlp", "side"), [(2, 32, 128, 32), (1, 32, 64, 160)])
+def test_gpu_flops_follow_the_formula(layers, width, mlp, side):
+    # Two a multiplication and addition: patches, layers (q, k, v, output, MLP, attention), and the head on one token.
+    tokens = (side // 16) ** 2 + 1
+    per_layer = 2 * tokens * (4 * width**2 + 2 * width * mlp) + 2 * 2 * tokens**2 * width
+    expected = 2 * (tokens - 1) * 3 * 16**2 * width + layers * per_layer + 2 * width * 2
+    fields = {"hidden_size": width, "intermediate_size": mlp, "num_hidden_layers": layers}
+    network = gpu.build_network(gpu.Architecture("", gpu.VIT_TINY | fields, "", img_size=side))
+    assert gpu.count_flops(network, side) == pytest.approx(expected, rel=0.001)
+
+
+def test_gpu_busy_share_counts_overlapping_kernels_once():
+    def event(start, end, device=DeviceType.CUDA, *, is_user_annotation=False):
+        times = SimpleNamespace(start=start, end=end)
+        return SimpleNamespace(time_range=times, device_type=device, is_user_annotation=is_user_annotation)
+
+    batches = gpu.TimedBatches(SimpleNamespace(device=torch.device("cpu")), 1, profiled=True)
+    batches.job.device = torch.device("cuda")
+    batches._times = [10.0, 10.001]  # a millisecond
+    events = [event(0, 200), event(100, 400), event(0, 900, DeviceType.CPU), event(0, 1000, is_user_annotation=True)]
+    batches._profiler = SimpleNamespace(events=lambda: events)
+    assert batches.busy_share() == pytest.approx(0.4)
+
+
+def test_gpu_times_only_the_steps_between_the_marks(monkeypatch):
+    chosen, cpu = gpu.TINY_MODELS["vit-s"], torch.device("cpu")
+    job = gpu.Job(chosen, gpu.build_network(chosen), cpu, gpu.random_batches(chosen, 4, cpu))
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(gpu.time, "perf_counter", lambda: clock.now)
+
+    def take_all(batches):
+        for number, _ in enumerate(batches):
+            clock.now += 100 if number < 3 else 2  # the lead-in is slow, a step takes 2 s
+        clock.now += 1000
+        return 0.0
+
+    assert gpu.take(take_all, gpu.TimedBatches(job, steps=5, lead_in=3)) == 4 / 2
