@@ -1,4 +1,4 @@
-"""What is one device's, what is all devices', and how the processes of a run are known."""
+"""Per-device and global settings, and how the processes of a run find each other."""
 
 import logging
 import os
@@ -31,7 +31,7 @@ FOUR = TrainingSettings(accelerator="cpu", devices=2, num_nodes=2)
 
 @pytest.fixture
 def _talkative():
-    """A process that is not the first one stops talking; this one is to go on."""
+    """Restores the logging that processes other than rank zero turn off."""
     logger = logging.getLogger("roadwork")
     level = logger.level
     yield

@@ -1,4 +1,4 @@
-"""A signal ends the step, saves and stops; what goes on from there ends as the uninterrupted run."""
+"""A signal finishes the step, saves and stops; the resumed run equals the uninterrupted one."""
 
 import json
 import multiprocessing

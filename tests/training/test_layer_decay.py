@@ -1,4 +1,4 @@
-"""Each family's learning rates against lists written by hand."""
+"""Layer-wise learning rates of each family match lists written by hand."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Loggers by configuration: CSV for real, wandb and MLflow by stand-ins for their packages."""
+"""Loggers from the configuration: a real CSV logger, and fakes of wandb and MLflow."""
 
 import csv
 import inspect
@@ -61,7 +61,7 @@ def test_csv_gets_the_run(fits):
 
 
 def stand_in(monkeypatch, name, **content):
-    """A module that import finds, as an installed package."""
+    """A module that import finds like an installed package."""
     module = ModuleType(name)
     module.__spec__ = ModuleSpec(name, None)
     vars(module).update(content)
@@ -71,7 +71,7 @@ def stand_in(monkeypatch, name, **content):
 
 @pytest.fixture
 def wandb(monkeypatch):
-    """Notes what wandb is asked for."""
+    """Records the calls of wandb."""
     calls = []
     config = SimpleNamespace(update=lambda params, **options: calls.append(("config", params)))
 
@@ -100,7 +100,7 @@ def wandb(monkeypatch):
 
 @pytest.fixture
 def mlflow(monkeypatch):
-    """Notes what MLflow is asked for, and refuses names as its server does."""
+    """Records the calls of MLflow, and refuses names as its server does."""
     calls = []
 
     class Client:
@@ -134,7 +134,7 @@ def mlflow(monkeypatch):
 
 
 def run_loggers(tmp_path, fits, **loggers):
-    """Builds the loggers of a run, and calls the two hooks of RunMetadataCallback."""
+    """Builds a run's loggers, and calls both hooks of RunMetadataCallback."""
     folder = tmp_path / "20261123T000000Z"
     folder.mkdir()
     manifest = {"data_fingerprint": "f" * 8, "git_revision": "abc", "wiring": WIRING}
@@ -183,7 +183,7 @@ def test_only_rank_0_logs(tmp_path, fits, wandb, monkeypatch):
 
 
 def test_logger_arguments_match_their_class():
-    """The arguments that roadwork sets by itself, against Lightning's signatures."""
+    """The arguments that roadwork sets itself exist in Lightning's signatures."""
     for kind, names in (
         (WandbLogger, {"save_dir", "name", "id"}),
         (MLFlowLogger, {"experiment_name", "run_name"}),

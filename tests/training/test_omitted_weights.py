@@ -1,4 +1,4 @@
-"""Checkpoints leave out what comes back, say what that was, and are loaded with exactly that or not at all."""
+"""Checkpoints omit reproducible frozen weights, and load only with exactly these weights."""
 
 import re
 import shutil
@@ -33,7 +33,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def copied(trained, tmp_path):
-    """The same, to be changed, and its configuration."""
+    """A copy that a test may change, and its configuration."""
     shutil.copytree(trained, tmp_path / "copy")
     cfg = OmegaConf.load(tmp_path / "copy" / "run" / "config.yaml")
     cfg.model.name = str(tmp_path / "copy" / "pretrained")
@@ -146,7 +146,7 @@ def test_frozen_backbone_is_omitted(copied):
 
 
 def test_an_adapter_on_another_runs_weights(copied):
-    """The frozen weights are then that run's, which has left out those of the pretrained folder in turn."""
+    """The frozen weights come from that run, whose checkpoint omits those of the pretrained folder."""
     folder, cfg = copied
     checkpoints = folder / "head" / "checkpoints"
     train(prepare(adapter_config(folder / "pretrained", "head")), folder / "head")
@@ -164,7 +164,7 @@ def test_an_adapter_on_another_runs_weights(copied):
 
 @pytest.mark.parametrize(("before", "expected"), [("none", True), ("lora", False)])
 def test_start_with_merged_adapter_is_kept(copied, before, expected):
-    """Merging is arithmetic; the weights of a run without an adapter are read as they are."""
+    """Merging is arithmetic; the weights of a run without an adapter are read unchanged."""
     folder, cfg = copied
     OmegaConf.update(cfg, "training.start_from", str(folder / "run"))
     OmegaConf.save({"training": {"adapter": before}}, folder / "run" / "config.yaml")

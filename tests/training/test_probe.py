@@ -1,4 +1,4 @@
-"""The probe trains the head and nothing else, and leaves nothing else behind."""
+"""The probe trains the head alone, and has no other effect."""
 
 import json
 import random
@@ -113,7 +113,7 @@ def test_draws_do_not_depend_on_whether_features_were_known(tiny_config, tmp_pat
 
 
 class Own(nn.Module):
-    """A network that is none of transformers: its features cannot be told apart, so it is shown the images."""
+    """A network that is not from transformers, so its features cannot be stored."""
 
     def __init__(self):
         super().__init__()

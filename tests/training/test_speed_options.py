@@ -1,4 +1,4 @@
-"""Each option of the step is seen at work, and none changes what is learnt."""
+"""Each speed option takes effect, and none changes what is learned."""
 
 import copy
 
@@ -41,7 +41,7 @@ def fit(config):
 
 @pytest.fixture
 def dynamo_alone(monkeypatch):
-    """torch.compile without its C++ compiler, which takes half a minute: calls are captured, and run by PyTorch."""
+    """torch.compile without its slow C++ compiler: calls are captured, and run by PyTorch."""
     compiled = []
     compile_call, compile_function = nn.Module.compile, torch.compile
 

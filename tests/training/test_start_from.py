@@ -1,4 +1,4 @@
-"""A run that starts from another one has that one's weights, and has not seen what it is judged by."""
+"""A run that starts from another run has its weights, and none of its training rows held out."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""AdaLoRA prunes in a Lightning Trainer: the counts of singular values that are left, and the average's."""
+"""AdaLoRA prunes singular values in a Lightning Trainer, in the weights and in the average."""
 
 import copy
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""What stands in metrics.jsonl can be read by anything that reads JSON."""
+"""metrics.jsonl is valid JSON, also with non-finite metrics."""
 
 import json
 import math

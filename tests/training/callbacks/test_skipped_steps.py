@@ -24,7 +24,7 @@ from roadwork.training.module import spread_non_finite
 
 
 class Watch(Callback):
-    """Which tensors each optimizer step changed. Registered before TrainingMonitorCallback, and after EMA."""
+    """Records which tensors each optimizer step changed. Registered after EMA and before the monitor."""
 
     def __init__(self):
         self.changed, self.before, self.ema = [], None, None
@@ -84,7 +84,7 @@ def test_step_with_nan_is_skipped_completely(fits, caplog, training, bad_batch, 
 
 
 def test_an_infinite_loss_with_finite_gradients(fits, caplog, monkeypatch):
-    """The gradients alone would let it pass."""
+    """The gradients alone would not show it."""
 
     class Infinite(Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
@@ -213,7 +213,7 @@ def fit_in_float16(fits, scale, *callbacks):
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # where the scaler skips the first step
 @pytest.mark.parametrize("has_fault", [False, True])
 def test_float16_scale_search_is_not_counted(fits, caplog, has_fault):
-    """A scale that overflows: its halving is the scaler's business; a batch with NaN is ours."""
+    """The scaler handles a scale that overflows; the monitor handles a batch with NaN."""
     fault = NanInBatch(lambda epoch, batch: has_fault and batch == 4)
     watcher = Watch()
     trainer, monitor = fit_in_float16(fits, 2.0**36, fault, watcher)

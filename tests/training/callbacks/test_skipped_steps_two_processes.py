@@ -1,4 +1,4 @@
-"""Two real processes (gloo, on the CPU): a fault of one is a fault of both, and they stay alike."""
+"""Two real processes (gloo, on the CPU) skip a step together, and stay equal."""
 
 import json
 import socket

@@ -87,7 +87,7 @@ def test_a_photo_of_val_select_without_finite_logits_is_named(fits, caplog):
 
 
 def schedule(zero):
-    """Replaces `warmup_cosine` by one whose rate is 0 in the steps for which `zero(step)` holds, counted from 0."""
+    """A replacement of `warmup_cosine` whose rate is 0 in the steps (from 0) for which `zero(step)` holds."""
     return lambda optimizer, total_steps, warmup: LambdaLR(optimizer, lambda step: float(not zero(step)))
 
 
@@ -120,7 +120,7 @@ def test_gradients_of_zero_stop_the_run(fits, caplog, monkeypatch):
 
 
 def other_weights(model, *arguments, **options):
-    """An optimizer that holds copies, as one does that was built before the network was put together."""
+    """An optimizer with copies of the weights, as if built before the network was complete."""
     return build_optimizer(nn.ParameterList([p.detach().clone() for p in model.parameters()]), *arguments, **options)
 
 

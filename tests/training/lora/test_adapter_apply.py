@@ -1,4 +1,4 @@
-"""Adapters in whole networks: what they train, that they learn, and that saving and merging change nothing."""
+"""Adapters in whole networks: trained parameters, learning, saving and merging."""
 
 import re
 from pathlib import Path
@@ -48,7 +48,7 @@ def adapted(name, adapter):
 
 
 def toy_batch(size=28):
-    """Dark and bright images with a little noise: a line in colour space tells them apart."""
+    """Dark and bright images with a little noise, linearly separable in colour space."""
     labels = torch.tensor([0, 1] * 4)
     noise = torch.randn(8, 3, size, size, generator=torch.Generator().manual_seed(1))
     return noise * 0.3 + (labels * 2.0 - 1).view(-1, 1, 1, 1), labels
@@ -156,7 +156,7 @@ def test_dora_trains_a_magnitude_for_each_output_of_each_layer():
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_bf16_steps_with_gradients_computed_again(adapter):
-    """The frozen weights stay what they are, to the bit, and the gradients are those without checkpointing."""
+    """Frozen weights do not change, and gradients equal those without checkpointing."""
     gradients = []
     for is_checkpointed in (False, True):
         model = build("vit")

@@ -1,4 +1,4 @@
-"""Every adapter on every family: trains, saves, resumes, merges, and is exported."""
+"""Every adapter on every family trains, saves, resumes, merges and exports."""
 
 import re
 import shutil
@@ -32,7 +32,7 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def _composed_once(monkeypatch):
-    """Composing what is composed would be most of these tests' time."""
+    """Composing the configuration again would take most of these tests' time."""
 
     def compose(cfg):
         return cfg if OmegaConf.get_type(cfg) is Settings else compose_config(cfg)
