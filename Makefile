@@ -5,7 +5,7 @@ RUN := outputs/demo/latest
 MODEL := outputs/demo/model
 MARKDOWN := CHANGELOG.md CONTRIBUTING.md SECURITY.md .github
 
-.PHONY: demo test test-all coverage lint setup consumer clean
+.PHONY: demo test test-all coverage lint docs setup consumer clean
 
 demo: setup  ## The main job on synthetic street scenes: from photos to a detector that is judged, packed and used
 	$(BIN)/roadwork train --config configs/experiment/demo.yaml
@@ -29,8 +29,16 @@ lint: setup  ## Style, types, spelling and Markdown
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/codespell
 	$(BIN)/mdformat --check $(MARKDOWN)
+
+docs: .venv/.docs-complete  ## The documentation site in site/; fails on a broken link and on a page that the navigation lacks
+	PYTHONPATH=. NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+.venv/.docs-complete: .venv/.complete
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
 
 consumer: .venv-consumer/.complete  ## What a StreetVision miner has (transformers 4.45.2), for the tests of exported detectors
 

@@ -20,11 +20,12 @@ def run(code, cwd=CHECKOUT):
 COMPARE = """
 import src, roadwork, sys, importlib
 assert a is b, (a, b)
-assert src is roadwork and src.data.table is roadwork.data.table and src.errors is sys.modules["roadwork.core.errors"]
+assert src is roadwork and src.data.table is roadwork.data.table
+assert src.core.errors is sys.modules["roadwork.core.errors"]
 assert roadwork.core.errors.__spec__.name == "roadwork.core.errors" and a.__module__.startswith("roadwork.")
 try:
     raise roadwork.core.errors.DataError("x")
-except src.errors.DataError:
+except src.core.errors.DataError:
     print("same")
 try:
     importlib.import_module("src.nothing")
@@ -43,19 +44,21 @@ except ModuleNotFoundError as error:
 def test_one_object_under_both_names(first, second, name):
     module, _, cls = name.rpartition(".")
     imports = [
-        f"import {package}.errors, {package}.data.table\nfrom {package}.{module} import {cls} as {variable}"
+        f"import {package}.core.errors, {package}.data.table\nfrom {package}.{module} import {cls} as {variable}"
         for package, variable in ((first, "a"), (second, "b"))
     ]
     assert run("\n".join([*imports, COMPARE])) == ["same", "src.nothing"]
 
 
 def test_pickled_under_one_name_and_read_under_the_other():
-    code = "import src.errors, pickle; import roadwork.core.errors as e; "
-    assert run(code + "print(type(pickle.loads(pickle.dumps(src.errors.DataError('x')))) is e.DataError)") == ["True"]
+    code = "import src.core.errors, pickle; import roadwork.core.errors as e; "
+    assert run(code + "print(type(pickle.loads(pickle.dumps(src.core.errors.DataError('x')))) is e.DataError)") == [
+        "True"
+    ]
 
 
 def test_from_a_script_elsewhere_with_the_checkout_on_the_path(tmp_path):
-    code = f"import sys; sys.path.insert(0, {str(CHECKOUT)!r}); import src.errors; print(src.errors.__name__)"
+    code = f"import sys; sys.path.insert(0, {str(CHECKOUT)!r}); import src.core.errors; print(src.core.errors.__name__)"
     assert run(code, tmp_path) == ["roadwork.core.errors"]
 
 

@@ -7,41 +7,54 @@ import warnings
 from pathlib import Path
 from typing import Annotated
 
+import click
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from typer.core import TyperGroup
+from typing_extensions import override
 
 from roadwork import __version__
 
 DEFAULT_CONFIG = Path("configs/config.yaml")
 
-# Columns that wide tables are laid out for; what is piped would else get 80.
+# Width of wide tables; rich would use 80 columns for piped output.
 WIDTH = 100
 FAILED, WRONG_USAGE = 1, 2
 
-
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="A configuration file.")]
-
 
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as training.epochs=5 or model=vit_base."),
 ]
 
-
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, such as outputs/demo/latest.")]
-
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as outputs/demo/latest.")]
 
 OutputDirOption = Annotated[
-    Path | None, typer.Option("--output-dir", help="Where runs are; else output_dir of configs/config.yaml.")
+    Path | None, typer.Option("--output-dir", help="Where runs are. Default: output_dir of configs/config.yaml.")
 ]
+
+
+PANELS = ("Data", "Train", "Judge", "Deploy", "Experiments", "Tools")  # in the order of the work
+
+
+class _OrderedGroup(TyperGroup):
+    """Lists commands in the order of `PANELS`; Typer would list sub-applications such as `experiment` last."""
+
+    @override
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        def panel(name: str) -> int:
+            return PANELS.index(str(getattr(self.commands[name], "rich_help_panel", PANELS[-1])))
+
+        return sorted(super().list_commands(ctx), key=panel)
 
 
 app = typer.Typer(
     name="roadwork",
-    help="Trains street-image detectors that hold up somewhere else on the map.",
+    cls=_OrderedGroup,
+    help="Train street-photo detectors that still work somewhere else on the map.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -56,16 +69,16 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _start(
     version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Print the version."),
-    verbose: bool = typer.Option(False, "--verbose", help="Show what libraries log, too."),
+    verbose: bool = typer.Option(False, "--verbose", help="Also show what libraries log."),
 ) -> None:
     del version
     set_up_logging(verbose)
 
 
 def set_up_logging(verbose: bool) -> None:
-    """Shows roadwork's own messages on standard error; other libraries' only when asked."""
+    """Shows roadwork's messages on standard error; other libraries' messages with --verbose only."""
     console = Console(stderr=True)
-    handler: logging.Handler = logging.StreamHandler()  # in a file each message stays on its line, to be searched
+    handler: logging.Handler = logging.StreamHandler()  # one line per message in a log file
     if console.is_terminal:
         handler = RichHandler(console=console, show_time=False, show_path=False, markup=False)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s", force=True)
@@ -75,7 +88,7 @@ def set_up_logging(verbose: bool) -> None:
 
 
 def quiet_lightning() -> None:
-    """Keeps Lightning's remarks off the screen; it sets its own level when it is imported, so after that."""
+    """Hides Lightning's messages. Call it after importing Lightning, which sets its own log level."""
     if not logging.getLogger("roadwork").isEnabledFor(logging.DEBUG):
         for name in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(name).setLevel(logging.WARNING)

@@ -20,45 +20,47 @@ if TYPE_CHECKING:
     from roadwork.settings import Settings
 
 
-@app.command("demo-data")
+@app.command("demo-data", rich_help_panel="Data")
 def demo_data(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to create.")],
     *,
-    images: Annotated[int, typer.Option(min=1, help="How many.")] = 4800,
+    images: Annotated[int, typer.Option(min=1, help="Number of images.")] = 4800,
     size: Annotated[str, typer.Option(help="Width x height in pixels.")] = "640x480",
-    seed: Annotated[int, typer.Option(min=0, help="The bytes depend only on it and the other options.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed. The same options give the same bytes.")] = 0,
     geo_shift: Annotated[
         float,
-        typer.Option(
-            min=0, max=1, help="Share of streets that look as their region does; at 0 all regions look alike."
-        ),
+        typer.Option(min=0, max=1, help="Share of streets that look like their region. At 0 all regions look alike."),
     ] = 1.0,
     fmt: Annotated[str, typer.Option("--format", help="local or parquet.")] = "local",
 ) -> None:
     """Draw a synthetic dataset of street scenes with and without roadwork.
 
-    It proves the machinery, not accuracy on streets. Example: roadwork demo-data data/demo --images 400
+    It tests the pipeline, not accuracy on real streets.
+
+    Example: roadwork demo-data data/demo --images 400
     """
     from roadwork.data.source import make_demo_data
 
     match = re.fullmatch(r"(\d+)x(\d+)", size)
     if match is None:
-        raise typer.BadParameter(f"{size!r} is no size; allowed: WIDTHxHEIGHT, such as 640x480.", param_hint="--size")
+        raise typer.BadParameter(
+            f"{size!r} is not a size; allowed: WIDTHxHEIGHT, such as 640x480.", param_hint="--size"
+        )
     if fmt not in ("local", "parquet"):
         raise typer.BadParameter(f"{fmt!r}; allowed: local, parquet.", param_hint="--format")
     make_demo_data(folder, images=images, size=(int(match[1]), int(match[2])), seed=seed, geo_shift=geo_shift, fmt=fmt)
 
 
-@app.command()
+@app.command(rich_help_panel="Data")
 def split(
     overrides: Overrides = None,
     config: ConfigOption = DEFAULT_CONFIG,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Check the splits file that is there, ours or your own; write nothing.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Check an existing splits file; write nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Make the four splits and write splits.json beside the data; or verify a file: exit code 1 where anything leaks.
+    """Create the four splits, or verify existing ones (exit code 1 if anything leaks).
+
+    Writes splits.json beside the data.
 
     Example: roadwork split data.root=photos data.splitting.seed=7
 
@@ -109,14 +111,12 @@ def _show(verification: Verification) -> None:
     from roadwork.data.splitting.check import BY_DESIGN
 
     report = verification.report
-    print(
-        f"{verification.file}: {f'{verification.strategy} splits' if verification.strategy else 'splits of your own'}"
-    )
-    print(f"Fingerprint of the data: {verification.fingerprint}")
+    print(f"{verification.file}: {f'{verification.strategy} splits' if verification.strategy else 'your own splits'}")
+    print(f"Data fingerprint: {verification.fingerprint}")
     Console().print(_table(verification))
     print(f"Set aside: {report.set_aside:,} rows")
     if report.closest:
-        print("Closest rows of each two splits:")
+        print("Closest rows of each pair of splits:")
     for pair in report.closest:
         print(f"   {pair}")
     print(verification.comparison)
@@ -129,7 +129,7 @@ def _show(verification: Verification) -> None:
     if verification.leaks_by_design:
         print(f"❌ This is {BY_DESIGN}")
     elif verification.leaks_nothing:
-        print("✅ Nothing leaks.")
+        print("✅ No leaks.")
 
 
 def _table(verification: Verification) -> Table:
@@ -149,20 +149,21 @@ def _table(verification: Verification) -> Table:
     return table
 
 
-@app.command()
+@app.command(rich_help_panel="Data")
 def prepare(
     overrides: Overrides = None,
     config: ConfigOption = DEFAULT_CONFIG,
     verify: Annotated[
-        bool, typer.Option("--verify", help="First decode every image that the copy holds; make again what is damaged.")
+        bool, typer.Option("--verify", help="First decode every image of the copy, and rewrite damaged ones.")
     ] = False,
     processes: Annotated[
-        int | None, typer.Option(min=1, help="That resize; by default as many as this machine has CPUs to give.")
+        int | None, typer.Option(min=1, help="Worker processes. Default: the number of available CPUs.")
     ] = None,
 ) -> None:
-    """Make a resized copy of the dataset once, or bring it up to date; training then reads it by itself.
+    """Create or update a resized copy of the dataset, which training then reads.
 
-    Only images that are missing or have changed are made, so it goes on where it was interrupted.
+    Only missing and changed images are written, so an interrupted command continues where it stopped.
+
     Example: roadwork prepare data.root=photos data.img_size=224
     """
     from joblib import cpu_count
@@ -181,58 +182,56 @@ def prepare(
         if verify:
             damaged = remove_damaged(wanted_folder(data), manifest.short_side, n_processes)
             for reason in damaged:
-                print(f"❌ {reason}: the images of that file are made again.")
+                print(f"❌ {reason}: its images are written again.")
             if not damaged:
-                print("✅ Every image that the copy holds was decoded, and none is damaged.")
+                print("✅ All images of the copy decode; none is damaged.")
         plan = plan_copy(data, manifest, table, source)
-        _say_plan(plan)
+        _print_plan(plan)
         plan.check_space()
         summary = write_copy(plan, n_processes)
-    _say_summary(plan, summary)
+    _print_summary(plan, summary)
     UnreadableLedger(table, data.max_unreadable).add(summary.unreadable)
-    print("Next: roadwork train reads it by itself.")
+    print("Next: roadwork train (it finds the copy).")
 
 
-def _say_plan(plan: CopyPlan) -> None:
+def _print_plan(plan: CopyPlan) -> None:
     from roadwork.data.prepared.plan import format_bytes
 
     print(f"{len(plan.table):,} images, short side {plan.manifest.short_side} pixels, into {plan.folder}")
     held, changed = int(plan.index.has.sum()), int(plan.index.is_changed.sum())
     if held or changed:
-        print(f"It holds {held:,} of them already; {changed:,} have changed since.")
+        print(f"{held:,} are already there; {changed:,} have changed since.")
     if len(plan.rows):
         print(
-            f"{len(plan.rows):,} to do: about {format_bytes(plan.needed_bytes)} of disk "
-            f"({format_bytes(plan.image_bytes)} an image, from a sample); {format_bytes(plan.free_bytes)} are free.",
+            f"{len(plan.rows):,} to write: about {format_bytes(plan.needed_bytes)} of disk "
+            f"({format_bytes(plan.image_bytes)} per image, from a sample); {format_bytes(plan.free_bytes)} free.",
             flush=True,
         )
 
 
-def _say_summary(plan: CopyPlan, summary: CopySummary) -> None:
+def _print_summary(plan: CopyPlan, summary: CopySummary) -> None:
     from roadwork.data.prepared.plan import format_bytes
 
     if summary.n_written:
         speed = summary.n_written / summary.seconds
         print(f"{summary.n_written:,} images written in {summary.seconds:.1f} s, {speed:.1f} images/s.")
     mark = "✅" if summary.n_held + len(summary.unreadable) == len(plan.table) else "❌"
-    print(f"{mark} The copy holds {summary.n_held:,} of {len(plan.table):,} images, {format_bytes(summary.n_bytes)}.")
+    print(f"{mark} The copy has {summary.n_held:,} of {len(plan.table):,} images, {format_bytes(summary.n_bytes)}.")
 
 
-@app.command("map")
+@app.command("map", rich_help_panel="Data")
 def draw_map(
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[RUN] [KEY=VALUE]...", help="A run's folder, and overrides of its configuration."),
+        typer.Argument(metavar="[RUN] [KEY=VALUE]...", help="A run folder, and overrides of its configuration."),
     ] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     out: Annotated[
-        Path | None, typer.Option(help="The file, instead of map.html in the run's or output folder.")
+        Path | None, typer.Option(help="Output file. Default: map.html in the run folder or output folder.")
     ] = None,
-    tiles: Annotated[
-        bool, typer.Option("--tiles", help="Fetch OpenStreetMap's tiles whenever the map is looked at.")
-    ] = False,
+    tiles: Annotated[bool, typer.Option("--tiles", help="Load OpenStreetMap tiles in the browser.")] = False,
 ) -> None:
-    """Draw training density, splits, deployment and, after `evaluate`, the errors: one file that opens offline.
+    """Draw a map of training density, splits, deployment and errors in one offline HTML file.
 
     Example: roadwork map outputs/demo/latest privacy.coarsen_gps=2
     """
@@ -243,14 +242,14 @@ def draw_map(
     runs = [argument for argument in arguments or [] if "=" not in argument]
     overrides = [argument for argument in arguments or [] if "=" in argument]
     if len(runs) > 1:
-        raise typer.BadParameter(f"{', '.join(runs)}: name one run's folder.", param_hint="RUN")
+        raise typer.BadParameter(f"{', '.join(runs)}: name one run folder.", param_hint="RUN")
     if runs and config != DEFAULT_CONFIG:
-        raise typer.BadParameter("A run has its own configuration; leave --config out.", param_hint="--config")
+        raise typer.BadParameter("A run has its own configuration; omit --config.", param_hint="--config")
     if runs:
         path = write_run_map(Run.open(Path(runs[0])).folder, overrides, out, tiles=tiles)
     else:
         path = write_data_map(to_settings(load_config(config, overrides)), out, tiles=tiles)
     print(
-        f"{path}: {path.stat().st_size / 1e6:.1f} MB, to be opened in a browser."
-        + (" It fetches tiles." if tiles else "")
+        f"{path}: {path.stat().st_size / 1e6:.1f} MB. Open it in a browser."
+        + (" It loads map tiles from the network." if tiles else "")
     )

@@ -28,13 +28,13 @@ _REGIONS_SHOWN = 3
 
 experiment_app = typer.Typer(
     name="experiment",
-    help="Answer questions that take several runs, without opening val_test.",
+    help="Experiments over several runs; none opens val_test.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
 
 
-app.add_typer(experiment_app)
+app.add_typer(experiment_app, rich_help_panel="Experiments")
 
 
 @experiment_app.command("ablate")
@@ -42,20 +42,23 @@ def ablate(
     overrides: Overrides = None,
     config: ConfigOption = DEFAULT_CONFIG,
     *,
-    arms: Annotated[str, typer.Option(help="parts, adapters, or names of one of them: plain,ema.")] = "parts",
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds; seed s trains without fold s, and is judged on it.")] = 5,
-    folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
-    full: Annotated[bool, typer.Option("--full", help="Every seed on every fold.")] = False,
+    arms: Annotated[
+        str, typer.Option(help="Conditions: parts, adapters, or some of their names: plain,ema.")
+    ] = "parts",
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Number of seeds; seed s is trained without fold s and evaluated on it.")
+    ] = 5,
+    folds: Annotated[int, typer.Option(min=2, help="Number of folds.")] = 5,
+    full: Annotated[bool, typer.Option("--full", help="Train every seed on every fold.")] = False,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Optimizer steps of each fit, to whole epochs; else training.epochs.")
+        int | None, typer.Option(min=1, help="Optimizer steps per fit, rounded to epochs. Default: training.epochs.")
     ] = None,
-    resume: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Go on with this ablation, or with `latest`.")
-    ] = None,
+    resume: Annotated[str | None, typer.Option(metavar="FOLDER", help="Resume this ablation, or `latest`.")] = None,
 ) -> None:
-    """Measure what each part or adapter is worth: paired fits at equal steps, without opening val_test.
+    """Measure the effect of each part or adapter by paired fits at equal steps.
 
     Finished fits are kept for --resume.
+
     Example: roadwork experiment ablate --config configs/experiment/demo.yaml --arms parts
     """
     from roadwork.config import load_config, to_settings
@@ -70,8 +73,8 @@ def ablate(
     cfg = load_config(config, overrides or [])
     begun = find_begun(to_settings(cfg), resume, KIND) if resume else None
     ablation = plan_ablation(cfg, Design(arms, seeds, folds, full, steps), begun)
-    print(f"Arms: {', '.join(ablation.arms)}. {len(ablation.fits)} fits, stored in {ablation.folder}", flush=True)
-    with _say_once():
+    print(f"Conditions: {', '.join(ablation.arms)}. {len(ablation.fits)} fits, stored in {ablation.folder}", flush=True)
+    with _log_warnings_once():
         run_fits(ablation, lambda line: print(line, flush=True))
     command = ["roadwork", "experiment", "ablate", "--config", str(config), "--arms", arms, "--seeds", str(seeds)]
     command += ["--folds", str(folds), *(["--full"] if full else []), *(["--steps", str(steps)] if steps else [])]
@@ -81,14 +84,14 @@ def ablate(
 
 
 @contextmanager
-def _say_once() -> Iterator[None]:
-    """Keeps what each fit would say of the same data and network again off the screen; warnings come once."""
-    said: set[str] = set()
+def _log_warnings_once() -> Iterator[None]:
+    """Hides repeated messages about the same data and network; each warning is shown once."""
+    seen: set[str] = set()
 
     def is_new(record: logging.LogRecord) -> bool:
         message = record.getMessage()
-        is_known = message in said
-        said.add(message)
+        is_known = message in seen
+        seen.add(message)
         return not is_known and record.levelno >= logging.WARNING
 
     handlers = logging.getLogger().handlers
@@ -102,7 +105,7 @@ def _say_once() -> Iterator[None]:
 
 
 class By(StrEnum):
-    """What is held out as a whole, beyond groups."""
+    """What is held out as a whole, besides groups."""
 
     region = "region"
 
@@ -112,16 +115,17 @@ def cv(
     overrides: Overrides = None,
     config: ConfigOption = DEFAULT_CONFIG,
     *,
-    folds: Annotated[int, typer.Option(min=2, help="How many.")] = 5,
-    by: Annotated[By | None, typer.Option(help="Hold out whole regions, not only whole groups.")] = None,
+    folds: Annotated[int, typer.Option(min=2, help="Number of folds.")] = 5,
+    by: Annotated[By | None, typer.Option(help="Hold out whole regions instead of groups.")] = None,
     resume: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Go on with this cross-validation, or with `latest`.")
+        str | None, typer.Option(metavar="FOLDER", help="Resume this cross-validation, or `latest`.")
     ] = None,
-    no_audit: Annotated[bool, typer.Option("--no-audit", help="Do not list labels that look wrong.")] = False,
+    no_audit: Annotated[bool, typer.Option("--no-audit", help="Skip the audit of suspicious labels.")] = False,
 ) -> None:
-    """Cross-validate over everything but val_test: one MCC over all rows, and a list of labels that look wrong.
+    """Cross-validate on everything but val_test, and list suspicious labels.
 
-    Folds are whole groups; each is predicted by a network that never saw it. Finished folds are kept for --resume.
+    Folds are whole groups. Finished folds are kept for --resume.
+
     Example: roadwork experiment cv --folds 5 --config configs/experiment/demo.yaml
     """
     from roadwork.config import load_config, to_settings
@@ -144,15 +148,15 @@ def cv(
 
 
 def _run_folds(cross_validation: CrossValidation) -> None:
-    """Trains the folds that are not finished yet, the wiring proven on the first of them."""
+    """Trains the unfinished folds; the first one prints the wiring table."""
     waiting, n_folds = cross_validation.unfinished, len(cross_validation.folds)
     if len(waiting) < n_folds:
-        print(f"{n_folds - len(waiting)} of {n_folds} folds are finished already; they are kept.")
+        print(f"{n_folds - len(waiting)} of {n_folds} folds are already finished.")
     started = time.monotonic()
     for done, fold in enumerate(waiting):
         sizes = ", ".join(f"{len(fold.splits.ids[name]):,} {what}" for name, what in _USES.items())
         print(f"Fold {fold.number + 1} of {n_folds}: {sizes}.", flush=True)
-        with _say_once_experiment_cv(repeated=done > 0):
+        with _quiet_repeated_folds(repeated=done > 0):
             frame = _run_fold(fold, prove_wiring=done == 0)
         errors = int(((frame["probability"] >= 0.5) != (frame["label"] == 1)).sum())
         minutes_left = (time.monotonic() - started) / (done + 1) * (len(waiting) - done - 1) / 60
@@ -161,8 +165,8 @@ def _run_folds(cross_validation: CrossValidation) -> None:
 
 
 @contextmanager
-def _say_once_experiment_cv(*, repeated: bool) -> Iterator[None]:
-    """Keeps what the first fold has said of the data and of the sampling from being said of each."""
+def _quiet_repeated_folds(*, repeated: bool) -> Iterator[None]:
+    """Hides messages on data and sampling that the first fold has logged already."""
     logger = logging.getLogger("roadwork.data.datamodule")
     level = logger.level
     if repeated:
@@ -206,22 +210,24 @@ def _audit(cross_validation: CrossValidation, pooled: pd.DataFrame) -> None:
 
     audit = audit_labels(pooled, cross_validation.settings.evaluation.target_mcc)
     page, table = write_label_audit(audit, cross_validation)
-    print(f"Label audit: {audit.sentence} Look at them in {page}")
-    print(f"Next: fill in corrected_label there or in {table}, and use it: data.label_corrections=FILE")
+    print(f"Label audit: {audit.sentence} See {page}")
+    print(f"Next: fill in corrected_label there or in {table}, then set data.label_corrections=FILE")
 
 
 @experiment_app.command("gps")
 def gps(
     overrides: Overrides = None,
     config: ConfigOption = DEFAULT_CONFIG,
-    seeds: Annotated[int, typer.Option(min=1, help="Repetitions, each with other folds and initial weights.")] = 5,
-    folds: Annotated[int, typer.Option(min=2, help="Folds of each cross-validation.")] = 5,
-    steps: Annotated[int, typer.Option(min=2, help="Optimizer steps of each head, the same in every arm.")] = 500,
+    seeds: Annotated[int, typer.Option(min=1, help="Repetitions, each with new folds and initial weights.")] = 5,
+    folds: Annotated[int, typer.Option(min=2, help="Folds per cross-validation.")] = 5,
+    steps: Annotated[int, typer.Option(min=2, help="Optimizer steps of each head, equal in all conditions.")] = 500,
 ) -> None:
-    """Answer whether GPS weighting helps on your data, without opening val_test.
+    """Measure whether GPS weighting helps on your data.
 
-    Heads on frozen features of the configured backbone draw by GPS, uniformly, and by a placebo (the same weights on
-    shuffled GPS). Finished seeds are kept. Example: roadwork experiment gps --seeds 5 model=dinov2_base
+    Trains heads on frozen features with GPS weights, uniform weights, and a placebo (the same weights on shuffled
+    positions). Finished seeds are kept.
+
+    Example: roadwork experiment gps --seeds 5 model=dinov2_base
     """
     from roadwork.config import load_config
     from roadwork.experiments.gps_report import STEM, check_plot_installed, format_report, run_gps_experiment

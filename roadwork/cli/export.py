@@ -21,20 +21,20 @@ _MARKS = {"ok": "✅", "warning": "⚠️ ", "failed": "❌"}
 _SHOWN = 20
 
 
-@app.command()
+@app.command(rich_help_panel="Deploy")
 def export(
     run: RunArgument,
-    out: Annotated[Path, typer.Option("--out", help="The folder to make; an older export there is replaced.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder to create; an older export there is replaced.")],
     *,
     form: Annotated[
         str,
         typer.Option("--format", help="hf: model.safetensors, for transformers; onnx: model.onnx, for onnxruntime."),
     ] = "hf",
     members: Annotated[
-        bool, typer.Option("--members", help="Of an ensemble: one ordinary folder a run, below --out.")
+        bool, typer.Option("--members", help="Export each run of an ensemble to its own folder below --out.")
     ] = False,
 ) -> None:
-    """Merge the adapter, fold temperature and threshold into the head, and write model, cards and replay as a folder.
+    """Export a run as a model folder, with adapter merged and calibration folded in.
 
     Example: roadwork export outputs/demo/latest --format hf --out model
     """
@@ -51,20 +51,20 @@ def export(
 def _print_folded(summary: ExportSummary) -> None:
     facts = summary.facts
     if facts is None:
-        print("Folded   not calibrated: temperature 1, threshold 0.5, no prior. `roadwork calibrate RUN` comes before.")
+        print("Folded   not calibrated: temperature 1, threshold 0.5. Run `roadwork calibrate RUN` first to calibrate.")
         return
-    band = "every photo is answered"
+    band = "no abstention"
     if facts.abstain_low is not None:
         band = f"abstains from {facts.abstain_low:.4f} to {facts.abstain_high:.4f}"
     print(
         f"Folded   temperature {facts.temperature:.6g}, threshold {facts.threshold:.6g}, "
-        f"for a share of Roadwork of {facts.prior:.4g}; {band}"
+        f"prior {facts.prior:.4g}; {band}"
     )
 
 
 def _print_checked(summary: ExportSummary) -> None:
     for title, parity in zip(["Checked", *[""] * len(summary.parities)], summary.parities, strict=False):
-        print(f"{title:8} {parity.what}: {parity.difference:.1e} apart (limit {parity.limit:.0e})")
+        print(f"{title:8} {parity.what}: difference {parity.difference:.1e} (limit {parity.limit:.0e})")
 
 
 def _print_next(summary: ExportSummary) -> None:
@@ -75,42 +75,40 @@ def _print_next(summary: ExportSummary) -> None:
     print(f"Written  {summary.folder}")
     for name, size in summary.files.items():
         print(f"         {size / 1e3:>10,.1f} kB  {name}")
-    print(f"Fill in  license in README.md; {HOTKEY_PLACEHOLDER} in model_card.json, where you submit it to NATIX")
+    print(f"Fill in  license in README.md; {HOTKEY_PLACEHOLDER} in model_card.json if you submit it to NATIX")
     if summary.format == "onnx":
-        print("Note     StreetVision's miners load transformers' own form: export with --format hf for them.")
+        print("Note     StreetVision miners need --format hf.")
     elif summary.model_type not in STREETVISION_MODEL_TYPES:
         print(
             f"Note     StreetVision's transformers 4.45.2 cannot load a {summary.model_type} "
             f"(it can: {', '.join(STREETVISION_MODEL_TYPES)})."
         )
         if summary.model_type == EnsembleConfig.model_type:
-            print("         Of an ensemble it can load the runs one by one: export with --members.")
+            print("         It can load the runs of an ensemble one by one: export with --members.")
     consumer = " --consumer streetvision" if summary.format == "hf" else ""
     print(f"Next     roadwork verify-export {summary.folder}{consumer}")
     print(f"         roadwork predict {summary.folder} PHOTOS --out sites.geojson")
 
 
-@app.command()
+@app.command(rich_help_panel="Deploy")
 def verify_export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `roadwork export` has written.")],
     photos: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[PHOTO_OR_FOLDER]...", help="Photos to compare on, instead of the folder's own."),
+        typer.Argument(metavar="[PHOTO_OR_FOLDER]...", help="Photos to compare on, instead of those in the folder."),
     ] = None,
     *,
     run: Annotated[
-        Path | None, typer.Option(help="The run it was exported from: replay rows of its validation splits too.")
+        Path | None, typer.Option(help="The exported run: also compare on rows of its validation splits.")
     ] = None,
-    limit: Annotated[int, typer.Option(help="How many rows of the run, taken evenly; 0: all.")] = 200,
-    consumer: Annotated[
-        str | None, typer.Option(help="Check the contract of a consumer and name each violation: streetvision.")
-    ] = None,
+    limit: Annotated[int, typer.Option(help="Number of rows of the run, evenly spaced; 0 for all.")] = 200,
+    consumer: Annotated[str | None, typer.Option(help="Also check the contract of a consumer: streetvision.")] = None,
     consumer_python: Annotated[
-        Path | None, typer.Option(help="A Python with transformers 4.45.2: load and replay the folder there, too.")
+        Path | None, typer.Option(help="A Python with transformers 4.45.2 in which to load the folder too.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Replay photos through an exported folder; exit code 1 where a decision changed or a contract is broken.
+    """Check that an exported folder decides like its run (exit code 1 if not).
 
     Example: roadwork verify-export model --consumer streetvision
     """
@@ -163,9 +161,11 @@ def _print_comparison(console: Console, comparison: Comparison) -> None:
     if len(named) > _SHOWN:
         console.print(f"   and {len(named) - _SHOWN} more (--json lists all)", markup=False)
     if comparison.ties:
-        console.print(f"   A tie is within {comparison.tie:g} of the threshold: either answer is right.", markup=False)
+        console.print(
+            f"   A tie is within {comparison.tie:g} of the threshold: either decision is right.", markup=False
+        )
     if not comparison.is_right:
-        console.print("   → do not deploy this folder; export again, with the versions in its run's manifest.json")
+        console.print("   → do not deploy this folder; export again with the versions in the run's manifest.json")
 
 
 def _print_check(console: Console, check: ContractCheck) -> None:

@@ -16,18 +16,20 @@ if TYPE_CHECKING:
     from roadwork.evaluation.ensemble import EnsembleSummary
 
 
-@app.command()
+@app.command(rich_help_panel="Judge")
 def evaluate(
     run: RunArgument,
     *,
     profile: Annotated[
         str | None,
-        typer.Option(help="Ask as a StreetVision validator does: streetvision-2026-01 or streetvision-2026-05."),
+        typer.Option(help="Evaluate like a StreetVision validator: streetvision-2026-01 or streetvision-2026-05."),
     ] = None,
 ) -> None:
-    """Open val_test on a run's best checkpoint: MCC and more, each with a 95 % interval.
+    """Evaluate the best checkpoint on val_test: MCC and more, with 95 % intervals.
 
-    Each opening is counted in the run's manifest.json. Example: roadwork evaluate outputs/demo/latest
+    Each opening of val_test is counted in manifest.json.
+
+    Example: roadwork evaluate outputs/demo/latest
     """
     if profile is not None:
         _evaluate_profile(run, profile)
@@ -45,7 +47,7 @@ def evaluate(
         f"Written: {run}/results.json and predictions.parquet"
     )
     if Run(folder).calibration_file.is_file():
-        print(f"{run}/calibration.json belongs to the predictions that were there before: calibrate again.")
+        print(f"{run}/calibration.json was fitted on earlier predictions: calibrate again.")
     print(f"Next: roadwork calibrate {run}, roadwork map {run}")
 
 
@@ -59,24 +61,26 @@ def _evaluate_profile(run: Path, profile: str) -> None:
     print(f"val_test was opened {result['openings']} time(s) for this run.")
     print(f"Written: {run}/results.json and {predictions_file(profile)}")
     if not Run(folder).calibration_file.is_file():
-        print(f"The run is not calibrated: `roadwork calibrate {run}` first, to see what an export of it would get.")
+        print(f"The run is not calibrated. Run `roadwork calibrate {run}` first to see the result of an export.")
 
 
-@app.command()
+@app.command(rich_help_panel="Judge")
 def calibrate(
     run: RunArgument,
     *,
     prior: Annotated[
-        str, typer.Option(help="Share of Roadwork where the detector will be used: sample, balanced, or as 0.01.")
+        str, typer.Option(help="Share of Roadwork at the deployment: sample, balanced, or a number such as 0.01.")
     ] = "sample",
-    risk: Annotated[float, typer.Option(help="Share of photos that may be answered wrongly.")] = 0.05,
-    cost_miss: Annotated[float, typer.Option(help="Cost of a roadwork missed, in any unit.")] = 1.0,
+    risk: Annotated[float, typer.Option(help="Accepted share of wrong predictions; the rest abstains.")] = 0.05,
+    cost_miss: Annotated[float, typer.Option(help="Cost of a missed roadwork, in any unit.")] = 1.0,
     cost_false_alarm: Annotated[float, typer.Option(help="Cost of a false alarm, in the same unit.")] = 1.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Fit temperature, threshold and when to abstain, on val_calib's predictions; then open val_test at the threshold.
+    """Fit temperature, threshold and abstention on val_calib, then evaluate val_test.
 
-    `roadwork evaluate RUN` comes first. Example: roadwork calibrate outputs/demo/latest --prior 0.01
+    Needs `roadwork evaluate RUN` first.
+
+    Example: roadwork calibrate outputs/demo/latest --prior 0.01
     """
     from roadwork.calibration.calibrate import CalibrationOptions
     from roadwork.calibration.figures import Costs, parse_prior
@@ -95,22 +99,24 @@ def calibrate(
     print(f"Written: {run}/calibration.json, and probability_calibrated in predictions.parquet")
 
 
-@app.command()
+@app.command(rich_help_panel="Judge")
 def report(
     arguments: Annotated[
         list[str],
         typer.Argument(
             metavar="RUN [RUN]... [KEY=VALUE]...",
-            help="Runs' folders, and overrides of their configurations such as privacy.blur=3.",
+            help="Run folders, and overrides of their configuration such as privacy.blur=3.",
         ),
     ],
     *,
     out: Annotated[
         Path | None,
-        typer.Option(help="The file, instead of report.html in the run's folder, or in this one for several runs."),
+        typer.Option(
+            help="Output file. Default: report.html in the run folder; in the current folder for several runs."
+        ),
     ] = None,
 ) -> None:
-    """Write report.html: figures, curves, slices, the photos that were decided wrongly; or several runs side by side.
+    """Write report.html: metrics, curves, slices, misclassified photos; several runs side by side.
 
     Example: roadwork report outputs/demo/latest privacy.coarsen_gps=2 --out for-others.html
     """
@@ -124,20 +130,22 @@ def report(
 
     runs = [Run.open(Path(argument)).folder for argument in arguments if "=" not in argument]
     if not runs:
-        raise typer.BadParameter("Name a run's folder, such as outputs/demo/latest.", param_hint="RUN")
+        raise typer.BadParameter("Name a run folder, such as outputs/demo/latest.", param_hint="RUN")
     path = write_report(runs, [argument for argument in arguments if "=" in argument], out)
-    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, to be opened in a browser.")
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB. Open it in a browser.")
 
 
-@app.command()
+@app.command(rich_help_panel="Judge")
 def ensemble(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN [RUN]...", help="Folders of evaluated runs.")],
     *,
     out_experiment: Annotated[
-        str | None, typer.Option(help="Name of the folder in outputs/, instead of the first run's with -ensemble.")
+        str | None, typer.Option(help="Experiment name. Default: that of the first run with -ensemble.")
     ] = None,
 ) -> None:
-    """Average the logits of runs on the same data and splits, into a folder that comes after `evaluate` as a run does.
+    """Average the logits of several runs on the same data and splits.
+
+    The result is a run folder to calibrate, report and export.
 
     Example: roadwork ensemble outputs/seed0/latest outputs/seed1/latest outputs/seed2/latest
     """
@@ -149,10 +157,7 @@ def ensemble(
     summary = create_ensemble([Run.open(run).folder for run in runs], out_experiment)
     Console().print(format_results(TEST_SPLIT, summary.result))
     _print_members(summary)
-    print(
-        f"{TEST_SPLIT}: no label was opened anew; {summary.result['openings']} looks at it are counted, the runs' own "
-        "and this one."
-    )
+    print(f"{TEST_SPLIT} openings counted: {summary.result['openings']}, those of the runs and this one.")
     print(f"Written: {summary.folder}")
     print(f"Next: roadwork calibrate {summary.folder}, then roadwork export {summary.folder} --out DIR")
 
@@ -161,4 +166,4 @@ def _print_members(summary: EnsembleSummary) -> None:
     print("MCC on val_select at 0.5:")
     for folder, figure in summary.members.items():
         print(f"  {figure:.4f}  {folder}")
-    print(f"  {summary.val_select_mcc:.4f}  their mean logits")
+    print(f"  {summary.val_select_mcc:.4f}  mean of the logits")

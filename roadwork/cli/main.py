@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 
 from rich.console import Console
 
 from roadwork.cli.app import FAILED, WRONG_USAGE, app
 from roadwork.core.errors import ConfigError, RoadworkError, RunStoppedError
 
+# Importing a module registers its commands; this is their order in `roadwork --help`.
+COMMAND_MODULES = ("data", "train", "judge", "export", "predict", "experiments", "tools")
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs a command and exits: 0 done, 1 failed, 2 wrong usage."""
-    # Before torch is loaded. Its threads else spin while they wait for each other: beside one busy process a step of
-    # the small ResNet then takes 1.6 times as long, and even alone 1.1 times (docs/LOG.md).
+    # Set before torch is imported. With the default, OpenMP threads spin while they wait: beside one busy process a
+    # step of the small ResNet takes 1.6 times as long, and alone 1.1 times (docs/EXPERIMENTS.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from roadwork.cli import data, experiments, export, judge, predict, tools, train  # noqa: F401 -- they register
-
+    for module in COMMAND_MODULES:
+        import_module(f"roadwork.cli.{module}")
     try:
         app(args=arguments)
     except RunStoppedError as error:

@@ -23,10 +23,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Whether the command was asked to stop.
+    """A request to stop by signal.
 
     Attributes:
-        signal_number: by which signal; 0 while it was not.
+        signal_number: the signal received; 0 before.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Notes the first SIGINT or SIGTERM; a second one acts at once."""
+    """Records the first SIGINT or SIGTERM; a second one stops at once."""
     request = StopRequest()
     before = {number: signal.getsignal(number) for number in _SIGNALS}
 
@@ -46,7 +46,7 @@ def stop_on_signal() -> Iterator[StopRequest]:
         request.signal_number = number
         for each, handler in before.items():
             signal.signal(each, handler)
-        print("Stopping after this batch; once more stops at once.", file=sys.stderr)
+        print("Stopping after this batch. Send again to stop now.", file=sys.stderr)
 
     for number in _SIGNALS:
         signal.signal(number, note)
@@ -57,7 +57,7 @@ def stop_on_signal() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
-@app.command()
+@app.command(rich_help_panel="Deploy")
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A folder that `roadwork export` has written.")],
     inputs: Annotated[
@@ -68,24 +68,24 @@ def predict(
     ],
     *,
     out: Annotated[Path, typer.Option(help="The file to write: .csv, .parquet or .geojson.")],
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures that the network gets at once.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 32,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Threads that decode; by default as many as there are CPUs to have.")
+        int | None, typer.Option(min=1, help="Decoding threads. Default: the number of available CPUs.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda, ...")] = "auto",
-    views: Annotated[str, typer.Option(help="Looks at each photo: none, flip or tiles; see docs/predict.md.")] = "none",
+    views: Annotated[str, typer.Option(help="Test-time augmentation: none, flip or tiles.")] = "none",
     sites: Annotated[
-        Path | None, typer.Option(help="Also write detections clustered into roadwork sites: a .geojson file.")
+        Path | None, typer.Option(help="Also write roadwork sites, clustered from detections, to this .geojson file.")
     ] = None,
     coarsen_gps: Annotated[
-        int | None, typer.Option(min=0, max=6, metavar="DECIMALS", help="Round positions to so many decimals.")
+        int | None, typer.Option(min=0, max=6, metavar="DECIMALS", help="Round positions to this many decimals.")
     ] = None,
-    recursive: Annotated[bool, typer.Option(help="Read the folders inside folders, too.")] = True,
+    recursive: Annotated[bool, typer.Option(help="Also read subfolders.")] = True,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the file, and unfinished answers of another model.")
+        bool, typer.Option("--overwrite", help="Replace the file, and partial results of another model.")
     ] = False,
 ) -> None:
-    """Say of each photo whether it shows roadwork; go on where an earlier call was interrupted.
+    """Predict roadwork for photos; an interrupted command continues where it stopped.
 
     Example: roadwork predict model photos --out photos.geojson
     """
@@ -110,7 +110,7 @@ def predict(
     if sites is not None:
         warn_of_coarse_sites(coarsen_gps)
     found = find_photos(inputs, sys.stdin.buffer, recursive=recursive)
-    _say_found(found)
+    _print_found(found)
     detector = Detector.load(model, device)
     options = PredictOptions(batch_size, workers or cpu_count(), views, coarsen_gps)
     with stop_on_signal() as stop:
@@ -120,54 +120,56 @@ def predict(
             )
         except InterruptedPredictionError as stopped:
             print(
-                f"Stopped after {stopped.n_done:,} of {stopped.n_photos:,} photos. Their answers are kept in "
-                f"{partial_path(out)}: run the same command again to go on.",
+                f"Stopped after {stopped.n_done:,} of {stopped.n_photos:,} photos. Predictions so far are in "
+                f"{partial_path(out)}: run the same command again to continue.",
                 file=sys.stderr,
             )
             raise typer.Exit(128 + stop.signal_number) from None
-    _say_summary(summary, out, sites)
+    _print_summary(summary, out, sites)
     print(threshold_in_words(detector.facts))
     if summary.n_unreadable == summary.n_photos:
         print("Error: none of the photos can be read.", file=sys.stderr)
         raise typer.Exit(1)
 
 
-def _say_found(found: FoundPhotos) -> None:
+def _print_found(found: FoundPhotos) -> None:
     counts = (
         (found.n_duplicates, "named more than once"),
         (found.n_hidden, "hidden"),
-        (found.n_other, "without a photo's suffix"),
+        (found.n_other, "without a photo suffix"),
     )
     left_out = ", ".join(f"{n:,} {what}" for n, what in counts if n)
-    print(f"{len(found):,} photos{f'; left out: {left_out}' if left_out else ''}.", flush=True)
+    print(f"{len(found):,} photos{f'; skipped: {left_out}' if left_out else ''}.", flush=True)
 
 
-def _say_summary(summary: Summary, out: Path, sites: Path | None) -> None:
+def _print_summary(summary: Summary, out: Path, sites: Path | None) -> None:
     for line in summary.lines():
         print(line)
     print(f"Written: {out}" + (f", and {summary.n_sites:,} sites in {sites}" if sites else ""))
 
 
-@app.command()
+@app.command(rich_help_panel="Deploy")
 def serve(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A folder that `roadwork export` has written.")],
     *,
     host: Annotated[
-        str, typer.Option(help="Address to listen at; 0.0.0.0: reachable from other machines.")
+        str, typer.Option(help="Address to listen on; 0.0.0.0 to be reachable from other machines.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0: a free one.", min=0, max=65535)] = 8000,
-    max_batch: Annotated[int, typer.Option(help="Photos that go through the network at once.")] = 16,
-    max_wait_ms: Annotated[float, typer.Option(help="How long the first photo of a batch waits for others.")] = 5.0,
-    queue: Annotated[int, typer.Option(help="Photos that may wait or be answered; above, requests get 429.")] = 64,
-    max_mb: Annotated[float, typer.Option(help="Megabytes of a request.")] = 25.0,
-    max_images: Annotated[int, typer.Option(help="Photos in a request.")] = 32,
-    max_megapixels: Annotated[float, typer.Option(help="Million pixels of a photo.")] = 50.0,
-    timeout: Annotated[float, typer.Option(help="Seconds for a request to come, and to be answered.")] = 30.0,
+    port: Annotated[int, typer.Option(help="Port; 0 for a free one.", min=0, max=65535)] = 8000,
+    max_batch: Annotated[int, typer.Option(help="Photos per forward pass.")] = 16,
+    max_wait_ms: Annotated[float, typer.Option(help="Longest wait of a photo for others to fill its batch.")] = 5.0,
+    queue: Annotated[int, typer.Option(help="Photos queued or in progress; above that, requests get 429.")] = 64,
+    max_mb: Annotated[float, typer.Option(help="Largest request, in megabytes.")] = 25.0,
+    max_images: Annotated[int, typer.Option(help="Most photos per request.")] = 32,
+    max_megapixels: Annotated[float, typer.Option(help="Largest photo, in megapixels.")] = 50.0,
+    timeout: Annotated[float, typer.Option(help="Seconds to receive a request, and to answer it.")] = 30.0,
     device: Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda, cuda:1, ...")] = "auto",
 ) -> None:
-    """Answer photos over HTTP, and show a page to drop them on.
+    """Serve a model over HTTP, with a web page to drop photos on.
 
-    `roadwork export RUN --out MODEL` comes first. Example: roadwork serve model --port 8000
+    Needs `roadwork export RUN --out MODEL` first.
+
+    Example: roadwork serve model --port 8000
     """
     from roadwork.core.errors import MissingExtraError
 
@@ -193,15 +195,15 @@ def serve(
 
         def announce() -> None:
             print(f"Serving {model} on {detector.device} at {address}")
-            print(_what_it_says(detector.facts))
+            print(_describe_decision(detector.facts))
             print(f"Open the address in a browser, or try: curl -F images=@photo.jpg {address}/predict", flush=True)
 
         serve_app(create_app(model, detector, limits), bound, announce)
 
 
-def _what_it_says(facts: ExportFacts) -> str:
-    prior = "of no known prior (not calibrated)" if facts.prior is None else f"for a prior of {facts.prior:.3g}"
-    said = f"It says Roadwork from a probability of {facts.threshold:.3g}, {prior}"
+def _describe_decision(facts: ExportFacts) -> str:
+    prior = "unknown prior (not calibrated)" if facts.prior is None else f"prior {facts.prior:.3g}"
+    decision = f"Roadwork at a probability of {facts.threshold:.3g} or more, {prior}"
     if facts.abstain_low is None or facts.abstain_high is None:
-        return f"{said}."
-    return f"{said}, and abstains from {facts.abstain_low:.3g} to {facts.abstain_high:.3g}."
+        return f"{decision}."
+    return f"{decision}; abstains from {facts.abstain_low:.3g} to {facts.abstain_high:.3g}."

@@ -34,7 +34,7 @@ _COLUMNS: tuple[tuple[str, int, Literal["left", "right"]], ...] = (
 )
 
 
-@app.command()
+@app.command(rich_help_panel="Tools")
 def models(
     overrides: Overrides = None,
     config: ConfigOption = DEFAULT_CONFIG,
@@ -103,7 +103,7 @@ def _count(number: int) -> str:
     return f"{number / 1e6:.1f} M" if number >= 1e5 else f"{number:,}"
 
 
-@app.command()
+@app.command(rich_help_panel="Tools")
 def profile(
     overrides: Overrides = None,
     config: ConfigOption = DEFAULT_CONFIG,

@@ -39,13 +39,13 @@ _COLUMNS = (
 _REVISION_DIGITS = 7
 
 
-@app.command()
+@app.command(rich_help_panel="Train")
 def preflight(
     overrides: Overrides = None,
     config: ConfigOption = DEFAULT_CONFIG,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list instead.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check environment, data, GPS, splits and cost before a run; exit code 1 on a blocker.
+    """Check environment, data, GPS, splits and cost before a run (exit code 1 on a blocker).
 
     Example: roadwork preflight --config configs/config.yaml data.root=photos
     """
@@ -74,16 +74,14 @@ def _print_checks(check: Check) -> None:
         console.print(f"   → {check.fix}", markup=False)
 
 
-@app.command()
+@app.command(rich_help_panel="Train")
 def train(
     overrides: Overrides = None,
     config: ConfigOption = DEFAULT_CONFIG,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Stop after the wiring table; nothing is written.")
-    ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the experiment's latest run.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop after the wiring table; write nothing.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the latest run of the experiment.")] = False,
 ) -> None:
-    """Train a detector, once two steps on real batches have shown that every wire works.
+    """Train a detector. First two steps on real batches prove that every wire works.
 
     Example: roadwork train --config configs/config.yaml data.root=photos training.epochs=10
     """
@@ -98,7 +96,7 @@ def train(
 
 
 def prove_and_train(datamodule: NATIXDataModule, resume_from: Path | None, *, dry_run: bool = False) -> None:
-    """Shows the wiring table of two steps on real batches, then trains, or goes on with a run."""
+    """Prints the wiring table of two steps on real batches, then trains or resumes a run."""
     from roadwork.core.errors import RunStoppedError
     from roadwork.preflight.dry_run import run_dry
     from roadwork.runs.listing import name_run
@@ -111,7 +109,7 @@ def prove_and_train(datamodule: NATIXDataModule, resume_from: Path | None, *, dr
     wiring: list[WireRow] = []
     if group.is_rank_zero:
         if resume_from:
-            print(f"Going on with {resume_from}")
+            print(f"Resuming {resume_from}")
             check_unclaimed(resume_from)
         trainer = prepare_trainer(datamodule, resume_from)
         if resume_from:
@@ -150,7 +148,7 @@ def _print_callbacks(trainer: BaseTrainer) -> None:
 
 
 def print_wiring(rows: list[WireRow]) -> None:
-    """Prints the wiring table; ends the command with exit code 1 where a wire is dead."""
+    """Prints the wiring table; exits with code 1 if a check failed."""
     table = Table("", "Wire", "Observed on real batches", title="Wiring", title_justify="left")
     for row in rows:
         table.add_row("✅" if row.works else "❌", row.wire, row.observed)
@@ -163,20 +161,21 @@ def print_wiring(rows: list[WireRow]) -> None:
         raise typer.Exit(FAILED)
 
 
-@app.command()
+@app.command(rich_help_panel="Train")
 def resume(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME", help="As `roadwork runs` prints it, its beginning, its experiment, or a folder."
+            metavar="NAME", help="A name as `roadwork runs` prints it, its prefix, an experiment, or a folder."
         ),
     ],
     overrides: Overrides = None,
     output_dir: OutputDirOption = None,
 ) -> None:
-    """Go on with a run where it stopped, in the middle of an epoch if it was there, in the same folder.
+    """Resume a run where it stopped, in the same folder, also inside an epoch.
 
-    It has its own configuration; training.epochs and training.patience may be raised, and keys of the machine set.
+    The run keeps its configuration. You may raise training.epochs and training.patience, and set machine-specific keys.
+
     Example: roadwork resume demo training.epochs=20
     """
     from roadwork.data.datamodule import NATIXDataModule
@@ -187,18 +186,20 @@ def resume(
     prove_and_train(NATIXDataModule(read_run_config(folder, overrides or [])), folder)
 
 
-@app.command()
+@app.command(rich_help_panel="Train")
 def runs(
     experiment: Annotated[
-        str | None, typer.Argument(metavar="[EXPERIMENT]", help="Only its runs, such as demo.")
+        str | None, typer.Argument(metavar="[EXPERIMENT]", help="Only runs of this experiment, such as demo.")
     ] = None,
     output_dir: OutputDirOption = None,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON instead, exact.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the runs, the newest first: how far each came, and its figures. Opens nothing.
+    """List runs with their state and metrics, newest first.
 
-    `roadwork resume NAME` goes on with one that stopped. Example: roadwork runs demo
+    `roadwork resume NAME` continues a stopped run.
+
+    Example: roadwork runs demo
     """
     from roadwork.runs.listing import default_output_dir, list_runs
 
@@ -208,7 +209,7 @@ def runs(
         print(json.dumps([asdict(row) | {"folder": str(row.folder)} for row in rows], indent=2, ensure_ascii=False))
         return
     if not rows:
-        print(f"There is no run{f' of {experiment}' if experiment else ''} in {folder}.")
+        print(f"No runs{f' of {experiment}' if experiment else ''} in {folder}.")
         return
     _print_runs(rows)
 
@@ -219,7 +220,7 @@ def _print_runs(rows: list[RunRow]) -> None:
         table.add_column(name, overflow="fold", min_width=22 if name == "run" else None)
     for row in rows:
         table.add_row(*_cells(row))
-    console = Console(highlight=False, width=max(Console().width, WIDTH))  # in a narrower one columns vanish
+    console = Console(highlight=False, width=max(Console().width, WIDTH))  # a narrower console would drop columns
     console.print(table)
     for row in rows:
         if row.note:

@@ -18,7 +18,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from roadwork.core.errors import DataError
 from roadwork.core.progress import track
-from roadwork.data.images import EVALUATION_SCALE, ImageSource, UnreadableImageError, decode_image, quick_check
+from roadwork.data.images import (
+    EVALUATION_SCALE,
+    ImageSource,
+    UnreadableImage,
+    UnreadableImageError,
+    decode_image,
+    quick_check,
+)
 from roadwork.data.prepared.copy import PreparedCopy
 from roadwork.data.table import SampleTable
 
@@ -27,14 +34,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 _LISTED = 20
 _CHUNK_ROWS = 1024
-
-
-@dataclass(frozen=True)
-class UnreadableImage:
-    """Stands in a batch where an image could not be read; `collate` drops it and names it."""
-
-    row: int
-    reason: str
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -68,6 +69,14 @@ Size = tuple[int, int]  # width, height
 
 class UnreadableImageError(Exception):
     """One image cannot be read; the caller decides whether the run can go on without it."""
+
+
+@dataclass(frozen=True)
+class UnreadableImage:
+    """Takes the place of an image that cannot be read; `collate` drops it from the batch and reports it."""
+
+    row: int
+    reason: str
 
 
 class ImageEnds(NamedTuple):

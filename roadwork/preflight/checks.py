@@ -17,9 +17,9 @@ from omegaconf import DictConfig
 from roadwork.config import to_settings
 from roadwork.core.errors import RoadworkError
 from roadwork.data.augmentation.build import build_train_augmentation
-from roadwork.data.dataset import ImageStore, UnreadableImage, UnreadableLedger
+from roadwork.data.dataset import ImageStore, UnreadableLedger
 from roadwork.data.deployment import REACH_KM, find_deployment, unreachable_targets
-from roadwork.data.images import ImageSource
+from roadwork.data.images import ImageSource, UnreadableImage
 from roadwork.data.mixed_datasets import SOURCE, find_mixture
 from roadwork.data.samplers.build import build_gps_sampler
 from roadwork.data.samplers.clusters import COVERAGE_TARGET, cluster_deployment

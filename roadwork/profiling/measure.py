@@ -25,8 +25,8 @@ from roadwork.core.errors import DataError
 from roadwork.core.files import atomic_path
 from roadwork.core.progress import new_progress, track
 from roadwork.data.datamodule import NATIXDataModule
-from roadwork.data.dataset import ImageStore, UnreadableImage
-from roadwork.data.images import ImageEnds, ImageSource
+from roadwork.data.dataset import ImageStore
+from roadwork.data.images import ImageEnds, ImageSource, UnreadableImage
 from roadwork.training.devices import build_lightning_trainer, compile_network
 from roadwork.training.trainers.base_trainer import BaseTrainer
 

@@ -11,8 +11,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from roadwork.core.errors import DataError
-from roadwork.data.dataset import ImageStore, RoadworkDataset, UnreadableImage, UnreadableLedger, collate
-from roadwork.data.images import FileImages
+from roadwork.data.dataset import ImageStore, RoadworkDataset, UnreadableLedger, collate
+from roadwork.data.images import FileImages, UnreadableImage
 from roadwork.data.table import SampleTable
 
 N, SIZE = 12, 8

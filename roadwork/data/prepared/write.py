@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from roadwork.core.errors import DataError
 from roadwork.core.progress import new_progress, track
-from roadwork.data.dataset import UnreadableImage
+from roadwork.data.images import UnreadableImage
 from roadwork.data.prepared.copy import index_copy
 from roadwork.data.prepared.plan import CopyPlan, ResizedPhoto, narrow, resize_photos, start_worker
 from roadwork.data.prepared.shards import (

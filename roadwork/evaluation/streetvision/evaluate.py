@@ -26,8 +26,7 @@ from roadwork.core.errors import DataError
 from roadwork.core.files import write_json
 from roadwork.core.progress import track
 from roadwork.data.datamodule import NATIXDataModule
-from roadwork.data.dataset import UnreadableImage
-from roadwork.data.images import UnreadableImageError, read_pixels, to_network_input
+from roadwork.data.images import UnreadableImage, UnreadableImageError, read_pixels, to_network_input
 from roadwork.detector.folding import read_calibration
 from roadwork.detector.format import ExportFacts
 from roadwork.evaluation.evaluate import open_run, predict_splits, tabulate
