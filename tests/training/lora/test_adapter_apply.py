@@ -223,3 +223,34 @@ def test_pretrained_backbone_learns_and_merges():
     assert losses[-1] < losses[0]
     expected = logits(model)
     assert (logits(merge_adapter(model)) - expected).abs().max() < 1e-5
+
+
+def test_options_reach_the_configuration():
+    model = apply_adapter(
+        build("vit"), "adalora", rank=2, alpha=6.0, dropout=0.25, init_rank=5, tinit=3, tfinal=7, targets=["q_proj"]
+    )
+    config = model.peft_config["default"]
+    assert (config.target_r, config.init_r, config.lora_alpha, config.lora_dropout) == (2, 5, 6.0, 0.25)
+    assert (config.tinit, config.tfinal) == (3, 7)
+    assert all(name.endswith("q_proj") for name in adapter_summary(model).targets)
+
+
+def test_null_options_are_the_defaults():
+    model = apply_adapter(build("vit"), "vera", rank=None, dropout=None, targets=None)
+    assert model.peft_config["default"].r == 256
+
+
+@pytest.mark.parametrize(("adapter", "option"), [("ia3", "rank"), ("vera", "alpha"), ("lora", "tinit")])
+def test_option_that_the_adapter_lacks_is_refused(adapter, option):
+    with pytest.raises(ConfigError, match=rf"{adapter}.*\b{option}\b.*\b4\b"):
+        apply_adapter(build("vit"), adapter, **{option: 4})
+
+
+def test_targets_that_match_nothing_are_refused():
+    with pytest.raises(ConfigError, match=r"training\.adapter_targets.*no_such_layer"):
+        apply_adapter(build("vit"), "lora", targets=["no_such_layer"])
+
+
+def test_ia3_takes_targets():
+    model = apply_adapter(build("vit"), "ia3", targets=["k_proj", "fc2"])
+    assert {name.rpartition(".")[2] for name in adapter_summary(model).targets} == {"k_proj", "fc2"}
