@@ -74,7 +74,7 @@ def test_memory_decides_on_a_cpu(auto, monkeypatch, caplog):
     monkeypatch.setattr(batch_size, "available_bytes", lambda: int(2 * (state + 9 * a_row)))
     with caplog.at_level(logging.INFO):
         assert find_batch_size(trainer, datamodule) == 8
-    assert "8 images a step" in caplog.text
+    assert "8 images per step" in caplog.text
     assert "training.lr" in caplog.text
     monkeypatch.setattr(batch_size, "available_bytes", lambda: int(2 * (state + a_row)))
     with pytest.raises(ConfigError, match=r"2 images.*data\.img_size"):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities import rank_zero_only
 
 from roadwork.core.devices import devices_here
 from roadwork.core.errors import ConfigError
@@ -29,13 +30,14 @@ TORCHRUN = {
 FOUR = TrainingSettings(accelerator="cpu", devices=2, num_nodes=2)
 
 
-@pytest.fixture
-def _talkative():
-    """Restores the logging that processes other than rank zero turn off."""
+@pytest.fixture(autouse=True)
+def _rank_zero_afterwards():
+    """Restores the logging that processes other than rank zero turn off, and Lightning's rank."""
     logger = logging.getLogger("roadwork")
     level = logger.level
     yield
     logger.setLevel(level)
+    rank_zero_only.rank = 0
 
 
 @pytest.mark.parametrize(("variables", "environment"), [(SLURM, SLURMEnvironment), (TORCHRUN, TorchElasticEnvironment)])
@@ -52,7 +54,6 @@ def test_slurm_and_torchrun_are_recognised_by_their_variables(variables, environ
     assert alone.world_size == 1
 
 
-@pytest.mark.usefixtures("_talkative")
 def test_externally_started_processes_join_at_once(monkeypatch):
     met = []
     monkeypatch.setattr(ProcessGroup, "_join", lambda group: met.append(group.rank))
