@@ -132,7 +132,7 @@ def _compose(layers: Sequence[dict[str, Any]]) -> DictConfig:
             if OmegaConf.select(merged, key, throw_on_resolution_failure=False):
                 OmegaConf.update(schema, key, {}, merge=False)
         composed = cast("DictConfig", OmegaConf.merge(schema, merged))
-        composed.model.pretrained = OmegaConf.to_object(composed).model.pretrained  # null no more
+        composed.model.pretrained = cast("Settings", OmegaConf.to_object(composed)).model.pretrained  # null no more
     return composed
 
 
@@ -157,7 +157,8 @@ def _drop_stale_model_config(layers: Sequence[dict[str, Any]]) -> None:
     earlier one without `model_type` is dropped in any case: its type was the earlier name. So does an empty
     `model.config`.
     """
-    name, earlier = None, []
+    name: str | None = None
+    earlier: list[dict[str, Any]] = []
     for layer in layers:
         model = layer.get("model") or {}
         if "config" in model and not model["config"]:

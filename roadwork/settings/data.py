@@ -165,6 +165,20 @@ class DataloaderSettings:
     def __post_init__(self) -> None:
         check_limits(self, "data.dataloader")
 
+    @property
+    def fixed_batch_size(self) -> int:
+        """`batch_size` as a number.
+
+        Raises:
+            ConfigError: it is `auto` and no trial has replaced it yet.
+        """
+        if isinstance(self.batch_size, str):
+            raise ConfigError(
+                f"data.dataloader.batch_size is {self.batch_size}, which only `roadwork train` can resolve: it needs a "
+                "network to try. Set a number."
+            )
+        return self.batch_size
+
 
 @dataclass
 class PreparedSettings:

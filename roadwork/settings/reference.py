@@ -46,7 +46,7 @@ def describe_settings(schema: type = Settings) -> list[Field]:
 
 def _describe(schema: type, prefix: str) -> Iterator[Field]:
     documented, hints = _read_source(schema), get_type_hints(schema)
-    groups: list[tuple[type, str]] = []
+    groups: list[tuple[Any, str]] = []
     for field in fields(schema):
         key = f"{prefix}{field.name}"
         hint = hints[field.name]

@@ -126,11 +126,8 @@ class TrainingSettings:
     """Epochs without a better val_select/mcc before the run stops; 0 never stops early."""
     adapter: str = field(default="none", metadata=one_of(ADAPTERS))
     """The peft adapter to train instead of the whole network: `none`, `lora`, `dora`, `adalora`, `vera` or `ia3`."""
-    adapter_rank: int | None = field(default=None, metadata=at_least(1))
-    """Rank of the added matrices; for adalora the mean rank after pruning. ia3 has none.
-
-    null: 8 for lora, dora and adalora, 256 for vera.
-    """
+    adapter_rank: int = field(default=8, metadata=at_least(1))
+    """Rank of the added matrices (lora, dora); for adalora the mean rank after pruning."""
     adapter_alpha: float | None = field(default=None, metadata=above(0))
     """The added matrix is scaled by alpha / rank (lora, dora) or alpha / initial rank (adalora).
 
@@ -144,6 +141,8 @@ class TrainingSettings:
     null: found by name: all linear layers of a transformer's blocks, or a CNN's convolutions; for ia3 keys, values and
     the feed-forward output.
     """
+    vera_rank: int = field(default=256, metadata=at_least(1))
+    """Rank of VeRA's shared matrices; much larger than LoRA's, since a rank costs one trained number per layer."""
     adalora_init_rank: int | None = field(default=None, metadata=at_least(2))
     """Rank of each layer before pruning, above `adapter_rank`; null: one and a half times `adapter_rank`."""
     adalora_warmup: float = field(default=0.1, metadata=between(0.0, 1.0))
