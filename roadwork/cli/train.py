@@ -119,7 +119,7 @@ def prove_and_train(datamodule: NATIXDataModule, resume_from: Path | None, *, dr
         print_wiring(wiring)
     if dry_run:
         return
-    set_batch_size(group.broadcast(datamodule.settings.data.dataloader.batch_size), datamodule)
+    set_batch_size(group.broadcast(datamodule.settings.data.dataloader.fixed_batch_size), datamodule)
     if not group.is_rank_zero:
         trainer = prepare_trainer(datamodule)
     try:

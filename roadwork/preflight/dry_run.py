@@ -43,12 +43,13 @@ def run_dry(datamodule: NATIXDataModule, trainer: BaseTrainer) -> list[WireRow]:
     check_unseen(training, datamodule.splits)
     n_train = min(
         BATCHES * training.accumulate,
-        math.ceil(len(datamodule.datasets["train"]) / datamodule.settings.data.dataloader.batch_size),
+        math.ceil(len(datamodule.datasets["train"]) / datamodule.settings.data.dataloader.fixed_batch_size),
     )
     # An epoch that makes one step alone is repeated: LoRA's A has no gradient before B has moved.
     epochs = 1 if n_train > training.accumulate else BATCHES
     n_validation = min(
-        BATCHES, math.ceil(len(datamodule.datasets["val_select"]) / datamodule.settings.data.dataloader.batch_size)
+        BATCHES,
+        math.ceil(len(datamodule.datasets["val_select"]) / datamodule.settings.data.dataloader.fixed_batch_size),
     )
     probe = WiringProbe(trainer.module.model)
     calls = {callback: CallCounter(callback, _hooks(callback)) for callback in trainer.callbacks}

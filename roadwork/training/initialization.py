@@ -136,7 +136,7 @@ def can_omit_frozen(settings: Settings) -> bool:
     if training.adapter == "none" and not training.freeze_backbone:
         return False
     if training.start_from is None:
-        return settings.model.pretrained
+        return bool(settings.model.pretrained)
     before = load_yaml(Run(Path(training.start_from)).config_file)
     return bool(OmegaConf.select(before, "training.adapter") == "none")
 

@@ -35,6 +35,8 @@ class Adapter:
     adapts_convolutions: bool = True
 
 
+TOTAL_STEPS = 1000  # nominal length of AdaLoRA's schedule
+
 # settings.ADAPTERS has the same names; a test compares them.
 ADAPTERS: dict[str, Adapter] = {
     "lora": Adapter(create_lora_config, ("rank", "alpha", "dropout")),
@@ -49,9 +51,37 @@ ADAPTERS: dict[str, Adapter] = {
 
 
 def adapt_network(network: PreTrainedModel, training: TrainingSettings) -> PreTrainedModel | PeftModel:
-    """The network with the adapter of `training.adapter*`; see :func:`apply_adapter`."""
-    has_rank = training.adapter not in {"none", "vera", "ia3"}
-    return apply_adapter(network, training.adapter, rank=training.adapter_rank if has_rank else None)
+    """The network with the adapter that the settings `training.adapter*` describe; see :func:`apply_adapter`."""
+    options = {
+        "rank": training.vera_rank if training.adapter == "vera" else training.adapter_rank,
+        "alpha": training.adapter_alpha,
+        "dropout": training.adapter_dropout,
+        "init_rank": training.adalora_init_rank,
+        "tinit": max(1, round(training.adalora_warmup * TOTAL_STEPS)),  # AdaLoraCallback scales these to the run
+        "tfinal": round(training.adalora_final * TOTAL_STEPS),
+        "total_step": TOTAL_STEPS,
+        "orth_reg_weight": training.adalora_orthogonality,
+    }
+    known = ADAPTERS[training.adapter].options if training.adapter in ADAPTERS else ()
+    _check_unused(training, known)
+    return apply_adapter(
+        network,
+        training.adapter,
+        targets=training.adapter_targets,
+        **{name: value for name, value in options.items() if name in known},
+    )
+
+
+def _check_unused(training: TrainingSettings, known: Sequence[str]) -> None:
+    """Refuses a setting that the chosen adapter would ignore."""
+    unset = {"alpha": ("adapter_alpha", None), "dropout": ("adapter_dropout", 0.0)}
+    for option, (key, default) in unset.items():
+        value = getattr(training, key)
+        if option not in known and value != default:
+            raise ConfigError(
+                f"training.{key} is {value}, which training.adapter={training.adapter} does not use. "
+                f"Remove it, or choose one of {', '.join(n for n, a in ADAPTERS.items() if option in a.options)}."
+            )
 
 
 def apply_adapter(

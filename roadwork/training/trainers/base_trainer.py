@@ -125,7 +125,7 @@ class BaseTrainer:
         checkpoint: str | None
         begun = self._begin_folder(datamodule, resume_from, wiring, group.world_size) if group.is_rank_zero else None
         self.run_folder, checkpoint = group.broadcast(begun)  # type: ignore[misc]  # rank zero's is not None
-        logger.info(describe_step(training, self.settings.data.dataloader.batch_size, group.world_size))
+        logger.info(describe_step(training, self.settings.data.dataloader.fixed_batch_size, group.world_size))
         self.trainer = build_lightning_trainer(
             training, [*self.callbacks, *self._run_callbacks()], self.run_folder,
             logger=build_loggers(self.settings, self.run_folder),
