@@ -10,7 +10,7 @@ from scipy.stats import wasserstein_distance
 
 from roadwork.core.errors import DataError
 from roadwork.data.deployment import find_deployment
-from roadwork.data.source import find_groups, read_dataset, require_existing_splits
+from roadwork.data.open import open_dataset
 from roadwork.data.splitting.check import SplitReport, inspect_splits
 from roadwork.data.splitting.leaks import format_km
 from roadwork.data.splitting.train_only import place_train_only
@@ -162,10 +162,9 @@ def verify_splits(settings: Settings) -> Verification:
         SplitError: there is no such file, or it does not fit the data.
     """
     data = settings.data
-    table, source = read_dataset(data)
-    splits = require_existing_splits(settings, table)
-    groups = find_groups(data, table, source)
-    splits = place_train_only(splits, table, groups)
+    dataset = open_dataset(settings)
+    table, existing, groups = dataset.table, dataset.require_existing_splits(), dataset.groups
+    splits = place_train_only(existing, table, groups)
     report = inspect_splits(splits, table, groups)
     names = splits.names_by_row(table)
     resemblance, comparison = _compare(data, table, names)

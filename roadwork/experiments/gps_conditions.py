@@ -14,9 +14,9 @@ from roadwork.core.errors import ConfigError
 from roadwork.data.dataset import UnreadableLedger
 from roadwork.data.deployment import find_deployment
 from roadwork.data.features import compute_features
+from roadwork.data.open import open_dataset
 from roadwork.data.samplers.gps_weighted_sampler import GPSWeightedSampler
 from roadwork.data.samplers.stratified_sampler import WeightClasses, draw_systematic
-from roadwork.data.source import find_groups, find_splits, read_dataset
 from roadwork.data.table import SampleTable
 from roadwork.experiments.heads import HeadSettings
 from roadwork.metrics.intervals import effective_groups
@@ -185,11 +185,10 @@ def prepare_experiment(settings: Settings, heads: HeadSettings, n_folds: int) ->
             f"data.extra mixes in {', '.join(extra.dataset_name for extra in settings.data.extra)}. The experiment on "
             "GPS weighting draws by its arms' weights alone, without shares: set data.extra=[]."
         )
-    table, source = read_dataset(settings.data)
-    groups = find_groups(settings.data, table, source)
+    dataset = open_dataset(settings)
+    table, groups, split_names = dataset.table, dataset.groups, dataset.split_names
     for note in (*table.notes, *groups.notes):
         logger.info(note)
-    split_names = find_splits(settings, table, groups).names_by_row(table)
     target_deg, target_source = find_deployment(settings.data, table, split_names)
     if not settings.model.pretrained:
         logger.warning(
@@ -199,7 +198,7 @@ def prepare_experiment(settings: Settings, heads: HeadSettings, n_folds: int) ->
         )
     rows = np.flatnonzero(np.isin(split_names, DEVELOPMENT_SPLITS) & ~groups.set_aside)
     ledger = UnreadableLedger(table, settings.data.max_unreadable)
-    features = compute_features(_build_network(settings), settings, ledger, source, rows)
+    features = compute_features(_build_network(settings), settings, ledger, dataset.source, rows)
     return GpsExperiment(
         table.take(features.rows),
         groups.names[features.rows],
