@@ -105,9 +105,7 @@ def plan_cross_validation(
     dataset = open_dataset(settings)
     table, groups, splits = dataset.table, dataset.groups, dataset.splits
     regions = find_regions(table, data.splitting.region_column) if by == "region" else None
-    fold_splits = make_fold_splits(
-        table, dataset.groups, dataset.splits, n_folds, seed=data.splitting.seed, regions=regions
-    )
+    fold_splits = make_fold_splits(table, groups, splits, n_folds, seed=data.splitting.seed, regions=regions)
     plan = {
         "folds": n_folds,
         "by": by,

@@ -16,7 +16,7 @@ from roadwork.data.images import decode_image
 from roadwork.data.mixed_datasets import SOURCE
 from roadwork.data.samplers.build import BalancedSampler, MixtureSampler
 from roadwork.data.samplers.gps_weighted_sampler import GPSWeightedSampler
-from roadwork.data.samplers.stratified_sampler import ClassSampler
+from roadwork.data.samplers.stratified_sampler import StratifiedSampler
 from roadwork.data.samplers.summary import Repeats
 from roadwork.data.samplers.weights import parse_brackets
 from roadwork.preflight.recorder import Observations, StageRecord, WireRow
@@ -149,7 +149,7 @@ def _sampler_share_row(seen: Observations) -> WireRow:
     dataset = seen.datamodule.datasets["train"]
     counts = np.bincount(seen.next_epoch, minlength=len(dataset))
     sampler = seen.datamodule.train_sampler
-    weights = sampler.weights if isinstance(sampler, ClassSampler) else np.ones(len(dataset))
+    weights = sampler.weights if isinstance(sampler, StratifiedSampler) else np.ones(len(dataset))
     levels, inverse = np.unique(weights, return_inverse=True)
     wanted = np.bincount(inverse, weights=weights) / weights.sum()
     drawn = np.bincount(inverse, weights=counts) / max(1, counts.sum())

@@ -128,7 +128,7 @@ def test_differing_split_ratios_are_warned_about(tmp_path, caplog):
     assert "`roadwork split`" in caplog.text
     caplog.clear()
     find_splits(settings(root="photos", splits=ratios, splitting={"buffer_km": 2.0}), table, groups)
-    assert "data.splitting.buffer_km says 2.0" in caplog.text
+    assert "data.splitting.buffer_km is 2.0" in caplog.text
     caplog.clear()
     find_splits(settings(root="photos", splits=ratios), table, groups)
     assert not caplog.text

@@ -5,14 +5,16 @@ import pytest
 from health_world import EasyFits
 from torch.utils.data import SequentialSampler
 
-from roadwork.data.samplers.stratified_sampler import ClassSampler
+from roadwork.data.samplers.stratified_sampler import StratifiedSampler
 from roadwork.data.samplers.summary import MAX_REPEATS, Repeats
 from roadwork.preflight.checks import OK, WARNING, Preflight
 
 
 def sampler_of(sizes, weights):
     index = np.repeat(np.arange(len(sizes)), sizes)
-    return ClassSampler(index, np.array(weights, dtype=float), draw="systematic", random_seed=0, rank=0, world_size=1)
+    return StratifiedSampler(
+        index, np.array(weights, dtype=float), draw="systematic", random_seed=0, rank=0, world_size=1
+    )
 
 
 @pytest.mark.parametrize(("sizes", "weights"), [((10, 90), (5.0, 0.3)), ((3, 4, 5), (1, 2, 0)), ((7,), (2.5,))])
