@@ -26,8 +26,7 @@ def choose_device(name: str = "auto") -> torch.device:
     """The device that a name stands for.
 
     Args:
-        name: `auto` or `gpu` for this machine's accelerator, with the CPU as fallback of `auto`; else a torch device,
-            such as `cpu`, `cuda` or `cuda:1`.
+        name: `auto` for this machine's accelerator, else the CPU; or a torch device, such as `cpu`, `cuda` or `cuda:1`.
 
     Raises:
         ConfigError: this machine has no such device.
@@ -36,12 +35,11 @@ def choose_device(name: str = "auto") -> torch.device:
     if name == "auto":
         return found or torch.device("cpu")
     try:
-        if name == "gpu" and found is None:
-            raise RuntimeError("no GPU was found")
-        device = found if name == "gpu" and found else torch.device(name)
+        device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        here = "cpu" if found is None else f"cpu, {found.type} (1 of {torch.accelerator.device_count()}, {found.type}:0)"
+        n_found = 0 if found is None else torch.accelerator.device_count()
+        here = ", ".join(["cpu", *(f"{found.type}:{number}" for number in range(n_found) if found)])
         raise ConfigError(
             f"The device is {name!r}, which cannot be used here ({str(error).splitlines()[0]}). "
             f"Allowed: auto, and what this machine has: {here}."

@@ -230,16 +230,11 @@ class NATIXDataModule(L.LightningDataModule):
     def _loader(self, split: str, sampler: Sampler[int] | range) -> ResumableLoader:
         dataset = self._dataset(split)
         settings = self.settings.data.dataloader
-        if settings.batch_size == "auto":
-            raise ConfigError(
-                "data.dataloader.batch_size is auto, which `roadwork train` resolves by trying a network. "
-                "Elsewhere, give a number."
-            )
         workers = self._choose_workers(dataset.store)
-        on_gpu = choose_device(self.settings.training.accelerator).type == "cuda"
+        on_gpu = self.settings.training.accelerator != "cpu" and choose_device().type == "cuda"
         return ResumableLoader(
             dataset,  # type: ignore[arg-type]  # its items become dicts in collate
-            batch_size=settings.batch_size,
+            batch_size=settings.fixed_batch_size,
             sampler=sampler,
             collate_fn=collate,
             num_workers=workers,
@@ -257,6 +252,7 @@ class NATIXDataModule(L.LightningDataModule):
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Notes the unreadable images of a batch."""
+        del dataloader_idx
         self.ledger.add(batch.pop("unreadable"))
         if len(batch["index"]) == 0:
             raise DataError("No image of a whole batch could be read; see the list above. Fix or remove them.")
@@ -264,6 +260,7 @@ class NATIXDataModule(L.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Augments training images, and normalises all."""
+        del dataloader_idx
         epoch, position = batch.pop("epoch", None), batch.pop("position", None)
         images, labels = to_unit_range(batch["image"]), batch["label"]
         if self.trainer is not None and self.trainer.training:

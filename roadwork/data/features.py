@@ -108,12 +108,13 @@ def _run_backbone(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yields each readable row with its features (D,)."""
     started = time.monotonic()
-    home, device = next(backbone.parameters()).device, choose_device(settings.training.accelerator)
+    home = next(backbone.parameters()).device
+    device = choose_device("cpu" if settings.training.accelerator == "cpu" else "auto")
     statistics = image_statistics(settings.model)
     dataloader = settings.data.dataloader
     loader: DataLoader[dict[str, Any]] = DataLoader(
         RoadworkDataset(ledger.table, rows, ImageStore(source, settings.data.img_size)),  # type: ignore[arg-type]  # its items become dicts in collate
-        batch_size=DEFAULT_BATCH_SIZE if dataloader.batch_size == "auto" else dataloader.batch_size,
+        batch_size=DEFAULT_BATCH_SIZE if dataloader.batch_size == "auto" else dataloader.fixed_batch_size,
         collate_fn=collate,
         # On a CPU, decoding processes would take cores from the backbone.
         num_workers=dataloader.num_workers if dataloader.num_workers >= 0 else 0 if device.type == "cpu" else 8,
@@ -229,7 +230,7 @@ class FeatureDataModule(NATIXDataModule):
     def _loader(self, split: str, sampler: Sampler[int] | range) -> ResumableLoader:
         return ResumableLoader(
             self.datasets[split],  # type: ignore[arg-type]  # it returns whole batches
-            batch_size=self.settings.data.dataloader.batch_size,
+            batch_size=self.settings.data.dataloader.fixed_batch_size,
             sampler=sampler,
             collate_fn=_identity,
         )
@@ -250,8 +251,8 @@ class FeatureDataModule(NATIXDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict["backbone"] != self.backbone:
             raise DataError(
-                "The run started with features of other backbone weights, or of images read in another way: the weights of "
-                "model.name or roadwork itself have changed since. Restore them, or train without --resume."
+                "The run started with features of other backbone weights, or of images read in another way: the weights "
+                "of model.name or roadwork itself have changed since. Restore them, or train without --resume."
             )
 
 

@@ -238,6 +238,6 @@ def _check_originals(key: str, originals: dict[str, list[int]], table: SampleTab
             "Fix the column, or set generated_from to null."
         )
     logger.warning(
-        "%s: %s of %s originals are not in the main dataset, first %s. Images made from the same one stay in one split.",
+        "%s: %s of %s originals are not in the main dataset, first %s. Images of the same one stay in one split.",
         *(key, f"{len(unknown):,}", f"{len(originals):,}", shown),
     )

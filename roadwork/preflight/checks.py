@@ -15,6 +15,7 @@ import torch
 from omegaconf import DictConfig
 
 from roadwork.config import to_settings
+from roadwork.core.devices import choose_device
 from roadwork.core.errors import RoadworkError
 from roadwork.data.augmentation.build import build_train_augmentation
 from roadwork.data.dataset import ImageStore, UnreadableLedger
@@ -256,8 +257,8 @@ class Preflight:
     def _estimate(self, model: torch.nn.Module, n_rows: int) -> str:
         """Measures forward and backward on a random batch."""
         data, training = self.settings.data, self.settings.training
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        size = 8 if data.dataloader.batch_size == "auto" else min(data.dataloader.batch_size, 8)
+        device = choose_device()
+        size = 8 if data.dataloader.batch_size == "auto" else min(data.dataloader.fixed_batch_size, 8)
         images = torch.rand(size, 3, data.img_size, data.img_size, device=device)
         model = model.to(device).train()
         if training.freeze_backbone:
@@ -266,8 +267,8 @@ class Preflight:
         for _ in range(4):
             started = time.monotonic()
             model(pixel_values=images).logits.sum().backward()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
+            if device.type != "cpu":
+                torch.accelerator.synchronize()
             seconds.append(time.monotonic() - started)
         per_image = min(seconds) / size  # the first one warms up
         if training.freeze_backbone and data.augmentation.train.mode == "none":

@@ -118,8 +118,8 @@ class StratifiedSampler(Sampler[int]):
     """Row numbers of one epoch: N draws from N rows, each row drawn by the weight of its stratum.
 
     The order of an epoch depends only on ``(random_seed, epoch)``. Rank r takes every ``world_size``-th row of it from
-    r on, without padding or repeats. Up to ``world_size - 1`` rows at the end, others in each epoch, are omitted so that
-    all ranks have equally many. The n-th batches of all ranks together are the n-th batch that one process would have
+    r on, without padding or repeats. Up to ``world_size - 1`` rows at the end, others in each epoch, are omitted, so
+    that all ranks have equally many. The n-th batches of all ranks together are the n-th batch that one process would have
     with batches ``world_size`` times as large.
 
     ``set_epoch`` chooses the epoch of the next pass. Without it, each complete pass advances to the next epoch, and an
@@ -158,16 +158,22 @@ class StratifiedSampler(Sampler[int]):
         self._random_seed = random_seed
         self._start = 0
         self.epoch = 0
-        self._set_rank(rank, world_size)
+        self.set_rank(rank, world_size)
 
     def for_rank(self, rank: int, world_size: int) -> Self:
         """The sampler of another process, at epoch 0, with the same rows and weights."""
         sampler = copy.copy(self)
-        sampler.epoch = sampler._start = 0
-        sampler._set_rank(rank, world_size)
+        sampler.set_rank(rank, world_size)
+        sampler.set_epoch(0)
+        sampler.start_at(0)
         return sampler
 
-    def _set_rank(self, rank: int, world_size: int) -> None:
+    def set_rank(self, rank: int, world_size: int) -> None:
+        """Chooses the share of the order that this process takes.
+
+        Raises:
+            ConfigError: there is no such rank.
+        """
         if not 0 <= rank < world_size:
             raise ConfigError(f"rank is {rank} of world_size {world_size}; ranks run from 0 to world_size - 1.")
         self._rank, self._world_size = rank, world_size

@@ -148,7 +148,7 @@ def summarize(
     has_labels: bool,
     balance_labels: bool,
 ) -> SamplerSummary:
-    """The summary of a sampler from the strata of its rows; ``bracket_weights`` (C,) are by dataset and distance alone."""
+    """The summary of a sampler from its strata; ``bracket_weights`` (C,) are by dataset and distance alone."""
     sizes, km, has_gps = measured.sizes, measured.km, measured.has_gps
     by_distance = stratum_weights(sizes, bracket_weights, balance_labels=False)
     weights = stratum_weights(sizes, bracket_weights, balance_labels=balance_labels)
