@@ -35,8 +35,9 @@ from roadwork.data.images import TRAINING_SCALE, normalise, to_unit_range
 from roadwork.data.mixed_datasets import find_mixture
 from roadwork.data.open import Dataset, open_dataset
 from roadwork.data.prepared.copy import find_copy
-from roadwork.data.samplers.build import StratifiedSampler, UniformSampler, build_train_sampler
+from roadwork.data.samplers.build import UniformSampler, build_train_sampler
 from roadwork.data.samplers.clusters import cluster_deployment
+from roadwork.data.samplers.stratified_sampler import StratifiedSampler
 from roadwork.data.samplers.weights import parse_brackets
 from roadwork.data.utils.geo import nearest_km
 from roadwork.models.processor import image_statistics

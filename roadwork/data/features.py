@@ -251,8 +251,8 @@ class FeatureDataModule(NATIXDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict["backbone"] != self.backbone:
             raise DataError(
-                "The run started with features of other backbone weights, or of images read in another way: the weights "
-                "of model.name or roadwork itself have changed since. Restore them, or train without --resume."
+                "The run started with features of other weights, or of images read in another way: the weights of "
+                "model.name or roadwork itself have changed since. Restore them, or train without --resume."
             )
 
 

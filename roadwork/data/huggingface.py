@@ -24,7 +24,7 @@ class ArrowImages:
     """Images embedded in a dataset's image column, as structs of bytes and path."""
 
     def __init__(self, dataset: datasets.Dataset, column: str) -> None:
-        # Rows through the dataset, not through its Arrow table, which ignores a shuffle or selection.
+        # Reads rows through the dataset: its Arrow table ignores a shuffle or selection.
         self.rows = dataset.select_columns([column]).with_format("arrow")
 
     def read(self, row: int) -> bytes:
@@ -39,7 +39,7 @@ class ArrowImages:
         return ImageEnds(encoded[:N_END_BYTES].to_pybytes(), last.to_pybytes(), len(encoded))
 
     def _bytes_and_path(self, row: int) -> tuple[Any, Path]:
-        """A view of the encoded bytes (empty or None where they lie in a file), and that file."""
+        """A view of the encoded bytes (empty or None if they are in a file), and that file."""
         value = self.rows[row].column(0)[0]
         encoded = value["bytes"].as_buffer() if value.is_valid else None
         path = value["path"].as_py() if value.is_valid and "path" in value else None

@@ -68,7 +68,7 @@ def read_local(
 
 
 def read_labels_file(path: Path) -> pd.DataFrame:
-    """The rows of a labels file; strings stay strings (a class named "None" is no missing value).
+    """The rows of a labels file; strings stay strings (a class named "None" is not a missing value).
 
     Raises:
         DataError: the file cannot be parsed.
@@ -86,9 +86,9 @@ def read_labels_file(path: Path) -> pd.DataFrame:
                 return pd.read_parquet(path)
     except (ValueError, OSError) as error:
         raise DataError(
-            f"{path} cannot be read as {path.suffix[1:]}: {error}. Needed: one row an image, with filename and label."
+            f"{path} cannot be read as {path.suffix[1:]}: {error}. Needed: one row per image, with filename and label."
         ) from error
-    raise DataError(f"{path} is no labels file. Allowed: {', '.join(LABELS_FILES)}.")
+    raise DataError(f"{path} is not a labels file. Allowed: {', '.join(LABELS_FILES)}.")
 
 
 def _json_line(number: int, line: str) -> Any:
@@ -99,19 +99,19 @@ def _json_line(number: int, line: str) -> Any:
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
-    """Numbers become numbers, but for codes such as 007; only an empty field is missing."""
+    """Parses numbers, except codes such as 007; only empty fields are missing."""
     # utf-8-sig: spreadsheets write a byte order mark, which would hide the first column's name
     with path.open(encoding="utf-8-sig") as file:
         header = file.readline()
     separator = next((s for s in (",", ";", "\t") if s in header), ",")
     names = next(csv.reader([header], delimiter=separator), [])
     if repeated := sorted({name for name in names if names.count(name) > 1}):  # pandas would rename the second
-        raise ValueError(f"its first line names {', '.join(map(repr, repeated))} more than once")
+        raise ValueError(f"its header has {', '.join(map(repr, repeated))} more than once")
     options: dict[str, Any] = {"sep": separator, "encoding": "utf-8-sig", "keep_default_na": False, "na_values": [""]}
     text = pd.read_csv(path, dtype=str, **options)
-    shifted = not isinstance(text.index, pd.RangeIndex)  # pandas takes surplus first fields for row names
+    shifted = not isinstance(text.index, pd.RangeIndex)  # pandas reads surplus first fields as row names
     if shifted:
-        raise ValueError(f"its rows have more fields than the {text.shape[1]} columns that its first line names")
+        raise ValueError(f"its rows have more fields than the {text.shape[1]} columns of its header")
     codes = [column for column in text if text[column].astype(str).str.match(r"0\d").any()]
     frame: pd.DataFrame = pd.read_csv(path, dtype=dict.fromkeys(codes, str), low_memory=False, **options)
     return frame
@@ -119,7 +119,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
 
 def _frame_of_objects(rows: Any) -> pd.DataFrame:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"it holds no list of objects, but {str(rows)[:60]}")
+        raise ValueError(f"it is not a list of objects, but {str(rows)[:60]}")
     return pd.DataFrame(rows)
 
 

@@ -48,7 +48,7 @@ class SelectedImages:
 
 
 def select_images(source: ImageSource, rows: np.ndarray) -> ImageSource:
-    """The images of these rows (N,); files stay `FileImages`, which are known again by their time of change."""
+    """The images of these rows (N,); stays `FileImages`, whose fingerprint is the modification time."""
     if isinstance(source, FileImages):
         return FileImages([source.paths[row] for row in rows.tolist()])
     return SelectedImages(source, rows)
@@ -57,10 +57,10 @@ def select_images(source: ImageSource, rows: np.ndarray) -> ImageSource:
 def keep_streetvision_rows(table: SampleTable, source: ImageSource) -> tuple[SampleTable, ImageSource]:
     """The rows that the StreetVision validator keeps: Roadwork with a `scene_description`, and None without one.
 
-    A description of spaces alone is none. A note of the table says how many rows were left out.
+    A blank description counts as none. A note of the table has the number of excluded rows.
 
     Raises:
-        DataError: there is no such column, or no row is left.
+        DataError: there is no such column, or no row remains.
     """
     columns = list(map(str, table.slices.columns))
     if DESCRIPTION_COLUMN not in columns:
@@ -89,14 +89,14 @@ def keep_streetvision_rows(table: SampleTable, source: ImageSource) -> tuple[Sam
 
 
 def read_dataset(data: DataSettings) -> tuple[SampleTable, ImageSource]:
-    """The table and the images that `data.mode` names and `data.row_filter` keeps, `data.label_corrections` mended.
+    """The table and the images of `data.mode`, after `data.row_filter`, `data.extra` and `data.label_corrections`.
 
-    Makes the demo data on the shipped default's first use.
+    Makes the demo data on first use of the shipped default.
 
     Raises:
-        DataError: the dataset, or the file of corrections, cannot be used.
+        DataError: the dataset, or the file of label corrections, cannot be used.
     """
-    table, source = _read_as_it_is(data)
+    table, source = _read_unfiltered(data)
     if data.row_filter == "streetvision":
         table, source = keep_streetvision_rows(table, source)
     table, source = add_extra(data, table, source)
@@ -105,13 +105,13 @@ def read_dataset(data: DataSettings) -> tuple[SampleTable, ImageSource]:
     return apply_label_corrections(table, Path(data.label_corrections), data.class_names), source
 
 
-def _read_as_it_is(data: DataSettings) -> tuple[SampleTable, ImageSource]:
+def _read_unfiltered(data: DataSettings) -> tuple[SampleTable, ImageSource]:
     if data.mode == "huggingface":
         return read_huggingface(data.hub.name, data.hub.split, data.columns, data.class_names)
     root = Path(data.root)
     if root == DEMO_ROOT and not root.exists() and "ROADWORK_DATA" not in os.environ:
         logger.info(
-            "data.root is the shipped default %s, which is not there yet: making the demo data (synthetic scenes).",
+            "data.root is the shipped default %s, which does not exist yet. Making the demo data (synthetic scenes).",
             root,
         )
         make_demo_data(root)
@@ -134,9 +134,9 @@ def make_demo_data(root: Path, **options: Any) -> None:
 
 
 def dataset_key(data: DataSettings) -> str:
-    """16 hexadecimal digits that name a dataset in the cache folder: of its folder, or of its name and split.
+    """16 hexadecimal digits that identify a dataset in the cache folder, from its folder, or its name and split.
 
-    With those of `data.extra` and their names, whatever their order.
+    They include the datasets of `data.extra`, in any order.
     """
     name = str(Path(data.root).resolve()) if data.mode == "local" else f"{data.hub.name}:{data.hub.split}"
     for extra in sorted(data.extra, key=lambda extra: extra.dataset_name):

@@ -119,8 +119,8 @@ class StratifiedSampler(Sampler[int]):
 
     The order of an epoch depends only on ``(random_seed, epoch)``. Rank r takes every ``world_size``-th row of it from
     r on, without padding or repeats. Up to ``world_size - 1`` rows at the end, others in each epoch, are omitted, so
-    that all ranks have equally many. The n-th batches of all ranks together are the n-th batch that one process would have
-    with batches ``world_size`` times as large.
+    that all ranks have equally many. Together, the n-th batches of all ranks are the n-th batch that one process would
+    have with batches ``world_size`` times as large.
 
     ``set_epoch`` chooses the epoch of the next pass. Without it, each complete pass advances to the next epoch, and an
     incomplete pass is repeated. ``start_at`` lets the next pass begin inside its epoch.

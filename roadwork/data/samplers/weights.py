@@ -130,8 +130,8 @@ class Mixture:
             if share > 0 and totals[number] == 0:
                 raise DataError(
                     f"{share:.0%} of the training draws should come from {self.names[number]}, but none of its rows in "
-                    "train can be drawn: all are set aside, in other splits, or have weight 0. Set its `share` to null, "
-                    "its `splits` to train, or data.gps_sampling.missing_weight above 0."
+                    "train can be drawn: all are set aside, in other splits, or have weight 0. Set its `share` to "
+                    "null, its `splits` to train, or data.gps_sampling.missing_weight above 0."
                 )
             factors[number] = share * rest / (left * totals[number]) if share > 0 else 0.0
         return factors
