@@ -174,8 +174,8 @@ def _dataset_split(data: DataSettings, table: SampleTable, name: str) -> np.ndar
         return read_huggingface_gps(data.hub.name, name, data.columns)
     if _SPLIT_COLUMN not in table.slices:
         raise ConfigError(
-            f"{_KEY} is dataset:{name}, but {data.root} has no column `{_SPLIT_COLUMN}` with the split of "
-            f"each row. Add one to the labels file, or name one of the four splits: {', '.join(SPLIT_NAMES)}."
+            f"{_KEY} is dataset:{name}, but {data.root} has no column `{_SPLIT_COLUMN}` with the "
+            f"split of each row. Add one to the labels file, or name one of the four splits: {', '.join(SPLIT_NAMES)}."
         )
     values = table.slices[_SPLIT_COLUMN].astype(str).str.strip()
     if not (values == name).any():
@@ -209,8 +209,8 @@ def _inline_point(position: Any) -> tuple[float, float]:
         ) from None
     if not (abs(latitude) <= 90 and abs(longitude) <= 180):
         raise ConfigError(
-            f"{_KEY} has [{latitude:g}, {longitude:g}], which is outside the globe. Write degrees, latitude (±90) first, then "
-            "longitude (±180)."
+            f"{_KEY} has [{latitude:g}, {longitude:g}], which is outside the globe. Write degrees, latitude (±90) "
+            "first, then longitude (±180)."
         )
     return latitude, longitude
 

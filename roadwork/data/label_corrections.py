@@ -35,8 +35,8 @@ def apply_label_corrections(table: SampleTable, path: Path, class_names: Mapping
         The new table, row-aligned with the old one. Existing splits still fit it.
 
     Raises:
-        DataError: the file cannot be read, has an unknown value, an unknown or repeated id, or a label that the table no
-            longer has.
+        DataError: the file cannot be read, has an unknown value, an unknown or repeated id, or a label that the table
+            no longer has.
     """
     answers = _read_answers(path)
     unknown = answers[~answers["id"].isin(table.ids)]
