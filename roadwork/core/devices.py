@@ -42,7 +42,7 @@ def choose_device(name: str = "auto") -> torch.device:
         here = ", ".join(["cpu", *(f"{found.type}:{number}" for number in range(n_found) if found)])
         raise ConfigError(
             f"The device is {name!r}, which cannot be used here ({str(error).splitlines()[0]}). "
-            f"Allowed: auto, and what this machine has: {here}."
+            f"Allowed on this machine: auto, {here}."
         ) from None
     return device
 

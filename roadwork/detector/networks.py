@@ -113,7 +113,7 @@ def choose_network_device(folder: Path, device: str) -> torch.device:
     """
     if device == "auto":
         usable = torch.cuda.is_available() and ((folder / WEIGHTS_FILE).is_file() or has_cuda())
-        device = "cuda" if usable else "cpu"
+        return torch.device("cuda" if usable else "cpu")
     return choose_device(device)
 
 

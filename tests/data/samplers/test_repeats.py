@@ -5,6 +5,7 @@ import pytest
 from fixtures.tiny_fits import TinyFits
 from torch.utils.data import SequentialSampler
 
+from roadwork.data.open import Dataset
 from roadwork.data.samplers.stratified_sampler import StratifiedSampler
 from roadwork.data.samplers.summary import MAX_REPEATS, Repeats
 from roadwork.preflight.checks import OK, WARNING, Preflight
@@ -54,7 +55,8 @@ def test_preflight_reports_the_expected_draws(datamodule, epochs, status):
     cfg = datamodule.cfg.copy()
     cfg.training.epochs = epochs
     preflight = Preflight(cfg)
-    preflight.table, preflight.source, preflight.splits = datamodule.table, datamodule.source, datamodule.splits
+    preflight.dataset = Dataset(datamodule.settings, datamodule.table, datamodule.source)
+    preflight.splits = datamodule.splits
     (check,) = preflight._guarded("repeats", preflight._repeats)
     datamodule.train_dataloader()
     w = datamodule.train_sampler.weights
