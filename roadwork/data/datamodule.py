@@ -33,7 +33,7 @@ from roadwork.data.dataset import (
 from roadwork.data.deployment import find_deployment
 from roadwork.data.images import TRAINING_SCALE, normalise, to_unit_range
 from roadwork.data.mixed_datasets import find_mixture
-from roadwork.data.open import Dataset, open_dataset
+from roadwork.data.open import open_dataset
 from roadwork.data.prepared.copy import find_copy
 from roadwork.data.samplers.build import UniformSampler, build_train_sampler
 from roadwork.data.samplers.clusters import cluster_deployment
@@ -93,15 +93,16 @@ class NATIXDataModule(L.LightningDataModule):
             RoadworkError: the configuration, the data or the splits cannot be used.
         """
         if not self._photo_datasets:
-            self._open(open_dataset(self.settings))
+            self._open()
         if stage in (None, "fit") and not self._is_ready_to_fit:
             self._prepare_fit()
             self._is_ready_to_fit = True
 
-    def _open(self, dataset: Dataset) -> None:
+    def _open(self) -> None:
         data = self.settings.data
-        self.train_augmentation = self._get_train_transforms(self.cfg)
+        self.train_augmentation = self._get_train_transforms(self.cfg)  # refuses unknown modes before data is read
         self.statistics = image_statistics(self.settings.model)
+        dataset = open_dataset(self.settings)
         self.table, self.source, self.groups = dataset.table, dataset.source, dataset.groups
         self._log_dataset_summary()
         self.splits, self.split_report, self.split_names = dataset.splits, dataset.report, dataset.split_names
