@@ -77,11 +77,11 @@ class Detector:
             ConfigError: there is no such device.
             MissingExtraError: the folder holds ONNX, and onnxruntime is not installed.
         """
-        from roadwork.detector.networks import choose_device, load_network  # noqa: PLC0415 -- transformers is slow
+        from roadwork.detector.networks import choose_network_device, load_network  # noqa: PLC0415 -- transformers is slow
 
         folder = Path(folder)
         facts, preprocessing = ExportFacts.read(folder), Preprocessing.read(folder)
-        chosen = choose_device(folder, device)
+        chosen = choose_network_device(folder, device)
         return cls(load_network(folder, chosen), preprocessing, facts, chosen)
 
     def __call__(self, photo: Photo) -> Prediction:

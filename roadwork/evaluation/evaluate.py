@@ -14,6 +14,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from roadwork.core.devices import choose_device
 from roadwork.core.errors import DataError
 from roadwork.core.files import sha256_of, write_json
 from roadwork.core.progress import track
@@ -95,7 +96,7 @@ def build_run_datamodule(cfg: DictConfig, folder: Path) -> NATIXDataModule:
     """The data module of a run: its own configuration and its own splits, checked against the data as it is today."""
     own_splits = {"data": {"splits_file": str(Run(folder).splits_file)}}
     datamodule = NATIXDataModule(cast("DictConfig", OmegaConf.merge(cfg, own_splits)))
-    datamodule.setup("evaluate")
+    datamodule.setup("predict")
     return datamodule
 
 
@@ -131,7 +132,7 @@ def load_best_model(folder: Path, settings: Settings) -> nn.Module:
 
 def predict_splits(datamodule: NATIXDataModule, model: nn.Module, splits: Sequence[str]) -> pd.DataFrame:
     """The predictions table of these splits' readable rows."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     model = model.to(device)
     rows: list[np.ndarray] = []
     logits: list[np.ndarray] = []
@@ -142,7 +143,7 @@ def predict_splits(datamodule: NATIXDataModule, model: nn.Module, splits: Sequen
             moved = readable | {"image": readable["image"].to(device)}
             images = datamodule.on_after_batch_transfer(moved, 0)["image"]
             with torch.inference_mode():
-                logits.append(model(pixel_values=images).logits.double().cpu().numpy())
+                logits.append(model(pixel_values=images).logits.cpu().double().numpy())
             rows.append(readable["index"].numpy())
     return tabulate(datamodule, np.concatenate(rows), np.concatenate(logits))
 

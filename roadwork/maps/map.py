@@ -12,9 +12,9 @@ import pandas as pd
 from roadwork.core.errors import DataError
 from roadwork.core.files import atomic_path
 from roadwork.data.deployment import find_deployment
+from roadwork.data.open import open_dataset
 from roadwork.data.samplers.clusters import cluster_deployment
 from roadwork.data.samplers.weights import parse_brackets
-from roadwork.data.source import read_dataset, require_existing_splits
 from roadwork.data.splitting.splits import Splits
 from roadwork.data.table import SampleTable
 from roadwork.data.utils.privacy import coarsen, grain_km
@@ -175,8 +175,8 @@ def write_run_map(run: Path, overrides: Sequence[str] = (), path: Path | None = 
 
 
 def _build(settings: Settings, title: str, predictions: pd.DataFrame | None, *, tiles: bool) -> str:
-    table, _ = read_dataset(settings.data)
-    splits = require_existing_splits(settings, table)  # none are made, since that compares images
+    dataset = open_dataset(settings)
+    table, splits = dataset.table, dataset.require_existing_splits()  # making new splits would compare images
     names = splits.names_by_row(table)
     deployment = None
     if settings.data.gps_sampling.enabled and table.has_gps.any():  # else there is no map to draw

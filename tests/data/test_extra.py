@@ -21,11 +21,12 @@ from roadwork.data.grouping.near_duplicates import ImageHashes
 from roadwork.data.images import identify_image
 from roadwork.data.local import read_local
 from roadwork.data.mixed_datasets import find_mixture
+from roadwork.data.open import find_groups, find_splits
 from roadwork.data.prepared.copy import find_copy
 from roadwork.data.prepared.plan import plan_copy
 from roadwork.data.prepared.write import write_copy, writing
 from roadwork.data.samplers.build import UniformSampler
-from roadwork.data.source import dataset_key, find_groups, find_splits, read_dataset
+from roadwork.data.source import dataset_key, read_dataset
 from roadwork.data.splitting.check import check_splits
 from roadwork.data.splitting.splits import make_splits
 from roadwork.data.splitting.train_only import find_duplicates, make_groups_of_split_rows

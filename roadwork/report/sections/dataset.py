@@ -10,7 +10,7 @@ import numpy as np
 
 from roadwork.core.errors import RoadworkError
 from roadwork.data.images import ImageSource
-from roadwork.data.source import read_dataset
+from roadwork.data.open import open_dataset
 from roadwork.data.splitting.splits import read_splits
 from roadwork.data.table import SampleTable
 from roadwork.data.utils.privacy import coarsen, position_columns
@@ -50,7 +50,8 @@ def open_data(run: RunFiles) -> RunData | str:
             "was trained, or name the folder with data.root=FOLDER."
         )
     try:
-        table, source = read_dataset(data)
+        dataset = open_dataset(run.settings)
+        table, source = dataset.table, dataset.source
         splits = read_splits(run.folder / "splits.json", table, data.class_names).names_by_row(table)
     except (RoadworkError, OSError) as error:
         return f"The data cannot be read: {error}"
