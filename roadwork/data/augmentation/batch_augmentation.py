@@ -27,7 +27,7 @@ def uniform(count: int, low: float, high: float) -> Tensor:
     return low + (high - low) * torch.rand(count)
 
 
-def coin(count: int, probability: float) -> Tensor:
+def bernoulli(count: int, probability: float) -> Tensor:
     """(count,) bool, each True with this probability, on the CPU."""
     return torch.rand(count) < probability
 
@@ -73,13 +73,13 @@ class BatchCheck:
     and only the last of all goes unread.
     """
 
-    late: HostCopy | None = None
+    late: AsyncHostCopy | None = None
 
     def __call__(self, images: Tensor, labels: Tensor) -> None:
         check_form(images, labels)
         ranges = torch.stack([*images.detach().aminmax(), *labels.aminmax()])
-        if _runs_ahead(ranges.device):
-            earlier, self.late = self.late, HostCopy(ranges)
+        if _is_asynchronous(ranges.device):
+            earlier, self.late = self.late, AsyncHostCopy(ranges)
             check_ranges(*(earlier or self.late).read())
         else:
             check_ranges(*ranges.tolist())
@@ -89,7 +89,7 @@ class BatchCheck:
         return {}
 
 
-class HostCopy:
+class AsyncHostCopy:
     """Values on their way from the GPU."""
 
     def __init__(self, values: Tensor) -> None:
@@ -104,7 +104,7 @@ class HostCopy:
         return read
 
 
-def _runs_ahead(device: torch.device) -> bool:
+def _is_asynchronous(device: torch.device) -> bool:
     """Whether the host queues work for this device, and goes on."""
     return device.type == "cuda"
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from roadwork.data.augmentation import geometry
 from roadwork.data.augmentation.batch_augmentation import (
     BatchAugmentation,
+    bernoulli,
     change_rows_,
-    coin,
     per_image,
     rows_where,
     to_device,
@@ -30,12 +30,12 @@ from roadwork.data.augmentation.batch_augmentation import (
 from roadwork.data.augmentation.color import color_twist, compress
 
 
-def _cover(images: Tensor, color: float, opacity: Tensor) -> Tensor:
+def _blend_grey(images: Tensor, color: float, opacity: Tensor) -> Tensor:
     """Images under a grey layer of this opacity (N, 1, S, S)."""
     return (images * (1 - opacity)).add_(color * opacity)
 
 
-def _specks(images: Tensor, size: int, low: float, high: float) -> Tensor:
+def _random_specks(images: Tensor, size: int, low: float, high: float) -> Tensor:
     """A layer (N, 1, size, size) that is True in places, their share drawn between ``low`` and ``high`` an image."""
     shares = per_image(uniform(len(images), low, high), images)
     return torch.rand(len(images), 1, size, size, device=images.device) < shares
@@ -54,23 +54,23 @@ def _lengthen(specks: Tensor, half_length: int) -> Tensor:
 def rain(images: Tensor) -> Tensor:
     """Slanted, half transparent streaks under a greyed sky."""
     count, size = len(images), images.shape[-1]
-    streaks = _lengthen(_specks(images, size, 0.002, 0.008), max(1, size // 28)).float()
+    streaks = _lengthen(_random_specks(images, size, 0.002, 0.008), max(1, size // 28)).float()
     streaks = geometry.warp(streaks, geometry.shear_x(uniform(count, -0.3, 0.3)), padding="reflection")
     haze = per_image(uniform(count, 0.05, 0.2), images)
-    return _cover(_cover(images, 0.5, haze), 0.85, 0.5 * streaks)
+    return _blend_grey(_blend_grey(images, 0.5, haze), 0.85, 0.5 * streaks)
 
 
 def snow(images: Tensor) -> Tensor:
     """Soft white flakes in front of a paler scene."""
     count, size = len(images), images.shape[-1]
     flakes = F.interpolate(
-        _specks(images, max(4, min(size // 2, 128)), 0.01, 0.05).float(),
+        _random_specks(images, max(4, min(size // 2, 128)), 0.01, 0.05).float(),
         size=(size, size),
         mode="bilinear",
         align_corners=False,
     )
     haze = per_image(uniform(count, 0.1, 0.3), images)
-    return _cover(_cover(images, 0.9, haze), 1.0, 0.9 * flakes)
+    return _blend_grey(_blend_grey(images, 0.9, haze), 1.0, 0.9 * flakes)
 
 
 def fog(images: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ def fog(images: Tensor) -> Tensor:
     )
     distance = torch.linspace(1.0, 0.4, size, device=images.device).view(1, 1, -1, 1)
     density = per_image(uniform(count, 0.3, 0.75), images)
-    return _cover(images, 0.8, density * distance * (0.6 + 0.4 * drifts))
+    return _blend_grey(images, 0.8, density * distance * (0.6 + 0.4 * drifts))
 
 
 def shadow(images: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ def _move_camera(images: Tensor) -> Tensor:
     """Mirroring, rotation, zoom, translation and perspective, in one sampling."""
     count = len(images)
     matrices = (
-        geometry.mirror(coin(count, 0.5))
+        geometry.mirror(bernoulli(count, 0.5))
         @ geometry.rotate(uniform(count, -8, 8))
         @ geometry.zoom(uniform(count, 0.85, 1.25))
         @ geometry.translate_x(uniform(count, -0.08, 0.08))
@@ -185,5 +185,5 @@ class HeavyAugmentationKornia(BatchAugmentation):
         """Images (B, 3, S, S) augmented, and the labels as they came."""
         images = _move_camera(images)
         for stage in STAGES.values():
-            change_rows_(images, rows_where(coin(len(images), stage.share)), stage.change)
+            change_rows_(images, rows_where(bernoulli(len(images), stage.share)), stage.change)
         return images.clamp_(0, 1), labels

@@ -11,8 +11,8 @@ from torch.distributions import Beta
 from roadwork.core.errors import ConfigError
 from roadwork.data.augmentation.batch_augmentation import (
     BatchAugmentation,
+    bernoulli,
     change_rows_,
-    coin,
     per_image,
     rows_where,
     to_device,
@@ -154,16 +154,16 @@ class LatestAugmentation2025(BatchAugmentation):
 
     def augment(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, 3, S, S) and soft labels (B, 2), augmented; changes ``images``."""
-        change_rows_(images, rows_where(coin(len(images), 0.5)), lambda chosen: chosen.flip(-1))
+        change_rows_(images, rows_where(bernoulli(len(images), 0.5)), lambda chosen: chosen.flip(-1))
         trivial_augment_(images, self.trivial_strength)
-        if not coin(1, self.mix_probability):
+        if not bernoulli(1, self.mix_probability):
             return images, labels
         return self._mix(images, labels)
 
     def _mix(self, images: Tensor, soft_labels: Tensor) -> tuple[Tensor, Tensor]:
         count, _, height, width = images.shape
         partner = to_device(torch.randperm(count), images.device)
-        if coin(1, self.cutmix_share):
+        if bernoulli(1, self.cutmix_share):
             lam = Beta(self.cutmix_alpha, self.cutmix_alpha).sample((count,))
             return cutmix(images, soft_labels, partner, to_device(draw_boxes(lam, height, width), images.device))
         lam = Beta(self.mixup_alpha, self.mixup_alpha).sample((count,))

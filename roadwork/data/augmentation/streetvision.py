@@ -72,22 +72,22 @@ def distort_(images: Tensor, strengths: Tensor) -> None:
     chroma, values, resolution, noise, blurs = strengths.unbind(1)
     factors = torch.tensor(CHROMA_FACTORS)[chroma], torch.tensor(VALUE_FACTORS)[values]
     rows = rows_where((chroma > 0) | (values > 0))
-    change_rows_(images, rows, fade, *(factor[rows] for factor in factors))
+    change_rows_(images, rows, scale_chroma, *(factor[rows] for factor in factors))
     for strength, factor in enumerate(DOWNSAMPLINGS[1:], 1):
-        change_rows_(images, rows_where(resolution == strength), partial(coarsen, factor=factor))
+        change_rows_(images, rows_where(resolution == strength), partial(downsample, factor=factor))
     rows = rows_where(noise > 0)
     change_rows_(images, rows, add_noise, torch.tensor(NOISE_VARIANCES)[noise[rows]])
     for strength, kernel in enumerate(BLUR_KERNELS[1:], 1):
         change_rows_(images, rows_where(blurs == strength), partial(blur, kernel=kernel))
 
 
-def fade(images: Tensor, chroma_factors: Tensor, value_factors: Tensor) -> Tensor:
+def scale_chroma(images: Tensor, chroma_factors: Tensor, value_factors: Tensor) -> Tensor:
     """Images whose differences from their own luma, then all values, are scaled by factors (N,)."""
     of_grey = per_image(value_factors * (1 - chroma_factors), images)
     return (images * per_image(value_factors * chroma_factors, images)).add_(luma(images) * of_grey)
 
 
-def coarsen(images: Tensor, factor: int) -> Tensor:
+def downsample(images: Tensor, factor: int) -> Tensor:
     """Images shrunk by `factor` and enlarged again, both bilinearly and without antialiasing, as OpenCV does."""
     size = images.shape[-1]
     for side in (size // factor, size):
@@ -209,13 +209,13 @@ class StreetVisionAugmentation(BatchAugmentation):
         """Images (B, 3, S, S) as challenge pictures, and the labels as they came."""
         count = len(images)
         levels = torch.randint(LEVELS, (count,))
-        pictures = show(images, draw_views(levels > 0, self.photo_aspect))
+        pictures = render_views(images, draw_views(levels > 0, self.photo_aspect))
         distort_(pictures, draw_strengths(levels))
         pictures = compress(pictures, torch.full((count,), float(JPEG_QUALITY)))
         return resize(pictures, self.img_size), labels
 
 
-def show(images: Tensor, matrices: Tensor) -> Tensor:
+def render_views(images: Tensor, matrices: Tensor) -> Tensor:
     """(B, 3, 224, 224): what matrices (B, 3, 3) show of images (B, 3, S, S), black outside.
 
     Where S is above 224, each pixel is the mean of several samples, so that nothing between them is skipped.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from roadwork.data.augmentation import geometry
-from roadwork.data.augmentation.batch_augmentation import change_rows_, coin, per_image, rows_where
+from roadwork.data.augmentation.batch_augmentation import bernoulli, change_rows_, per_image, rows_where
 from roadwork.data.augmentation.color import luma
 
 # Strengths are drawn from this many steps, 0 and the greatest included.
@@ -127,7 +127,7 @@ def trivial_augment_(images: Tensor, strength: float = 1.0) -> None:
     count = len(images)
     choices = torch.randint(len(OPERATIONS), (count,))
     levels = strength * torch.randint(STRENGTH_STEPS, (count,)) / (STRENGTH_STEPS - 1)
-    apply_operations_(images, choices, torch.where(coin(count, 0.5), levels, -levels))
+    apply_operations_(images, choices, torch.where(bernoulli(count, 0.5), levels, -levels))
 
 
 def apply_operations_(images: Tensor, choices: Tensor, levels: Tensor) -> None:

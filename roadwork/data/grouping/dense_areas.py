@@ -10,7 +10,7 @@ import h3
 import numpy as np
 from scipy.spatial import cKDTree
 
-from roadwork.data.grouping.proximity import chord_of
+from roadwork.data.grouping.proximity import chord_length
 from roadwork.data.utils.geo import degrees_of, h3_cells, unit_vectors
 
 MAX_SET_ASIDE = 0.5
@@ -19,7 +19,7 @@ _MIN_BUFFERS = 2  # from the centre of a cell to its side; in smaller cells most
 _INRADIUS = 3**0.5 / 2  # of a hexagon with sides of 1
 
 
-def area_parts(centers: np.ndarray, sizes: np.ndarray, *, finest: int, max_rows: int) -> np.ndarray:
+def assign_parts(centers: np.ndarray, sizes: np.ndarray, *, finest: int, max_rows: int) -> np.ndarray:
     """(U,) object array of the H3 cell that names the part of each unit.
 
     A part is the largest cell with at most `max_rows` rows, joined with the parts beside it while they stay below that:
@@ -89,7 +89,7 @@ def _root(part: str, joined_to: dict[str, str]) -> str:
 
 
 @dataclass(frozen=True)
-class Division:
+class AreaDivision:
     """A group of M rows in parts, or left whole.
 
     Attributes:
@@ -103,7 +103,7 @@ class Division:
     outcome: str
 
 
-def divide(gps: np.ndarray, units: np.ndarray, *, buffer_km: float, max_rows: int) -> Division:
+def divide_area(gps: np.ndarray, units: np.ndarray, *, buffer_km: float, max_rows: int) -> AreaDivision:
     """Divides rows along H3 cells into parts of at most `max_rows`, as far as their places allow, and sets rows aside.
 
     Of the rows that are kept, no two of different parts are closer than the buffer. The group is left whole where it
@@ -119,7 +119,7 @@ def divide(gps: np.ndarray, units: np.ndarray, *, buffer_km: float, max_rows: in
     centers = _centers(gps, units)
     whole = f"H3 cells wide enough for a buffer of {buffer_km:g} km do not divide it"
     for finest in range(_finest_resolution(buffer_km), -1, -1):
-        parts = area_parts(centers, sizes, finest=finest, max_rows=max_rows)
+        parts = assign_parts(centers, sizes, finest=finest, max_rows=max_rows)
         names, part_of_unit = np.unique(parts, return_inverse=True)
         if len(names) == 1:
             break
@@ -137,12 +137,12 @@ def divide(gps: np.ndarray, units: np.ndarray, *, buffer_km: float, max_rows: in
                 f"{buffer_km:g} km of another part are set aside. A smaller data.splitting.buffer_km or a larger "
                 "data.splitting.max_group_share sets fewer aside."
             )
-            return Division(parts[units], set_aside[units], outcome)
+            return AreaDivision(parts[units], set_aside[units], outcome)
     outcome = (
         f"{_around(centers)}. It is left whole: {whole}. A smaller data.splitting.buffer_km may divide it; a larger "
         "data.splitting.max_group_share accepts it."
     )
-    return Division(np.full(len(units), "", dtype=object), np.zeros(len(units), dtype=bool), outcome)
+    return AreaDivision(np.full(len(units), "", dtype=object), np.zeros(len(units), dtype=bool), outcome)
 
 
 def _around(centers: np.ndarray) -> str:
@@ -179,22 +179,22 @@ def _near_larger_part(gps: np.ndarray, units: np.ndarray, part_of_unit: np.ndarr
     rank = np.argsort(np.argsort(-part_sizes, kind="stable"))
     rank_of_row = rank[part_of_unit[units[known]]]
     order = np.argsort(rank_of_row, kind="stable")
-    chord = chord_of(buffer_km)
+    chord = chord_length(buffer_km)
     set_aside = np.zeros(len(part_of_unit), dtype=bool)
-    kept: list[_Places] = []
+    kept: list[_KeptPositions] = []
     for rows in np.split(known[order], np.flatnonzero(np.diff(rank_of_row[order])) + 1):
         vectors, unit_of_row = unit_vectors(gps[rows]), units[rows]
         for places in kept:
             candidates = np.flatnonzero(~set_aside[unit_of_row])
-            near = candidates[places.are_near(vectors[candidates], chord)]
+            near = candidates[places.is_near(vectors[candidates], chord)]
             set_aside[unit_of_row[near]] = True
         rows_kept = rows[~set_aside[unit_of_row]]
         if len(rows_kept):
-            kept.append(_Places(gps[rows_kept]))
+            kept.append(_KeptPositions(gps[rows_kept]))
     return set_aside
 
 
-class _Places:
+class _KeptPositions:
     """Where the kept rows of one part are."""
 
     def __init__(self, gps: np.ndarray) -> None:
@@ -203,7 +203,7 @@ class _Places:
         self.low, self.high = vectors.min(axis=0), vectors.max(axis=0)
         self.tree = cKDTree(vectors)
 
-    def are_near(self, vectors: np.ndarray, chord: float) -> np.ndarray:
+    def is_near(self, vectors: np.ndarray, chord: float) -> np.ndarray:
         """(M,) bool, whether a vector is closer than `chord` to one of the places."""
         near: np.ndarray = ((vectors > self.low - chord) & (vectors < self.high + chord)).all(axis=1)
         if near.any():

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from roadwork.data.grouping.dense_areas import divide
-from roadwork.data.grouping.proximity import components_within, unite
+from roadwork.data.grouping.dense_areas import divide_area
+from roadwork.data.grouping.proximity import component_labels, components_within
 from roadwork.data.table import SampleTable
 
 MIN_UNITS = 50  # fewer sequences are no dense area: what would be set aside costs more than parts are worth
@@ -64,8 +64,8 @@ def make_groups(table: SampleTable, *, buffer_km: float, max_group_share: float,
     """
     duplicates = np.asarray(duplicates, dtype=np.int64).reshape(-1, 2)
     sequences, sequence_names = pd.factorize(sequence_groups(table), sort=True)
-    units = unite(len(sequence_names), sequences[duplicates])[sequences]
-    components = _unite_labels(units, components_within(table.gps, buffer_km))
+    units = component_labels(len(sequence_names), sequences[duplicates])[sequences]
+    components = _merge_labels(units, components_within(table.gps, buffer_km))
     sizes = np.bincount(components)
     first = np.full(len(sizes), len(sequence_names))
     np.minimum.at(first, components, sequences)
@@ -81,7 +81,9 @@ def make_groups(table: SampleTable, *, buffer_km: float, max_group_share: float,
         if unit_of_row.max() + 1 < MIN_UNITS:
             left_whole.append(f"{name} ({len(rows):,} rows)")
             continue
-        division = divide(table.gps[rows], unit_of_row, buffer_km=buffer_km, max_rows=int(max_group_share * len(table)))
+        division = divide_area(
+            table.gps[rows], unit_of_row, buffer_km=buffer_km, max_rows=int(max_group_share * len(table))
+        )
         names[rows] = [f"{name}/{cell}" if cell else name for cell in division.cells]
         set_aside[rows] = division.set_aside
         notes.append(f"The group {name} holds {len(rows):,} of {len(table):,} rows {division.outcome}")
@@ -93,8 +95,8 @@ def make_groups(table: SampleTable, *, buffer_km: float, max_group_share: float,
     return Groups(names, set_aside, duplicates, buffer_km, tuple(notes))
 
 
-def _unite_labels(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _merge_labels(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(N,) components of rows that have one of two labels in common."""
     a, b = (np.unique(labels, return_inverse=True)[1] for labels in (a, b))
     n_a = int(a.max(initial=-1)) + 1
-    return unite(n_a + int(b.max(initial=-1)) + 1, np.stack([a, n_a + b], axis=1))[a]
+    return component_labels(n_a + int(b.max(initial=-1)) + 1, np.stack([a, n_a + b], axis=1))[a]

@@ -83,17 +83,17 @@ def image_hashes(source: ImageSource, names: np.ndarray, cache: Path) -> ImageHa
     """
     n = len(names)
     keys = np.fromiter(
-        _in_threads(lambda row: _key(source, row, names[row]), range(n), "Looking at images"), np.uint64, n
+        _map_in_threads(lambda row: _image_key(source, row, names[row]), range(n), "Looking at images"), np.uint64, n
     )
-    found = _read(cache, keys)
+    found = _read_cache(cache, keys)
     missing = np.flatnonzero(~found.known & (keys != 0))
-    todo = _in_threads(lambda row: _hash(source, row), missing.tolist(), "Hashing images")
+    todo = _map_in_threads(lambda row: _hash(source, row), missing.tolist(), "Hashing images")
     for number, (row, hashed) in enumerate(zip(missing.tolist(), todo, strict=True), 1):
         if hashed is not None:
             found.hashes[row], found.thumbnails[row] = hashed
             found.known[row] = True
         if number % _IMAGES_PER_WRITE == 0 or number == len(missing):
-            _write(cache, found)
+            _write_cache(cache, found)
     return found
 
 
@@ -116,7 +116,7 @@ def _hash(source: ImageSource, row: int) -> tuple[int, np.ndarray] | None:
         return None
 
 
-def _key(source: ImageSource, row: int, name: object) -> int:
+def _image_key(source: ImageSource, row: int, name: object) -> int:
     try:
         ends = source.read_ends(row)
     except UnreadableImageError:
@@ -125,21 +125,21 @@ def _key(source: ImageSource, row: int, name: object) -> int:
     return int.from_bytes(digest.digest(), "big")
 
 
-def _in_threads(function: Callable[[int], T], rows: Sequence[int], description: str) -> Iterator[T]:
+def _map_in_threads(function: Callable[[int], T], rows: Sequence[int], description: str) -> Iterator[T]:
     """`function` of each row, in order; a chunk at a time, so that results do not pile up and Ctrl-C is quick."""
     with ThreadPoolExecutor() as pool:
         chunks = (rows[start : start + _CHUNK_ROWS] for start in range(0, len(rows), _CHUNK_ROWS))
         yield from track(chain.from_iterable(pool.map(function, chunk) for chunk in chunks), len(rows), description)
 
 
-def _nothing_of(keys: np.ndarray) -> ImageHashes:
+def _empty_hashes(keys: np.ndarray) -> ImageHashes:
     n = len(keys)
     return ImageHashes(keys, np.zeros(n, np.uint64), np.zeros((n, _N_PIXELS), np.uint8), np.zeros(n, dtype=bool))
 
 
-def _read(cache: Path, keys: np.ndarray) -> ImageHashes:
+def _read_cache(cache: Path, keys: np.ndarray) -> ImageHashes:
     """What the file knows of the images with these keys."""
-    found = _nothing_of(keys)
+    found = _empty_hashes(keys)
     if not cache.is_file():
         return found
     try:
@@ -154,11 +154,11 @@ def _read(cache: Path, keys: np.ndarray) -> ImageHashes:
             found.known[:] = known
     except _DAMAGED as error:
         logger.warning("%s is damaged (%s): the images are hashed again.", cache, error)
-        return _nothing_of(keys)
+        return _empty_hashes(keys)
     return found
 
 
-def _write(cache: Path, found: ImageHashes) -> None:
+def _write_cache(cache: Path, found: ImageHashes) -> None:
     rows = np.flatnonzero(found.known)
     rows = rows[np.argsort(found.keys[rows])]
     try:
@@ -222,7 +222,7 @@ def find_near_duplicates(table: SampleTable, hashes: ImageHashes) -> np.ndarray:
         table: N rows.
         hashes: of their images.
     """
-    looks = _Looks(table, hashes)
+    looks = _SceneMatcher(table, hashes)
     rows = np.flatnonzero(hashes.known & (looks.contrast >= MIN_CONTRAST))
     rows = rows[np.argsort(table.ids[rows])]  # who leads a crowd must not depend on the order of the rows
     rows = rows[np.argsort(hashes.hashes[rows], kind="stable")]
@@ -230,7 +230,7 @@ def find_near_duplicates(table: SampleTable, hashes: ImageHashes) -> np.ndarray:
     found = [np.empty((0, 2), dtype=np.int64)]
     for crowd in np.flatnonzero(counts > _MAX_COMPARED):
         members = rows[starts[crowd] :][: counts[crowd]]
-        pairs, leaders = _chain(looks, members)
+        pairs, leaders = _link_bucket(looks, members)
         found.append(pairs)
         counts[crowd] = len(leaders)
         members[: len(leaders)] = leaders
@@ -240,7 +240,7 @@ def find_near_duplicates(table: SampleTable, hashes: ImageHashes) -> np.ndarray:
     return np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
 
 
-def _chain(looks: _Looks, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _link_bucket(looks: _SceneMatcher, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of images that share a hash with the first image that each agrees with, and up to 64 such first images.
 
     The work grows with the images times the scenes among them, not with their pairs.
@@ -274,7 +274,7 @@ def _row_pairs(close: np.ndarray, rows: np.ndarray, starts: np.ndarray, counts: 
         yield np.stack([rows[first[once]], rows[second[once]]], axis=1)
 
 
-class _Looks:
+class _SceneMatcher:
     """What tells whether two rows with much the same hash show the same scene."""
 
     def __init__(self, table: SampleTable, hashes: ImageHashes) -> None:

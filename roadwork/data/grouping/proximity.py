@@ -37,7 +37,7 @@ def batches(counts: np.ndarray, limit: int) -> Iterator[slice]:
             yield slice(int(start), int(stop))
 
 
-def chord_of(radius_km: float) -> float:
+def chord_length(radius_km: float) -> float:
     """The straight line through the unit sphere below which two points are closer than the radius.
 
     It includes a micrometre of rounding, so that whoever measures by another formula finds no pair left apart.
@@ -45,7 +45,7 @@ def chord_of(radius_km: float) -> float:
     return float(2 * np.sin(min((radius_km + _ROUNDING_KM) / EARTH_RADIUS_KM, np.pi) / 2))
 
 
-def unite(n_nodes: int, pairs: np.ndarray) -> np.ndarray:
+def component_labels(n_nodes: int, pairs: np.ndarray) -> np.ndarray:
     """(n_nodes,) int64 numbers of the connected components that (P, 2) pairs of nodes make."""
     graph = coo_array((np.ones(len(pairs), dtype=np.int8), (pairs[:, 0], pairs[:, 1])), shape=(n_nodes, n_nodes))
     components: np.ndarray = connected_components(graph, directed=False)[1].astype(np.int64)
@@ -74,14 +74,14 @@ def components_within(gps: np.ndarray, radius_km: float) -> np.ndarray:
 
 
 def _components_of_vectors(vectors: np.ndarray, radius_km: float) -> np.ndarray:
-    cells = _Cells(vectors, side=chord_of(radius_km - _ROUNDING_KM) / np.sqrt(3))
-    chord = chord_of(radius_km)
+    cells = _Cells(vectors, side=chord_length(radius_km - _ROUNDING_KM) / np.sqrt(3))
+    chord = chord_length(radius_km)
     sure, open_ = [], []
     for pairs in _neighbours(cells.grid):
         gap, span = cells.bounds(pairs)
         sure.append(pairs[span < chord])
         open_.append(pairs[(gap < chord) & (span >= chord)])
-    components = unite(len(cells.grid), np.concatenate(sure))
+    components = component_labels(len(cells.grid), np.concatenate(sure))
     for members in (cells.outermost(), cells.members):
         components = _join(components, np.concatenate(open_), members, chord)
     of_vector = np.empty(len(vectors), dtype=np.int64)
@@ -152,7 +152,7 @@ def _join(components: np.ndarray, pairs: np.ndarray, members: _Members, chord: f
         batch = batch[components[batch[:, 0]] != components[batch[:, 1]]]
         touching = batch[_touch(batch, members, chord)]
         if len(touching):
-            components = unite(len(components), components[touching])[components]
+            components = component_labels(len(components), components[touching])[components]
     return components
 
 

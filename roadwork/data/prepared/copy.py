@@ -77,7 +77,7 @@ class CopyIndex:
     @property
     def is_missing(self) -> np.ndarray:
         """(N,) bool, the rows whose photo is there and whose picture is not."""
-        missing: np.ndarray = _is_there(self.identities) & ~self.has
+        missing: np.ndarray = _is_readable(self.identities) & ~self.has
         return missing
 
     def unused_shards(self, table: SampleTable) -> list[Path]:
@@ -103,7 +103,7 @@ def index_copy(paths: Sequence[Path], table: SampleTable, source: ImageSource) -
         except DamagedError as error:
             damaged[path] = str(error)
     identities = identify_images(source, len(table))
-    return _match(shards, damaged, table, identities)
+    return _match_rows(shards, damaged, table, identities)
 
 
 def identify_images(source: ImageSource, n: int) -> list[str]:
@@ -116,17 +116,17 @@ def identify_images(source: ImageSource, n: int) -> list[str]:
     return found
 
 
-def _match(shards: list[Shard], damaged: dict[Path, str], table: SampleTable, identities: list[str]) -> CopyIndex:
+def _match_rows(shards: list[Shard], damaged: dict[Path, str], table: SampleTable, identities: list[str]) -> CopyIndex:
     keys = [key for shard in shards for key in zip(shard.ids, shard.identities, strict=True)]
     places = {key: number for number, key in enumerate(keys)}
     known = {row_id for row_id, _ in keys}
     ids = [str(row_id) for row_id in table.ids]
     record = np.array([places.get(key, -1) for key in zip(ids, identities, strict=True)], dtype=np.int64)
     is_known = np.array([row_id in known for row_id in ids], dtype=bool)
-    return CopyIndex(shards, damaged, identities, record, is_known & _is_there(identities) & (record < 0))
+    return CopyIndex(shards, damaged, identities, record, is_known & _is_readable(identities) & (record < 0))
 
 
-def _is_there(identities: list[str]) -> np.ndarray:
+def _is_readable(identities: list[str]) -> np.ndarray:
     return np.array([identity != UNREADABLE for identity in identities], dtype=bool)
 
 
@@ -192,7 +192,7 @@ def find_copy(data: DataSettings, table: SampleTable, source: ImageSource) -> Pr
     """
     if data.prepared.use == "never":
         return None
-    folder, manifest = _choose(data)
+    folder, manifest = _choose_copy(data)
     if manifest is None:
         if data.prepared.use == "require":
             raise DataError(
@@ -201,7 +201,7 @@ def find_copy(data: DataSettings, table: SampleTable, source: ImageSource) -> Pr
             )
         return None
     index = index_copy(shard_paths(folder), table, source)
-    _say_what_is_stale(folder, manifest, table, index, is_required=data.prepared.use == "require")
+    _check_freshness(folder, manifest, table, index, is_required=data.prepared.use == "require")
     if not index.has.any():
         return None
     logger.info(
@@ -211,7 +211,7 @@ def find_copy(data: DataSettings, table: SampleTable, source: ImageSource) -> Pr
     return PreparedCopy(folder, manifest.short_side, table, index)
 
 
-def _choose(data: DataSettings) -> tuple[Path, Manifest | None]:
+def _choose_copy(data: DataSettings) -> tuple[Path, Manifest | None]:
     """The copy with the configured short side, else with the smallest that is enough; those that do not fit are named.
 
     Where none fits, the folder in which one was looked for, and None.
@@ -223,7 +223,7 @@ def _choose(data: DataSettings) -> tuple[Path, Manifest | None]:
             if data.prepared.folder:
                 reasons.append(f"data.prepared.folder is {folder}, which holds no resized copy.")
             continue
-        if why := _why_unfit(manifest, data):
+        if why := _mismatch(manifest, data):
             reasons.append(f"The resized copy in {folder} is stale, and not used: {why}.")
         else:
             fitting.append((manifest.short_side != wanted_short_side(data), manifest.short_side, folder, manifest))
@@ -237,7 +237,7 @@ def _choose(data: DataSettings) -> tuple[Path, Manifest | None]:
     return folder, manifest
 
 
-def _why_unfit(manifest: Manifest, data: DataSettings) -> str:
+def _mismatch(manifest: Manifest, data: DataSettings) -> str:
     if manifest.dataset != dataset_key(data):
         return "it was made from another dataset"
     if not manifest.is_current:
@@ -247,7 +247,7 @@ def _why_unfit(manifest: Manifest, data: DataSettings) -> str:
     return ""
 
 
-def _say_what_is_stale(
+def _check_freshness(
     folder: Path, manifest: Manifest, table: SampleTable, index: CopyIndex, *, is_required: bool
 ) -> None:
     unreadable = [
@@ -265,14 +265,14 @@ def _say_what_is_stale(
         return
     message = (
         f"The resized copy in {folder} is stale: {', '.join(f'{n:,} {what}' for n, what in found if n)}"
-        f"{_first(table, missing)}."
+        f"{_first_missing(table, missing)}."
     )
     if is_required and missing.any():
         raise DataError(f"{message} data.prepared.use is require: run `roadwork prepare`, or set it to auto.")
     logger.warning("%s Those are read from the photos. Run `roadwork prepare` to bring it up to date.", message)
 
 
-def _first(table: SampleTable, missing: np.ndarray) -> str:
+def _first_missing(table: SampleTable, missing: np.ndarray) -> str:
     if not missing.any():
         return ""
     row = int(np.argmax(missing))

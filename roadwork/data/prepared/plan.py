@@ -39,7 +39,7 @@ FULL_COLOUR = 0  # Pillow's name for 4:4:4
 _N_SAMPLED = 16
 
 # An image's id, identity and checksum in its shard, and the spread of a sample's mean.
-_MARGIN = 1.1
+_SIZE_MARGIN = 1.1
 
 
 class ResizedPhoto(NamedTuple):
@@ -80,7 +80,7 @@ def resize_photos(source: ImageSource, rows: Sequence[int], short_side: int) -> 
     return [resize_photo(source, row, short_side) for row in rows]
 
 
-def narrow(source: ImageSource, rows: Sequence[int]) -> tuple[ImageSource, Sequence[int]]:
+def select_rows(source: ImageSource, rows: Sequence[int]) -> tuple[ImageSource, Sequence[int]]:
     """The part of `source` that has these rows, and what they are called in it.
 
     A million paths would take longer to send to a process than the photos to resize.
@@ -88,7 +88,7 @@ def narrow(source: ImageSource, rows: Sequence[int]) -> tuple[ImageSource, Seque
     if isinstance(source, StackedImages):
         found = [source.find(row) for row in rows]
         if all(part is found[0][0] for part, _ in found):
-            return narrow(found[0][0], [own_row for _, own_row in found])
+            return select_rows(found[0][0], [own_row for _, own_row in found])
     if isinstance(source, FileImages):
         return FileImages([source.paths[row] for row in rows]), range(len(rows))
     return source, rows
@@ -134,7 +134,7 @@ class CopyPlan:
     @property
     def needed_bytes(self) -> int:
         """What the rows to do are likely to take on the disk."""
-        return round(_MARGIN * self.image_bytes * len(self.rows))
+        return round(_SIZE_MARGIN * self.image_bytes * len(self.rows))
 
     def check_space(self) -> None:
         """Whether the copy fits on its disk.

@@ -47,7 +47,7 @@ MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
 
 # Room for the resize to `img_size` to interpolate: at exactly `img_size` it would be that of the copy alone.
-ROOM = 1.15
+RESIZE_MARGIN = 1.15
 
 # docs/decisions/0008: at this quality, with the colours at full resolution, the copy costs a fraction of a grey level.
 QUALITY = 95
@@ -227,7 +227,7 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 def wanted_short_side(data: DataSettings) -> int:
     """Pixels of the copy's shorter side: `data.prepared.short_side`, else 1.15 x `data.img_size`, rounded up."""
-    return data.prepared.short_side or math.ceil(round(ROOM * data.img_size, 6))
+    return data.prepared.short_side or math.ceil(round(RESIZE_MARGIN * data.img_size, 6))
 
 
 def wanted_folder(data: DataSettings) -> Path:

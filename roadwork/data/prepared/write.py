@@ -20,7 +20,7 @@ from roadwork.core.errors import DataError
 from roadwork.core.progress import new_progress, track
 from roadwork.data.images import UnreadableImage
 from roadwork.data.prepared.copy import index_copy
-from roadwork.data.prepared.plan import CopyPlan, ResizedPhoto, narrow, resize_photos, start_worker
+from roadwork.data.prepared.plan import CopyPlan, ResizedPhoto, resize_photos, select_rows, start_worker
 from roadwork.data.prepared.shards import (
     MAX_BYTES,
     MAX_ROWS,
@@ -44,11 +44,11 @@ _JOBS_AHEAD = 3  # a process, so that one slow photo does not hold up the others
 
 
 @contextmanager
-def writing(data: DataSettings) -> Iterator[Manifest]:
+def lock_copy(data: DataSettings) -> Iterator[Manifest]:
     """The folder of the copy that is wanted, made where there is none, for this process alone; gives its manifest.
 
     Raises:
-        DataError: another process is writing to it, or it holds something else.
+        DataError: another process is lock_copy to it, or it holds something else.
     """
     folder = wanted_folder(data)
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,11 +56,11 @@ def writing(data: DataSettings) -> Iterator[Manifest]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise DataError(f"Another `roadwork prepare` is writing to {folder}. Wait for it, or stop it.") from error
-        yield _clean(data)
+            raise DataError(f"Another `roadwork prepare` is lock_copy to {folder}. Wait for it, or stop it.") from error
+        yield _prepare_folder(data)
 
 
-def _clean(data: DataSettings) -> Manifest:
+def _prepare_folder(data: DataSettings) -> Manifest:
     """Removes leftovers of a run that was killed, and what another version of the code has made."""
     folder = wanted_folder(data)
     wanted = Manifest(dataset_key(data), wanted_short_side(data))
@@ -169,7 +169,7 @@ def _resize_all(plan: CopyPlan, processes: int) -> Iterator[ResizedPhoto]:
     """The plan's photos, resized, in order."""
     starts = range(0, len(plan.rows), _ROWS_PER_JOB)
     jobs = (plan.rows[start : start + _ROWS_PER_JOB].tolist() for start in starts)
-    calls = ((*narrow(plan.source, job), plan.manifest.short_side) for job in jobs)
+    calls = ((*select_rows(plan.source, job), plan.manifest.short_side) for job in jobs)
     yield from chain.from_iterable(_in_order(resize_photos, calls, min(processes, len(starts))))
 
 

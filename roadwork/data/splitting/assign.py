@@ -13,21 +13,21 @@ from roadwork.core.errors import SplitError
 ROW_TOLERANCE, LABEL_TOLERANCE = 0.01, 0.02
 
 # Exchanges end when all is within this part of the tolerances, or when none helps.
-_ENOUGH = 0.1
+_GOOD_ENOUGH = 0.1
 _MAX_EXCHANGES = 400
 _MAX_KINDS = 160  # of groups that a split offers in exchange; every pair of two splits' offers is tried
-_NOTHING = -1
-FREE = -1
+_NO_GROUP = -1
+UNPINNED = -1
 
 # Few groups may fit in one order of dealing and not in another: the best of so many is taken, or the first that fits.
 _FEW_GROUPS, _ATTEMPTS = 2000, 16
 
 # How freely the order of dealing departs from that of size, more so at each attempt. Were it free from the start, train
 # would get the larger groups of every size, and val_test be made of hamlets.
-_SPREAD = 0.25
+_ORDER_SPREAD = 0.25
 
 # Groups alike are dealt by the handful where there are many: a handful is at most one such part of all rows.
-_HANDFULS = 20_000
+_BATCHES = 20_000
 
 
 def exchange_groups(kinds: np.ndarray, counts: np.ndarray, fixed: np.ndarray, shares: np.ndarray) -> np.ndarray:
@@ -43,14 +43,14 @@ def exchange_groups(kinds: np.ndarray, counts: np.ndarray, fixed: np.ndarray, sh
     """
     counts = counts.copy()
     held = fixed + counts.T @ kinds
-    contents = np.vstack([kinds, [0, 0]])  # the last is that of _NOTHING
+    contents = np.vstack([kinds, [0, 0]])  # the last is that of _NO_GROUP
     for _ in range(_MAX_EXCHANGES):
-        best = _best_exchange(contents, counts, held, shares) if worst_misfit(held, shares) > _ENOUGH else None
+        best = _best_exchange(contents, counts, held, shares) if worst_misfit(held, shares) > _GOOD_ENOUGH else None
         if best is None:
             break
         one, other, given, taken = best
         for kind, source, target in ((given, one, other), (taken, other, one)):
-            if kind != _NOTHING:
+            if kind != _NO_GROUP:
                 counts[kind, source] -= 1
                 counts[kind, target] += 1
         held[one] += contents[taken] - contents[given]
@@ -84,11 +84,11 @@ def _best_exchange(
 
 
 def _offers(counts: np.ndarray) -> np.ndarray:
-    """Kinds of which a split has a group, evenly chosen where there are many, and _NOTHING."""
+    """Kinds of which a split has a group, evenly chosen where there are many, and _NO_GROUP."""
     present = np.flatnonzero(counts)
     if len(present) > _MAX_KINDS:
         present = present[np.linspace(0, len(present) - 1, _MAX_KINDS).astype(int)]
-    return np.append(present, _NOTHING)
+    return np.append(present, _NO_GROUP)
 
 
 def _misfit(held: np.ndarray, share: np.ndarray, total: np.ndarray) -> np.ndarray:
@@ -118,7 +118,7 @@ def assign_groups(
         names: (G,) str, different ones.
         rows: (G,) rows of each group, 1 or more.
         positives: (G,) how many of them are Roadwork.
-        pinned: (G,) the split it must go to, or FREE.
+        pinned: (G,) the split it must go to, or UNPINNED.
         ratios: (K,) shares of the rows; a split with 0 takes no free group.
         seed: decides between groups alike, and in which order groups of about one size are dealt.
 
@@ -127,56 +127,60 @@ def assign_groups(
     """
     contents = np.stack([rows - positives, positives], axis=1).astype(np.int64)  # (G, 2) rows of each label
     held = np.zeros((len(ratios), 2), dtype=np.int64)  # (K, 2)
-    np.add.at(held, pinned[pinned != FREE], contents[pinned != FREE])
-    free = np.flatnonzero(pinned == FREE)
+    np.add.at(held, pinned[pinned != UNPINNED], contents[pinned != UNPINNED])
+    free = np.flatnonzero(pinned == UNPINNED)
     # Groups with the same rows of each label are of one kind: only their numbers count until the end.
     kinds, kind, available = np.unique(contents[free], axis=0, return_inverse=True, return_counts=True)
-    counts = _share_out(kinds, available, held, ratios, seed)
-    by_kind = free[np.lexsort((_draws(names[free], seed), kind))]
+    counts = _count_per_split(kinds, available, held, ratios, seed)
+    by_kind = free[np.lexsort((_name_hashes(names[free], seed), kind))]
     assigned = pinned.copy()
     assigned[by_kind] = np.repeat(np.tile(np.arange(len(ratios)), len(kinds)), counts.ravel())
     return assigned
 
 
-def _draws(names: np.ndarray, seed: int) -> np.ndarray:
+def _name_hashes(names: np.ndarray, seed: int) -> np.ndarray:
     """(G,) a random number for each name, in which no other name has a part."""
     salted = (f"{seed}|{name}".encode() for name in names)
     return np.array([int.from_bytes(hashlib.sha256(text).digest()[:8]) for text in salted], dtype=np.uint64)
 
 
-def _share_out(kinds: np.ndarray, available: np.ndarray, held: np.ndarray, ratios: np.ndarray, seed: int) -> np.ndarray:
+def _count_per_split(
+    kinds: np.ndarray, available: np.ndarray, held: np.ndarray, ratios: np.ndarray, seed: int
+) -> np.ndarray:
     """(V, K) how many groups of each kind each split gets."""
-    open_ = _open_splits(held.sum(axis=1), int((available @ kinds).sum()), ratios)
-    shares = ratios[open_] / ratios[open_].sum()
-    counts = _hand_out_labels(kinds, available, held, ratios)
+    unfilled = _unfilled_splits(held.sum(axis=1), int((available @ kinds).sum()), ratios)
+    shares = ratios[unfilled] / ratios[unfilled].sum()
+    counts = _assign_missing_labels(kinds, available, held, ratios)
     left = available - counts.sum(axis=1)
-    start = held[open_] + counts[:, open_].T @ kinds
-    best, least = counts[:, open_], np.inf
+    start = held[unfilled] + counts[:, unfilled].T @ kinds
+    best, least = counts[:, unfilled], np.inf
     for attempt in range(_ATTEMPTS if available.sum() <= _FEW_GROUPS else 1):
-        rng, spread = np.random.default_rng([seed, attempt]), _SPREAD * (1 + attempt)
-        dealt = counts[:, open_] + _deal(kinds, left, start, shares, rng=rng, spread=spread)
-        exchanged = exchange_groups(kinds, dealt, held[open_], shares)
-        misfit = worst_misfit(held[open_] + exchanged.T @ kinds, shares)
+        rng, spread = np.random.default_rng([seed, attempt]), _ORDER_SPREAD * (1 + attempt)
+        dealt = counts[:, unfilled] + _assign_by_size(kinds, left, start, shares, rng=rng, spread=spread)
+        exchanged = exchange_groups(kinds, dealt, held[unfilled], shares)
+        misfit = worst_misfit(held[unfilled] + exchanged.T @ kinds, shares)
         if misfit < least:
             best, least = exchanged, misfit
         if least <= 1:
             break
-    counts[:, open_] = best
+    counts[:, unfilled] = best
     return counts
 
 
-def _open_splits(pinned: np.ndarray, free: int, ratios: np.ndarray) -> np.ndarray:
+def _unfilled_splits(pinned: np.ndarray, free: int, ratios: np.ndarray) -> np.ndarray:
     """Splits whose pinned rows are fewer than their share of what the open splits have."""
-    open_ = np.flatnonzero(ratios > 0)
+    unfilled = np.flatnonzero(ratios > 0)
     while True:
-        wanted = ratios[open_] / ratios[open_].sum() * (pinned[open_].sum() + free)
-        below = pinned[open_] < wanted
+        wanted = ratios[unfilled] / ratios[unfilled].sum() * (pinned[unfilled].sum() + free)
+        below = pinned[unfilled] < wanted
         if below.all() or not below.any():
-            return open_
-        open_ = open_[below]
+            return unfilled
+        unfilled = unfilled[below]
 
 
-def _hand_out_labels(kinds: np.ndarray, available: np.ndarray, held: np.ndarray, ratios: np.ndarray) -> np.ndarray:
+def _assign_missing_labels(
+    kinds: np.ndarray, available: np.ndarray, held: np.ndarray, ratios: np.ndarray
+) -> np.ndarray:
     """(V, K) the smallest groups that give each split the labels it lacks.
 
     This comes first, since no later step could promise it: an exchange never takes a split's last group of a label.
@@ -187,7 +191,7 @@ def _hand_out_labels(kinds: np.ndarray, available: np.ndarray, held: np.ndarray,
     by_size = np.argsort(sizes, kind="stable")
     pools = [np.repeat(by_size, np.where(category, available, 0)[by_size])[: len(ratios)] for category in categories]
     in_need = [int(k) for k in np.argsort(ratios, kind="stable") if ratios[k] > 0 and (held[k] == 0).any()]
-    options = [_ways_to_fill(bool(held[k, 0]), bool(held[k, 1])) for k in in_need]
+    options = [_options_for_missing_labels(bool(held[k, 0]), bool(held[k, 1])) for k in in_need]
     costs = [np.concatenate([[0], np.cumsum(sizes[pool])]) for pool in pools]
     best, least = None, np.inf
     for choice in itertools.product(*options):
@@ -211,12 +215,12 @@ def _hand_out_labels(kinds: np.ndarray, available: np.ndarray, held: np.ndarray,
     return counts
 
 
-def _ways_to_fill(has_0: bool, has_1: bool) -> tuple[tuple[int, ...], ...]:
+def _options_for_missing_labels(has_0: bool, has_1: bool) -> tuple[tuple[int, ...], ...]:
     """Numbers of groups with label 0 alone, label 1 alone, and both, that give a split what it lacks."""
     return (int(not has_0), int(not has_1), 0), (0, 0, 1)
 
 
-def _deal(
+def _assign_by_size(
     kinds: np.ndarray,
     available: np.ndarray,
     held: np.ndarray,
@@ -230,7 +234,7 @@ def _deal(
     The largest comes first, but one may come before another that is up to 2**spread times as large.
     """
     sizes = kinds.sum(axis=1)
-    handful = np.maximum(1, (held.sum() + available @ sizes) // (_HANDFULS * sizes))
+    handful = np.maximum(1, (held.sum() + available @ sizes) // (_BATCHES * sizes))
     full, rest = np.divmod(available, handful)
     kind = np.concatenate([np.repeat(np.arange(len(kinds)), full), np.flatnonzero(rest)])
     number = np.concatenate([np.repeat(handful, full), rest[rest > 0]])

@@ -18,8 +18,8 @@ from roadwork.settings import SPLIT_NAMES
 RATIO_TOLERANCE = 0.01
 BALANCE_TOLERANCE = 0.02
 RECORD_TOLERANCE = 1e-4
-AGAIN = "Run `roadwork split` again."
-BY_DESIGN = "a RANDOM split, which leaks by design: its figures are for comparison only."
+RERUN_HINT = "Run `roadwork split` again."
+RANDOM_SPLIT_NOTE = "a RANDOM split, which leaks by design: its figures are for comparison only."
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def check_splits(splits: Splits, table: SampleTable, groups: Groups) -> SplitRep
     """
     report = inspect_splits(splits, table, groups)
     if report.leaks and splits.is_ours and not splits.leaks_by_design:
-        raise SplitError(f"{splits.source} leaks. {_as_sentences(report.leaks)} {AGAIN}")
+        raise SplitError(f"{splits.source} leaks. {_as_sentences(report.leaks)} {RERUN_HINT}")
     return report
 
 
@@ -179,13 +179,13 @@ def _check_made_from(splits: Splits, table: SampleTable, rows: dict[str, int], t
     if named != len(table):
         raise SplitError(
             f"{splits.source} names {named:,} rows of {len(table):,}; the others are in no split and not set aside. "
-            f"{AGAIN}"
+            f"{RERUN_HINT}"
         )
     for name, recorded in splits.shares.items():
         share = _shares(rows, train_only)[name]
         if abs(share - recorded) > RECORD_TOLERANCE:
             raise SplitError(
-                f"{splits.source} says {name} has {recorded:.2%} of the rows, but it is {share:.2%}. {AGAIN}"
+                f"{splits.source} says {name} has {recorded:.2%} of the rows, but it is {share:.2%}. {RERUN_HINT}"
             )
 
 
@@ -195,7 +195,7 @@ def _as_sentences(leaks: tuple[Leak, ...]) -> str:
 
 def _warn_of_leaks(splits: Splits, leaks: tuple[Leak, ...]) -> tuple[str, ...]:
     if splits.leaks_by_design:
-        return (f"{splits.source}: {BY_DESIGN} {_as_sentences(leaks)}".rstrip(),)
+        return (f"{splits.source}: {RANDOM_SPLIT_NOTE} {_as_sentences(leaks)}".rstrip(),)
     return tuple(
         f"{splits.source}: {leak}. Scores on such a split are too good; `roadwork split` makes one without leaks."
         for leak in leaks

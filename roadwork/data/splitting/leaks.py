@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from roadwork.data.grouping.proximity import unite
+from roadwork.data.grouping.proximity import component_labels
 from roadwork.data.table import SampleTable
 from roadwork.data.utils.geo import PositionTree, haversine_km
 from roadwork.settings import SPLIT_NAMES
@@ -114,7 +114,7 @@ def find_leaks(
         examples = _examples(table, names, sequences)
         leaks.append(Leak("sequence", "Sequences in more than one split", len(sequences), examples))
     # Scenes, not pairs: of a crowd of images alike, not every pair is given.
-    scene_of_row, alike = unite(len(table), duplicates), np.unique(duplicates)
+    scene_of_row, alike = component_labels(len(table), duplicates), np.unique(duplicates)
     scenes = _cut(scene_of_row, alike[names[alike] != ""], names)
     if len(scenes):
         across = duplicates[_are_across(names, duplicates)]

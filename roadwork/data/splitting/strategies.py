@@ -12,7 +12,7 @@ import pandas as pd
 
 from roadwork.core.errors import ConfigError, SplitError
 from roadwork.data.grouping.groups import Groups
-from roadwork.data.splitting.assign import FREE, assign_groups
+from roadwork.data.splitting.assign import UNPINNED, assign_groups
 from roadwork.data.table import SampleTable, column_text, find_slice_column, most_frequent
 from roadwork.data.utils.geo import h3_cells
 from roadwork.settings import SPLIT_NAMES, SplittingSettings
@@ -121,17 +121,17 @@ def parse_times(values: pd.Series, ids: np.ndarray) -> pd.Series:
 
 
 def read_pins(table: SampleTable, splitting: SplittingSettings) -> np.ndarray:
-    """(N,) index of the split that each row is pinned to, FREE where it is not.
+    """(N,) index of the split that each row is pinned to, UNPINNED where it is not.
 
     Raises:
         ConfigError: no such column, or none of its values pins a row.
     """
     if splitting.pin_column is None:
-        return np.full(len(table), FREE)
+        return np.full(len(table), UNPINNED)
     values = column_text(find_slice_column(table, "data.splitting.pin_column", splitting.pin_column))
     index = {value: SPLIT_NAMES.index(name) for value, name in splitting.pin_values.items()}
-    pins = np.array([index.get(value, FREE) for value in values], dtype=np.int64)
-    if (pins == FREE).all():
+    pins = np.array([index.get(value, UNPINNED) for value in values], dtype=np.int64)
+    if (pins == UNPINNED).all():
         raise ConfigError(
             f"data.splitting.pin_column is {splitting.pin_column!r}, but it pins no row: its values are "
             f"{most_frequent(values)}, and data.splitting.pin_values has {', '.join(index) or 'none'}. "
@@ -140,20 +140,20 @@ def read_pins(table: SampleTable, splitting: SplittingSettings) -> np.ndarray:
     return pins
 
 
-def pins_of_groups(table: SampleTable, names: np.ndarray, codes: np.ndarray, pins: np.ndarray) -> np.ndarray:
-    """(G,) index of the split that each group is pinned to, FREE where it is not.
+def pins_by_group(table: SampleTable, names: np.ndarray, codes: np.ndarray, pins: np.ndarray) -> np.ndarray:
+    """(G,) index of the split that each group is pinned to, UNPINNED where it is not.
 
     Args:
         table: the data, for messages.
         names: (G,) the groups' names.
-        codes: (N,) group of each row, FREE (-1) where it does not count.
+        codes: (N,) group of each row, UNPINNED (-1) where it does not count.
         pins: (N,) from `read_pins`.
 
     Raises:
         SplitError: two rows of one group are pinned to different splits.
     """
-    group_pins = np.full(len(names), FREE)
-    rows = np.flatnonzero((pins != FREE) & (codes != FREE))
+    group_pins = np.full(len(names), UNPINNED)
+    rows = np.flatnonzero((pins != UNPINNED) & (codes != UNPINNED))
     rows = rows[np.argsort(table.ids[rows], kind="stable")]
     first = np.full(len(names), -1)
     first[codes[rows[::-1]]] = rows[::-1]
@@ -171,8 +171,8 @@ def pins_of_groups(table: SampleTable, names: np.ndarray, codes: np.ndarray, pin
 
 
 @dataclass(frozen=True)
-class _World:
-    """What every strategy works on; `ratios` are in the order of SPLIT_NAMES, `pins` an index of it or FREE."""
+class _SplitInputs:
+    """What every strategy works on; `ratios` are in the order of SPLIT_NAMES, `pins` an index of it or UNPINNED."""
 
     table: SampleTable
     groups: Groups
@@ -180,13 +180,13 @@ class _World:
     pins: np.ndarray
     seed: int
 
-    def share_out(self, names: np.ndarray, usable: np.ndarray, ratios: np.ndarray) -> np.ndarray:
+    def assign_groups_of(self, names: np.ndarray, usable: np.ndarray, ratios: np.ndarray) -> np.ndarray:
         """(N,) split of each usable row, whole groups of these (N,) names together; SET_ASIDE for the others."""
-        codes = np.full(len(self.table), FREE)
+        codes = np.full(len(self.table), UNPINNED)
         codes[usable], unique = pd.factorize(names[usable])
         rows = np.bincount(codes[usable], minlength=len(unique))
         positives = np.bincount(codes[usable], weights=self.table.labels[usable], minlength=len(unique))
-        pinned = pins_of_groups(self.table, unique, codes, self.pins)
+        pinned = pins_by_group(self.table, unique, codes, self.pins)
         assigned = assign_groups(unique, rows, positives, pinned, ratios, seed=self.seed)
         return np.where(usable, assigned[codes], SET_ASIDE)
 
@@ -204,11 +204,11 @@ def assign_rows(
         SplitError: the data cannot be split as asked.
     """
     shares = np.array([ratios[name] for name in SPLIT_NAMES])
-    world = _World(table, groups, shares, read_pins(table, splitting), splitting.seed)
+    world = _SplitInputs(table, groups, shares, read_pins(table, splitting), splitting.seed)
     if splitting.strategy == "random":
         # For comparison with what others do: they know no groups, so rows that groups set aside stay in.
-        return world.share_out(table.ids, ~np.isin(table.ids, list(table.dropped_ids)), shares)
-    lost = int((groups.set_aside & (world.pins != FREE)).sum())
+        return world.assign_groups_of(table.ids, ~np.isin(table.ids, list(table.dropped_ids)), shares)
+    lost = int((groups.set_aside & (world.pins != UNPINNED)).sum())
     if lost:
         logger.warning("%s pinned rows are set aside: they lie within the buffer of another part of their group.", lost)
     if splitting.strategy == "region_holdout":
@@ -218,10 +218,10 @@ def assign_rows(
         after, span = rows_after(table, splitting)
         remedy = f"{span}; choose another data.splitting.after."
         return _hold_out(world, after, f"taken at or after {splitting.after}", remedy)
-    return world.share_out(groups.names, ~groups.set_aside, shares)
+    return world.assign_groups_of(groups.names, ~groups.set_aside, shares)
 
 
-def _hold_out(world: _World, held: np.ndarray, where: str, remedy: str) -> np.ndarray:
+def _hold_out(world: _SplitInputs, held: np.ndarray, where: str, remedy: str) -> np.ndarray:
     """val_test is what is held out, and no more; the other splits share the groups that have no row in it.
 
     Args:
@@ -242,7 +242,7 @@ def _hold_out(world: _World, held: np.ndarray, where: str, remedy: str) -> np.nd
             f"{int((touched & ~test).sum()):,}",
             where,
         )
-    split = world.share_out(
+    split = world.assign_groups_of(
         world.groups.names, rest, np.where(np.arange(len(SPLIT_NAMES)) == VAL_TEST, 0, world.ratios)
     )
     split[test] = VAL_TEST
@@ -260,10 +260,10 @@ def _check_held_out(table: SampleTable, test: np.ndarray, rest: np.ndarray, wher
         raise SplitError(f"Nothing is left for train: every row is {where}, or in a group with such a row. {remedy}")
 
 
-def _check_pins(world: _World, test: np.ndarray, touched: np.ndarray, where: str) -> None:
+def _check_pins(world: _SplitInputs, test: np.ndarray, touched: np.ndarray, where: str) -> None:
     """A pin may not send a held-out row, or one of its group, elsewhere, nor any other row to val_test."""
     pins, usable = world.pins, ~world.groups.set_aside
-    away = touched & (pins != FREE) & ~(test & (pins == VAL_TEST))
+    away = touched & (pins != UNPINNED) & ~(test & (pins == VAL_TEST))
     into = usable & ~touched & (pins == VAL_TEST)
     wrong = np.flatnonzero(away | into)
     if len(wrong):

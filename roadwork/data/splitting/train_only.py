@@ -11,7 +11,7 @@ import pandas as pd
 from roadwork.core.errors import SplitError
 from roadwork.data.grouping.groups import Groups, make_groups, pairs_within, sequence_groups
 from roadwork.data.grouping.near_duplicates import ImageHashes, find_near_duplicates
-from roadwork.data.grouping.proximity import unite
+from roadwork.data.grouping.proximity import component_labels
 from roadwork.data.mixed_datasets import SOURCE
 from roadwork.data.splitting.leaks import Neighbours
 from roadwork.data.splitting.splits import Splits
@@ -58,7 +58,7 @@ def make_groups_of_split_rows(
     names[~outside] = groups.names
     set_aside = np.zeros(len(table), dtype=bool)
     set_aside[~outside] = groups.set_aside
-    units = _units(table, duplicates[outside[duplicates].all(axis=1)])
+    units = _scene_units(table, duplicates[outside[duplicates].all(axis=1)])
     names[outside] = pd.Series(names[outside]).groupby(units[outside]).transform("min").to_numpy()
     return Groups(names, set_aside, duplicates, buffer_km, groups.notes)
 
@@ -76,17 +76,17 @@ def place_train_only(splits: Splits, table: SampleTable, groups: Groups) -> Spli
     if not outside.any():
         return splits
     names = splits.names_by_row(table)
-    _check_places(splits, table, names)
+    _check_assignment(splits, table, names)
     new = outside & ~np.isin(table.ids, [*(row_id for ids in splits.ids.values() for row_id in ids), *splits.set_aside])
     new &= ~np.isin(table.ids, list(table.dropped_ids))
     trial = np.where(new, _TRAIN, names)
     buffer_km = groups.buffer_km if splits.buffer_km is None else splits.buffer_km
     elsewhere = ~np.isin(trial, ["", _TRAIN])
     is_close = outside & (Neighbours(table, trial).km < buffer_km)
-    units = _units(table, groups.duplicates)
+    units = _scene_units(table, groups.duplicates)
     leaking = new & np.isin(units, units[elsewhere | is_close])
     if leaking.any():
-        _say_set_aside(table, new, leaking, buffer_km)
+        _log_set_aside(table, new, leaking, buffer_km)
     dropped = outside & ~new & (names == "") & ~np.isin(table.ids, list(splits.set_aside))
     return replace(
         splits,
@@ -113,14 +113,14 @@ def check_names_extra(splits: Splits, table: SampleTable, data: DataSettings) ->
             )
 
 
-def _units(table: SampleTable, duplicates: np.ndarray) -> np.ndarray:
+def _scene_units(table: SampleTable, duplicates: np.ndarray) -> np.ndarray:
     """(N,) number of each row's unit: rows of one sequence or scene."""
     sequences, names = pd.factorize(sequence_groups(table))
-    units: np.ndarray = unite(len(names), sequences[duplicates])[sequences]
+    units: np.ndarray = component_labels(len(names), sequences[duplicates])[sequences]
     return units
 
 
-def _check_places(splits: Splits, table: SampleTable, names: np.ndarray) -> None:
+def _check_assignment(splits: Splits, table: SampleTable, names: np.ndarray) -> None:
     wrong = np.flatnonzero(table.is_train_only & ~np.isin(names, ["", _TRAIN]))
     if len(wrong):
         raise SplitError(
@@ -130,7 +130,7 @@ def _check_places(splits: Splits, table: SampleTable, names: np.ndarray) -> None
         )
 
 
-def _say_set_aside(table: SampleTable, new: np.ndarray, leaking: np.ndarray, buffer_km: float) -> None:
+def _log_set_aside(table: SampleTable, new: np.ndarray, leaking: np.ndarray, buffer_km: float) -> None:
     shown = ", ".join(map(str, table.ids[leaking][:_SHOWN]))
     logger.warning(
         "%s of %s rows of data.extra that are only trained on are set aside: they, or rows of their sequence or scene, "

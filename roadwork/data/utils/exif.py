@@ -43,7 +43,7 @@ def read_exif_gps_table(paths: Sequence[Path]) -> np.ndarray:
         return np.array(list(pool.map(_read, paths)), dtype=np.float64).reshape(-1, 2)
 
 
-def position_in(exif: Image.Exif) -> tuple[float, float]:
+def position_from_exif(exif: Image.Exif) -> tuple[float, float]:
     """As `read_exif_gps`, of a header that is read already."""
     try:
         tags = exif.get_ifd(ExifTags.IFD.GPSInfo)
@@ -57,7 +57,7 @@ def position_in(exif: Image.Exif) -> tuple[float, float]:
 def _read(path: Path) -> tuple[float, float]:
     try:
         with Image.open(path) as image:
-            return position_in(image.getexif())
+            return position_from_exif(image.getexif())
     except Exception:  # noqa: BLE001  (no image, or damaged)
         return _MISSING
 
@@ -77,7 +77,7 @@ def _degrees(parts: Any, reference: Any, letters: str) -> float:
     return -size if letter == letters[1] else size
 
 
-class CameraFacts(NamedTuple):
+class CameraMetadata(NamedTuple):
     """Where and when a photo was taken.
 
     Attributes:
@@ -90,7 +90,7 @@ class CameraFacts(NamedTuple):
     captured_at: str = ""
 
 
-def read_camera_facts(data: bytes) -> CameraFacts:
+def read_camera_metadata(data: bytes) -> CameraMetadata:
     """The facts in an encoded photo's EXIF header; what is missing or damaged there counts as unknown.
 
     Pillow may warn of a damaged header: filters are the whole process's, so the caller sets them.
@@ -98,14 +98,14 @@ def read_camera_facts(data: bytes) -> CameraFacts:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.format == "PNG" and not _PNG_EXIF.intersection(image.info):
-                return CameraFacts()  # getexif would decode all of it to look behind the pixels
+                return CameraMetadata()  # getexif would decode all of it to look behind the pixels
             exif = image.getexif()
     except Exception:  # noqa: BLE001 -- damaged headers raise nearly anything; who decodes the pixels reports it
-        return CameraFacts()
-    latitude, longitude = position_in(exif)
+        return CameraMetadata()
+    latitude, longitude = position_from_exif(exif)
     if latitude == longitude == 0:
         latitude = longitude = float("nan")
-    return CameraFacts(latitude, longitude, _captured_at(exif))
+    return CameraMetadata(latitude, longitude, _captured_at(exif))
 
 
 def _captured_at(exif: Image.Exif) -> str:

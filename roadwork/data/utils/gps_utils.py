@@ -235,12 +235,12 @@ def normalize_gps(
     if latitude is not None and longitude is not None:
         coordinates[:, 0] = _degrees_column(latitude, "latitude", row_names)
         coordinates[:, 1] = _degrees_column(longitude, "longitude", row_names)
-        _refuse_halves(coordinates, row_names)
+        _check_halves(coordinates, row_names)
     n_from_floats = int((~np.isnan(coordinates[:, 0])).sum())
     if gps_text is not None:
         _fill_from_text(coordinates, gps_text, row_names)
     n_from_text = int((~np.isnan(coordinates[:, 0])).sum()) - n_from_floats
-    _refuse_out_of_range(coordinates, row_names)
+    _check_range(coordinates, row_names)
 
     zero_rows = np.flatnonzero((coordinates == 0).all(axis=1))
     coordinates[zero_rows] = np.nan
@@ -272,7 +272,9 @@ def _degrees_column(values: Sequence[Any] | np.ndarray, axis: str, row_names: Se
         if angle.axis not in ("", axis):
             problems[row] = f"{value!r}: its letter says {angle.axis}"
         degrees[row] = angle.degrees
-    _refuse(problems, row_names, f"have a {axis} that cannot be read", "Write degrees as numbers, or leave it empty.")
+    _raise_for_rows(
+        problems, row_names, f"have a {axis} that cannot be read", "Write degrees as numbers, or leave it empty."
+    )
     return degrees
 
 
@@ -288,7 +290,7 @@ def _fill_from_text(
         except ValueError as error:
             if not _is_missing(value):
                 problems[row] = f"{str(value)[:80]!r}: {error}"
-    _refuse(problems, row_names, "have a GPS text that cannot be read", f"Accepted: {ACCEPTED_FORMS}.")
+    _raise_for_rows(problems, row_names, "have a GPS text that cannot be read", f"Accepted: {ACCEPTED_FORMS}.")
 
 
 def _as_text(value: Any) -> str:
@@ -304,14 +306,14 @@ def _is_missing(value: Any) -> bool:
     return _MISSING_WORDS.issuperset(re.split(r"[\s,;:(){}\[\]\"']+", _as_text(value).lower()))
 
 
-def _refuse_halves(coordinates: np.ndarray, row_names: Sequence[str] | np.ndarray) -> None:
+def _check_halves(coordinates: np.ndarray, row_names: Sequence[str] | np.ndarray) -> None:
     is_nan = np.isnan(coordinates)
     halves = np.flatnonzero(is_nan[:, 0] != is_nan[:, 1])
     problems = {row: "latitude {:g}, longitude {:g}".format(*coordinates[row]) for row in halves.tolist()}
-    _refuse(problems, row_names, "have only one of latitude and longitude", "Fill in both, or neither.")
+    _raise_for_rows(problems, row_names, "have only one of latitude and longitude", "Fill in both, or neither.")
 
 
-def _refuse_out_of_range(coordinates: np.ndarray, row_names: Sequence[str] | np.ndarray) -> None:
+def _check_range(coordinates: np.ndarray, row_names: Sequence[str] | np.ndarray) -> None:
     size = np.abs(coordinates)
     is_outside = (size[:, 0] > 90) | (size[:, 1] > 180)
     is_swapped = is_outside & (size[:, 1] <= 90) & (size[:, 0] <= 180)
@@ -323,10 +325,10 @@ def _refuse_out_of_range(coordinates: np.ndarray, row_names: Sequence[str] | np.
             f" Swapping the two would make {is_swapped.sum()} of them valid: the columns are probably exchanged; "
             "map them with data.columns.latitude=COLUMN data.columns.longitude=COLUMN."
         )
-    _refuse(problems, row_names, "are out of range", remedy)
+    _raise_for_rows(problems, row_names, "are out of range", remedy)
 
 
-def _refuse(problems: dict[int, str], row_names: Sequence[str] | np.ndarray, what: str, remedy: str) -> None:
+def _raise_for_rows(problems: dict[int, str], row_names: Sequence[str] | np.ndarray, what: str, remedy: str) -> None:
     """Raises one error for all problem rows, naming the first ones."""
     if not problems:
         return

@@ -22,12 +22,12 @@ _ROWS_LOOKED_AT = 1000
 _KM_PER_DEGREE = math.radians(1) * EARTH_RADIUS_KM
 
 
-def grain_km(decimals: int | None) -> float:
+def rounding_step_km(decimals: int | None) -> float:
     """How far apart, north to south, positions of so many decimals are; 0 where they are kept whole."""
     return 0.0 if decimals is None else _KM_PER_DEGREE * 10.0**-decimals
 
 
-def coarsen(gps: np.ndarray, decimals: int | None) -> np.ndarray:
+def round_positions(gps: np.ndarray, decimals: int | None) -> np.ndarray:
     """(N, 2) latitude, longitude rounded to ``decimals`` of a degree; None gives them unchanged, NaN stays NaN.
 
     One decimal is about 11 km, two 1.1 km. East to west the same step is shorter by the cosine of the latitude, so
@@ -40,11 +40,11 @@ def coarsen(gps: np.ndarray, decimals: int | None) -> np.ndarray:
     return rounded
 
 
-def coarsen_km(distance_km: np.ndarray, decimals: int | None) -> np.ndarray:
+def round_distances(distance_km: np.ndarray, decimals: int | None) -> np.ndarray:
     """(N,) distances rounded to whole steps of the same grain, so that they do not give a rounded place away."""
     if decimals is None:
         return distance_km
-    step = grain_km(decimals)
+    step = rounding_step_km(decimals)
     rounded: np.ndarray = np.round(np.asarray(distance_km, dtype=np.float64) / step) * step
     return rounded
 
@@ -64,13 +64,13 @@ def position_columns(frame: pd.DataFrame, gps: np.ndarray, decimals: int | None)
     for position, name in enumerate(frame.columns):
         words = re.split(r"[\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", str(name)).lower())
         values = frame.iloc[known, position]
-        telling = sum(_tells(str(value), gps[row], decimals) for row, value in zip(known, values, strict=True))
+        telling = sum(_reveals(str(value), gps[row], decimals) for row, value in zip(known, values, strict=True))
         if not _POSITION_WORDS.isdisjoint(words) or 2 * telling > values.notna().sum():
             found.append(name)
     return found
 
 
-def _tells(text: str, position: np.ndarray, decimals: int) -> bool:
+def _reveals(text: str, position: np.ndarray, decimals: int) -> bool:
     """Whether a number with more decimals lies within a step of the latitude or longitude."""
     numbers = [float(match[0]) for match in _DECIMAL.finditer(text) if len(match[1]) > decimals]
     return any(abs(number - degrees) < 10.0**-decimals for number in numbers for degrees in position)

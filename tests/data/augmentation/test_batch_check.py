@@ -27,8 +27,8 @@ class Arriving:
 @pytest.fixture
 def check(monkeypatch):
     """The check as it is on a GPU."""
-    monkeypatch.setattr(batch_check, "_runs_ahead", lambda device: True)
-    monkeypatch.setattr(batch_check, "HostCopy", Arriving)
+    monkeypatch.setattr(batch_check, "_is_asynchronous", lambda device: True)
+    monkeypatch.setattr(batch_check, "AsyncHostCopy", Arriving)
     return BatchCheck()
 
 

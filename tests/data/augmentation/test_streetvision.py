@@ -100,12 +100,12 @@ def test_fading_scales_chroma_then_values(pixels, chroma, value):
     y = 0.299 * red + 0.587 * green + 0.114 * blue
     cb, cr = 0.564 * (blue - y) * chroma, 0.713 * (red - y) * chroma
     expected = value * np.stack([y + 1.403 * cr, y - 0.344 * cb - 0.714 * cr, y + 1.773 * cb], axis=-1)
-    ours = to_levels(distortions.fade(to_batch(pixels), torch.tensor([chroma]), torch.tensor([value])))
+    ours = to_levels(distortions.scale_chroma(to_batch(pixels), torch.tensor([chroma]), torch.tensor([value])))
     assert np.abs(ours - expected).max() < 0.6  # those weights have three digits
 
 
 def test_fading_to_nothing_is_grey(pixels):
-    grey = distortions.fade(to_batch(pixels), torch.zeros(1), torch.ones(1))
+    grey = distortions.scale_chroma(to_batch(pixels), torch.zeros(1), torch.ones(1))
     assert torch.allclose(grey[:, 0], grey[:, 2])
 
 
@@ -119,7 +119,7 @@ def test_coarsening_is_bilinear_without_antialiasing(pixels, factor):
     expected = pixels.astype(float)
     for length in (224 // factor, 224):
         expected = resize(resize(expected, length).swapaxes(0, 1), length).swapaxes(0, 1)
-    ours = to_levels(distortions.coarsen(to_batch(pixels), factor))
+    ours = to_levels(distortions.downsample(to_batch(pixels), factor))
     assert np.abs(ours - expected).max() < 0.01
 
 
@@ -231,7 +231,7 @@ def test_strengths_are_uniform_and_independent(level, choices):
 
 def test_distortions_run_in_validator_order_with_their_strength(monkeypatch, pixels):
     done = []
-    for name in ("fade", "coarsen", "add_noise", "blur"):
+    for name in ("scale_chroma", "downsample", "add_noise", "blur"):
         real = getattr(distortions, name)
 
         def record(images, *values, name=name, real=real, **named):
@@ -243,7 +243,7 @@ def test_distortions_run_in_validator_order_with_their_strength(monkeypatch, pix
     before = images.clone()
     distortions.distort_(images, torch.tensor([[0, 0, 0, 0, 0], [1, 2, 1, 2, 2], [2, 0, 2, 1, 1]]))
     names = [name for name, *_ in done]
-    assert names == ["fade", "coarsen", "coarsen", "add_noise", "blur", "blur"]
+    assert names == ["scale_chroma", "downsample", "downsample", "add_noise", "blur", "blur"]
     values = [np.ravel(values).round(4).tolist() for _, *values in done]
     assert values == [[0.4, 0.3, 0.725, 1.0], [2], [3], [0.002, 0.001], [7], [9]]
     changed = (images != before).flatten(1).any(1)

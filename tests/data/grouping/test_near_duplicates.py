@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from roadwork.data.grouping.near_duplicates import ImageHashes, find_near_duplicates, hash_image, image_hashes
-from roadwork.data.grouping.proximity import unite
+from roadwork.data.grouping.proximity import component_labels
 from roadwork.data.images import FileImages
 from roadwork.data.local import read_local
 from roadwork.data.table import SampleTable
@@ -73,7 +73,7 @@ def test_reencoded_resized_or_brighter_copies_are_found(demo):
     thumbnails = np.concatenate([hashes.thumbnails, [pixels for _, pixels in copies]])
     pairs = find_near_duplicates(table_of(len(values)), hashes_of(values, thumbnails))
     scene = np.r_[np.arange(len(table)), np.repeat(rows, n_variants)]
-    united = unite(len(values), pairs)
+    united = component_labels(len(values), pairs)
     assert (united[len(table) :] == united[scene[len(table) :]]).all()
     sequence = table.sequence_ids[scene]
     assert (sequence[pairs[:, 0]] == sequence[pairs[:, 1]]).all()
@@ -136,13 +136,13 @@ def test_many_images_of_one_hash_are_linked_in_linear_time():
     assert time.process_time() - start < 20
     assert len(pairs) == 50_000 - 20
     assert (of_row[pairs[:, 0]] == of_row[pairs[:, 1]]).all()
-    assert len(set(unite(50_000, pairs))) == 20
+    assert len(set(component_labels(50_000, pairs))) == 20
 
 
 def test_images_of_one_hash_are_compared_with_other_hashes():
     thumbnails = np.repeat(noise(1), 101, axis=0)
     pairs = find_near_duplicates(table_of(101), hashes_of([7] * 100 + [6], thumbnails))
-    assert len(set(unite(101, pairs))) == 1
+    assert len(set(component_labels(101, pairs))) == 1
 
 
 def test_too_many_scenes_of_one_hash_are_warned_about(caplog):
