@@ -18,7 +18,7 @@ from roadwork.data.augmentation.streetvision import (
     StreetVisionAugmentation,
     draw_crops,
     draw_views,
-    show,
+    render_views,
     view_matrices,
 )
 from roadwork.settings import TrainAugmentationSettings
@@ -59,7 +59,7 @@ def test_views_equal_pillow_rotate_crop_and_resize(aspect, angle_deg, side, righ
     expected = np.asarray(turned.crop(box).resize((224, 224), Image.Resampling.BILINEAR), dtype=float)
     squashed = to_batch(photo.resize((224, 224), Image.Resampling.BICUBIC))
     matrices = view_matrices(torch.tensor([angle_deg]), torch.tensor([side]), torch.tensor([[right, down]]), aspect)
-    ours = to_levels(show(squashed, matrices))
+    ours = to_levels(render_views(squashed, matrices))
     difference = np.abs(ours - expected)
     assert difference.mean() < 1.0
     assert np.percentile(difference, 99) < 6  # the border to the black is a pixel wide
@@ -79,7 +79,9 @@ def test_bilinear_sampling_beats_nearest_pixels_of_a_small_copy():
     matrices = view_matrices(torch.tensor([11]), torch.tensor([0.75]), torch.zeros(1, 2), 4 / 3)
     grid = F.affine_grid(matrices[:, :2], [1, 3, 224, 224], align_corners=False)
     nearest = F.grid_sample(squashed, grid, mode="nearest", align_corners=False)
-    ours, other = (np.abs(to_levels(images) - expected).mean() for images in (show(squashed, matrices), nearest))
+    ours, other = (
+        np.abs(to_levels(images) - expected).mean() for images in (render_views(squashed, matrices), nearest)
+    )
     assert ours < 0.8 * other
 
 
@@ -90,7 +92,7 @@ def test_level_0_is_the_centre_square(aspect):
     left, top = (photo.width - side) // 2, (photo.height - side) // 2
     square = photo.crop((left, top, left + side, top + side)).resize((224, 224), Image.Resampling.BILINEAR)
     squashed = to_batch(photo.resize((224, 224), Image.Resampling.BICUBIC))
-    ours = to_levels(show(squashed, draw_views(torch.zeros(1, dtype=torch.bool), aspect)))
+    ours = to_levels(render_views(squashed, draw_views(torch.zeros(1, dtype=torch.bool), aspect)))
     assert np.abs(ours - np.asarray(square, dtype=float)).mean() < 1.0
 
 
@@ -273,7 +275,7 @@ def test_distortions_run_at_224_pixels_for_any_input_size(monkeypatch, size):
 def test_downsampling_a_large_picture_skips_no_pixel():
     board = (torch.arange(448).view(-1, 1) + torch.arange(448)).remainder(2).float().expand(1, 3, -1, -1)
     views = draw_views(torch.zeros(1, dtype=torch.bool), 1.0)
-    assert (show(board, views) - 0.5).abs().max() < 1e-3
+    assert (render_views(board, views) - 0.5).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("aspect", [0.1, 6, math.nan])
