@@ -82,11 +82,8 @@ def image_hashes(source: ImageSource, names: np.ndarray, cache: Path) -> ImageHa
         cache: an npz file; created if missing, and rebuilt if damaged.
     """
     n = len(names)
-    keys = np.fromiter(
-        _map_in_threads(lambda row: _image_key(source, row, names[row]), range(n), "Fingerprinting images"),
-        np.uint64,
-        n,
-    )
+    numbers = _map_in_threads(lambda row: _image_key(source, row, names[row]), range(n), "Fingerprinting images")
+    keys = np.fromiter(numbers, np.uint64, n)
     found = _read_cache(cache, keys)
     missing = np.flatnonzero(~found.known & (keys != 0))
     todo = _map_in_threads(lambda row: _hash(source, row), missing.tolist(), "Hashing images")

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import shutil
 
 import numpy as np
@@ -75,10 +76,7 @@ def test_changed_photo_is_read_from_source_until_prepared_again(photo_set, caplo
     changed = table.filenames.tolist().index(photo_set.rows[3]["filename"])
     assert np.flatnonzero(~copy.has).tolist() == [changed]
     assert copy.image(changed, 32) is None
-    assert (
-        f"is stale: 1 rows' photos have changed since (first {photo_set.rows[3]['filename']}). Those are read from the "
-        "photos. Run `roadwork prepare`" in caplog.text
-    )
+    assert re.search(rf"\b1 .*changed.*{photo_set.rows[3]['filename']}.*`roadwork prepare`", caplog.text)
     plan, summary = photo_set.prepare()
     assert (plan.rows.tolist(), summary.n_written, summary.n_held) == ([changed], 1, photo_set.N_PHOTOS)
     caplog.clear()
