@@ -165,7 +165,7 @@ class BatchAugmentation(nn.Module):
             Images (B, 3, img_size, img_size) in [0, 1] of the same dtype, and labels.
 
         Raises:
-            DataError: images or labels have a wrong shape, dtype or range; on a GPU a wrong range is reported one call later.
+            DataError: wrong shape, dtype or range; on a GPU a wrong range is reported one call later.
         """
         self.check(images, labels)
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):

@@ -135,9 +135,7 @@ def _change_light(images: Tensor) -> Tensor:
 def _blur(images: Tensor) -> Tensor:
     """Motion blur with kornia, with replicated borders and bilinear rotation of the kernel."""
     count, longest = len(images), max(3, images.shape[-1] // 32)
-    size = 1 + 2 * int(
-        torch.randint(1, (longest + 1) // 2, (1,))
-    )  # odd; one size for all images, since they share a call
+    size = 1 + 2 * int(torch.randint(1, (longest + 1) // 2, (1,)))  # odd, and shared by all images
     angles_deg, directions = (to_device(uniform(count, -limit, limit), images.device) for limit in (180, 0.5))
     blurred: Tensor = motion_blur(images, size, angles_deg, directions, border_type="replicate", mode="bilinear")
     return blurred

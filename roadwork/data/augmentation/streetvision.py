@@ -180,8 +180,8 @@ class StreetVisionAugmentation(BatchAugmentation):
     Labels are unchanged, (B,) int64, even if a crop misses the roadwork, as in the validator.
 
     Batches hold whole photos squashed to squares, while challenges are squares cropped from photos. So the photo's
-    aspect is needed to restore the proportions (docs/decisions/0010). Rotation and crop are one bilinear resampling. The
-    validator rotates with nearest-neighbour sampling, but on the photo's much finer pixels.
+    aspect is needed to restore the proportions (docs/decisions/0010). Rotation and crop are one bilinear resampling.
+    The validator rotates with nearest-neighbour sampling, but on the photo's much finer pixels.
     """
 
     def __init__(self, img_size: int, *, photo_aspect: float = DEFAULT_ASPECT) -> None:

@@ -185,7 +185,7 @@ def _check_made_from(splits: Splits, table: SampleTable, rows: dict[str, int], t
         share = _shares(rows, train_only)[name]
         if abs(share - recorded) > RECORD_TOLERANCE:
             raise SplitError(
-                f"{splits.source} records a share of {recorded:.2%} for {name}, but it is {share:.2%}. {RERUN_HINT}"
+                f"{splits.source}: {name} should have {recorded:.2%} of the rows, but has {share:.2%}. {RERUN_HINT}"
             )
 
 

@@ -254,7 +254,7 @@ def _check_held_out(table: SampleTable, test: np.ndarray, rest: np.ndarray, wher
     counts = np.bincount(table.labels[test], minlength=2)
     if not counts.all():
         raise SplitError(
-            f"val_test would be the rows {where}, without those set aside: {counts[0]:,} of label 0 and {counts[1]:,} "
+            f"val_test would be the rows {where} that are not set aside: {counts[0]:,} of label 0 and {counts[1]:,} "
             f"of label 1. It needs both labels. {remedy}"
         )
     if not rest.any():

@@ -137,7 +137,7 @@ def _check_assignment(splits: Splits, table: SampleTable, names: np.ndarray) -> 
 def _log_set_aside(table: SampleTable, new: np.ndarray, leaking: np.ndarray, buffer_km: float) -> None:
     shown = ", ".join(map(str, table.ids[leaking][:_SHOWN]))
     logger.warning(
-        "%s of %s train-only rows of data.extra are set aside: they, or rows of their sequence or scene, are "
+        "%s of %s rows of data.extra (train-only) are set aside: they, or rows of their sequence or scene, are "
         "near-duplicates of rows in another split, or within %g km of one (first %s).",
         *(f"{leaking.sum():,}", f"{new.sum():,}", buffer_km, shown),
     )

@@ -47,10 +47,10 @@ def test_a_later_batch_is_named_at_the_next_call(check):
 
 def test_later_batches_are_not_waited_for(check):
     check(GOOD, LABELS)
-    first = check.late
+    first = check.pending
     check(GOOD, LABELS)
     assert first.reads == 2
-    assert check.late.reads == 0
+    assert check.pending.reads == 0
 
 
 def test_form_is_checked_at_once(check):
@@ -71,6 +71,6 @@ def test_on_a_cpu_every_batch_is_checked_before_it_is_used():
 def test_pending_checks_are_not_pickled(check):
     check(GOOD, LABELS)
     for other in (pickle.loads(pickle.dumps(check)), copy.deepcopy(check)):
-        assert other.late is None
+        assert other.pending is None
         with pytest.raises(DataError):
             other(BAD, LABELS)

@@ -237,9 +237,8 @@ class TestPins:
         pins = np.where(ROW < 20, "val_test", "")
         names = names_of(table_of(pin=pins), groups_of(set_aside=[3]), pin_column="pin")
         assert names[3] == ""
-        assert caplog.messages == [
-            "1 pinned rows are set aside: they lie within the buffer of another part of their group."
-        ]
+        [message] = caplog.messages
+        assert "1 pinned rows" in message
 
     def test_two_pins_in_one_group(self):
         pins = np.select([ROW == 41, ROW == 43], ["train", "val_test"], "")
