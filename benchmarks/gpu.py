@@ -210,7 +210,7 @@ class RoadworkStep:
     def __call__(self, batches: TimedBatches) -> float:
         from roadwork.training.callbacks.ema_callback import EMACallback
         from roadwork.training.callbacks.mcc_callback import MCCCallback
-        from roadwork.training.callbacks.metrics_log import LossCallback
+        from roadwork.training.callbacks.metrics_callbacks import LossCallback
 
         ema = EMACallback(self.module.model, self.settings.ema_decay, self.settings.ema_warmup)
         trainer = L.Trainer(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -17,6 +19,8 @@ from yaml import YAMLError  # type: ignore[import-untyped]  # it ships no types
 from roadwork.core.errors import ConfigError
 from roadwork.settings import Settings
 
+COMMAND_LINE = "the command line"
+
 _PACKAGE = Path(__file__).resolve().parent
 # Mappings of the user's own keys, which replace the default as a whole.
 _REPLACED = ("data.splits", "data.class_names")
@@ -24,7 +28,7 @@ _FORMS: dict[Any, str] = {list: "a list, such as [a, b]", dict: "a mapping, such
 
 
 def config_folders() -> list[Path]:
-    """Where configuration files are looked for: `./configs`, then the checkout, then the wheel."""
+    """The folders with configuration files, in order of search: `./configs`, the checkout's, the wheel's."""
     return [Path("configs"), _PACKAGE.parent / "configs", _PACKAGE / "configs"]
 
 
@@ -48,62 +52,126 @@ def find_config(path: str | Path) -> Path:
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
-    """Reads a configuration file, composes its groups and applies `key=value` overrides.
+    """The checked configuration of a YAML file: defaults, its groups, the file itself, then `key=value` overrides.
 
     An override whose key is a group (`model=vit_base`) chooses that group's file.
 
     Raises:
         ConfigError: a file, key or value that cannot be used.
     """
+    return _compose([layer for _, layer in read_layers(path, overrides)])
+
+
+def read_layers(path: str | Path, overrides: Sequence[str] = ()) -> list[tuple[str, dict[str, Any]]]:
+    """The mappings that `load_config` merges, each with its source: a file, or the command line. Later ones win.
+
+    Raises:
+        ConfigError: a file or an override that cannot be read.
+    """
     file = find_config(path)
     config = load_yaml(file)
-    chosen = dict(_groups_of(config))
-    values: list[str] = []
+    groups, values = dict(_groups_of(config)), OmegaConf.create()
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator or not re.fullmatch(r"[\w.]+", key):
             raise ConfigError(f"{override!r} is not an override. Allowed: key=value, for example training.epochs=5.")
-        if key in chosen:
-            chosen[key] = value
-        else:
-            values.append(override)
-    config.defaults = [{group: name} for group, name in chosen.items()]
-    for value in values:
+        if key in groups:
+            groups[key] = value
+            continue
         try:
-            config = cast("DictConfig", OmegaConf.merge(config, OmegaConf.from_dotlist([value])))
+            values = cast("DictConfig", OmegaConf.merge(values, OmegaConf.from_dotlist([override])))
         except (OmegaConfBaseException, YAMLError, TypeError) as error:  # TypeError: a list for a mapping
-            raise ConfigError(f"The override {value!r} cannot be read: {_first_line(error)}") from error
-    return compose_config(config)
+            raise ConfigError(f"The override {override!r} cannot be read: {_first_line(error)}") from error
+    layers = [_load_group(group, name) for group, name in groups.items()]
+    layers.append((str(file), _without_defaults(config)))
+    return [*layers, (COMMAND_LINE, _plain(values))] if values else layers
 
 
 def compose_config(config: DictConfig) -> DictConfig:
     """The full configuration: defaults, then the groups that `config.defaults` names, then `config` on top.
 
-    Composing a composed configuration changes nothing, and the argument is never changed.
+    The argument is never changed. A composed configuration is checked and copied; no file is read again.
 
     Raises:
         ConfigError: an unknown key (with the nearest known one), or a value of the wrong type or range.
     """
-    own = {key: value for key, value in _plain(config).items() if key != "defaults"}
-    layers = [{group: _plain(_load_group(group, name))} for group, name in _groups_of(config)]
-    for layer in (*layers, own):
+    if is_composed(config):
+        _to_checked_settings(config)
+        return copy.deepcopy(config)
+    groups = [layer for _, layer in (_load_group(group, name) for group, name in _groups_of(config))]
+    return _compose([*groups, _without_defaults(config)])
+
+
+def to_settings(config: DictConfig) -> Settings:
+    """The configuration as typed, checked dataclasses, interpolations resolved.
+
+    Raises:
+        ConfigError: as `compose_config`.
+    """
+    return _to_checked_settings(config if is_composed(config) else compose_config(config))
+
+
+def is_composed(config: DictConfig) -> bool:
+    """Whether a configuration comes from `load_config` or `compose_config`; OmegaConf then knows its schema."""
+    return OmegaConf.get_type(config) is Settings
+
+
+def _compose(layers: Sequence[dict[str, Any]]) -> DictConfig:
+    for layer in layers:
         _check_keys(layer, Settings)
-    try:
-        merged = OmegaConf.merge(*({k: v for k, v in layer.items() if v is not None} for layer in (*layers, own)))
+    _drop_stale_model_config(layers)
+    with _config_errors():
+        merged = OmegaConf.create()
+        for layer in layers:
+            given = {key: value for key, value in layer.items() if value is not None}
+            _check_same_forms(_plain(merged), given)
+            merged = cast("DictConfig", OmegaConf.merge(merged, given))
         schema = OmegaConf.structured(Settings)
+        schema.model.pretrained = None  # decided for the default name already
         for key in _REPLACED:
             if OmegaConf.select(merged, key, throw_on_resolution_failure=False):
                 OmegaConf.update(schema, key, {}, merge=False)
         composed = cast("DictConfig", OmegaConf.merge(schema, merged))
-        OmegaConf.to_object(composed)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key or 'The configuration'}: {_first_line(error)}") from error
+        composed.model.pretrained = cast("Settings", OmegaConf.to_object(composed)).model.pretrained  # null no more
     return composed
 
 
-def to_settings(config: DictConfig) -> Settings:
-    """The configuration as typed, checked dataclasses, interpolations resolved."""
-    return cast("Settings", OmegaConf.to_object(compose_config(config)))
+def _to_checked_settings(composed: DictConfig) -> Settings:
+    _check_keys(_plain(composed), Settings)  # users can add keys with OmegaConf.open_dict
+    with _config_errors():
+        return cast("Settings", OmegaConf.to_object(composed))
+
+
+@contextmanager
+def _config_errors() -> Iterator[None]:
+    try:
+        yield
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key or 'The configuration'}: {_first_line(error)}") from error
+
+
+def _drop_stale_model_config(layers: Sequence[dict[str, Any]]) -> None:
+    """Removes, in place, each `model.config` that describes another network than the one named later.
+
+    A layer with a new `model.name` drops the earlier `model.config` unless it extends it with fields of its own. An
+    earlier one without `model_type` is dropped in any case: its type was the earlier name. So does an empty
+    `model.config`.
+    """
+    name: str | None = None
+    earlier: list[dict[str, Any]] = []
+    for layer in layers:
+        model = layer.get("model") or {}
+        if "config" in model and not model["config"]:
+            model["config"] = {}
+            is_stale = True
+        else:
+            has_type = any("model_type" in (before.get("config") or {}) for before in earlier)
+            is_stale = name not in (None, model.get("name", name)) and not ("config" in model and has_type)
+        if is_stale:
+            for before in earlier:
+                before.pop("config", None)
+        name = model.get("name", name)
+        earlier.append(model)
 
 
 def load_yaml(file: Path) -> DictConfig:
@@ -142,17 +210,22 @@ def _groups_of(config: DictConfig) -> list[tuple[str, str]]:
     return groups
 
 
-def _load_group(group: str, name: str) -> DictConfig:
+def _load_group(group: str, name: str) -> tuple[str, dict[str, Any]]:
+    """The file of a group, and its content under the group's key."""
     for folder in config_folders():
         file = folder / group / f"{name}.yaml"
         if file.is_file():
-            loaded = load_yaml(file)
+            loaded = _plain(load_yaml(file))
             # Users' older files nest everything under the group's name once more.
-            return cast("DictConfig", loaded[group]) if set(loaded) == {group} else loaded
+            return str(file), {group: loaded[group] if set(loaded) == {group} else loaded}
     known = sorted({p.stem for folder in config_folders() for p in (folder / group).glob("*.yaml")})
     raise ConfigError(
         f"There is no configs/{group}/{name}.yaml. Allowed for {group}: {', '.join(known) or 'none found'}."
     )
+
+
+def _without_defaults(config: DictConfig) -> dict[str, Any]:
+    return {key: value for key, value in _plain(config).items() if key != "defaults"}
 
 
 def _check_keys(value: Any, schema: type, prefix: str = "") -> None:
@@ -183,7 +256,7 @@ def _check_keys(value: Any, schema: type, prefix: str = "") -> None:
 
 
 def _check_form(value: Any, hint: Any, key: str) -> None:
-    """Raises ConfigError where something came in a list's or a mapping's place, of which OmegaConf names no key."""
+    """Raises ConfigError, with the key that OmegaConf leaves out, if a list or a mapping is expected but not given."""
     kinds = [kind for kind in (get_args(hint) if get_origin(hint) is UnionType else (hint,)) if kind is not NoneType]
     forms = {get_origin(kind) for kind in kinds}
     if value is None or not forms <= set(_FORMS) or (isinstance(value, str) and "${" in value):
@@ -193,6 +266,16 @@ def _check_form(value: Any, hint: Any, key: str) -> None:
     if isinstance(value, list):
         for number, entry in enumerate(value):
             _check_form(entry, get_args(kinds[0])[0], f"{key}[{number}]")
+
+
+def _check_same_forms(before: dict[str, Any], given: dict[str, Any], prefix: str = "") -> None:
+    """Raises ConfigError if a list is given for a mapping or the other way round, below a key of any form."""
+    for key, value in given.items():
+        old = before.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            _check_same_forms(old, value, f"{prefix}{key}.")
+        elif {type(old), type(value)} == {dict, list}:
+            raise ConfigError(f"{prefix}{key} is {value!r}; allowed: {_FORMS[type(old)]}.")
 
 
 def _entries(value: Any, key: str) -> list[Any]:

@@ -87,6 +87,14 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def fits(tmp_path_factory: pytest.TempPathFactory):
+    """Fits of a tiny network on photos that a module's tests share."""
+    from fixtures.tiny_fits import TinyFits
+
+    return TinyFits(tmp_path_factory.mktemp("fits"))
+
+
+@pytest.fixture(scope="module")
 def browser():
     """A headless chromium, driven by playwright. Not for the whole session: while it is open no other loop may run."""
     from playwright.sync_api import sync_playwright

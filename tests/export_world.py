@@ -9,8 +9,7 @@ from omegaconf import OmegaConf
 
 from roadwork.config import load_config, to_settings
 from roadwork.models.build import build_model
-from roadwork.training.lora.apply import apply_adapter
-from roadwork.training.trainers.base_trainer import STEPS_BEFORE_FIT
+from roadwork.training.lora.apply import adapt_network
 
 NETWORKS = TINY_NETWORKS | {
     "siglip": {
@@ -36,7 +35,7 @@ def make_untrained_run(folder: Path, model_type: str = "resnet", adapter: str = 
     settings = to_settings(cfg)
     torch.manual_seed(0)
     network = build_model(settings.model, SIZE)
-    network = apply_adapter(network, adapter, rank=settings.training.adapter_rank, total_steps=STEPS_BEFORE_FIT)
+    network = adapt_network(network, settings.training)
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.requires_grad:  # an adapter starts as one that changes nothing, and would merge unseen

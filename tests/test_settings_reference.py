@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
+from typing import get_args, get_type_hints
 
 from omegaconf import OmegaConf
 
-from roadwork.settings import Settings
+from roadwork.settings import AUGMENTATION_MODES, Settings, reference
+from roadwork.settings.limits import above
 from roadwork.settings.reference import describe_settings
 
 
@@ -17,15 +19,12 @@ class Inner:
 
     Twice the rank has twice the parameters.
     """
-    # A comment is the description
-    # where no docstring follows.
-    alpha: float | None = None
+    alpha: float | None = field(default=None, metadata=above(0))
 
 
 @dataclass
 class Outer:
     name: str
-    # The comment loses against the docstring.
     layers: list[str] = field(default_factory=lambda: ["q", "v"])
     """Layers to train."""
     inner: Inner = field(default_factory=Inner)
@@ -33,12 +32,32 @@ class Outer:
     plain: bool = True
 
 
-def test_description_is_docstring_or_comment():
+def test_description_is_the_docstring():
     described = {entry.key: entry.description for entry in describe_settings(Outer)}
     assert described["inner.rank"] == "Rank of the matrices.\n\nTwice the rank has twice the parameters."
-    assert described["inner.alpha"] == "A comment is the description where no docstring follows."
     assert described["layers"] == "Layers to train."
     assert described["plain"] == ""
+
+
+def test_allowed_values_come_from_the_limits():
+    allowed = {entry.key: entry.allowed for entry in describe_settings(Outer)}
+    assert (allowed["inner.alpha"], allowed["plain"]) == ("a number above 0, or null", "")
+    shipped = {entry.key: entry.allowed for entry in describe_settings()}
+    assert shipped["training.adapter"] == "none, lora, dora, adalora, vera, ia3"
+    assert shipped["data.augmentation.train.mode"] == ", ".join(AUGMENTATION_MODES)
+    assert shipped["data.dataloader.batch_size"] == "auto, or a whole number >= 1"
+
+
+def test_every_setting_has_a_docstring():
+    assert [entry.key for entry in describe_settings() if not entry.description] == []
+
+
+def test_every_group_has_a_docstring():
+    schemas = [Settings]
+    for schema in schemas:  # grows while it is read
+        undocumented = [name for name, (_, text) in reference._read_source(schema).items() if not text]
+        assert undocumented == [], schema
+        schemas += [t for h in get_type_hints(schema).values() for t in (h, *get_args(h)) if is_dataclass(t)]
 
 
 def test_types_and_defaults_as_yaml():

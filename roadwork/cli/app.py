@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
@@ -43,7 +42,7 @@ class _OrderedGroup(TyperGroup):
     """Lists commands in the order of `PANELS`; Typer would list sub-applications such as `experiment` last."""
 
     @override
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         def panel(name: str) -> int:
             return PANELS.index(str(getattr(self.commands[name], "rich_help_panel", PANELS[-1])))
 

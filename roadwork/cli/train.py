@@ -101,13 +101,13 @@ def prove_and_train(datamodule: NATIXDataModule, resume_from: Path | None, *, dr
     from roadwork.preflight.dry_run import run_dry
     from roadwork.runs.listing import name_run
     from roadwork.runs.lock import check_unclaimed
-    from roadwork.training.distributed import Team
+    from roadwork.training.distributed import ProcessGroup
     from roadwork.training.trainers.factory import prepare_trainer, set_batch_size
     from roadwork.training.trainers.resume import check_same_configuration
 
-    team = Team(datamodule.settings.training)
+    group = ProcessGroup(datamodule.settings.training)
     wiring: list[WireRow] = []
-    if team.is_first:
+    if group.is_rank_zero:
         if resume_from:
             print(f"Resuming {resume_from}")
             check_unclaimed(resume_from)
@@ -119,16 +119,17 @@ def prove_and_train(datamodule: NATIXDataModule, resume_from: Path | None, *, dr
         print_wiring(wiring)
     if dry_run:
         return
-    set_batch_size(team.share(datamodule.settings.data.dataloader.batch_size), datamodule)
-    trainer = prepare_trainer(datamodule)  # the dry run has moved the other one's weights
+    set_batch_size(group.broadcast(datamodule.settings.data.dataloader.fixed_batch_size), datamodule)
+    if not group.is_rank_zero:
+        trainer = prepare_trainer(datamodule)
     try:
-        folder = trainer.fit(datamodule, resume_from, [asdict(row) for row in wiring])
+        folder = trainer.fit(datamodule, resume_from, [asdict(row) for row in wiring], group)
     except RunStoppedError as error:
-        if not team.is_first:  # it has stopped as it was to; the first one says so
+        if not group.is_rank_zero:  # rank zero reports it
             return
         error.way_on = f"`roadwork resume {name_run(trainer.run_folder)}`"
         raise
-    if not team.is_first:
+    if not group.is_rank_zero:
         return
     epochs, latest = trainer.trainer.current_epoch, _latest(datamodule)
     print(f"Best val_select MCC {trainer.mcc_callback.best_mcc:.4f} in {epochs} epochs. The run is in {folder}")

@@ -212,16 +212,11 @@ class NATIXDataModule(L.LightningDataModule):
     def _loader(self, split: str, sampler: Sampler[int] | range) -> ResumableLoader:
         dataset = self.datasets[split]
         settings = self.settings.data.dataloader
-        if settings.batch_size == "auto":
-            raise ConfigError(
-                "data.dataloader.batch_size is auto, which takes a network to try: `roadwork train` finds it. "
-                "Without one, give a number."
-            )
         workers = self._choose_workers(dataset.store)
         on_gpu = torch.cuda.is_available() and self.settings.training.accelerator != "cpu"
         return ResumableLoader(
             dataset,  # type: ignore[arg-type]  # its items become dicts in collate
-            batch_size=settings.batch_size,
+            batch_size=settings.fixed_batch_size,
             sampler=sampler,
             collate_fn=collate,
             num_workers=workers,

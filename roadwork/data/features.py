@@ -112,7 +112,7 @@ def _run_backbone(
     dataloader = settings.data.dataloader
     loader: DataLoader[dict[str, Any]] = DataLoader(
         RoadworkDataset(ledger.table, rows, ImageStore(source, settings.data.img_size)),  # type: ignore[arg-type]  # its items become dicts in collate
-        batch_size=DEFAULT_BATCH_SIZE if dataloader.batch_size == "auto" else dataloader.batch_size,
+        batch_size=DEFAULT_BATCH_SIZE if dataloader.batch_size == "auto" else dataloader.fixed_batch_size,
         collate_fn=collate,
         # On a CPU, processes that decode would take the cores from the backbone.
         num_workers=dataloader.num_workers if dataloader.num_workers >= 0 else 0 if device.type == "cpu" else 8,
@@ -230,7 +230,7 @@ class FeatureDataModule(NATIXDataModule):
     def _loader(self, split: str, sampler: Sampler[int] | range) -> ResumableLoader:
         return ResumableLoader(
             self.datasets[split],  # type: ignore[arg-type]  # it gives whole batches
-            batch_size=self.settings.data.dataloader.batch_size,
+            batch_size=self.settings.data.dataloader.fixed_batch_size,
             sampler=sampler,
             collate_fn=_as_it_is,
         )

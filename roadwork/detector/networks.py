@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from roadwork.core.errors import ConfigError, DataError, MissingExtraError
+from roadwork.models.architecture import register_networks
 from roadwork.models.build import without_transformers_report
-from roadwork.models.ensemble import register_own_networks
 
 INPUT_NAME, OUTPUT_NAME = "pixel_values", "logits"
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -141,7 +141,7 @@ def load_network(folder: Path, device: torch.device) -> Callable[[Tensor], Tenso
 
 def _load_weights(folder: Path) -> PreTrainedModel:
     path = folder / WEIGHTS_FILE
-    register_own_networks()
+    register_networks()
     try:
         with without_transformers_report():
             network, report = AutoModelForImageClassification.from_pretrained(

@@ -245,7 +245,7 @@ def _count_epochs(splits: Splits, settings: Settings, steps: int | None) -> int:
     """Whole epochs nearest to so many optimizer steps; the same for each arm of a fold, since batches are."""
     if steps is None:
         return settings.training.epochs
-    batch_size: int = settings.data.dataloader.batch_size
+    batch_size = settings.data.dataloader.fixed_batch_size
     batches = math.ceil(len(splits.ids[TRAIN_SPLIT]) / batch_size)
     return max(1, round(steps / math.ceil(batches / settings.training.accumulate)))
 

@@ -19,8 +19,8 @@ from transformers import PreTrainedModel
 from roadwork.core.errors import WiringError
 from roadwork.detector.format import ExportFacts
 from roadwork.export.run_facts import RunFacts
+from roadwork.models.architecture import needs_roadwork
 from roadwork.models.classifier import family_of
-from roadwork.models.ensemble import is_own
 from roadwork.settings.sampling import TEST_SPLIT
 
 FIGURES = {"mcc": ("MCC", "matthews_correlation"), "accuracy": ("Accuracy", "accuracy"),
@@ -65,7 +65,7 @@ def build_card(name: str, network: PreTrainedModel, facts: ExportFacts | None, r
         WiringError: huggingface_hub does not read from it what was written.
     """
     results = _eval_results(run)
-    use = _OWN if form == "hf" and is_own(network.config.model_type) else form
+    use = _OWN if form == "hf" and needs_roadwork(network.config.model_type) else form
     data = ModelCardData(
         library_name={"hf": "transformers", _OWN: "roadwork", "onnx": "onnx"}[use],
         pipeline_tag="image-classification",

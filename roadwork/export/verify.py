@@ -38,8 +38,8 @@ from roadwork.export.parity import PROBABILITY_LIMIT, TIE, Comparison, calibrate
 from roadwork.export.replay import checked_replay, find_files, folded_logits, write_large_photo
 from roadwork.metrics.decision import to_probability
 from roadwork.metrics.predictions import read_predictions
+from roadwork.models.architecture import register_networks
 from roadwork.models.build import without_transformers_report
-from roadwork.models.ensemble import register_own_networks
 from roadwork.runs.run import Run
 from roadwork.settings.sampling import VALIDATION_SPLITS
 
@@ -58,7 +58,7 @@ def pipeline_scores(folder: Path, photos: Sequence[Path]) -> tuple[np.ndarray, n
     Raises:
         DataError: no label is exactly Roadwork.
     """
-    register_own_networks()
+    register_networks()
     with without_transformers_report():
         classify = pipeline(
             "image-classification",

@@ -1,4 +1,4 @@
-"""An ensemble as one network, and the registration of all custom networks."""
+"""An ensemble of networks as one network of transformers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
-
-from roadwork.models.classifier import PooledClassifier, PooledConfig
 
 MODEL_TYPE = "roadwork_ensemble"
 
@@ -75,19 +73,3 @@ def _fields_of(network: PreTrainedModel) -> dict[str, Any]:
         if isinstance(part, dict):
             part.pop("_name_or_path", None)
     return fields | {"architectures": [type(network).__name__]}
-
-
-# Classes of configuration and network; a folder of one of them is loaded by roadwork, and not by transformers alone.
-OWN_NETWORKS = ((EnsembleConfig, EnsembleForImageClassification), (PooledConfig, PooledClassifier))
-
-
-def register_own_networks() -> None:
-    """Lets `AutoConfig` and `AutoModelForImageClassification` find them; called where a folder is loaded."""
-    for config, network in OWN_NETWORKS:
-        AutoConfig.register(config.model_type, config, exist_ok=True)
-        AutoModelForImageClassification.register(config, network, exist_ok=True)
-
-
-def is_own(model_type: str) -> bool:
-    """Whether transformers alone cannot load a network of this type."""
-    return any(config.model_type == model_type for config, _ in OWN_NETWORKS)

@@ -23,7 +23,7 @@ from roadwork.models.cost import build_without_weights, forward_flops, predictio
 from roadwork.models.head import freeze_backbone
 from roadwork.settings import ModelSettings, Settings
 from roadwork.training.devices import checkpoint_gradients
-from roadwork.training.lora.apply import STEPS_BEFORE_FIT, apply_adapter
+from roadwork.training.lora.apply import adapt_network
 
 UNKNOWN, NO_WEIGHTS = "unknown", "no weights"
 
@@ -208,7 +208,7 @@ def _measure(settings: Settings) -> tuple[str, BackboneCost, bool]:
         streetvision = as_own_class(network).config.model_type in STREETVISION_MODEL_TYPES
         if training.gradient_checkpointing:
             checkpoint_gradients(network)
-        trained = apply_adapter(network, training.adapter, rank=training.adapter_rank, total_steps=STEPS_BEFORE_FIT)
+        trained = adapt_network(network, training)
     if training.freeze_backbone:
         freeze_backbone(trained)
     cost = BackboneCost(

@@ -259,7 +259,7 @@ class Preflight:
         """Measures forward and backward on a random batch."""
         data, training = self.settings.data, self.settings.training
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        size = 8 if data.dataloader.batch_size == "auto" else min(data.dataloader.batch_size, 8)
+        size = 8 if data.dataloader.batch_size == "auto" else min(data.dataloader.fixed_batch_size, 8)
         images = torch.rand(size, 3, data.img_size, data.img_size, device=device)
         model = model.to(device).train()
         if training.freeze_backbone:

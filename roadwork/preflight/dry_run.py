@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,8 +20,9 @@ from roadwork.preflight.recorder import (
     next_epoch_rows,
 )
 from roadwork.preflight.wiring import judge
-from roadwork.training.initialization import check_unseen, find_left_out
-from roadwork.training.trainers.base_trainer import BaseTrainer, build_lightning_trainer
+from roadwork.training.devices import build_lightning_trainer
+from roadwork.training.initialization import check_unseen
+from roadwork.training.trainers.base_trainer import BaseTrainer
 
 BATCHES = 2
 
@@ -28,24 +30,27 @@ BATCHES = 2
 def run_dry(datamodule: NATIXDataModule, trainer: BaseTrainer) -> list[WireRow]:
     """Trains on two optimizer steps of real batches and validates on two; nothing is left behind.
 
-    The network runs uncompiled, whatever training.compile says: the wires are the same, and compiling takes longer.
+    A copy of the trainer runs, so that `trainer` itself can start the fit. The network is not compiled, whatever
+    training.compile says: the wires are the same, and compiling takes longer.
 
     Returns:
-        The wiring table. The model's weights have moved.
+        The wiring table.
     """
     datamodule.setup("fit")
+    trainer.find_omittable()
+    trainer = copy.deepcopy(trainer)
     training = trainer.settings.training
     check_unseen(training, datamodule.splits)
     n_train = min(
         BATCHES * training.accumulate,
-        math.ceil(len(datamodule.datasets["train"]) / datamodule.settings.data.dataloader.batch_size),
+        math.ceil(len(datamodule.datasets["train"]) / datamodule.settings.data.dataloader.fixed_batch_size),
     )
     # An epoch that makes one step alone is repeated: LoRA's A has no gradient before B has moved.
     epochs = 1 if n_train > training.accumulate else BATCHES
     n_validation = min(
-        BATCHES, math.ceil(len(datamodule.datasets["val_select"]) / datamodule.settings.data.dataloader.batch_size)
+        BATCHES,
+        math.ceil(len(datamodule.datasets["val_select"]) / datamodule.settings.data.dataloader.fixed_batch_size),
     )
-    trainer.module.left_out = find_left_out(trainer.module.model, trainer.settings)
     probe = WiringProbe(trainer.module.model)
     calls = {callback: CallCounter(callback, _hooks(callback)) for callback in trainer.callbacks}
     with TemporaryDirectory(prefix="roadwork-dry-run-") as name:

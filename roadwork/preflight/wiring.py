@@ -10,7 +10,7 @@ import torch
 from roadwork.preflight.data_wires import augmentation_rows, copy_rows, data_rows, extra_rows
 from roadwork.preflight.recorder import Observations, WireRow
 from roadwork.preflight.training_wires import adapter_rows, callback_rows, frozen_rows, loss_rows
-from roadwork.training.checkpoints import KEY, fingerprint
+from roadwork.training.checkpoints import OMITTED_KEY, fingerprint
 
 
 def judge(seen: Observations) -> list[WireRow]:
@@ -69,22 +69,22 @@ def _training_rows(seen: Observations) -> Iterator[WireRow]:
 def _checkpoint_row(seen: Observations) -> WireRow:
     """The checkpoint must hold what validation judged: the average where there is one, else the weights.
 
-    Frozen weights that it leaves out must be told by their fingerprint.
+    The fingerprint must match the frozen weights that it omits.
     """
     judged = seen.probe.weights_in_validation
     saved = {
         name.removeprefix("model."): value for name, value in (seen.checkpoint or {}).get("state_dict", {}).items()
     }
     equal = [name for name, value in judged.items() if name in saved and torch.equal(saved[name].cpu(), value)]
-    left_out = (seen.checkpoint or {}).get(KEY, {"names": []})
-    is_known = not left_out["names"] or left_out["sha256"] == fingerprint({n: judged[n] for n in left_out["names"]})
+    omitted = (seen.checkpoint or {}).get(OMITTED_KEY, {"names": []})
+    is_known = not omitted["names"] or omitted["sha256"] == fingerprint({n: judged[n] for n in omitted["names"]})
     return WireRow(
         "checkpoint",
         "none was written"
         if seen.checkpoint is None
         else f"written and read back: {len(equal)} of {len(judged)} tensors equal those that validation judged"
-        + (f", {len(left_out['names'])} frozen ones are left out" if left_out["names"] else ""),
-        bool(judged) and judged.keys() == {*equal, *left_out["names"]} and is_known,
+        + (f", {len(omitted['names'])} frozen ones are omitted" if omitted["names"] else ""),
+        bool(judged) and judged.keys() == {*equal, *omitted["names"]} and is_known,
         "ModelCheckpoint must save the weights that validation used",
     )
 

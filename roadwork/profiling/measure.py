@@ -27,8 +27,8 @@ from roadwork.core.progress import new_progress, track
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.data.dataset import ImageStore
 from roadwork.data.images import ImageEnds, ImageSource, UnreadableImage
-from roadwork.training.devices import compile_network
-from roadwork.training.trainers.base_trainer import BaseTrainer, build_lightning_trainer
+from roadwork.training.devices import build_lightning_trainer, compile_network
+from roadwork.training.trainers.base_trainer import BaseTrainer
 
 N_IMAGES = 24
 MAX_SECONDS = 15.0

@@ -1,16 +1,11 @@
-"""The typed schema of a configuration: every key, its type, its default, and what it means.
+"""The typed schema of a configuration: every key with its type, default, meaning and limits.
 
-The YAML files under ``configs/`` hold the keys that people edit; a test keeps their values equal to these
-defaults. The comment above a field is its documentation.
+The docstring under a field is its help in `roadwork config` and in the configuration reference.
+The YAML files under `configs/` hold the keys that people edit; a test keeps their values equal to these defaults.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, field
-
-from roadwork.core.errors import ConfigError
-from roadwork.settings.checks import MAX_SEED, check_at_least, check_range
 from roadwork.settings.data import (
     AUGMENTATION_MODES,
     CACHE_MODES,
@@ -24,10 +19,17 @@ from roadwork.settings.data import (
     PreparedSettings,
     TrainAugmentationSettings,
 )
+from roadwork.settings.root import EvaluationSettings, PrivacySettings, Settings
 from roadwork.settings.sampling import (
+    CALIBRATION_SPLIT,
     DRAW_MODES,
+    HELD_OUT_SPLITS,
+    SELECTION_SPLIT,
     SPLIT_NAMES,
     SPLIT_STRATEGIES,
+    TEST_SPLIT,
+    TRAIN_SPLIT,
+    VALIDATION_SPLITS,
     GpsSamplingSettings,
     SplittingSettings,
 )
@@ -45,14 +47,20 @@ __all__ = [
     "ADAPTERS",
     "AUGMENTATION_MODES",
     "CACHE_MODES",
+    "CALIBRATION_SPLIT",
     "DATA_MODES",
     "DRAW_MODES",
+    "HELD_OUT_SPLITS",
     "LOSSES",
     "ORIGINS",
     "POOLINGS",
     "PRECISIONS",
+    "SELECTION_SPLIT",
     "SPLIT_NAMES",
     "SPLIT_STRATEGIES",
+    "TEST_SPLIT",
+    "TRAIN_SPLIT",
+    "VALIDATION_SPLITS",
     "AugmentationSettings",
     "DataSettings",
     "DataloaderSettings",
@@ -69,52 +77,3 @@ __all__ = [
     "TrainAugmentationSettings",
     "TrainingSettings",
 ]
-
-
-@dataclass
-class EvaluationSettings:
-    # The MCC that the run is held against.
-    target_mcc: float = 0.99
-    bootstrap_draws: int = 2000
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_range("evaluation.target_mcc", self.target_mcc, -1.0, 1.0)
-        check_at_least("evaluation.bootstrap_draws", self.bootstrap_draws, 100)
-        check_range("evaluation.seed", self.seed, 0, MAX_SEED)
-
-
-@dataclass
-class PrivacySettings:
-    # Decimals of a degree that positions are rounded to in all that is written for others to see: 2 is about 1.1 km,
-    # 1 about 11 km; null keeps them whole.
-    coarsen_gps: int | None = None
-    # Standard deviation of the Gaussian blur of photos in reports, in % of their short side; 0 leaves them as they are.
-    # Nothing here finds faces or number plates: all of a photo is blurred, and a person looks whether that is enough.
-    blur: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_range("privacy.blur", self.blur, 0.0, 50.0)
-        if self.coarsen_gps is not None:
-            check_range("privacy.coarsen_gps", self.coarsen_gps, 0, 6)
-
-
-@dataclass
-class Settings:
-    # Names the folder outputs/<experiment>/.
-    experiment: str = "default"
-    # Where runs are written.
-    output_dir: str = "outputs"
-    data: DataSettings = field(default_factory=DataSettings)
-    model: ModelSettings = field(default_factory=ModelSettings)
-    training: TrainingSettings = field(default_factory=TrainingSettings)
-    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
-    privacy: PrivacySettings = field(default_factory=PrivacySettings)
-    tracking: TrackingSettings = field(default_factory=TrackingSettings)
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", self.experiment):
-            raise ConfigError(
-                f"experiment is {self.experiment!r}; it names a folder in {self.output_dir}. "
-                "Allowed: letters, digits, '_', '-', '.' and '/' between names."
-            )

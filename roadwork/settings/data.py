@@ -1,18 +1,16 @@
-"""Settings of the dataset and of how its images reach the device."""
+"""Settings of the dataset, its images, the augmentation and the data loader."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from roadwork.core.errors import ConfigError
-from roadwork.settings.checks import check_at_least, check_choice, check_range, check_word_or_count
-from roadwork.settings.sampling import SPLIT_NAMES, GpsSamplingSettings, SplittingSettings
+from roadwork.settings.limits import above, at_least, between, check_limits, count_or, one_of, share_below_one
+from roadwork.settings.sampling import SPLIT_NAMES, TRAIN_SPLIT, GpsSamplingSettings, SplittingSettings
 
 ORIGINS = ("real", "generated")
-TRAIN_ONLY = "train"
 DATA_MODES = ("local", "huggingface")
 AUGMENTATION_MODES = ("latest_2025", "heavy_kornia", "streetvision", "none")
 ROW_FILTERS = ("none", "streetvision")
@@ -22,34 +20,37 @@ PREPARED_MODES = ("auto", "never", "require")
 
 @dataclass
 class HubSettings:
-    # Name on the Hugging Face hub, a `save_to_disk` folder, or a folder or glob of parquet files.
     name: str = "natix-network-org/roadwork"
-    # The hub dataset's own split to read; ours are made from it.
+    """A name on the Hugging Face hub, a `save_to_disk` folder, or a folder or glob of parquet files."""
     split: str = "train"
+    """The dataset's own split to read; roadwork makes its splits from it."""
 
 
 @dataclass
 class ExtraDatasetSettings:
-    # Its folder, as `data.root`. Either this or `hub`.
     root: str | None = None
-    # Its name and split, as `data.hub`.
+    """Its folder, as `data.root`. Set either this or `hub`."""
     hub: HubSettings | None = None
-    # Stands before its rows' ids (`sdxl/0001.jpg`) and in the column `source`; null: its folder's name.
+    """Its name and split, as `data.hub`."""
     name: str | None = None
-    # `real` or `generated`. Where it has a column `origin` with these words, that says it row by row.
-    origin: str = ""
-    # Share of the training draws; null: its rows are drawn by their weights, like all others.
-    share: float | None = None
-    # Factor of its rows' sampling weights beside the others'. Not together with `share`; 0 draws none.
-    weight: float = 1.0
-    # null: its rows are split together with the main ones. `train`: they are trained on and never judged by.
-    splits: str | None = None
-    # The column that names the photo which a picture was made from, by id or file name; they are never separated.
+    """Prefix of its rows' ids (`sdxl/0001.jpg`) and value of their column `source`; null: its folder's name."""
+    origin: str = field(default="", metadata=one_of(ORIGINS))
+    """Whether its photos are `real` or `generated`; required.
+
+    A column `origin` in the dataset overrides it row by row.
+    """
+    share: float | None = field(default=None, metadata=share_below_one())
+    """Share of the training draws; null: its rows are drawn by their weights, like all others."""
+    weight: float = field(default=1.0, metadata=at_least(0.0))
+    """Factor of its rows' sampling weights; 0 draws none. Not together with `share`."""
+    splits: str | None = field(default=None, metadata=one_of((TRAIN_SPLIT,)))
+    """`train`: its rows are only trained on; null: they are split together with the main dataset's."""
     generated_from: str | None = None
-    # Overrides of its columns found by name, as `data.columns`.
+    """The column with the id or file name of the photo that an image was generated from; both stay in one split."""
     columns: dict[str, str] = field(default_factory=dict)
-    # Names of its class folders and string labels; null: `data.class_names`.
+    """Its columns by their role, as `data.columns`."""
     class_names: dict[str, int] | None = None
+    """Names of its class folders and string labels; null: `data.class_names`."""
 
     def __post_init__(self) -> None:
         if (self.root is None) == (self.hub is None):
@@ -60,22 +61,15 @@ class ExtraDatasetSettings:
             )
         if not self.dataset_name or "/" in self.dataset_name:
             raise ConfigError(
-                f"data.extra: the name {self.dataset_name!r} cannot stand before an id. "
+                f"data.extra: the name {self.dataset_name!r} cannot be the prefix of an id. "
                 "Give a `name` without a slash, such as sdxl."
             )
         key = f"data.extra ({self.dataset_name})"
-        check_choice(f"{key}.origin", self.origin, ORIGINS)
-        check_at_least(f"{key}.weight", self.weight, 0.0)
-        if self.share is not None and not 0 <= self.share < 1:
-            raise ConfigError(f"{key}.share is {self.share}; it must be at least 0 and below 1: a share of all draws.")
+        check_limits(self, key)
         if self.share is not None and self.weight != 1:
             raise ConfigError(
-                f"{key} has a share ({self.share}) and a weight ({self.weight}), and each says how often its rows are "
-                "drawn. Keep `share` for a fixed part of every epoch, or `weight` for so many times others' weight."
-            )
-        if self.splits not in (None, TRAIN_ONLY):
-            raise ConfigError(
-                f"{key}.splits is {self.splits!r}; allowed: null (split with the main dataset's rows), {TRAIN_ONLY}."
+                f"{key} has a share ({self.share}) and a weight ({self.weight}); both set how often its rows are "
+                "drawn. Keep `share` for a fixed part of every epoch, or `weight` for a multiple of the others' weight."
             )
         if self.class_names is not None and not set(self.class_names.values()) <= {0, 1}:
             raise ConfigError(f"{key}.class_names is {dict(self.class_names)}; it must map names to 0 or 1.")
@@ -89,7 +83,8 @@ class ExtraDatasetSettings:
 
     @property
     def is_train_only(self) -> bool:
-        return self.splits == TRAIN_ONLY
+        """Whether its rows are only trained on."""
+        return self.splits == TRAIN_SPLIT
 
 
 def folder_name(name: str) -> str:
@@ -98,147 +93,180 @@ def folder_name(name: str) -> str:
 
 
 def check_extra(extra: Sequence[ExtraDatasetSettings], main_name: str) -> None:
-    """Whether the datasets' names differ and their shares leave something to the others.
+    """Checks that the datasets' names differ and that their shares leave some draws to the others.
 
     Raises:
-        ConfigError: they do not.
+        ConfigError: a name is repeated, or the shares sum to 1 or more.
     """
     names = [main_name, *(dataset.dataset_name for dataset in extra)]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if extra and repeated:
         raise ConfigError(
-            f"{names.count(repeated[0])} datasets have the name {repeated[0]!r}, the main one ({main_name}) counted. "
-            "Give each of data.extra a `name` of its own."
+            f"{names.count(repeated[0])} datasets have the name {repeated[0]!r}; the main one is {main_name}. "
+            "Give each entry of data.extra a `name` of its own."
         )
     total = sum(dataset.share or 0 for dataset in extra)
     if total >= 1:
         raise ConfigError(
-            f"The shares of data.extra sum to {total:g}; they must stay below 1, and leave the rest to the other data."
+            f"The shares of data.extra sum to {total:g}; the sum must be below 1, so that other rows are drawn too."
         )
 
 
 @dataclass
 class TrainAugmentationSettings:
-    # `latest_2025` (TrivialAugment, then CutMix or MixUp), `heavy_kornia` (geometry, colour, weather, erasing),
-    # `streetvision` (the pictures that its validator asks about), or `none`: the pictures as they are.
-    mode: str = "latest_2025"
-    # Share of batches mixed by CutMix or MixUp (latest_2025 only).
-    mix_probability: float = 1.0
-    # Of the mixed batches, the share that is CutMix; the others are MixUp.
-    cutmix_share: float = 0.5
-    # Beta distribution parameter of CutMix and of MixUp.
-    cutmix_alpha: float = 1.0
-    mixup_alpha: float = 0.2
-    # Scales the strength of TrivialAugment's operations; 1.0 is the paper's wide range.
-    trivial_strength: float = 1.0
-    # Width of the photos over their height (streetvision only): it cuts squares out of photos that come squashed.
-    photo_aspect: float = 4 / 3
+    mode: str = field(default="latest_2025", metadata=one_of(AUGMENTATION_MODES))
+    """How training batches are augmented.
+
+    - `latest_2025`: TrivialAugment, then CutMix or MixUp.
+    - `heavy_kornia`: geometry, colour, weather and erasing.
+    - `streetvision`: the image changes that the StreetVision validator makes.
+    - `none`: no augmentation.
+    """
+    mix_probability: float = field(default=1.0, metadata=between(0.0, 1.0))
+    """Share of batches that CutMix or MixUp mixes (latest_2025 only)."""
+    cutmix_share: float = field(default=0.5, metadata=between(0.0, 1.0))
+    """Share of the mixed batches that CutMix mixes; MixUp mixes the others."""
+    cutmix_alpha: float = field(default=1.0, metadata=above(0))
+    """Parameter of CutMix's beta distribution."""
+    mixup_alpha: float = field(default=0.2, metadata=above(0))
+    """Parameter of MixUp's beta distribution."""
+    trivial_strength: float = field(default=1.0, metadata=between(0.0, 1.0))
+    """Factor on the strength of TrivialAugment's operations; 1 is the paper's wide range."""
+    photo_aspect: float = field(default=4 / 3, metadata=between(0.2, 5.0))
+    """Width of the original photos over their height (streetvision only): undoes the squash before the square crop."""
 
     def __post_init__(self) -> None:
-        for name in ("mix_probability", "cutmix_share", "trivial_strength"):
-            check_range(f"data.augmentation.train.{name}", getattr(self, name), 0.0, 1.0)
-        for name in ("cutmix_alpha", "mixup_alpha"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"data.augmentation.train.{name} is {getattr(self, name)}; it must be above 0.")
-        check_range("data.augmentation.train.photo_aspect", self.photo_aspect, 0.2, 5.0)
-
-        # The mode itself is checked where it is used, with the message the contract fixes.
+        # build_augmentation checks the mode, with the message that the contract fixes.
+        check_limits(self, "data.augmentation.train", unchecked=("mode",))
 
 
 @dataclass
 class AugmentationSettings:
     train: TrainAugmentationSettings = field(default_factory=TrainAugmentationSettings)
+    """Augmentation of training batches."""
 
 
 @dataclass
 class DataloaderSettings:
-    # Images a step, or `auto`: the largest that fits the device's memory, found by trying before training.
-    batch_size: Any = 32
-    # Worker processes; -1 chooses: none where images are held in RAM, else one a core up to 16.
-    num_workers: int = -1
-    # Batches each worker prepares ahead.
-    prefetch_factor: int = 2
-    # Copy batches to the device from page-locked memory; null: where the device is a GPU.
+    batch_size: int | str = field(default=32, metadata=count_or("auto"))
+    """Images in a batch, per device.
+
+    `auto`: the largest that fits the device's memory, found by trial before training.
+    """
+    num_workers: int = field(default=-1, metadata=at_least(-1))
+    """Worker processes; -1: none if the images are in RAM, else one per core up to 16."""
+    prefetch_factor: int = field(default=2, metadata=at_least(1))
+    """Batches that each worker prepares ahead."""
     pin_memory: bool | None = None
-    # Keep the workers from one epoch to the next.
+    """Copy batches to the device from page-locked memory; null: only if the device is a GPU."""
     persistent_workers: bool = True
+    """Keep the workers from one epoch to the next."""
 
     def __post_init__(self) -> None:
-        check_word_or_count("data.dataloader.batch_size", self.batch_size, "auto")
-        for name, low in (("num_workers", -1), ("prefetch_factor", 1)):
-            check_at_least(f"data.dataloader.{name}", getattr(self, name), low)
+        check_limits(self, "data.dataloader")
+
+    @property
+    def fixed_batch_size(self) -> int:
+        """`batch_size` as a number.
+
+        Raises:
+            ConfigError: it is `auto` and no trial has replaced it yet.
+        """
+        if isinstance(self.batch_size, str):
+            raise ConfigError(
+                f"data.dataloader.batch_size is {self.batch_size}, which only `roadwork train` can resolve: it needs a "
+                "network to try. Set a number."
+            )
+        return self.batch_size
 
 
 @dataclass
 class PreparedSettings:
-    # The resized copy that `roadwork prepare` makes. Training reads it instead of the photos: `auto` where it is there
-    # and fits, `never`, or `require` (the run stops without it).
-    use: str = "auto"
-    # Where it lies; null: in the user's cache folder (ROADWORK_CACHE).
+    use: str = field(default="auto", metadata=one_of(PREPARED_MODES))
+    """Whether training reads the resized copy that `roadwork prepare` makes.
+
+    - `auto`: if the copy exists and fits the configuration.
+    - `never`: always reads the photos.
+    - `require`: the run stops without a copy.
+    """
     folder: str | None = None
-    # Pixels of its images' shorter side; null: 1.15 x img_size, rounded up.
-    short_side: int | None = None
+    """The copy's folder; null: in the user's cache folder (environment variable ROADWORK_CACHE)."""
+    short_side: int | None = field(default=None, metadata=between(32, 8192))
+    """Pixels of the shorter side of its images; null: 1.15 x data.img_size, rounded up."""
 
     def __post_init__(self) -> None:
-        check_choice("data.prepared.use", self.use, PREPARED_MODES)
-        if self.short_side is not None:
-            check_range("data.prepared.short_side", self.short_side, 32, 8192)
+        check_limits(self, "data.prepared")
 
 
 @dataclass
 class DataSettings:
-    # `local`: a folder of images with a labels file (or one folder a class). `huggingface`: see `hub`.
-    mode: str = "local"
-    # The dataset's folder (local mode). The shipped default is the demo data, made on first use.
+    mode: str = field(default="local", metadata=one_of(DATA_MODES))
+    """Where the images come from.
+
+    - `local`: a folder of images with a labels file, or with one folder per class.
+    - `huggingface`: the dataset of `data.hub`.
+    """
     root: str = "${oc.env:ROADWORK_DATA,data/demo}"
-    # splits.json; null: `<root>/splits.json`, else `outputs/splits.json`, else made.
+    """The dataset's folder (local mode). The default is the demo data, made on first use."""
     splits_file: str | None = None
+    """The splits.json to use; null: `<root>/splits.json`, else `outputs/splits.json`, else made."""
     hub: HubSettings = field(default_factory=HubSettings)
-    # Overrides of the columns found by name, e.g. {label: is_roadwork, latitude: y}.
+    """The Hugging Face dataset (huggingface mode)."""
     columns: dict[str, str] = field(default_factory=dict)
-    # A csv of label corrections that `roadwork experiment cv` has listed and a person has filled in.
+    """Columns by their role, for those not found by name, such as {label: is_roadwork, latitude: y}."""
     label_corrections: str | None = None
-    # `streetvision`: only the rows that its validator asks about, which are those of Roadwork with a
-    # `scene_description` and those of None without one. `none`: all rows.
-    row_filter: str = "none"
-    # Names of class folders and of string labels.
+    """A csv of label corrections, listed by `roadwork experiment cv` and filled in by a person."""
+    row_filter: str = field(default="none", metadata=one_of(ROW_FILTERS))
+    """Which rows are used.
+
+    - `none`: all rows.
+    - `streetvision`: Roadwork rows with a `scene_description` and None rows without one, as its validator asks.
+    """
     class_names: dict[str, int] = field(default_factory=lambda: {"None": 0, "Roadwork": 1})
-    # Whether the dataset's pictures are `real` or `generated`; its own column `origin`, if any, says it row by row.
-    origin: str = "real"
-    # Further datasets to mix in, such as generated pictures: docs/mixing-datasets.md.
+    """The label, 0 or 1, of each class folder or string label."""
+    origin: str = field(default="real", metadata=one_of(ORIGINS))
+    """Whether the photos are `real` or `generated`; a column `origin` in the dataset overrides it row by row."""
     extra: list[ExtraDatasetSettings] = field(default_factory=list)
+    """Further datasets to mix in, such as generated images: docs/mixing-datasets.md."""
     splitting: SplittingSettings = field(default_factory=SplittingSettings)
-    # Share of rows in each split.
+    """How `roadwork split` makes the splits."""
     splits: dict[str, float] = field(
         default_factory=lambda: {"train": 0.60, "val_select": 0.15, "val_calib": 0.15, "val_test": 0.10}
     )
-    # Images are resized to img_size x img_size pixels.
-    img_size: int = 224
-    # Hold decoded images in RAM: `auto` where they fit a quarter of the free memory, `ram`, or `none`.
-    cache: str = "auto"
+    """Share of the rows in each split; the four sum to 1."""
+    img_size: int = field(default=224, metadata=between(32, 4096))
+    """Height and width in pixels to which images are resized."""
+    cache: str = field(default="auto", metadata=one_of(CACHE_MODES))
+    """Whether decoded images are held in RAM.
+
+    - `auto`: if they fit into a quarter of the free memory.
+    - `ram`: always.
+    - `none`: never.
+    """
     prepared: PreparedSettings = field(default_factory=PreparedSettings)
-    # The run stops when a larger share of the images than this is missing or cannot be decoded.
-    max_unreadable: float = 0.0
+    """The resized copy of the images."""
+    max_unreadable: float = field(default=0.0, metadata=between(0.0, 1.0))
+    """Largest share of missing or undecodable images; with more the run stops."""
     gps_sampling: GpsSamplingSettings = field(default_factory=GpsSamplingSettings)
-    # Draw every combination of these columns' values equally often: `label`, and columns of the dataset, such as
-    # [label, city]. Takes the place of data.gps_sampling, which has to be off.
+    """The GPS-weighted sampler."""
     balance: list[str] = field(default_factory=list)
+    """Draw every combination of these columns' values equally often: `label` and columns of the dataset.
+
+    Example: [label, city]. It replaces the GPS-weighted sampler, which must be off.
+    """
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
+    """Image augmentation."""
     dataloader: DataloaderSettings = field(default_factory=DataloaderSettings)
+    """Batches and worker processes."""
 
     def __post_init__(self) -> None:
-        check_choice("data.mode", self.mode, DATA_MODES)
-        check_choice("data.row_filter", self.row_filter, ROW_FILTERS)
-        check_choice("data.origin", self.origin, ORIGINS)
+        check_limits(self, "data")
         check_extra(self.extra, self.dataset_name)
         self._check_balance()
-        check_choice("data.cache", self.cache, CACHE_MODES)
-        check_range("data.max_unreadable", self.max_unreadable, 0.0, 1.0)
-        check_range("data.img_size", self.img_size, 32, 4096)
         if self.prepared.short_side is not None and self.prepared.short_side < self.img_size:
             raise ConfigError(
                 f"data.prepared.short_side is {self.prepared.short_side}, below data.img_size, {self.img_size}: its "
-                "images would be enlarged again. Leave it null, or make it larger."
+                "images would be enlarged again. Set it to null, or to a larger number."
             )
         if tuple(self.splits) != SPLIT_NAMES:
             raise ConfigError(
@@ -256,7 +284,7 @@ class DataSettings:
         if self.balance and (self.gps_sampling.enabled or weighted):
             other = "data.gps_sampling.enabled is true" if self.gps_sampling.enabled else f"{weighted[0]} has a share"
             raise ConfigError(
-                f"data.balance is {list(self.balance)} and {other}: each says how often rows are drawn. "
+                f"data.balance is {list(self.balance)} and {other}; both set how often rows are drawn. "
                 "Set data.gps_sampling.enabled=false and no share or weight in data.extra, or data.balance=[]."
             )
 

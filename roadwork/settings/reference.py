@@ -11,7 +11,8 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from dataclasses import Field as DataclassField
 from typing import Any, get_args, get_origin, get_type_hints
 
-from roadwork.settings import Settings
+from roadwork.settings.limits import allowed_values
+from roadwork.settings.root import Settings
 
 
 @dataclass(frozen=True)
@@ -21,13 +22,15 @@ class Field:
     Attributes:
         key: the full key, such as `data.gps_sampling.draw`; `[]` stands for an entry of a list.
         type: the annotation as it is written in the source.
-        default: the default as YAML, or an empty string where a value must be given.
-        description: the docstring under the field, else the comment above it.
+        default: the default as YAML; empty if a value must be given.
+        allowed: the allowed values in words; empty if every value of the type is allowed.
+        description: the docstring under the field.
     """
 
     key: str
     type: str
     default: str
+    allowed: str
     description: str
 
     @property
@@ -43,7 +46,7 @@ def describe_settings(schema: type = Settings) -> list[Field]:
 
 def _describe(schema: type, prefix: str) -> Iterator[Field]:
     documented, hints = _read_source(schema), get_type_hints(schema)
-    groups: list[tuple[type, str]] = []
+    groups: list[tuple[Any, str]] = []
     for field in fields(schema):
         key = f"{prefix}{field.name}"
         hint = hints[field.name]
@@ -51,7 +54,7 @@ def _describe(schema: type, prefix: str) -> Iterator[Field]:
         is_list = get_origin(hint) is list
         if inner is None or is_list:
             annotation, description = documented[field.name]
-            yield Field(key, annotation, _default(field), description)
+            yield Field(key, annotation, _default(field), allowed_values(field), description)
         if inner is not None:
             groups.append((inner, f"{key}[]." if is_list else f"{key}."))
     for inner, inner_prefix in groups:
@@ -61,14 +64,12 @@ def _describe(schema: type, prefix: str) -> Iterator[Field]:
 def _read_source(schema: type) -> dict[str, tuple[str, str]]:
     """(annotation, description) of each field of a dataclass, by its name."""
     source = textwrap.dedent(inspect.getsource(schema))
-    lines = source.splitlines()
     body = next(node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)).body
-    found = {}
-    for node, following in zip(body, [*body[1:], None], strict=True):
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            text = _docstring(following) or _comment_above(lines, node.lineno - 1)
-            found[node.target.id] = (ast.unparse(node.annotation), text)
-    return found
+    return {
+        node.target.id: (ast.unparse(node.annotation), _docstring(following))
+        for node, following in zip(body, [*body[1:], None], strict=True)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
 
 
 def _docstring(node: ast.stmt | None) -> str:
@@ -77,27 +78,18 @@ def _docstring(node: ast.stmt | None) -> str:
     return ""
 
 
-def _comment_above(lines: list[str], index: int) -> str:
-    comment: list[str] = []
-    for line in reversed(lines[:index]):
-        if not line.strip().startswith("#"):
-            break
-        comment.insert(0, line.strip().removeprefix("#").strip())
-    return " ".join(comment)
-
-
 def _default(field: DataclassField[Any]) -> str:
     if field.default is not MISSING:
-        return _as_yaml(field.default)
-    return _as_yaml(field.default_factory()) if field.default_factory is not MISSING else ""
+        return as_yaml(field.default)
+    return as_yaml(field.default_factory()) if field.default_factory is not MISSING else ""
 
 
-def _as_yaml(value: Any) -> str:
+def as_yaml(value: Any) -> str:
     """The value on one line of YAML."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{name}: {_as_yaml(inner)}" for name, inner in value.items()) + "}"
+        return "{" + ", ".join(f"{name}: {as_yaml(inner)}" for name, inner in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(_as_yaml(inner) for inner in value) + "]"
+        return "[" + ", ".join(as_yaml(inner) for inner in value) + "]"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float):

@@ -27,17 +27,16 @@ from roadwork.runs.run import LAST, PREVIOUS
 
 logger = logging.getLogger(__name__)
 
-
-# What a checkpoint takes beside its tensors, and what is left for logs.
+# Room for what a checkpoint holds beside its tensors, and for logs.
 _SPARE_BYTES = 16 * 2**20
 
-# In a checkpoint.
-KEY = "left_out"
+# A checkpoint's key for its omitted weights; checkpoints of version 0.1 have the same one.
+OMITTED_KEY = "left_out"
 _WEIGHTS = ("state_dict", "raw_state_dict")
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint to a temporary name, syncs and renames it; a new `last.ckpt` leaves the old one beside it."""
+    """Writes a checkpoint to a temporary name, syncs and renames it; a new `last.ckpt` keeps the old one beside it."""
 
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -51,19 +50,19 @@ class SafeCheckpointIO(TorchCheckpointIO):
                     path.replace(path.with_name(PREVIOUS))
         except (OSError, RuntimeError) as error:  # torch says RuntimeError where the disk is full
             raise MachineError(
-                f"{path} could not be written ({_first_line(error)}). What was saved before is as it was: make room, "
-                "then go on with --resume."
+                f"{path} could not be written ({_first_line(error)}). Earlier checkpoints are intact: free some space, "
+                "then continue with --resume."
             ) from error
 
 
 def check_space(folder: Path, n_bytes: int) -> None:
-    """Raises MachineError unless a checkpoint with so many bytes of tensors fits the disk."""
+    """Raises MachineError unless a checkpoint with `n_bytes` of tensors fits the disk."""
     free = shutil.disk_usage(folder).free
     needed = n_bytes + _SPARE_BYTES
     if free < needed:
         raise MachineError(
-            f"A checkpoint takes {needed / 2**20:,.0f} MiB, and {folder} has {free / 2**20:,.0f} MiB left. What was "
-            "saved before is as it was: make room, then go on with --resume."
+            f"A checkpoint takes {needed / 2**20:,.0f} MiB, and {folder} has {free / 2**20:,.0f} MiB left. Earlier "
+            "checkpoints are intact: free some space, then continue with --resume."
         )
 
 
@@ -73,24 +72,24 @@ def tensor_bytes(checkpoint: dict[str, Any]) -> int:
 
 
 def find_newest(folder: Path) -> Path:
-    """The newest checkpoint of a run that is whole; those that are not are named in a warning.
+    """The newest intact checkpoint of a run; damaged ones are skipped with a warning.
 
-    What an interrupted write has left is removed.
+    Temporary files of an interrupted write are removed.
 
     Args:
-        folder: `checkpoints` of a run.
+        folder: a run's `checkpoints`.
 
     Raises:
         DataError: there is none.
     """
-    for left in folder.glob(".*.tmp"):
-        left.unlink(missing_ok=True)
+    for temporary in folder.glob(".*.tmp"):
+        temporary.unlink(missing_ok=True)
     found = [path for path in (folder / LAST, folder / PREVIOUS) if path.is_file()]
     for path in found:
         why = why_damaged(path)
         if why is None:
             return path
-        logger.warning("%s is damaged (%s) and left out; the one before it is taken, if there is one.", path, why)
+        logger.warning("%s is damaged (%s); trying the checkpoint before it.", path, why)
     if found:
         raise DataError(
             f"Every checkpoint in {folder} is damaged. Restore one from a backup, or train without --resume."
@@ -99,15 +98,15 @@ def find_newest(folder: Path) -> Path:
 
 
 def why_damaged(path: Path) -> str | None:
-    """What is wrong with a checkpoint: cut off, or altered since it was written; None where nothing is.
+    """Why a checkpoint is truncated or altered, or None if it is intact.
 
-    Its parts carry checksums (CRC-32) that torch writes and does not look at.
+    torch writes a CRC-32 checksum for each part, but does not check it.
     """
     try:
         with zipfile.ZipFile(path) as parts:
             altered = parts.testzip()
         if altered is not None:
-            return f"its part {altered} does not have its checksum"
+            return f"the checksum of {altered} does not match"
         torch.load(path, map_location="meta", weights_only=True)
     except (OSError, RuntimeError, EOFError, zipfile.BadZipFile, UnpicklingError, ValueError) as error:
         return _first_line(error)
@@ -119,14 +118,14 @@ def _first_line(error: Exception) -> str:
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """What a checkpoint does not hold.
+class OmittedWeights:
+    """Frozen weights that a checkpoint omits.
 
     Attributes:
         names: of parameters, as the network with its adapter names them.
-        sha256: of their names, shapes, dtypes and bytes (:func:`fingerprint`).
-        n_bytes: how many they take.
-        source: where they are to be had, for people.
+        sha256: their :func:`fingerprint`.
+        n_bytes: their size.
+        source: where they come from, for messages.
     """
 
     names: list[str]
@@ -134,40 +133,44 @@ class LeftOut:
     n_bytes: int
     source: str
 
+    def matches(self, network: nn.Module) -> bool:
+        """Whether the network has exactly these weights."""
+        own = dict(network.named_parameters())
+        return own.keys() >= set(self.names) and fingerprint({name: own[name] for name in self.names}) == self.sha256
 
-def leave_out(checkpoint: dict[str, Any], left_out: LeftOut | None) -> None:
-    """Takes the weights out of a checkpoint that Lightning is about to write, and notes which."""
-    if left_out is None:
+
+def omit_frozen(checkpoint: dict[str, Any], omitted: OmittedWeights | None) -> None:
+    """Removes the omitted weights from a checkpoint that Lightning is about to write, and records them."""
+    if omitted is None:
         return
-    keys = {f"model.{name}" for name in left_out.names}
+    keys = {f"model.{name}" for name in omitted.names}
     for kind in _WEIGHTS:
         if kind in checkpoint:
             checkpoint[kind] = {key: value for key, value in checkpoint[kind].items() if key not in keys}
-    checkpoint[KEY] = asdict(left_out)
+    checkpoint[OMITTED_KEY] = asdict(omitted)
 
 
-def put_back(checkpoint: dict[str, Any], network: nn.Module) -> None:
-    """Fills the gaps of a checkpoint that was read, with the network's own weights; strict loading then follows.
+def restore_frozen(checkpoint: dict[str, Any], network: nn.Module) -> None:
+    """Adds the network's own frozen weights to a checkpoint that omits them, before it is loaded strictly.
 
     Raises:
-        DataError: these are not the weights that were left out.
+        DataError: the network has other frozen weights than the run.
     """
-    if KEY not in checkpoint:
+    if OMITTED_KEY not in checkpoint:
         return
-    left_out, own = LeftOut(**checkpoint[KEY]), dict(network.named_parameters())
-    missing = [name for name in left_out.names if name not in own]
-    if missing or fingerprint({name: own[name] for name in left_out.names}) != left_out.sha256:
+    omitted = OmittedWeights(**checkpoint[OMITTED_KEY])
+    if not omitted.matches(network):
         raise DataError(
-            f"The checkpoint leaves out {len(left_out.names)} frozen weights, which {left_out.source} had when the run "
-            "was trained; "
-            + (f"the network has no {missing[0]}. " if missing else "what is there now has other values. ")
-            + "Put the same model back there (or set the key to where it is now), or train again."
+            f"The checkpoint omits {len(omitted.names)} frozen weights, which the run had from {omitted.source}; "
+            "the weights there now are missing or have other values. Restore that model, point the key to it, or train "
+            "again."
         )
-    checkpoint["state_dict"] = checkpoint["state_dict"] | {f"model.{name}": own[name] for name in left_out.names}
+    own = dict(network.named_parameters())
+    checkpoint["state_dict"] = checkpoint["state_dict"] | {f"model.{name}": own[name] for name in omitted.names}
 
 
 def fingerprint(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, shapes, dtypes and bytes in the order of the names, on whatever device and in any strides."""
+    """SHA-256 of names, shapes, dtypes and bytes, in the order of the names; device and strides do not matter."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         tensor = weights[name].detach().cpu().contiguous()
@@ -177,18 +180,18 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
-    """Puts a checkpoint's weights (the averaged ones, where there are any) into the network that it was made of.
+    """Loads a checkpoint's weights (the averaged ones, if any) into a network of the same kind.
 
     Args:
-        network: with its adapter, and with the frozen weights that the checkpoint leaves out.
-        path: of a checkpoint.
+        network: with its adapter, and with the frozen weights that the checkpoint omits.
+        path: of the checkpoint.
 
     Raises:
-        DataError: it is damaged, or of another network, or its frozen weights are not the network's.
+        DataError: the checkpoint is damaged, of another network, or the network has other frozen weights.
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        put_back(checkpoint, network)
+        restore_frozen(checkpoint, network)
         state = checkpoint["state_dict"]
         network.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
     except DataError as error:

@@ -1,29 +1,31 @@
-"""Devices of a run: Lightning arguments, synchronized BatchNorm, compile, gradient checkpointing."""
+"""Lightning's Trainer under the training settings, gradient checkpointing, and torch.compile."""
 
 from __future__ import annotations
 
 import inspect
 import logging
+from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
-import torch.distributed as dist
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins import LayerSync, TorchSyncBatchNorm
 from lightning.pytorch.strategies import DDPStrategy
-from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
-from typing_extensions import override
 
 from roadwork.core.devices import devices_here
 from roadwork.core.errors import ConfigError
 from roadwork.settings import TrainingSettings
+from roadwork.training.batch_norm import CPUSyncBatchNorm
+from roadwork.training.checkpoints import SafeCheckpointIO
 
 logger = logging.getLogger(__name__)
 
-
-# torch 2.13 has another name for it, and warns of the old one.
+# torch 2.13 has renamed this argument of DistributedDataParallel, and warns of the old name.
 _BUFFER_SYNC = next(
     name
     for name in ("forward_sync_buffers", "broadcast_buffers")
@@ -31,131 +33,102 @@ _BUFFER_SYNC = next(
 )
 
 
-class SharedBatchNorm(LayerSync):
-    """Lets each `nn.BatchNorm2d` of a network normalise by the statistics of all processes' images.
-
-    The layers change their class in place: parameters and buffers stay the objects that an average or an optimizer
-    holds.
-    """
-
-    @override
-    def apply(self, model: nn.Module) -> nn.Module:
-        for layer in model.modules():
-            if type(layer) is nn.BatchNorm2d:
-                layer.__class__ = _SharedBatchNorm2d
-        return model
-
-    @override
-    def revert(self, model: nn.Module) -> nn.Module:
-        for layer in model.modules():
-            if type(layer) is _SharedBatchNorm2d:
-                layer.__class__ = nn.BatchNorm2d  # type: ignore[assignment]  # back to what it was
-        return model
-
-
-class _SharedBatchNorm2d(nn.BatchNorm2d):
-    @override
-    def forward(self, input: Tensor) -> Tensor:
-        if not self.training or not dist.is_initialized():
-            return super().forward(input)
-        over = (0, 2, 3)
-        rows = input.new_tensor([input.numel() / input.shape[1]])
-        *_, n = total = _sum_of_all(torch.cat([input.sum(over), rows]))
-        mean = total[:-1] / n
-        centred = input - mean[:, None, None]
-        variance = _sum_of_all((centred**2).sum(over)) / n
-        self._remember(mean, variance * n / (n - 1))
-        scale = torch.rsqrt(variance + self.eps) * self.weight
-        normalised: Tensor = centred * scale[:, None, None] + self.bias[:, None, None]
-        return normalised
-
-    @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor) -> None:
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
-            return
-        self.num_batches_tracked += 1
-        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean, share)
-        self.running_var.lerp_(variance, share)
-
-
-class _SumOfAll(torch.autograd.Function):
-    """The sum over all processes; its gradient is the sum of theirs."""
-
-    @staticmethod
-    @override
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        total = values.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    @once_differentiable
-    @override
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        total = gradient.contiguous().clone()
-        dist.all_reduce(total)
-        return total
-
-
-def _sum_of_all(values: Tensor) -> Tensor:
-    total: Tensor = _SumOfAll.apply(values)  # type: ignore[no-untyped-call]  # torch gives it no types
-    return total
-
-
 def device_arguments(training: TrainingSettings, *, alone: bool = False) -> dict[str, Any]:
-    """Lightning's arguments for the devices that train together; `alone`: for the first of them, whatever is set."""
-    one = {"accelerator": training.accelerator, "devices": 1}
+    """Lightning's arguments for the devices that train together; `alone`: for one device, whatever is set."""
     if alone or devices_here(training) * training.num_nodes == 1:
-        return one
-    # Buffers need no sending: they are shared as they are made (batch_norm_plugin). Sent before each forward pass, they
-    # would hang validation, in which processes have different numbers of batches.
+        return {"accelerator": training.accelerator, "devices": 1}
+    # Buffers need no broadcast: they are computed over all devices (batch_norm_plugins). A broadcast before each
+    # forward pass would hang validation, in which processes have different numbers of batches.
     no_sync: dict[str, Any] = {_BUFFER_SYNC: False}
-    return one | {
+    return {
+        "accelerator": training.accelerator,
         "devices": devices_here(training),
         "num_nodes": training.num_nodes,
         "strategy": DDPStrategy(**no_sync),
-        "use_distributed_sampler": False,  # ours know their rank, and repeat no row
+        "use_distributed_sampler": False,  # our samplers know their rank, and repeat no row
     }
 
 
 def batch_norm_plugins(training: TrainingSettings, *, alone: bool = False) -> list[LayerSync]:
-    """What makes BatchNorm take its statistics of the images of all devices."""
+    """Lightning plugins with which BatchNorm takes its statistics over the images of all devices."""
     if alone or devices_here(training) * training.num_nodes == 1:
         return []
     on_cpu = training.accelerator == "cpu" or not torch.accelerator.is_available()
-    return [SharedBatchNorm() if on_cpu else TorchSyncBatchNorm()]
+    return [CPUSyncBatchNorm() if on_cpu else TorchSyncBatchNorm()]
 
 
-def describe_step(training: TrainingSettings, batch_size: int, n_processes: int) -> str:
-    """What a step is of, for the log."""
+def build_lightning_trainer(
+    training: TrainingSettings, callbacks: list[Callback], folder: Path, *, alone: bool = False, **limits: Any
+) -> L.Trainer:
+    """Lightning's Trainer under the training settings.
+
+    Args:
+        training: epochs, precision, clipping, accumulation, accelerator.
+        callbacks: in the order in which they are called.
+        folder: where Lightning writes by default.
+        alone: on one device, whatever `training.devices` is, as for rank zero's dry run.
+        limits: further arguments of Lightning's Trainer: the logger, or the limits of a dry run.
+
+    Raises:
+        ConfigError: Lightning refuses the accelerator or the precision.
+    """
+    arguments: dict[str, Any] = {
+        "max_epochs": training.epochs,
+        "gradient_clip_val": training.clip_norm or None,
+        "accumulate_grad_batches": training.accumulate,
+        "precision": _precision(training.precision),
+        "deterministic": training.deterministic,
+        **device_arguments(training, alone=alone),
+        "num_sanity_val_steps": 2,
+        "plugins": [SafeCheckpointIO(), *batch_norm_plugins(training, alone=alone)],
+        "enable_model_summary": False,
+        "log_every_n_steps": 10,
+    }
+    try:
+        return L.Trainer(callbacks=callbacks, default_root_dir=folder, **(arguments | limits))
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        raise ConfigError(
+            f"Lightning does not take training.accelerator={training.accelerator!r} with "
+            f"training.precision={training.precision!r} here: {error}"
+        ) from error
+
+
+def _precision(wanted: str) -> Any:
+    if wanted != "auto":
+        return wanted
+    has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16-mixed" if has_bf16 else "32-true"
+
+
+def describe_step(training: TrainingSettings, batch_size: int, world_size: int) -> str:
+    """A line for the log: the images of an optimizer step, and its learning rate."""
     images = f"{batch_size} images"
     if training.accumulate > 1:
         images += f" in each of {training.accumulate} batches"
-    if n_processes > 1:
+    if world_size > 1:
         machines = f", on {training.num_nodes} machines" if training.num_nodes > 1 else ""
-        images += f" on each of {n_processes} devices{machines}"
-    total = batch_size * training.accumulate * n_processes
+        images += f" on each of {world_size} devices{machines}"
+    total = batch_size * training.accumulate * world_size
     in_all = f": {total} a step" if total != batch_size else " a step"
     return f"{images}{in_all}; learning rate {training.lr:g}, not scaled with it."
 
 
 def checkpoint_gradients(network: nn.Module) -> None:
-    """Lets a network compute activations again in the backward pass, layer by layer, instead of keeping them.
+    """Makes a network recompute activations in the backward pass, layer by layer, instead of keeping them.
 
-    The gradients are the same. Without reentrance they also reach adapters inside layers whose input needs none.
+    The gradients are the same. Non-reentrant checkpointing also reaches adapters in layers whose input needs none.
 
     Raises:
-        ConfigError: it is not made of layers that can do so.
+        ConfigError: the network does not support it.
     """
     name = getattr(getattr(network, "config", None), "model_type", type(network).__name__)
     refused = ConfigError(
-        f"training.gradient_checkpointing is true, but a {name} has no layers that compute their activations again. "
+        f"training.gradient_checkpointing is true, but a {name} does not support it. "
         "Set it to false, or choose a transformer such as model=dinov2_base."
     )
     if not isinstance(network, PreTrainedModel):
         raise refused
-    # transformers 5 has renamed it on the way.
+    # The name changed within transformers 5.
     enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
     try:
         enable({"use_reentrant": False})
@@ -164,14 +137,14 @@ def checkpoint_gradients(network: nn.Module) -> None:
 
 
 def compile_network(network: nn.Module, device: torch.device) -> None:
-    """Has torch.compile replace the network's calls, in place: weights, names and hooks stay what they are.
+    """Compiles the network's forward pass in place with torch.compile; weights, names and hooks stay.
 
-    Compiling itself happens at the first call, and again where shapes or modes differ: the first validation, and the
-    last, smaller batch, from where on sizes are left open.
+    Compilation happens at the first call, and again for other shapes or modes: the first validation, and the last,
+    smaller batch, after which sizes are dynamic.
 
     Args:
-        network: it; only its call is replaced.
-        device: where it will run; a compiler for it is tried on one line of arithmetic.
+        network: only its call is replaced.
+        device: where it will run; the compiler is first tried on one line of arithmetic.
 
     Raises:
         ConfigError: nothing can be compiled for the device here.

@@ -24,41 +24,40 @@ from roadwork.models.resize import resize, vision_config
 from roadwork.runs.run import Run
 from roadwork.settings import Settings, TrainingSettings
 from roadwork.settings.sampling import HELD_OUT_SPLITS
-from roadwork.training.checkpoints import LeftOut, fingerprint, load_weights
-from roadwork.training.lora.apply import STEPS_BEFORE_FIT, apply_adapter, merge_adapter
+from roadwork.training.checkpoints import OmittedWeights, fingerprint, load_weights
+from roadwork.training.lora.apply import adapt_network, merge_adapter
 
 logger = logging.getLogger(__name__)
 
-
-# Interpolated to data.img_size by arithmetic that another processor may round otherwise; small, so they stay.
+# Interpolated to data.img_size by arithmetic that another processor may round differently; small, so they stay.
 _COMPUTED = ("position_embedding", "pos_embed")
 
-# Of a network's configuration: names, sizes that weights are resized to, and what acts in training alone.
-_NO_ARCHITECTURE = ("image_size", "_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
+# Fields of a network's configuration that do not change what its weights mean.
+_IGNORED_FIELDS = ("image_size", "_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 
 
 def check_unseen(training: TrainingSettings, splits: Splits) -> None:
-    """Checks that no run before this one was trained on rows that this one is judged by.
+    """Checks that no run that this one starts from was trained on this run's held-out rows.
 
-    Rows are known by their ids, also where the runs read different datasets.
+    Rows are compared by id, also between different datasets.
 
     Raises:
-        SplitError: one was.
-        DataError: one of them is not there, or lacks its splits.
+        SplitError: a held-out row was trained on.
+        DataError: such a run is missing, or lacks its splits.
     """
-    judge = {row_id: name for name in HELD_OUT_SPLITS for row_id in splits.ids[name]}
+    held_out = {row_id: name for name in HELD_OUT_SPLITS for row_id in splits.ids[name]}
     for folder in ancestors(training.start_from):
-        seen = [row_id for row_id in _trained_on(folder) if row_id in judge]
+        seen = [row_id for row_id in _trained_on(folder) if row_id in held_out]
         if seen:
             raise SplitError(
-                f"training.start_from: {len(seen):,} of the {len(judge):,} rows that judge this run were seen in "
-                f"the training of {folder}, first {seen[0]} ({judge[seen[0]]}): every figure would be too good. "
+                f"training.start_from: {folder} was trained on {len(seen):,} of the {len(held_out):,} held-out rows of "
+                f"this run, first {seen[0]} ({held_out[seen[0]]}), so every metric would be too good. "
                 f"Set data.splits_file={Run(folder).splits_file}, or start from a run on other rows."
             )
 
 
 def describe_start(training: TrainingSettings) -> dict[str, Any]:
-    """For the manifest: the run in `start_from`, its checkpoint's SHA-256 and its best val_select MCC; or nothing."""
+    """The manifest's entry on `start_from`: run, SHA-256 of its checkpoint, best val_select MCC; or an empty dict."""
     if training.start_from is None:
         return {}
     folder = Run.open(Path(training.start_from)).folder
@@ -72,7 +71,7 @@ def describe_start(training: TrainingSettings) -> dict[str, Any]:
 
 
 def ancestors(start_from: str | None) -> Iterator[Path]:
-    """The folder of the run in `training.start_from`, of the one that it started from, and so on."""
+    """The folder of the run in `training.start_from`, of the run that that one started from, and so on."""
     while start_from is not None:
         folder = Run.open(Path(start_from)).folder
         yield folder
@@ -85,102 +84,92 @@ def _trained_on(folder: Path) -> list[str]:
         ids: list[str] = json.loads(path.read_text(encoding="utf-8"))["splits"]["train"]
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
-            f"training.start_from: {path} cannot be read ({type(error).__name__}), so it is not known which rows that "
-            "run was trained on. Restore it, or start from another run."
+            f"training.start_from: {path}, which lists the rows that the run was trained on, cannot be read "
+            f"({type(error).__name__}). Restore it, or start from another run."
         ) from error
     return ids
 
 
-def find_left_out(network: nn.Module, settings: Settings) -> LeftOut | None:
-    """What checkpoints of a fit can leave out; None where they hold everything.
+def find_omittable(network: nn.Module, settings: Settings) -> OmittedWeights | None:
+    """The frozen weights that a fit's checkpoints can omit; None if they must hold everything.
 
-    These are the frozen parameters that come back when the network is built again, which is tried here: a weight that
-    the pretrained folder lacks is random, so it stays in the checkpoint. Buffers stay too: training changes
-    BatchNorm's, and VeRA's projections follow from a seed only as long as torch draws the same numbers from it.
+    A frozen parameter can be omitted if building the network again gives the same bits, which is tried here. So a
+    weight that the pretrained folder lacks, which is random, stays in the checkpoint. Buffers stay too: training
+    changes BatchNorm's, and VeRA's projections follow from a seed only as long as torch draws the same numbers from it.
 
     Args:
         network: with its adapter or its frozen backbone, before the first step.
         settings: of the run.
     """
-    if not can_leave_out(settings):
+    if not can_omit_frozen(settings):
         return None
     frozen = {name: parameter for name, parameter in network.named_parameters() if not parameter.requires_grad}
     try:
-        with _unheard():
-            again = _backbone_again(settings)
-    except RoadworkError as error:  # a network that its user made, and that model.name does not describe
-        logger.info("Checkpoints hold the frozen weights too: they could not be had again (%s).", error)
+        with _quiet():
+            rebuilt = _rebuild_backbone(settings)
+    except RoadworkError as error:  # the user's own network, which model.name does not describe
+        logger.info("Checkpoints hold the frozen weights too: the network cannot be rebuilt (%s).", error)
         return None
-    names = [
-        name
+    omitted = {
+        name: parameter
         for name, parameter in frozen.items()
-        if name in again
+        if name in rebuilt
         and not any(part in name for part in _COMPUTED)
-        and parameter.dtype == again[name].dtype
-        and torch.equal(parameter.detach().cpu(), again[name].detach())
-    ]
-    if not names:
+        and parameter.dtype == rebuilt[name].dtype
+        and torch.equal(parameter.detach().cpu(), rebuilt[name].detach())
+    }
+    if not omitted:
         return None
-    left_out = {name: frozen[name] for name in names}
-    return LeftOut(names, fingerprint(left_out), sum(weight.nbytes for weight in left_out.values()), _source(settings))
+    n_bytes = sum(weight.nbytes for weight in omitted.values())
+    start = settings.training.start_from
+    source = f"model.name={settings.model.name}" if start is None else f"training.start_from={start}"
+    return OmittedWeights(list(omitted), fingerprint(omitted), n_bytes, source)
 
 
-def can_leave_out(settings: Settings) -> bool:
-    """Whether parameters are frozen whose values are read from files as they are.
+def can_omit_frozen(settings: Settings) -> bool:
+    """Whether a run has frozen parameters whose values are read from files unchanged.
 
-    Those of `training.start_from` are not where that run has an adapter: merging is arithmetic, and another processor
-    may round it otherwise.
+    If the run in `training.start_from` has an adapter, they are not: merging is arithmetic, which another processor may
+    round differently.
     """
     training = settings.training
     if training.adapter == "none" and not training.freeze_backbone:
         return False
     if training.start_from is None:
-        return settings.model.pretrained
+        return bool(settings.model.pretrained)
     before = load_yaml(Run(Path(training.start_from)).config_file)
     return bool(OmegaConf.select(before, "training.adapter") == "none")
 
 
 def build_untrained(settings: Settings) -> nn.Module:
-    """The network of a run, with its adapter, whose weights are to come from a checkpoint.
+    """A run's network with its adapter, whose trained weights are to come from a checkpoint.
 
-    Those that checkpoints leave out are what they were before the run's first step.
+    The weights that checkpoints omit have their values from before the run's first step.
     """
-    return _adapt(_build_backbone(settings), settings)
+    network: nn.Module = adapt_network(_build_backbone(settings), settings.training)
+    return network
 
 
 def _build_backbone(settings: Settings) -> PreTrainedModel:
     network = build_model(settings.model, settings.data.img_size)
-    if can_leave_out(settings):
+    if can_omit_frozen(settings):
         load_start(network, settings)
     return network
 
 
-def _adapt(network: PreTrainedModel, settings: Settings) -> nn.Module:
-    training = settings.training
-    adapted: nn.Module = apply_adapter(
-        network, training.adapter, rank=training.adapter_rank, total_steps=STEPS_BEFORE_FIT
-    )
-    return adapted
-
-
-def _backbone_again(settings: Settings) -> dict[str, nn.Parameter]:
-    """The parameters of a run's network before its first step, but for the adapter's own, by their adapted names."""
+def _rebuild_backbone(settings: Settings) -> dict[str, nn.Parameter]:
+    """The parameters of a run's network before its first step, without the adapter's own, by their adapted names."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.seed()  # with the run's own seed, random weights would seem to come back
+        torch.default_generator.seed()  # with the run's own seed, random weights would seem to come from files
         network = _build_backbone(settings)
         own = {id(parameter) for parameter in network.parameters()}
-        adapted = _adapt(network, settings)
+        adapted = adapt_network(network, settings.training)
     return {name: parameter for name, parameter in adapted.named_parameters() if id(parameter) in own}
 
 
-def _source(settings: Settings) -> str:
-    start = settings.training.start_from
-    return f"model.name={settings.model.name}" if start is None else f"training.start_from={start}"
-
-
 @contextmanager
-def _unheard() -> Iterator[None]:
-    """Inside the block the package logs nothing: what it says of this network it has said before."""
+def _quiet() -> Iterator[None]:
+    """Silences the package inside the block: the first build of this network has logged the same."""
     package = logging.getLogger("roadwork")
     level = package.level
     package.setLevel(logging.CRITICAL)
@@ -191,17 +180,17 @@ def _unheard() -> Iterator[None]:
 
 
 def load_start(network: nn.Module, settings: Settings) -> None:
-    """Puts the best weights of the run in `training.start_from`, its adapter merged, into a network in place.
+    """Loads the best weights of the run in `training.start_from`, its adapter merged, into a network in place.
 
-    Where that run had images of another size, position embeddings are interpolated, as `build_model` does.
+    If that run had another image size, position embeddings are interpolated, as `build_model` does.
 
     Args:
-        network: without an adapter. Which of its parameters are trained stays as it is, and nothing random is drawn.
+        network: without an adapter. `requires_grad` does not change, and no random number is drawn.
         settings: of the run that starts.
 
     Raises:
         DataError: there is no such run, or its best checkpoint is missing or damaged.
-        ConfigError: its network is another one, or cannot be had for images of this size.
+        ConfigError: its network is a different one, or cannot be resized to this image size.
     """
     if settings.training.start_from is None:
         return
@@ -212,8 +201,8 @@ def load_start(network: nn.Module, settings: Settings) -> None:
         _check_same_network(network, start, folder)
         if image_statistics(settings.model) != image_statistics(before.model):
             raise ConfigError(
-                f"training.start_from: images were normalised for {folder} as model.name={before.model.name} wants it, "
-                f"and would be otherwise for model.name={settings.model.name}. Set model.* as in {folder}/config.yaml."
+                f"training.start_from: {folder} normalised images for model.name={before.model.name}, unlike "
+                f"model.name={settings.model.name}. Set model.* as in {folder}/config.yaml."
             )
         if before.data.img_size != settings.data.img_size:
             start = resize(start, settings.data.img_size, type(start))
@@ -233,46 +222,44 @@ def load_start(network: nn.Module, settings: Settings) -> None:
 
 
 def load_merged(folder: Path, settings: Settings) -> PreTrainedModel:
-    """The network of a run with the weights that did best on `val_select`, and without its adapter.
+    """A run's network with its best weights on `val_select`, and its adapter merged.
 
     Raises:
         DataError: the run has no best checkpoint, or one that is damaged or of another network.
     """
-    # It rebuilds frozen weights, by way of `load_start` where that run has a start of its own.
-
     path = Run(folder).best_checkpoint
     if not path.is_file():
         raise DataError(
-            f"training.start_from: {path} is not there, since that run ended before its first epoch did. "
-            "Train it on, or name another run."
+            f"training.start_from: {path} does not exist; that run ended before its first epoch did. "
+            "Resume it, or name another run."
         )
     network = build_untrained(settings)
     load_weights(network, path)
     return merge_adapter(network)
 
 
-def name_start(start_from: str | None) -> str | None:
-    """`training.start_from` by the run's own name, where it is the link `latest`: the next run moves that."""
+def resolve_start(start_from: str | None) -> str | None:
+    """`training.start_from` with the link `latest` resolved, which the next run moves."""
     if start_from is None or not Path(start_from).is_symlink():
         return start_from
     return str(Path(start_from).parent / Path(start_from).readlink())
 
 
 def _check_same_network(network: nn.Module, start: PreTrainedModel, folder: Path) -> None:
-    """By the configurations: heads of attention, say, can differ between networks whose weights have the same shapes.
+    """Compares the configurations: networks with weights of the same shapes can differ, say in attention heads.
 
     Raises:
         ConfigError: they differ.
     """
-    if not isinstance(network, PreTrainedModel):  # a user's own; the shapes of its weights have to do
+    if not isinstance(network, PreTrainedModel):  # the user's own, without a configuration
         return
     ours, theirs = (_architecture(each) for each in (network, start))
     differing = [key for key in sorted(ours | theirs) if ours.get(key) != theirs.get(key)]
     if differing:
         key = "model_type" if "model_type" in differing else differing[0]
         raise ConfigError(
-            f"training.start_from: the network of {folder} is another one: its {key} is {theirs.get(key)!r}, here it "
-            f"is {ours.get(key)!r}. Set model.* as in {folder}/config.yaml."
+            f"training.start_from: {folder} has a different network: its {key} is {theirs.get(key)!r}, here it is "
+            f"{ours.get(key)!r}. Set model.* as in {folder}/config.yaml."
         )
 
 
@@ -282,7 +269,7 @@ def _architecture(network: PreTrainedModel) -> dict[str, Any]:
     return {
         key: value
         for key, value in (config | inner).items()
-        if key not in _NO_ARCHITECTURE
+        if key not in _IGNORED_FIELDS
         and key != "vision_config"
         and not any(part in key for part in ("dropout", "drop_path", "initializer"))
     } | {"class": type(network).__name__, "model_type": inner["model_type"]}

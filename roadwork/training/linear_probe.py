@@ -1,49 +1,51 @@
-"""Training of the head alone on a frozen backbone, and LP-FT."""
+"""Trains the head alone on a frozen backbone: as the whole fit, or as a probe before it (LP-FT)."""
 
 from __future__ import annotations
 
+import copy
 import logging
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
 
 import numpy as np
-import torch
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities.seed import isolate_rng
 from peft import PeftModel
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import nn
 from transformers import PreTrainedModel
 
-from roadwork.core.progress import track
-from roadwork.core.rng import seed_all
+from roadwork.data.augmentation.build import NoAugmentation
 from roadwork.data.datamodule import FITTED_SPLITS, NATIXDataModule
-from roadwork.data.features import FeatureDataModule, choose_device, compute_features
-from roadwork.metrics.classification import confusion_from, mcc_from_confusion
-from roadwork.models.head import head_of, in_evaluation_mode
+from roadwork.data.features import FeatureDataModule, compute_features
+from roadwork.models.head import in_evaluation_mode
 from roadwork.settings import TrainingSettings
-from roadwork.training.module import balancing_weights, training_loss
-from roadwork.training.optim import build_optimizer, warmup_cosine
+from roadwork.training.callbacks.mcc_callback import MCCCallback
+from roadwork.training.devices import build_lightning_trainer
+from roadwork.training.module import RoadworkClassifier
 
 logger = logging.getLogger(__name__)
 
 
 def why_no_features(network: nn.Module, datamodule: NATIXDataModule) -> str | None:
-    """Why a frozen network has to see the images of each batch; None where its features can be computed once."""
+    """Why a frozen network must see the images of each batch, or None if its features can be computed once."""
     if not datamodule.leaves_images_alone:
         mode = datamodule.settings.data.augmentation.train.mode
         return (
-            f"the augmentation ({mode}, {type(datamodule.train_augmentation).__name__}) changes the pictures in each "
-            "epoch. With data.augmentation.train.mode=none they would be, and the head would train in seconds"
+            f"the augmentation ({mode}, {type(datamodule.train_augmentation).__name__}) changes the images in each "
+            "epoch; with data.augmentation.train.mode=none they are computed once, and the head trains in seconds"
         )
     if not isinstance(network, PreTrainedModel):
-        return f"{type(network).__name__} is no network of transformers, whose configuration tells its features apart"
+        return f"{type(network).__name__} is not a transformers network, so no configuration identifies its features"
     return None
 
 
 def data_for_head(network: nn.Module, datamodule: NATIXDataModule) -> NATIXDataModule:
-    """What the head of a frozen network is trained on: the images' features where they can be kept, else the images.
+    """The data that the head of a frozen network trains on: features if they can be computed once, else images.
 
     Args:
         network: with a frozen backbone.
@@ -54,16 +56,16 @@ def data_for_head(network: nn.Module, datamodule: NATIXDataModule) -> NATIXDataM
     """
     reason = why_no_features(network, datamodule)
     if reason is not None:
-        logger.info("The backbone is frozen, and its features are not kept: %s.", reason)
+        logger.info("The backbone is frozen, but its features are computed anew in each epoch: %s.", reason)
         return datamodule
     return with_features(cast("PreTrainedModel", network), datamodule)
 
 
 def with_features(network: PreTrainedModel, datamodule: NATIXDataModule) -> FeatureDataModule:
-    """The data module's plain images as the features of a frozen network, computed once.
+    """A data module with the features of a frozen network in place of the images, computed once.
 
     Args:
-        network: it stays as it is.
+        network: does not change.
         datamodule: set up for a fit.
 
     Raises:
@@ -73,7 +75,7 @@ def with_features(network: PreTrainedModel, datamodule: NATIXDataModule) -> Feat
     rows = np.concatenate([datamodule.datasets[split].rows for split in FITTED_SPLITS])
     features = compute_features(network, datamodule.settings, datamodule.ledger, datamodule.source, rows)
     logger.info(
-        "The backbone is frozen: its head trains on the features of %d photos, at hand in %.1f s.",
+        "The backbone is frozen: the head trains on the features of %d photos, ready in %.1f s.",
         len(features.rows),
         time.monotonic() - started,
     )
@@ -81,13 +83,14 @@ def with_features(network: PreTrainedModel, datamodule: NATIXDataModule) -> Feat
 
 
 def probe_head(network: nn.Module, datamodule: NATIXDataModule) -> None:
-    """Trains the head alone for `training.probe_epochs`, on frozen features, in place; then all that was, is trainable.
+    """Trains the head alone for `training.probe_epochs`, in place, on the frozen features of plain images.
 
-    The features are of the plain images, whatever augmentation the fit has; rows are drawn and the loss is computed as
-    in the fit. Where features cannot be kept, each epoch shows the images. Random generators end as they were.
+    Rows are drawn and the loss is computed as in the fit; augmentation is off. For a network that is not from
+    transformers, each epoch reads the images. Afterwards the same parameters are trainable as before, and random
+    generators continue as if nothing had been drawn.
 
     Args:
-        network: with its adapter, which stays as it is.
+        network: with its adapter, which does not change.
         datamodule: set up for a fit.
 
     Raises:
@@ -99,75 +102,71 @@ def probe_head(network: nn.Module, datamodule: NATIXDataModule) -> None:
         return
     started = time.monotonic()
     plain = network.get_base_model() if isinstance(network, PeftModel) else network
-    device = choose_device(training.accelerator)
-    with isolate_rng(), _head_alone(plain, device):
-        data = with_features(plain, datamodule) if isinstance(plain, PreTrainedModel) else datamodule
-        _fit_head(plain, data, training, device)
-        mcc = _mcc(plain, data, device)
+    has_features = isinstance(plain, PreTrainedModel)
+    with isolate_rng(), _same_state_after(plain):
+        data = with_features(plain, datamodule) if has_features else _without_augmentation(datamodule)
+        mcc = _fit_head(plain, data, training)
     logger.info(
         "Probe: %d epochs of the head alone, on %s, in %.1f s: val_select MCC %.4f.",
         training.probe_epochs,
-        "the images" if data is datamodule else "frozen features",
+        "frozen features" if has_features else "the images",
         time.monotonic() - started,
         mcc,
     )
 
 
+def _fit_head(network: nn.Module, data: NATIXDataModule, training: TrainingSettings) -> float:
+    """Trains the head on rank zero's first device; returns the MCC on `val_select`."""
+    settings = replace(
+        training,
+        epochs=training.probe_epochs,
+        lr=training.probe_lr,
+        freeze_backbone=True,
+        probe_epochs=0,
+        adapter="none",
+        layer_decay=1.0,
+        accumulate=1,
+        clip_norm=0.0,
+        precision="32-true",
+        fused_optimizer=False,
+        channels_last=training.channels_last and training.adapter != "dora",
+    )
+    mcc = MCCCallback()
+    show_progress = sys.stderr.isatty()
+    trainer = build_lightning_trainer(
+        settings,
+        [mcc, *([RichProgressBar(leave=False, console_kwargs={"stderr": True})] if show_progress else [])],
+        Path(),
+        alone=True,
+        check_val_every_n_epoch=settings.epochs,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=show_progress,
+    )
+    try:
+        trainer.fit(RoadworkClassifier(network, settings), datamodule=data)
+    except SystemExit as error:  # Lightning's silent answer to Ctrl-C
+        raise KeyboardInterrupt from error
+    return mcc.best_mcc
+
+
+def _without_augmentation(datamodule: NATIXDataModule) -> NATIXDataModule:
+    plain = copy.copy(datamodule)
+    plain.train_augmentation = NoAugmentation(datamodule.settings.data.img_size)
+    return plain
+
+
 @contextmanager
-def _head_alone(network: nn.Module, device: torch.device) -> Iterator[None]:
-    """Inside the block `network` is on the device, in evaluation mode, and of what it trains the head alone trains."""
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    of_head = {id(parameter) for parameter in head_of(network).parameters()}
-    home = trained[0].device
+def _same_state_after(network: nn.Module) -> Iterator[None]:
+    """After the block, the same parameters are trainable, and every module is in the same mode, on the same device."""
+    trainable = {parameter: parameter.requires_grad for parameter in network.parameters()}
+    home = next(iter(trainable)).device
     try:
         with in_evaluation_mode(network):
-            network.to(device)
-            for parameter in trained:
-                parameter.requires_grad_(id(parameter) in of_head)
             yield
     finally:
         network.to(home)
-        for parameter in trained:
-            parameter.requires_grad_()
+        for parameter, requires_grad in trainable.items():
+            parameter.requires_grad_(requires_grad)
             parameter.grad = None
-
-
-def _fit_head(network: nn.Module, data: NATIXDataModule, training: TrainingSettings, device: torch.device) -> None:
-    loader = data.train_dataloader()
-    weights = balancing_weights(loader).to(device) if training.loss == "balanced" else None
-    optimizer = build_optimizer(network, training.probe_lr, training.weight_decay)
-    schedule = warmup_cosine(optimizer, training.probe_epochs * len(loader), training.warmup)
-    head_of(network).train()
-    for epoch in range(training.probe_epochs):
-        cast("Any", loader.sampler).set_epoch(epoch)
-        for step, batch in enumerate(_batches(data, loader, device)):
-            seed_all(training.seed, epoch, step, 0)  # the head's dropout
-            loss = training_loss(_logits(network, batch), batch["label"], training, weights)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
-            optimizer.step()
-            schedule.step()
-    head_of(network).eval()
-
-
-@torch.no_grad()
-def _mcc(network: nn.Module, data: NATIXDataModule, device: torch.device) -> float:
-    counts = torch.zeros(2, 2, dtype=torch.int64, device=device)
-    for batch in _batches(data, data.val_dataloader(), device):
-        counts += confusion_from(_logits(network, batch).argmax(dim=1), batch["label"])
-    return float(mcc_from_confusion(counts))
-
-
-def _batches(data: NATIXDataModule, loader: DataLoader[Any], device: torch.device) -> Iterator[dict[str, Any]]:
-    """The batches as a fit is given them on its device, but never augmented: no trainer is training."""
-    for batch in track(loader, len(loader), "Probing the head"):
-        readable = data.on_before_batch_transfer(batch, 0)
-        moved = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in readable.items()}
-        yield data.on_after_batch_transfer(moved, 0)
-
-
-def _logits(network: nn.Module, batch: dict[str, Any]) -> Tensor:
-    logits: Tensor = (
-        head_of(network)(batch["features"]) if "features" in batch else network(pixel_values=batch["image"]).logits
-    )
-    return logits

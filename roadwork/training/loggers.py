@@ -1,4 +1,4 @@
-"""TensorBoard, CSV, wandb and MLflow loggers, and what they record of a run."""
+"""Builds the experiment loggers (TensorBoard, wandb, MLflow, Comet, CSV), and gives them a run's metadata."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from roadwork.training.callbacks.mcc_callback import MCCCallback
 BEST_METRIC = "best_val_select_mcc"
 
 
-class LoggerFacts(Callback):
-    """Attaches to each logger what is known before training, and at its end the best MCC on `val_select`.
+class RunMetadataCallback(Callback):
+    """Logs a run's metadata before training, and its best MCC on `val_select` at the end.
 
-    Known before are the resolved configuration, the run's folder, the data's fingerprint, the git revision and the
+    The metadata are the resolved configuration, the run's folder, the data's fingerprint, the git revision and the
     wiring table. Lightning's loggers do nothing on ranks other than 0.
 
     Args:
-        cfg: composed.
+        cfg: the composed configuration.
         run_folder: its manifest has the rest.
         mcc_callback: has the result.
     """
@@ -56,9 +56,9 @@ class LoggerFacts(Callback):
 
 
 def describe_run(cfg: DictConfig, run_folder: Path) -> dict[str, Any]:
-    """The resolved configuration, and what the manifest holds before training: nested dicts of plain values."""
+    """A run's metadata from configuration and manifest, as nested dicts of plain values."""
     manifest = Run(run_folder).read_manifest()
-    # Names as MLflow allows them, whose rules are the strictest.
+    # Names that MLflow allows; its rules are the strictest.
     wiring = {
         re.sub(r"[^\w.-]+", "_", row["wire"]).strip("_"): f"{'works' if row['works'] else 'DEAD'}: {row['observed']}"
         for row in manifest.get("wiring", [])
@@ -74,21 +74,21 @@ def describe_run(cfg: DictConfig, run_folder: Path) -> dict[str, Any]:
 
 
 def _without_empty(value: Any) -> Any:
-    """Keys as text, and `{}` as text too: loggers that flatten dicts would lose its key."""
+    """Keys as text, and `{}` as text too, since loggers that flatten dicts would lose its key."""
     if isinstance(value, dict):
         return {str(key): _without_empty(inner) for key, inner in value.items()} or "{}"
     return value
 
 
 @dataclass(frozen=True)
-class _Kind:
-    """A logger of Lightning's.
+class _LoggerKind:
+    """A Lightning logger.
 
     Attributes:
         build: its class.
-        package: to install with pip; empty where none is needed.
+        package: to install with pip; empty if none is needed.
         module: of that package.
-        passes_on_to: what of the module gets the arguments that the class does not name; empty where it takes none.
+        passes_on_to: the module's function that gets the arguments which the class does not name; empty if none.
     """
 
     build: Callable[..., Logger]
@@ -98,26 +98,26 @@ class _Kind:
 
 
 LOGGERS = {
-    "wandb": _Kind(WandbLogger, "wandb", "wandb", "init"),
-    "mlflow": _Kind(MLFlowLogger, "mlflow", "mlflow"),
-    "comet": _Kind(CometLogger, "comet-ml", "comet_ml", "ExperimentConfig"),
-    "csv": _Kind(CSVLogger),
+    "wandb": _LoggerKind(WandbLogger, "wandb", "wandb", "init"),
+    "mlflow": _LoggerKind(MLFlowLogger, "mlflow", "mlflow"),
+    "comet": _LoggerKind(CometLogger, "comet-ml", "comet_ml", "ExperimentConfig"),
+    "csv": _LoggerKind(CSVLogger),
 }
 
 
 def check_loggers(tracking: TrackingSettings) -> None:
-    """Looks at the names, packages and arguments of `tracking.loggers`; starts none.
+    """Checks the names, packages and arguments of `tracking.loggers`, without starting a logger.
 
     Raises:
-        ConfigError: roadwork has no such logger, or it does not take its arguments.
-        MissingExtraError: its package is not installed.
+        ConfigError: a logger or one of its arguments is unknown.
+        MissingExtraError: a logger's package is not installed.
     """
     for name, arguments in tracking.loggers.items():
         kind = LOGGERS.get(name)
         if kind is None:
             raise ConfigError(
                 f"tracking.loggers names {name!r}; allowed: {', '.join(LOGGERS)}.{_nearest(name, LOGGERS)} "
-                "TensorBoard and metrics.jsonl are always there."
+                "TensorBoard and metrics.jsonl are always written."
             )
         if not isinstance(arguments, dict | None):
             raise ConfigError(
@@ -132,19 +132,19 @@ def check_loggers(tracking: TrackingSettings) -> None:
         unknown = [argument for argument in arguments or {} if argument not in known]
         if unknown:
             raise ConfigError(
-                f"tracking.loggers.{name}.{unknown[0]} is no argument of Lightning's {kind.build.__name__}."
+                f"tracking.loggers.{name}.{unknown[0]} is not an argument of Lightning's {kind.build.__name__}."
                 f"{_nearest(unknown[0], known)} It takes {', '.join(known)}."
             )
 
 
 def build_loggers(settings: Settings, run_folder: Path) -> list[Logger]:
-    """TensorBoard in the run's folder first, then one logger for each name in `tracking.loggers`.
+    """TensorBoard in the run's folder, then one logger for each name in `tracking.loggers`.
 
-    Each is named after the experiment and the run, where its arguments do not say otherwise.
+    Each is named after the experiment and the run, unless its arguments set a name.
 
     Raises:
         ConfigError: see :func:`check_loggers`.
-        MissingExtraError: likewise.
+        MissingExtraError: see :func:`check_loggers`.
     """
     check_loggers(settings.tracking)
     loggers: list[Logger] = [
@@ -156,7 +156,7 @@ def build_loggers(settings: Settings, run_folder: Path) -> list[Logger]:
             "save_dir": run_folder,
             "name": run_name,
             "id": run_name,
-        },  # a known id is what a resumed run goes on by
+        },  # a resumed run continues under its id
         "mlflow": {"experiment_name": settings.experiment, "run_name": run_name},
         "comet": {"name": run_name},
         "csv": {"save_dir": run_folder, "name": "", "version": "csv"},
@@ -166,8 +166,8 @@ def build_loggers(settings: Settings, run_folder: Path) -> list[Logger]:
     return loggers
 
 
-def _arguments_of(kind: _Kind) -> list[str]:
-    """The names of all arguments that can be given."""
+def _arguments_of(kind: _LoggerKind) -> list[str]:
+    """The names of all arguments that a configuration can give."""
     names = _named(kind.build)
     if kind.passes_on_to:
         names += _named(getattr(import_module(kind.module), kind.passes_on_to))
@@ -175,7 +175,7 @@ def _arguments_of(kind: _Kind) -> list[str]:
 
 
 def _named(function: Callable[..., Any]) -> list[str]:
-    """A function's arguments by name, without what cannot stand in a configuration: objects and secrets."""
+    """The names of a function's arguments, without objects and secrets, which no configuration holds."""
     parameters = inspect.signature(function).parameters.values()
     by_name = [p.name for p in parameters if p.kind in {p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY}]
     return [name for name in by_name if name not in {"self", "experiment", "api_key"}]

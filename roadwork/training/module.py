@@ -1,8 +1,9 @@
-"""The LightningModule: training and validation step, and its losses."""
+"""The LightningModule: its steps, losses and optimizer."""
 
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any, Self, cast
 
 import lightning as L
@@ -20,8 +21,8 @@ from roadwork.core.rng import seed_all
 from roadwork.models.head import freeze_backbone, head_of, train_head_alone
 from roadwork.settings import TrainingSettings
 from roadwork.training.callbacks.adalora_callback import adalora_orthogonal_loss
-from roadwork.training.checkpoints import LeftOut, leave_out, put_back
-from roadwork.training.nan_guard import spread_non_finite
+from roadwork.training.callbacks.base import StepState
+from roadwork.training.checkpoints import OmittedWeights, omit_frozen, restore_frozen
 from roadwork.training.optim import build_optimizer, use_fused, warmup_cosine
 
 logger = logging.getLogger(__name__)
@@ -32,19 +33,19 @@ N_CLASSES = 2
 def training_loss(
     logits: Tensor, labels: Tensor, training: TrainingSettings, class_weights: Tensor | None = None
 ) -> Tensor:
-    """The mean over a batch's rows, a scalar.
+    """The mean loss over a batch's rows, a scalar.
 
-    With targets t (one-hot or soft, smoothed) and probabilities p, a row's loss is the sum over the classes c of
+    With smoothed targets t (one-hot or soft) and probabilities p, a row's loss is the sum over the classes c of
 
     - `cross_entropy`: -t_c log p_c,
-    - `balanced`: -w_c t_c log p_c, so that a mixed row weighs by its mixture,
+    - `balanced`: -w_c t_c log p_c, so a mixed row is weighted by its mixture,
     - `focal`: see :func:`focal_loss`.
 
     Args:
-        logits: (B, 2), of None and Roadwork.
+        logits: (B, 2) of None and Roadwork.
         labels: (B,) integers, or (B, 2) soft labels that sum to 1.
-        training: which loss, and its label smoothing.
-        class_weights: (2,) w of the balanced loss, as :func:`balancing_weights` gives them.
+        training: the loss and its label smoothing.
+        class_weights: (2,) w of the balanced loss, from :func:`balancing_weights`.
 
     Raises:
         WiringError: the balanced loss has no weights.
@@ -58,16 +59,16 @@ def training_loss(
         smoothed = targets * (1 - training.label_smoothing) + training.label_smoothing / N_CLASSES
         return focal_loss(logits, smoothed, training.focal_gamma)
     if class_weights is None:
-        raise WiringError("training.loss is balanced, but the classes have no weights: they are set as a fit starts.")
-    # As soft labels: for integers torch divides by the weights of the batch, which differ from batch to batch.
+        raise WiringError("training.loss is balanced, but the class weights are not set; a fit sets them at its start.")
+    # As soft labels: with integers torch divides by the sum of the batch's weights, which varies.
     return F.cross_entropy(logits, targets, weight=class_weights, label_smoothing=training.label_smoothing)
 
 
 def focal_loss(logits: Tensor, targets: Tensor, gamma: float) -> Tensor:
     """The mean over rows of -sum_c t_c (1 - p_c)^gamma log p_c, a scalar.
 
-    For a label that is certain it is equation 4 of Lin et al. 2017 (arXiv:1708.02002). For a soft one it is the mean of
-    that over the classes, weighted by the label, as mixup's authors mix losses (Zhang et al. 2018, arXiv:1710.09412).
+    For a hard label this is equation 4 of Lin et al. 2017 (arXiv:1708.02002). For a soft label it is the mean over the
+    classes, weighted by the label, as mixup mixes losses (Zhang et al. 2018, arXiv:1710.09412).
 
     Args:
         logits: (B, 2).
@@ -75,56 +76,70 @@ def focal_loss(logits: Tensor, targets: Tensor, gamma: float) -> Tensor:
         gamma: 0 or more; 0 gives cross-entropy.
     """
     log_p = F.log_softmax(logits, dim=1)
-    # log (1 - p_c) is the other class's log p: exact, and with a gradient, where p rounds to 1.
+    # log (1 - p_c) is the other class's log p: exact and with a gradient even where p rounds to 1.
     return -(targets * (gamma * log_p.flip(1)).exp() * log_p).sum(dim=1).mean()
 
 
-def balancing_weights(loader: DataLoader[Any]) -> Tensor:
-    """(2,) float32 weights of None and Roadwork under which both weigh the same over an epoch, and 1 on the average.
+def spread_non_finite(loss: Tensor) -> Tensor:
+    """The scalar loss itself if finite; otherwise one whose gradients are all NaN.
 
-    A class's weight is 1 / (2 x its share of the rows *as they are drawn*: by the sampler's weights, where it has any).
+    The gradients then always show a non-finite loss. An infinite loss can have finite gradients (a logit of -infinity
+    does it), and ranks that train together average gradients, not losses.
+    """
+    return loss * torch.where(torch.isfinite(loss.detach()), 1.0, math.nan)
+
+
+def balancing_weights(loader: DataLoader[Any]) -> Tensor:
+    """Class weights (2,) float32 of None and Roadwork, with which both count equally over an epoch; 1 on average.
+
+    A class's weight is 1 / (2 x its fraction of the drawn rows), which follows the sampler's weights, if it has any.
 
     Args:
-        loader: of training; its dataset has `labels` (N,) of 0 and 1.
+        loader: the training loader; its dataset has `labels` (N,) of 0 and 1.
 
     Raises:
-        DataError: it has no labels, or draws one class alone.
+        DataError: it has no labels, or draws a single class.
     """
     labels = getattr(loader.dataset, "labels", None)
     if labels is None:
         raise DataError(
-            "training.loss is balanced, which needs a training set with `labels` (N,), one a row. Give it such labels, "
-            "or use training.loss=cross_entropy."
+            "training.loss is balanced, which needs a training set with `labels` (N,), one per row. Add them, or use "
+            "training.loss=cross_entropy."
         )
     drawn = np.asarray(getattr(loader.sampler, "weights", np.ones(len(labels))), dtype=np.float64)
     totals = np.bincount(np.asarray(labels, dtype=np.int64), drawn, N_CLASSES)
     if not totals.all():
         raise DataError(
-            "training.loss is balanced, but training draws rows of one class alone (weights of None and Roadwork: "
+            "training.loss is balanced, but training draws a single class (total weights of None and Roadwork: "
             f"{totals[0]:g}, {totals[1]:g}). Check the labels, the splits and data.gps_sampling.weight_brackets."
         )
     return torch.from_numpy(totals.sum() / (N_CLASSES * totals)).float()
 
 
 class RoadworkClassifier(L.LightningModule):
-    """Trains `model`, a network whose forward takes `pixel_values` (B, 3, S, S) and gives `.logits` (B, 2).
+    """Trains a network whose forward takes `pixel_values` (B, 3, S, S) and returns `.logits` (B, 2).
 
-    Batches are the data module's: `image`, and `label` as (B,) integers or (B, 2) soft labels. Where the backbone is
-    frozen they may have `features` (B, D) in place of `image`; then the head alone is called.
+    Batches are the data module's: `image` (B, 3, S, S), and `label` as integers (B,) or soft labels (B, 2). With a
+    frozen backbone they may have `features` (B, D) in place of `image`; then only the head runs.
+
+    Attributes:
+        omitted: frozen weights that checkpoints omit.
+        step_state: the latest optimizer step, for the callbacks.
     """
 
     def __init__(self, model: nn.Module, settings: TrainingSettings) -> None:
         super().__init__()
-        # Channels last: 0.7 of the time for a step of the small ResNet on a CPU, and what GPUs' convolutions want too.
+        # Channels last makes a step of the small ResNet 0.7 times as long on a CPU; convolutions on GPUs prefer it too.
         # Not with DoRA, whose convolutions peft 0.21 views as matrices.
         is_last = settings.channels_last and settings.adapter != "dora"
         self.memory_format = torch.channels_last if is_last else torch.contiguous_format
         self.model = model.to(memory_format=self.memory_format)  # type: ignore[call-overload]  # torch's stubs lack it
         self.settings = settings
-        # Frozen weights that checkpoints need not hold; whoever knows where the weights came from says which.
-        self.left_out: LeftOut | None = None
+        # Frozen weights that checkpoints need not hold; BaseTrainer, which knows where they come from, finds them.
+        self.omitted: OmittedWeights | None = None
         self.class_weights: Tensor | None = None
-        self.model.train()  # pretrained networks come in evaluation mode
+        self.step_state = StepState()
+        self.model.train()  # pretrained networks are in evaluation mode
         if settings.freeze_backbone:
             freeze_backbone(self.model)
 
@@ -134,7 +149,7 @@ class RoadworkClassifier(L.LightningModule):
         return logits
 
     def logits_of(self, batch: dict[str, Any]) -> Tensor:
-        """(B, 2) logits of a batch: from its images, or from the features that its frozen backbone gave."""
+        """(B, 2) logits of a batch, from its images or its frozen features."""
         if "features" in batch:
             logits: Tensor = head_of(self.model)(batch["features"])
             return logits
@@ -148,16 +163,20 @@ class RoadworkClassifier(L.LightningModule):
         return self
 
     @override
+    def on_fit_start(self) -> None:
+        self.step_state = StepState()
+
+    @override
     def on_train_start(self) -> None:
         if self.settings.freeze_backbone:
-            self.train()  # not before: Lightning warns of modules that are in evaluation mode until here
+            self.train()  # not earlier: Lightning warns of modules in evaluation mode
         if self.settings.loss == "balanced":
             self.class_weights = balancing_weights(cast("Any", self.trainer.train_dataloader)).to(self.device)
             logger.info("Loss weights: None %.2f, Roadwork %.2f.", *self.class_weights.tolist())
 
     @override
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        # Dropout and the like follow from the step alone: a run that is resumed draws what it would have drawn.
+        # Dropout and the like depend on the step alone, so a resumed run draws what the whole run would have drawn.
         seed_all(self.settings.seed, self.current_epoch, batch_idx, self.global_rank)
 
     @override
@@ -165,26 +184,37 @@ class RoadworkClassifier(L.LightningModule):
         logits = self.logits_of(batch)
         loss = training_loss(logits, batch["label"], self.settings, self.class_weights)
         criterion = loss.detach()
-        if self.settings.adapter == "adalora":  # peft adds it only where the wrapped model computes the loss
+        if self.settings.adapter == "adalora":  # peft adds it only if the wrapped model computes the loss
             loss = loss + adalora_orthogonal_loss(self.model)
         loss = spread_non_finite(loss)
         return {"loss": loss, "criterion": criterion, "logits": logits.detach(), "labels": batch["label"]}
 
     @override
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor] | None:
-        if "is_repeat" in batch:  # of another device's rows
+        if "is_repeat" in batch:  # another device's row
             return None
         logits = self.logits_of(batch)
         loss = F.cross_entropy(logits.float(), batch["label"])
         return {"loss": loss, "logits": logits, "labels": batch["label"]}
 
     @override
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor] | None:
+        return self.validation_step(batch, batch_idx)
+
+    @override
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor] | None:
+        """The `logits` (B, 2) of a batch and its `index` (B,), the rows of the data module's table."""
+        if "is_repeat" in batch:  # another device's row
+            return None
+        return {"logits": self.logits_of(batch), "index": batch["index"]}
+
+    @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        leave_out(checkpoint, self.left_out)  # after the callbacks: EMA has put its weights in
+        omit_frozen(checkpoint, self.omitted)  # Lightning calls it after the callbacks: EMA has added its weights
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        put_back(checkpoint, self.model)  # before Lightning loads the weights, strictly
+        restore_frozen(checkpoint, self.model)  # before Lightning loads the weights, strictly
 
     @override
     def configure_gradient_clipping(
@@ -193,7 +223,7 @@ class RoadworkClassifier(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        # Lightning's own refuses fused optimizers in any mixed precision, also bf16, which scales no loss.
+        # Lightning's own refuses fused optimizers in any mixed precision, even bf16, which has no loss scale.
         if gradient_clip_val:
             self.trainer.precision_plugin.clip_grad_by_norm(optimizer, gradient_clip_val)
 

@@ -17,12 +17,11 @@ from roadwork.core.errors import ConfigError, WiringError
 
 logger = logging.getLogger(__name__)
 
-
 # `layers.3`, `encoder.layer.3`, `blocks.3` are blocks; so are `stages.1.layers.0` and `layers.1.blocks.0` (Swin) inside
-# their stages. What comes before it in a name are the network's own parts and peft's.
+# their stages. Prefixes of the network and of peft come before.
 _BLOCK = re.compile(r"(?:^|\.)(?:stages|layers|layer|blocks)\.\d+(?P<inner>\.(?:layers|blocks)\.\d+)?(?=\.)")
 
-# Embeddings of positions and tokens, under timm's and transformers' names; biases and norms are told by their shape.
+# Embeddings of positions and tokens, under timm's and transformers' names; biases and norms are found by their shape.
 _NOT_DECAYED = (
     "position_embedding",
     "pos_embed",
@@ -33,21 +32,21 @@ _NOT_DECAYED = (
     "distillation_token",
 )
 
-# Where torch has AdamW in one kernel.
+# Devices for which torch has a fused AdamW.
 _FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 def parameter_depths(network: nn.Module) -> dict[str, int]:
     """The depth of each parameter by its name: 0 for the embeddings, 1 for the first block, and so on.
 
-    The highest is that of all behind the last block: norms and the head, as in BEiT's and MAE's code. A layer between
-    two stages belongs to the block after it, or to the one before it where it ends a stage (Swin).
+    The norms and the head after the last block have the highest depth, as in BEiT's and MAE's code. A layer between two
+    stages belongs to the block after it, or to the block before it if it ends a stage (Swin).
 
     Args:
-        network: with or without a peft adapter; its parts come in the order in which it runs through them.
+        network: with or without a peft adapter; its modules are in the order of the forward pass.
 
     Raises:
-        ConfigError: no blocks are found in it.
+        ConfigError: no blocks are found.
     """
     found = {name: _BLOCK.search(name) for name, _ in network.named_parameters()}
     stages = {name[: match.start("inner")] for name, match in found.items() if match and match["inner"]}
@@ -64,8 +63,8 @@ def parameter_depths(network: nn.Module) -> dict[str, int]:
             depths[name] = 0
     if not blocks:
         raise ConfigError(
-            f"training.layer_decay is below 1, but no blocks were found in {type(network).__name__}: its parameters "
-            f"have names like {next(iter(found))}, and blocks are named layers.0, layer.0, blocks.0 or "
+            f"training.layer_decay is below 1, but {type(network).__name__} has no known blocks. Its parameters "
+            f"are named like {next(iter(found))}; blocks are named layers.0, layer.0, blocks.0 or "
             "stages.0.layers.0. Set training.layer_decay=1."
         )
     return {name: depths.get(name, len(blocks) + 1) for name in found}
@@ -74,13 +73,13 @@ def parameter_depths(network: nn.Module) -> dict[str, int]:
 def split_by_depth(
     network: nn.Module, groups: list[dict[str, Any]], lr: float, layer_decay: float
 ) -> list[dict[str, Any]]:
-    """An optimizer's groups divided by depth, the head's first: its `lr` is the one that logs show as the run's.
+    """An optimizer's parameter groups split by depth, the head's first: logs show the first group's learning rate.
 
     Args:
-        network: whose parameters the groups have.
-        groups: as an optimizer takes them; each that comes out keeps the other keys of the one that it is part of.
+        network: owns the groups' parameters.
+        groups: as an optimizer takes them; the split groups keep the other keys.
         lr: of the head.
-        layer_decay: the learning rate of a depth is that of the next one times this.
+        layer_decay: a depth's learning rate is that of the next depth times this.
 
     Raises:
         ConfigError: no blocks are found in the network.
@@ -107,11 +106,11 @@ def split_by_depth(
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """The trainable parameters in up to two groups: with weight decay, and without.
 
-    Without are all that have one dimension at most longer than 1 (biases, norms, layer scale, IA3's vectors), and the
-    embeddings of positions and tokens: decay would pull a scale or a place towards zero.
+    Without decay are vectors (biases, norms, layer scale, IA3's factors) and the embeddings of positions and tokens:
+    decay would pull a scale or a position towards zero.
 
     Raises:
-        WiringError: Where no parameter is trainable.
+        WiringError: no parameter is trainable.
     """
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
@@ -131,10 +130,10 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 def build_optimizer(
     model: nn.Module, lr: float, weight_decay: float, *, layer_decay: float = 1.0, fused: bool = False
 ) -> AdamW:
-    """AdamW over the trainable parameters, grouped by :func:`parameter_groups`; in one kernel where `fused`.
+    """AdamW over the trainable parameters, in the groups of :func:`parameter_groups`.
 
     Raises:
-        ConfigError: `layer_decay` is below 1, and the model's layers are not known.
+        ConfigError: `layer_decay` is below 1, and the model's blocks are unknown.
     """
     groups = parameter_groups(model, weight_decay)
     if layer_decay < 1:
@@ -145,18 +144,18 @@ def build_optimizer(
 
 
 def use_fused(wanted: bool | None, parameters: Iterable[Tensor], precision: str) -> bool:
-    """Whether AdamW runs in one kernel: as wanted; where that is None, where it can.
+    """Whether to use the fused AdamW: as `wanted`, or, if that is None, whenever it is available.
 
-    It can where all parameters are real floating-point numbers on a device that has the kernel. It cannot under
-    16-mixed: it would undo the loss scale itself, after the gradients were clipped.
+    It needs floating-point parameters on a device that has the kernel. It does not work with 16-mixed, where it would
+    undo the loss scale itself, after the gradients were clipped.
 
     Args:
         wanted: `training.fused_optimizer`.
-        parameters: those that are trained, where they are trained.
-        precision: Lightning's name of it.
+        parameters: the trained ones, on their device.
+        precision: Lightning's name for it.
 
     Raises:
-        ConfigError: It is wanted where it cannot be.
+        ConfigError: it is wanted but not available.
     """
     reason = ""
     if precision == "16-mixed":
@@ -165,16 +164,16 @@ def use_fused(wanted: bool | None, parameters: Iterable[Tensor], precision: str)
         reason = f"it has no kernel for {unfit[0].dtype} on {unfit[0].device.type}"
     if wanted and reason:
         raise ConfigError(
-            f"training.fused_optimizer is true, but {reason}. Set it to null (where it can be) or to false."
+            f"training.fused_optimizer is true, but {reason}. Set it to null (used when available) or to false."
         )
     return wanted is not False and not reason
 
 
 def _fit_loaded_state(optimizer: Optimizer) -> None:
-    """Lets what a checkpoint brought follow this optimizer, where it was written by a fused one and this is not, say.
+    """Adapts a checkpoint's optimizer state to this optimizer, which may be fused where the saved one was not.
 
-    The fused kernels walk weights and averages side by side in memory; on a CPU they do not check the strides, and
-    those of a run with another `training.channels_last` would silently give wrong weights.
+    The fused kernels read weights and averages in memory order. On a CPU they do not check strides, so the state of a
+    run with another `training.channels_last` would silently give wrong weights.
     """
     fused = optimizer.defaults["fused"]
     for group in optimizer.param_groups:
@@ -189,16 +188,16 @@ def _fit_loaded_state(optimizer: Optimizer) -> None:
 def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup_share: float) -> LambdaLR:
     """A learning rate that rises linearly to the optimizer's own, then falls by half a cosine.
 
-    The cosine is that of SGDR (Loshchilov and Hutter, 2017), without restarts. Each step of the run does something:
-    the first has a rate above 0, and 0 is reached only behind the last.
+    The cosine is that of SGDR (Loshchilov and Hutter, 2017), without restarts. Every step has a rate above 0: the rate
+    would reach 0 one step after the last.
 
     Args:
-        optimizer: Step the schedule after each of its steps.
-        total_steps: Optimizer steps of the whole run.
-        warmup_share: Share of them over which the rate rises, 0 to 1.
+        optimizer: step the schedule after each of its steps.
+        total_steps: optimizer steps of the whole run.
+        warmup_share: fraction of the steps over which the rate rises, 0 to 1.
 
     Raises:
-        ConfigError: For a number of steps below 1, or a share outside [0, 1].
+        ConfigError: the number of steps is below 1, or the fraction outside [0, 1].
     """
     if total_steps < 1:
         raise ConfigError(f"The run has {total_steps} optimizer steps; it needs at least 1.")

@@ -67,7 +67,7 @@ def test_config_contains_no_local_path(tmp_path):
 
 
 def test_adapters_are_merged_in_each(images):
-    adapted = [apply_adapter(build("vit", seed), "lora", rank=2, total_steps=100).eval() for seed in (1, 2)]
+    adapted = [apply_adapter(build("vit", seed), "lora", rank=2).eval() for seed in (1, 2)]
     with torch.no_grad():
         for network in adapted:
             for parameter in network.parameters():

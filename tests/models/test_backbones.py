@@ -200,7 +200,7 @@ def test_pooled_classifier_supports_checkpointing_and_adapters(family):
             torch.testing.assert_close(parameter.grad, kept[name])
     freeze_backbone(plain)
     assert [name for name, p in plain.named_parameters() if p.requires_grad] == ["classifier.weight", "classifier.bias"]
-    adapted = apply_adapter(saving, "lora", rank=2, total_steps=10)
+    adapted = apply_adapter(saving, "lora", rank=2)
     train_a_step(adapted)
     assert isinstance(merge_adapter(adapted), PooledClassifier)
 

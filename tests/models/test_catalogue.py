@@ -111,7 +111,7 @@ def test_fields_that_do_not_fit_what_is_stored_are_said(tiny_folder, model_folde
 
 def test_licences(tmp_path):
     shipped = [OmegaConf.load(path) for path in (CHECKOUT / "configs" / "model").glob("*.yaml")]
-    assert {model.name for model in shipped if model.pretrained} <= set(LICENCES)
+    assert {model.name for model in shipped if model.get("pretrained")} <= set(LICENCES)
     assert licence_of(ModelSettings(name="someone/else", pretrained=True)) == UNKNOWN
     assert licence_of(ModelSettings(name="resnet")) == "no weights"
     folder = ModelSettings(name=str(tmp_path), pretrained=True)

@@ -123,7 +123,7 @@ def test_checkpointing_skips_the_same_branches_on_recompute():
 
 def test_an_adapter_leaves_it_in_place():
     network = build("vit", drop_path=SHARE)
-    adapted = apply_adapter(network, "lora", rank=2, total_steps=10)
+    adapted = apply_adapter(network, "lora", rank=2)
     seen = watch_branches(network, "vit")
     train_on_one_picture(adapted)
     assert skipped(seen[-1]).any()

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from adapter_world import make_pretrained
+from fixtures.adapter_runs import make_pretrained
 
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.preflight.dry_run import run_dry
@@ -38,7 +38,7 @@ def test_working_adapter_passes(rows):
     observed = table["adapter (lora)"].observed
     assert "lora on q_proj, k_proj, v_proj, o_proj, fc1, fc2 in 2 blocks: 12 layers, and the head" in observed
     assert "12 of 12 layers and 2 of 2 tensors of the head moved, 0 of" in observed
-    assert "frozen ones are left out" in table["checkpoint"].observed
+    assert "frozen ones are omitted" in table["checkpoint"].observed
 
 
 @pytest.mark.slow
@@ -84,7 +84,7 @@ def test_a_frozen_weight_that_moves_under_its_fingerprint(rows, monkeypatch):
 
     def step(self, batch, batch_idx):
         with torch.no_grad():
-            self.model.get_parameter(self.left_out.names[-1]).add_(1e-3)
+            self.model.get_parameter(self.omitted.names[-1]).add_(1e-3)
         return original(self, batch, batch_idx)
 
     monkeypatch.setattr(RoadworkClassifier, "training_step", step)

@@ -15,8 +15,9 @@ from roadwork.preflight.recorder import WireRow
 from roadwork.training.callbacks.adalora_callback import AdaLoraCallback
 from roadwork.training.callbacks.ema_callback import EMACallback
 from roadwork.training.callbacks.mcc_callback import MCCCallback
+from roadwork.training.devices import build_lightning_trainer
 from roadwork.training.module import RoadworkClassifier
-from roadwork.training.trainers.base_trainer import BaseTrainer, build_lightning_trainer
+from roadwork.training.trainers.base_trainer import BaseTrainer
 from roadwork.training.trainers.factory import prepare_trainer
 
 TINY_VIT = {
@@ -226,12 +227,11 @@ def test_a_layer_cut_off_from_the_loss(tiny_config, monkeypatch):
 
 def test_a_frozen_layer_that_moves(tiny_config, monkeypatch):
     datamodule, trainer = prepare(tiny_config("training.adapter=lora", "training.use_ema=false"))
-    frozen = next(p for p in trainer.module.model.parameters() if not p.requires_grad)
     original = RoadworkClassifier.training_step
 
     def step(self, batch, batch_idx):
         with torch.no_grad():
-            frozen.add_(0.1)
+            next(p for p in self.model.parameters() if not p.requires_grad).add_(0.1)
         return original(self, batch, batch_idx)
 
     monkeypatch.setattr(RoadworkClassifier, "training_step", step)

@@ -1,4 +1,4 @@
-"""`batch_size: auto` finds a number, leaves everything as it was, and the run records it."""
+"""`batch_size: auto` finds a batch size without side effects, and the run records it."""
 
 import logging
 import random
@@ -74,7 +74,7 @@ def test_memory_decides_on_a_cpu(auto, monkeypatch, caplog):
     monkeypatch.setattr(batch_size, "available_bytes", lambda: int(2 * (state + 9 * a_row)))
     with caplog.at_level(logging.INFO):
         assert find_batch_size(trainer, datamodule) == 8
-    assert "8 images a step" in caplog.text
+    assert "8 images per step" in caplog.text
     assert "training.lr" in caplog.text
     monkeypatch.setattr(batch_size, "available_bytes", lambda: int(2 * (state + a_row)))
     with pytest.raises(ConfigError, match=r"2 images.*data\.img_size"):
@@ -93,7 +93,7 @@ def test_memory_estimate_grows_with_images_and_covers_usage(auto, tiny_config):
 
 
 def test_a_gpu_is_tried_until_it_is_full(auto, monkeypatch):
-    """A stand-in for the GPU's allocator: a step takes 1 GB an image of 10 GB, and what is kept free is a tenth."""
+    """A fake GPU allocator: a step takes 1 GB per image of 10 GB, and a tenth stays free."""
     trainer, datamodule = auto
     tried, peak, gb = [], [0], 10**9
     trial = _Trial(trainer, datamodule)

@@ -1,4 +1,4 @@
-"""Checkpoints are written whole or not at all, and a damaged one is found out and named."""
+"""Checkpoint writes are atomic, and a damaged checkpoint is detected and named."""
 
 import logging
 import shutil

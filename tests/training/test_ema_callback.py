@@ -1,4 +1,4 @@
-"""The average is held against a float64 replay of its formula, and a resumed run against an uninterrupted one."""
+"""EMA matches a float64 replay of its formula, and a resumed run matches an uninterrupted one."""
 
 import copy
 
@@ -185,7 +185,7 @@ class Classifier(L.LightningModule):
 
 
 class Replay(Callback):
-    """Averages after each batch in `steps`, in the plain words of the formula; stands behind the EMA callback."""
+    """Averages after each batch in `steps` by the formula itself; registered after the EMA callback."""
 
     def __init__(self, model, decay, every=1):
         self.decay, self.every = decay, every

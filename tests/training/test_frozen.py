@@ -1,4 +1,4 @@
-"""A frozen backbone does not learn, in any of the ways in which a network can."""
+"""A frozen backbone does not change: no gradients, no dropout, no BatchNorm statistics."""
 
 import pytest
 import torch
@@ -87,7 +87,7 @@ def test_features_go_to_the_head_alone():
 
 
 def test_network_in_eval_mode_is_put_in_training_mode():
-    """So pretrained ones come."""
+    """Pretrained networks are loaded in evaluation mode."""
     network = build_model(ModelSettings(name="resnet", config=TINY["resnet"]), 32).eval()
     module = RoadworkClassifier(network, TrainingSettings())
     assert all(part.training for part in module.modules())

@@ -1,4 +1,4 @@
-"""A head that trains on kept features is the head that trains on the images."""
+"""A head trained on stored features equals a head trained on the images."""
 
 import json
 import shutil
@@ -132,7 +132,7 @@ def test_augmentation_disables_cached_features_with_a_log(probe, computed, caplo
 
 
 def test_user_augmentation_is_applied(probe, computed):
-    """The mode says none; what counts is the module that is really there."""
+    """The mode is none, but the module itself decides."""
 
     class Own(NATIXDataModule):
         def _get_train_transforms(self, cfg):

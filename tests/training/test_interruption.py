@@ -1,4 +1,4 @@
-"""A signal ends the step, saves and stops; what goes on from there ends as the uninterrupted run."""
+"""A signal finishes the step, saves and stops; the resumed run equals the uninterrupted one."""
 
 import json
 import multiprocessing
@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from roadwork.core.errors import RunStoppedError
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.runs.run import LAST
-from roadwork.training.callbacks.interruption import Interruption
+from roadwork.training.callbacks.interruption_callback import InterruptionCallback
 from roadwork.training.trainers.factory import prepare_trainer
 
 
@@ -99,7 +99,7 @@ def test_stops_after_the_step_and_resumes_to_the_same_end(config, tmp_path, numb
 
 def test_saves_by_time_inside_an_epoch(config, tmp_path, monkeypatch):
     saved = []
-    monkeypatch.setattr(Interruption, "_stop_if", lambda self, number: saved.append(self.path.exists()))
+    monkeypatch.setattr(InterruptionCallback, "_stop_if", lambda self, number: saved.append(self.path.exists()))
     fit(config(f"output_dir={tmp_path}", "training.checkpoint_minutes=0.00001", "training.epochs=1"))
     assert saved
     assert all(saved)  # from the first step on
@@ -122,7 +122,7 @@ def test_random_draws_depend_only_on_the_step(config):
 
 
 def _ignore_the_first(path):
-    interruption = Interruption(path, 0)
+    interruption = InterruptionCallback(path, 0)
     interruption.on_train_start(type("Trainer", (), {"global_step": 0}), None)
     os.kill(os.getpid(), signal.SIGTERM)
     assert interruption.received == signal.SIGTERM

@@ -1,4 +1,4 @@
-"""A run's last layer is trained again on balanced draws (DFR), from the settings to the predictions."""
+"""Last-layer retraining on balanced draws (DFR), from the settings to the predictions."""
 
 import logging
 

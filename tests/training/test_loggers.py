@@ -1,4 +1,4 @@
-"""Loggers by configuration: CSV for real, wandb and MLflow by stand-ins for their packages."""
+"""Loggers from the configuration: a real CSV logger, and fakes of wandb and MLflow."""
 
 import csv
 import inspect
@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import yaml
-from health_world import EasyFits
+from fixtures.tiny_fits import TinyFits
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -18,7 +18,7 @@ from roadwork.config import to_settings
 from roadwork.core.errors import ConfigError, MissingExtraError
 from roadwork.runs.run import Run
 from roadwork.settings import Settings, TrackingSettings
-from roadwork.training.loggers import LOGGERS, LoggerFacts, build_loggers, check_loggers
+from roadwork.training.loggers import LOGGERS, RunMetadataCallback, build_loggers, check_loggers
 
 WIRING = [
     {"wire": "augmentation (none)", "observed": "0% differ", "works": True, "fix": "x"},
@@ -27,25 +27,25 @@ WIRING = [
 
 
 @pytest.fixture(scope="module")
-def easy(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("easy")
-    return EasyFits(folder, "tracking.loggers={csv: {flush_logs_every_n_steps: 1}}", "training.epochs=1")
+def fits(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fits")
+    return TinyFits(folder, "tracking.loggers={csv: {flush_logs_every_n_steps: 1}}", "training.epochs=1")
 
 
-def test_csv_gets_the_run(easy):
+def test_csv_gets_the_run(fits):
     manifests = []
 
     class ReadManifest(Callback):
         def on_train_start(self, trainer, pl_module):
-            manifests.append(json.loads((easy.latest() / "manifest.json").read_text()))
+            manifests.append(json.loads((fits.latest() / "manifest.json").read_text()))
 
-    trainer = easy.trainer()
+    trainer = fits.trainer()
     trainer.callbacks.append(ReadManifest())
-    folder = trainer.fit(easy.datamodule, wiring=WIRING)
+    folder = trainer.fit(fits.datamodule, wiring=WIRING)
     assert manifests[0]["wiring"] == WIRING  # an interrupted run has it too
     facts = yaml.safe_load((folder / "csv" / "hparams.yaml").read_text())
     manifest = Run(folder).read_manifest()
-    assert facts["data_fingerprint"] == manifest["data_fingerprint"] == easy.datamodule.table.fingerprint()
+    assert facts["data_fingerprint"] == manifest["data_fingerprint"] == fits.datamodule.table.fingerprint()
     assert facts["git_revision"] == manifest["git_revision"]
     assert facts["run_folder"] == str(folder)
     assert facts["wiring"] == {"augmentation_none": "works: 0% differ", "sampler_s_next_epoch": "works: 40 draws"}
@@ -61,7 +61,7 @@ def test_csv_gets_the_run(easy):
 
 
 def stand_in(monkeypatch, name, **content):
-    """A module that import finds, as an installed package."""
+    """A module that import finds like an installed package."""
     module = ModuleType(name)
     module.__spec__ = ModuleSpec(name, None)
     vars(module).update(content)
@@ -71,7 +71,7 @@ def stand_in(monkeypatch, name, **content):
 
 @pytest.fixture
 def wandb(monkeypatch):
-    """Notes what wandb is asked for."""
+    """Records the calls of wandb."""
     calls = []
     config = SimpleNamespace(update=lambda params, **options: calls.append(("config", params)))
 
@@ -100,7 +100,7 @@ def wandb(monkeypatch):
 
 @pytest.fixture
 def mlflow(monkeypatch):
-    """Notes what MLflow is asked for, and refuses names as its server does."""
+    """Records the calls of MLflow, and refuses names as its server does."""
     calls = []
 
     class Client:
@@ -133,23 +133,23 @@ def mlflow(monkeypatch):
     return calls
 
 
-def run_loggers(tmp_path, easy, **loggers):
-    """Builds the loggers of a run, and calls the two hooks of LoggerFacts."""
+def run_loggers(tmp_path, fits, **loggers):
+    """Builds a run's loggers, and calls both hooks of RunMetadataCallback."""
     folder = tmp_path / "20261123T000000Z"
     folder.mkdir()
     manifest = {"data_fingerprint": "f" * 8, "git_revision": "abc", "wiring": WIRING}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     built = build_loggers(Settings(experiment="site/a", tracking=TrackingSettings(loggers)), folder)
-    callback = LoggerFacts(easy.datamodule.cfg, folder, SimpleNamespace(best_mcc=0.875))
+    callback = RunMetadataCallback(fits.datamodule.cfg, folder, SimpleNamespace(best_mcc=0.875))
     trainer = SimpleNamespace(loggers=built, global_step=12)
     callback.on_fit_start(trainer, None)
     callback.on_train_end(trainer, None)
     return built, folder
 
 
-def test_wandb(tmp_path, easy, wandb):
+def test_wandb(tmp_path, fits, wandb):
     built, folder = run_loggers(
-        tmp_path, easy, wandb={"project": "p", "entity": "team", "offline": True, "tags": ["a"]}
+        tmp_path, fits, wandb={"project": "p", "entity": "team", "offline": True, "tags": ["a"]}
     )
     assert [type(logger) for logger in built] == [TensorBoardLogger, WandbLogger]
     (_, init), (_, config), (_, metrics) = wandb
@@ -162,8 +162,8 @@ def test_wandb(tmp_path, easy, wandb):
     assert metrics["best_val_select_mcc"] == 0.875
 
 
-def test_mlflow(tmp_path, easy, mlflow):
-    _, folder = run_loggers(tmp_path, easy, mlflow={"tracking_uri": "file:elsewhere"})
+def test_mlflow(tmp_path, fits, mlflow):
+    _, folder = run_loggers(tmp_path, fits, mlflow={"tracking_uri": "file:elsewhere"})
     assert mlflow[0] == ("client", "file:elsewhere")
     assert mlflow[1][2]["mlflow.runName"] == "site-a-20261123T000000Z"
     params = {param["key"]: param["value"] for _, batch, _ in mlflow[2:] for param in batch}
@@ -175,15 +175,15 @@ def test_mlflow(tmp_path, easy, mlflow):
     assert [(m["key"], m["value"], m["step"]) for m in metrics] == [("best_val_select_mcc", 0.875, 12)]
 
 
-def test_only_rank_0_logs(tmp_path, easy, wandb, monkeypatch):
+def test_only_rank_0_logs(tmp_path, fits, wandb, monkeypatch):
     monkeypatch.setattr(rank_zero_only, "rank", 1)
-    run_loggers(tmp_path, easy, wandb={}, csv={})
+    run_loggers(tmp_path, fits, wandb={}, csv={})
     assert wandb == []
     assert not list(tmp_path.rglob("hparams.yaml"))
 
 
 def test_logger_arguments_match_their_class():
-    """The arguments that roadwork sets by itself, against Lightning's signatures."""
+    """The arguments that roadwork sets itself exist in Lightning's signatures."""
     for kind, names in (
         (WandbLogger, {"save_dir", "name", "id"}),
         (MLFlowLogger, {"experiment_name", "run_name"}),
@@ -231,15 +231,15 @@ def test_a_package_that_is_missing(monkeypatch, name, package):
         ({"mlflow": {"tracking_uri": "https://me:sesame@example.org"}}, "mlflow.tracking_uri"),
     ],
 )
-def test_secrets_are_refused_before_anything_is_written(easy, loggers, key):
-    cfg = easy.datamodule.cfg.copy()
+def test_secrets_are_refused_before_anything_is_written(fits, loggers, key):
+    cfg = fits.datamodule.cfg.copy()
     cfg.tracking.loggers = loggers
     with pytest.raises(ConfigError, match=rf"tracking\.loggers\.{key}.*WANDB_API_KEY") as caught:
         to_settings(cfg)
     assert "sesame" not in str(caught.value)
 
 
-def test_harmless_names_are_not_secrets(easy):
+def test_harmless_names_are_not_secrets(fits):
     arguments = {
         "comet": {"experiment_key": "e" * 40},
         "mlflow": {"tracking_uri": "http://host:5000/a@b"},

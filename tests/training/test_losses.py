@@ -1,4 +1,4 @@
-"""The losses against torch's own, torchvision's formula in a plain loop, and finite differences."""
+"""The losses match torch's, torchvision's formula in a plain loop, and finite differences."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""MCC is held against scikit-learn, through a real Trainer and through a loop of one's own."""
+"""MCC matches scikit-learn's, in a real Trainer and in a loop without one."""
 
 import subprocess
 import sys
@@ -104,7 +104,7 @@ def test_label_outside_the_classes_is_refused_at_epoch_end():
 
 
 class Detector(L.LightningModule):
-    """A linear detector that also writes down what it decided, for the reference."""
+    """A linear detector that also records its decisions, for the reference."""
 
     def __init__(self, soft=False, returned=("loss", "logits", "labels")):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The schedule is held against transformers' own, the groups against real networks' parameter names."""
+"""The schedule matches transformers', and the groups match real networks' parameter names."""
 
 import pytest
 import torch
@@ -129,7 +129,7 @@ def test_the_fused_optimizer_learns_the_same():
 @pytest.mark.parametrize("before", [torch.channels_last, torch.contiguous_format])
 @pytest.mark.parametrize("fused", [True, False])
 def test_fused_optimizer_resumes_with_another_memory_layout(tmp_path, before, fused):
-    """Its kernel on a CPU reads weights and averages side by side in memory, whatever their strides."""
+    """The fused CPU kernel reads weights and averages in memory order, whatever their strides."""
     model = convolution().to(memory_format=before)
     first = build_optimizer(model, 0.1, 0.05, fused=fused)
     train(model, first, 1)

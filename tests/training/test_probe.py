@@ -1,8 +1,9 @@
-"""The probe trains the head and nothing else, and leaves nothing else behind."""
+"""The probe trains the head alone, and has no other effect."""
 
 import json
 import random
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -10,10 +11,14 @@ from torch import nn
 
 from roadwork.config import to_settings
 from roadwork.data.datamodule import NATIXDataModule
+from roadwork.metrics.classification import mcc_from_confusion
 from roadwork.models.build import build_model
+from roadwork.settings import TrainingSettings
 from roadwork.training import linear_probe as probe_module
+from roadwork.training import module as module_file
+from roadwork.training.callbacks.mcc_callback import MCCCallback
 from roadwork.training.linear_probe import probe_head
-from roadwork.training.lora.apply import apply_adapter
+from roadwork.training.lora.apply import adapt_network
 from roadwork.training.module import RoadworkClassifier
 from roadwork.training.trainers import base_trainer
 
@@ -26,7 +31,7 @@ def prepare(cfg, adapter="none", name=None):
     if name:
         settings.model.name, settings.model.config = name, DINO
     torch.manual_seed(0)
-    network = apply_adapter(build_model(settings.model, 32), adapter, rank=2, total_steps=1000)
+    network = adapt_network(build_model(settings.model, 32), TrainingSettings(adapter=adapter, adapter_rank=2))
     datamodule = NATIXDataModule(cfg)
     datamodule.setup("fit")
     return RoadworkClassifier(network, settings.training).model, datamodule
@@ -69,8 +74,12 @@ def test_the_head_alone_moves(tiny_config, adapter, name):
 
 
 def mcc_of(network, datamodule):
-    with probe_module._head_alone(network, torch.device("cpu")):
-        return probe_module._mcc(network, datamodule, torch.device("cpu"))
+    was, mcc = modes(network), MCCCallback()
+    trainer = L.Trainer(accelerator="cpu", logger=False, callbacks=[mcc], enable_checkpointing=False,
+                        enable_progress_bar=False)  # fmt: skip
+    trainer.validate(RoadworkClassifier(network, datamodule.settings.training), datamodule=datamodule, verbose=False)
+    assert modes(network) == was
+    return float(mcc_from_confusion(mcc.confusion))
 
 
 def test_probe_beats_the_random_head_and_logs_the_gain(tiny_config, caplog):
@@ -104,7 +113,7 @@ def test_draws_do_not_depend_on_whether_features_were_known(tiny_config, tmp_pat
 
 
 class Own(nn.Module):
-    """A network that is none of transformers: its features cannot be told apart, so it is shown the images."""
+    """A network that is not from transformers, so its features cannot be stored."""
 
     def __init__(self):
         super().__init__()
@@ -139,8 +148,8 @@ def test_interrupted_probe_leaves_nothing(tiny_config, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return original(*arguments)
 
-    original = probe_module.training_loss
-    monkeypatch.setattr(probe_module, "training_loss", struck)
+    original = module_file.training_loss
+    monkeypatch.setattr(module_file, "training_loss", struck)
     with pytest.raises(KeyboardInterrupt):
         probe_head(network, datamodule)
     assert (flags(network), modes(network)) == was
@@ -153,7 +162,7 @@ def test_interrupted_probe_leaves_nothing(tiny_config, tmp_path, monkeypatch):
 def test_fit_starts_with_the_probe_and_resume_does_not(tiny_config, monkeypatch):
     cfg = tiny_config(*PROBE)
     calls = []
-    monkeypatch.setattr(probe_module, "_fit_head", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(probe_module, "_fit_head", lambda *arguments: float(calls.append(arguments) or 0))
     trainer = base_trainer.BaseTrainer(cfg, build_model(to_settings(cfg).model, 32))
     folder = trainer.fit(NATIXDataModule(cfg))
     assert len(calls) == 1

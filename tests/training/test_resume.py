@@ -1,4 +1,4 @@
-"""A run is continued as it was, or not at all."""
+"""A run is resumed only with the same configuration, data and splits."""
 
 import csv
 import json

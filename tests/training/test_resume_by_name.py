@@ -1,4 +1,4 @@
-"""A run that was interrupted names the command that goes on with it, and that command does: from there, in place."""
+"""An interrupted run prints its resume command, which continues it in the same folder."""
 
 import json
 import os
@@ -21,7 +21,7 @@ STOPPED_BEFORE = 12  # of 18 steps: the second epoch has begun
 
 
 class Watch(Callback):
-    """Notes each step's (epoch, batch), and sends a signal before the step of a number."""
+    """Records each step's (epoch, batch), and sends a signal before a given step."""
 
     def __init__(self, steps, n):
         self.steps = steps
@@ -36,7 +36,7 @@ class Watch(Callback):
 
 @pytest.fixture
 def roadwork(monkeypatch, tmp_path, demo_root, capsys):
-    """Runs a command in an empty folder; gives its exit code, standard error, and the steps that it trained."""
+    """Runs a command in an empty folder; returns its exit code, standard error and trained steps."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "300")
     own_callbacks = BaseTrainer._run_callbacks
@@ -54,7 +54,7 @@ def roadwork(monkeypatch, tmp_path, demo_root, capsys):
 
 
 def begin(roadwork, demo_root, *overrides):
-    """A run of two epochs that was stopped in its second one."""
+    """A run of two epochs that was stopped in the second."""
     return roadwork(
         *("train", *TINY_MODEL, f"data.root={demo_root}", "training.epochs=2", "experiment=night/a", *overrides),
         stop_before=STOPPED_BEFORE,

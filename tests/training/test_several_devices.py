@@ -1,4 +1,4 @@
-"""Two real processes (gloo, on the CPU) train as one with batches twice as large."""
+"""Two real processes (gloo, on the CPU) train like one with twice the batch size."""
 
 import signal
 import socket
@@ -6,7 +6,7 @@ import socket
 import pytest
 import torch
 import torch.multiprocessing as mp
-from two_processes import CASES, fit, result_of, train_together
+from fixtures.two_processes import CASES, fit, result_of, train_together
 
 QUICK = "resnet"  # it has BatchNorm, and processes with different numbers of validation batches
 
@@ -26,7 +26,7 @@ def quick(tmp_path_factory, demo_root):
 
 @pytest.fixture(scope="module")
 def thorough(tmp_path_factory, demo_root):
-    """All other fits, at one start of two processes."""
+    """All other fits, in one start of two processes."""
     cases = [case for case in CASES if case != QUICK]
     return train(tmp_path_factory.mktemp("together"), demo_root, cases, is_stopped=True)
 
@@ -50,7 +50,7 @@ def assert_alike(found, expected, **tolerance):
     "case", [QUICK, *(pytest.param(case, marks=pytest.mark.slow) for case in CASES if case != QUICK)]
 )
 def test_two_processes_are_one_with_twice_the_batch(case, tmp_path, demo_root, request):
-    """Weights, averages (BatchNorm's statistics too), pruned ranks and figures, on a val_select of odd sizes."""
+    """Weights, averages (with BatchNorm's statistics), pruned ranks and metrics, on a val_select of odd sizes."""
     together = request.getfixturevalue("quick" if case == QUICK else "thorough")
     alone = result_of(fit(case, tmp_path, demo_root, 1))
     first, second = (torch.load(together / f"{case} {rank}.pt") for rank in range(2))

@@ -1,4 +1,4 @@
-"""`roadwork train` on two CPU processes, however they are started, as a user would see it."""
+"""`roadwork train` on two CPU processes, started by itself or from outside."""
 
 import json
 import os

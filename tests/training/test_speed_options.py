@@ -1,4 +1,4 @@
-"""Each option of the step is seen at work, and none changes what is learnt."""
+"""Each speed option takes effect, and none changes what is learned."""
 
 import copy
 
@@ -15,7 +15,7 @@ from roadwork.models.cost import kept_bytes
 from roadwork.preflight.dry_run import run_dry
 from roadwork.settings import ModelSettings, TrainingSettings
 from roadwork.training.devices import checkpoint_gradients, compile_network
-from roadwork.training.lora.apply import apply_adapter
+from roadwork.training.lora.apply import adapt_network
 from roadwork.training.module import RoadworkClassifier
 from roadwork.training.trainers.factory import prepare_trainer
 
@@ -41,7 +41,7 @@ def fit(config):
 
 @pytest.fixture
 def dynamo_alone(monkeypatch):
-    """torch.compile without its C++ compiler, which takes half a minute: calls are captured, and run by PyTorch."""
+    """torch.compile without its slow C++ compiler: calls are captured, and run by PyTorch."""
     compiled = []
     compile_call, compile_function = nn.Module.compile, torch.compile
 
@@ -143,7 +143,7 @@ def test_checkpointing_keeps_less_and_gives_the_same_gradients(adapter):
     gradients, kept = [], []
     for one in (network, twin):
         torch.manual_seed(2)
-        adapted = apply_adapter(one, adapter, rank=2, total_steps=100).train()
+        adapted = adapt_network(one, TrainingSettings(adapter=adapter, adapter_rank=2)).train()
         torch.manual_seed(3)  # LoRA's dropout
         kept.append(
             kept_bytes(lambda adapted=adapted: adapted(pixel_values=images(16)).logits.sum(), adapted.parameters())

@@ -1,4 +1,4 @@
-"""AdaLoRA's two parts that peft leaves to the training loop: the pruning of ranks and the orthogonality term."""
+"""AdaLoRA's two parts that peft leaves to the training loop: pruning of ranks and the orthogonality loss."""
 
 from __future__ import annotations
 
@@ -7,43 +7,47 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities.types import STEP_OUTPUT
 from peft import AdaLoraModel
 from torch import Tensor, nn
 from typing_extensions import override
 
 from roadwork.core.errors import ConfigError, WiringError
+from roadwork.training.callbacks.base import OptimizerStepCallback
 from roadwork.training.callbacks.ema_callback import EMACallback
 from roadwork.training.lora.adalora_config import stretch_schedule
 
 logger = logging.getLogger(__name__)
 
 
-class AdaLoraCallback(Callback):
+class AdaLoraCallback(OptimizerStepCallback):
     """Prunes ranks after each optimizer step, by the schedule of the model's `AdaLoraConfig`.
 
     Without it no rank is ever pruned. The schedule is stretched to the run's number of steps when training starts.
-    Register it after the EMA callback: the average must follow the pruning.
+
+    Example:
+        >>> model = get_peft_model(network, create_adalora_config(rank=8))
+        >>> ema = EMACallback(model)
+        >>> trainer = L.Trainer(callbacks=[ema, AdaLoraCallback(ema)], accelerator="cpu", logger=False)
 
     Args:
-        ema_callback: Its average is pruned too; averaging would revive the ranks.
+        ema_callback: its average is pruned too, since averaging would revive the ranks.
 
     Attributes:
-        n_updates: The optimizer steps that were followed, those before a resume included.
+        n_updates: optimizer steps followed, including those before a resume.
     """
+
+    runs_after = (EMACallback,)  # it prunes the average of the step
 
     def __init__(self, ema_callback: EMACallback | None = None) -> None:
         self.ema_callback = ema_callback
         self.n_updates = 0
-        self._steps_seen = 0
         self._restored: dict[str, Any] | None = None
         self._tuner: AdaLoraModel | None = None
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
         self._tuner = find_adalora(pl_module)
-        self._steps_seen = trainer.global_step
         config = _config(self._tuner)
         total_steps = trainer.estimated_stepping_batches
         if total_steps == float("inf"):
@@ -56,18 +60,13 @@ class AdaLoraCallback(Callback):
             self._restored = None
 
     @override
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
-    ) -> None:
-        # While gradients accumulate, a batch ends without a step.
-        if self._tuner is None or trainer.global_step == self._steps_seen:
-            return
-        self._steps_seen = trainer.global_step
-        _make_gradients_usable(self._tuner)
+    def on_optimizer_step_end(self, trainer: L.Trainer, pl_module: L.LightningModule, batch_idx: int) -> None:
+        tuner = find_adalora(pl_module)
+        _zero_unusable_gradients(tuner)
         # global_step is 1 after the first step, so the schedule's last pruning is reached however short its end.
-        self._tuner.update_and_allocate(trainer.global_step)
+        tuner.update_and_allocate(trainer.global_step)
         if self.ema_callback is not None:
-            prune_shadow(self.ema_callback.model, self.ema_callback.shadow)
+            prune_average(self.ema_callback.model, self.ema_callback.shadow)
         self.n_updates += 1
 
     @override
@@ -93,7 +92,7 @@ class AdaLoraCallback(Callback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # The model is not at hand here: peft's part is put back when training starts.
+        # The model is not known here: peft's part is restored when training starts.
         self.n_updates = state_dict["n_updates"]
         self._restored = state_dict
 
@@ -111,7 +110,7 @@ def find_adalora(model: nn.Module) -> AdaLoraModel:
 
 
 def adalora_orthogonal_loss(model: nn.Module) -> Tensor:
-    """The scalar to add to a loss that is computed outside the model, so that the ranks stay apart.
+    """The scalar orthogonality term to add to a loss that is computed outside the model.
 
     orth_reg_weight times the mean over all A and B of ||A A^T - I|| and ||B^T B - I|| (Frobenius): the formula of
     `peft.AdaLoraModel.forward`, which adds it only where it is called itself, and with labels.
@@ -131,15 +130,15 @@ def adalora_orthogonal_loss(model: nn.Module) -> Tensor:
 
 
 @torch.no_grad()
-def prune_shadow(model: nn.Module, shadow: dict[str, Tensor]) -> None:
+def prune_average(model: nn.Module, shadow: dict[str, Tensor]) -> None:
     """Zeroes the averages of AdaLoRA's singular values where the values themselves are pruned.
 
     Args:
-        model: the model that the average was made of.
+        model: the averaged model.
         shadow: the average of each trained parameter by its name in `model`; changed in place.
 
     Raises:
-        WiringError: the model has singular values that are not averaged.
+        WiringError: singular values of the model are not averaged.
     """
     values = {name: p for name, p in model.named_parameters() if "lora_E" in name}
     missed = [name for name in values if name not in shadow]
@@ -157,10 +156,10 @@ def _config(tuner: AdaLoraModel) -> Any:
 
 
 @torch.no_grad()
-def _make_gradients_usable(tuner: AdaLoraModel) -> None:
+def _zero_unusable_gradients(tuner: AdaLoraModel) -> None:
     """Zeroes missing and non-finite gradients (of a step that float16's scaler skipped).
 
-    One of them would spoil the allocator's averages for good.
+    One of them would stay in the allocator's averages for good.
     """
     for name, p in tuner.named_parameters():
         if "lora_" in name and tuner.trainable_adapter_name in name:

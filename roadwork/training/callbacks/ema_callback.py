@@ -1,4 +1,4 @@
-"""An exponential moving average of a model's weights, in a Lightning Trainer or in a loop of one's own."""
+"""Exponential moving average of a model's weights, in a Lightning Trainer or in your own loop."""
 
 from __future__ import annotations
 
@@ -9,41 +9,48 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from typing_extensions import override
 
 from roadwork.core.errors import ConfigError, WiringError
-from roadwork.training.callbacks.health_callback import is_step_skipped
+from roadwork.training.callbacks.base import OptimizerStepCallback, StepState
 
 logger = logging.getLogger(__name__)
 
 
-class EMACallback(Callback):
+class EMACallback(OptimizerStepCallback):
     """Averages the weights: ``shadow = decay * shadow + (1 - decay) * weights`` at each :meth:`update`.
 
     In a Lightning Trainer it updates after each optimizer step, and validation, test and prediction see the average.
-    A checkpoint's ``state_dict`` holds the average too, and ``raw_state_dict`` beside it the weights as trained, with
-    which ``fit(ckpt_path=...)`` goes on exactly. (Lightning calls no callback for ``save_weights_only`` checkpoints:
-    they hold the raw weights.) A loop of one's own calls :meth:`update`, :meth:`apply_shadow` and :meth:`restore`.
+    A checkpoint's ``state_dict`` holds the average, and its ``raw_state_dict`` the weights as trained, from which
+    ``fit(ckpt_path=...)`` resumes exactly. (Lightning calls no callback for ``save_weights_only`` checkpoints: they
+    hold the raw weights.) Your own loop calls :meth:`update`, :meth:`apply_shadow` and :meth:`restore`.
+
+    Example:
+        >>> model = nn.Linear(2, 1)
+        >>> ema = EMACallback(model, decay=0.9)
+        >>> before = model.weight.detach().clone()
+        >>> _ = model.weight.data.add_(1.0)  # an optimizer step
+        >>> ema.update()
+        >>> torch.allclose(ema.shadow["weight"], before + 0.1)
+        True
 
     Args:
-        model: Complete, with its adapters. Frozen parameters do not change, so they have no average.
-        decay: Weight of the past, in [0, 1).
-        warmup: Use ``min(decay, (1 + t) / (10 + t))`` after ``t`` updates, as TensorFlow's ExponentialMovingAverage:
-            the random initial weights are soon forgotten.
+        model: complete, with its adapters. Frozen parameters do not change, so they have no average.
+        decay: weight of the past, in [0, 1).
+        warmup: use ``min(decay, (1 + t) / (10 + t))`` after ``t`` updates, as TensorFlow's ExponentialMovingAverage,
+            so that the random initial weights are soon forgotten.
 
     Attributes:
-        shadow: The average of each trainable parameter by its name in ``model``, in its dtype (float32 for halves).
-        shadow_buffers: Likewise of each floating-point buffer that is saved (BatchNorm's statistics).
-        n_updates: The updates so far.
+        shadow: the average of each trainable parameter by its name in ``model``, in its dtype (float32 for halves).
+        shadow_buffers: the average of each saved floating-point buffer (BatchNorm's statistics).
+        n_updates: updates so far.
 
     Raises:
-        ConfigError: For a decay outside [0, 1).
-        WiringError: For a model without a trainable parameter.
+        ConfigError: the decay is outside [0, 1).
+        WiringError: no parameter of the model is trainable.
     """
 
     def __init__(self, model: nn.Module, decay: float = 0.999, warmup: bool = False) -> None:
@@ -63,13 +70,12 @@ class EMACallback(Callback):
                 "No parameter of the model requires a gradient: there is nothing to average. Unfreeze some."
             )
         self._raw: dict[str, Tensor] | None = None
-        self._steps_seen = 0
 
     def update(self) -> None:
-        """Moves the average towards the present weights.
+        """Moves the average towards the current weights.
 
         Raises:
-            WiringError: While the average is applied, or where the model has lost a parameter.
+            WiringError: the average is applied, or the model has lost a parameter.
         """
         if self._raw is not None:
             raise WiringError("update() while the average is applied would average itself; call restore() first.")
@@ -82,10 +88,10 @@ class EMACallback(Callback):
         self.n_updates += 1
 
     def apply_shadow(self) -> None:
-        """Puts the average into the model, and keeps the raw weights for :meth:`restore`.
+        """Copies the average into the model, and keeps the raw weights for :meth:`restore`.
 
         Raises:
-            WiringError: Where it is applied already.
+            WiringError: it is applied already.
         """
         if self._raw is not None:
             raise WiringError("The average is applied already; call restore() before apply_shadow().")
@@ -95,10 +101,10 @@ class EMACallback(Callback):
                 weights[name].copy_(average)
 
     def restore(self) -> None:
-        """Puts the raw weights back, bit for bit.
+        """Restores the raw weights, bit for bit.
 
         Raises:
-            WiringError: Without an :meth:`apply_shadow` before.
+            WiringError: :meth:`apply_shadow` was not called before.
         """
         if self._raw is None:
             raise WiringError("The raw weights are in place; restore() needs an apply_shadow() before.")
@@ -123,18 +129,9 @@ class EMACallback(Callback):
                     average.copy_(weights[name])
 
     @override
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._steps_seen = trainer.global_step
-
-    @override
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
-    ) -> None:
-        # While gradients accumulate, a batch ends without a step.
-        if trainer.global_step > self._steps_seen:
-            self._steps_seen = trainer.global_step
-            if not is_step_skipped(trainer):
-                self.update()
+    def on_optimizer_step_end(self, trainer: L.Trainer, pl_module: L.LightningModule, batch_idx: int) -> None:
+        if not getattr(pl_module, "step_state", StepState()).is_skipped:
+            self.update()
 
     @override
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -168,7 +165,7 @@ class EMACallback(Callback):
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         if self.n_updates == 0:
             return
-        # Whichever of the two is in the model now, the averages go under state_dict.
+        # The averages go under state_dict, whichever of the two is in the model now.
         averages, raw = self.shadow | self.shadow_buffers, self._raw or self._weights()
         names = self._names_by_key(pl_module)
         checkpoint["raw_state_dict"] = {key: raw[name].detach() for key, name in names.items()}
@@ -177,13 +174,13 @@ class EMACallback(Callback):
     @override
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         if "raw_state_dict" not in checkpoint:
-            logger.info("The checkpoint has no averaged weights; the average starts anew from the weights it has.")
+            logger.info("The checkpoint has no averaged weights; the average restarts from its weights.")
             self.n_updates = 0
             return
         with self._aligned() as (averages, _):
             for key, name in self._names_by_key(pl_module).items():
                 averages[name].copy_(checkpoint["state_dict"][key])
-        # Only training goes on from the raw weights; elsewhere the average stays in the model for good.
+        # Only training continues from the raw weights; elsewhere the model keeps the average.
         if trainer.state.fn is TrainerFn.FITTING:
             pl_module.load_state_dict(checkpoint["raw_state_dict"], strict=False)
 
@@ -196,7 +193,7 @@ class EMACallback(Callback):
         self.n_updates = state_dict["n_updates"]
 
     def _begin_evaluation(self) -> None:
-        # Before the first update the average is what the model had when the callback was built, perhaps long ago.
+        # Before the first update the average holds the weights from when the callback was built.
         if self.n_updates > 0:
             self.apply_shadow()
 
@@ -205,7 +202,7 @@ class EMACallback(Callback):
             self.restore()
 
     def _weights(self) -> dict[str, Tensor]:
-        """The model's present tensors that have an average. Looked up anew: ``model.to`` replaces buffers."""
+        """The model's current tensors that have an average. Looked up anew: ``model.to`` replaces buffers."""
         tensors: dict[str, Tensor] = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
         lost = [name for name in self.shadow | self.shadow_buffers if name not in tensors]
         if lost:
@@ -217,7 +214,7 @@ class EMACallback(Callback):
 
     @contextmanager
     def _aligned(self) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
-        """Averages and weights by name, on the same devices, to be written to.
+        """Averages and weights by name, on the same devices and writable.
 
         Lightning evaluates in inference mode; a tensor made there could not be updated in training.
         """
@@ -235,5 +232,5 @@ class EMACallback(Callback):
 
 
 def _average_of(tensor: Tensor) -> Tensor:
-    """A copy to average in: steps of 1 - decay would be lost in half precision."""
+    """A copy to average in, in float32 for halves: half precision would lose steps of 1 - decay."""
     return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32), copy=True)

@@ -1,4 +1,4 @@
-"""Matthews correlation over an epoch, in a Lightning Trainer or in a loop of one's own."""
+"""Matthews correlation over an epoch, in a Lightning Trainer or in your own loop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from roadwork.core.errors import DataError, WiringError
 from roadwork.metrics.classification import confusion_from, mcc_from_confusion
-from roadwork.training.distributed import is_first_process, sum_of_all
+from roadwork.training.distributed import is_rank_zero, reduce_sum
 
 
 class MCCCallback(Callback):
@@ -24,13 +24,19 @@ class MCCCallback(Callback):
 
     In a Lightning Trainer it works by Lightning's hooks: it reads ``logits`` and ``labels`` from what
     ``training_step`` and ``validation_step`` return, sums the counts over all ranks, and logs ``train/mcc``
-    (``train/mcc_mixed`` where labels were soft: CutMix and MixUp make it a figure of its own) and ``val_select/mcc``.
-    A loop of one's own calls :meth:`on_batch_end` and :meth:`on_epoch_end`, which count apart, and this process alone.
+    (``train/mcc_mixed`` for soft labels, since CutMix and MixUp make it a different metric) and ``val_select/mcc``.
+    Your own loop calls :meth:`on_batch_end` and :meth:`on_epoch_end`, which count separately, in this process only.
+
+    Example:
+        >>> mcc = MCCCallback()
+        >>> mcc.on_batch_end(torch.tensor([[2.0, -1.0], [-1.0, 2.0]]), torch.tensor([0, 1]))
+        >>> mcc.on_epoch_end(epoch=0)
+        {'mcc': 1.0, 'best_mcc': 1.0}
 
     Attributes:
-        best_mcc: The best so far, of ``val_select`` during ``fit`` without the sanity check, or of ``on_epoch_end``;
-            -1.0 before the first.
-        confusion: (2, 2) counts of the last validation over all ranks: rows are labels, columns decisions.
+        best_mcc: the best so far of ``val_select`` in ``fit`` (without the sanity check) or of ``on_epoch_end``; -1.0
+            before the first.
+        confusion: (2, 2) counts of the last validation over all ranks; rows are labels, columns decisions.
     """
 
     def __init__(self) -> None:
@@ -42,25 +48,25 @@ class MCCCallback(Callback):
         self._n_processes = 1
 
     def on_batch_end(self, outputs: Tensor | Mapping[str, Any], labels: Tensor) -> None:
-        """Counts a batch.
+        """Adds a batch to the counts.
 
         Args:
-            outputs: (B, 2) logits, or a mapping or Hugging Face output that has them under ``logits``.
-            labels: (B,) integers, or soft labels (B, 2) of which the larger share counts.
+            outputs: logits (B, 2), or a mapping or Hugging Face output with ``logits``.
+            labels: integers (B,), or soft labels (B, 2), whose argmax counts.
 
         Raises:
-            DataError: For any other shape or type.
+            DataError: another shape or type.
         """
         self._own_loop.add(outputs, labels)
 
     def on_epoch_end(self, epoch: int) -> dict[str, float]:
-        """The epoch's ``{"mcc": ..., "best_mcc": ...}``; the next epoch starts from nothing.
+        """Returns the epoch's ``{"mcc": ..., "best_mcc": ...}`` and clears the counts.
 
         Returns:
-            ``{}``, and warns, where no batch came in.
+            The dict; ``{}`` with a warning if no batch was added.
 
         Raises:
-            DataError: Where a label was neither 0 nor 1.
+            DataError: a label was neither 0 nor 1.
         """
         counts, self._own_loop = self._own_loop, _EpochCounts()
         mcc = counts.mcc()
@@ -107,7 +113,7 @@ class MCCCallback(Callback):
 
     @override
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # A few batches under the initial weights: a lucky figure would stand as the best of the run.
+        # A few batches under the initial weights: a lucky value would remain the run's best.
         if trainer.sanity_checking:
             return
         mcc = _log_mcc("val_select/mcc", self._val_select, trainer, pl_module)
@@ -122,15 +128,15 @@ class MCCCallback(Callback):
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_mcc = state_dict["best_mcc"]
-        self._train.load_state_dict(state_dict["train"])  # of an epoch that goes on in its middle
+        self._train.load_state_dict(state_dict["train"])  # an epoch may resume in its middle
 
 
 class _EpochCounts:
-    """2x2 counts of one epoch, kept on the batches' device so that no batch waits for the host."""
+    """2x2 counts of one epoch, on the batches' device, so that no batch waits for the host."""
 
     def __init__(self) -> None:
         self.has_soft_labels = False
-        # The 2x2 counts, flat, and behind them the number of rows: one tensor is one reduction over the ranks.
+        # The flattened 2x2 counts and the number of rows: one tensor is one reduction over the ranks.
         self._counts = torch.zeros(5, dtype=torch.int64)
 
     def add(self, outputs: Any, labels: Any) -> None:
@@ -143,22 +149,22 @@ class _EpochCounts:
         self._counts = self._counts.to(logits.device) + torch.cat([confusion.flatten(), rows])
 
     def add_step(self, step: str, outputs: STEP_OUTPUT) -> None:
-        """Counts what a Lightning step returned; ``None`` is Lightning's way to skip a batch."""
+        """Adds what a Lightning step returned; ``None`` skips the batch."""
         if outputs is None:
             return
         if not isinstance(outputs, Mapping) or not {"logits", "labels"} <= outputs.keys():
-            came = sorted(outputs) if isinstance(outputs, Mapping) else _described(outputs)
+            keys = sorted(outputs) if isinstance(outputs, Mapping) else _describe(outputs)
             raise WiringError(
-                f"{step} returned {came}; MCC reads logits and labels from it. "
+                f"{step} returned {keys}; MCCCallback reads logits and labels from it. "
                 'Return {"loss": loss, "logits": logits.detach(), "labels": labels}.'
             )
         self.add(outputs, outputs["labels"])
 
     def state_dict(self, n_processes: int) -> dict[str, Any]:
-        return {"counts": sum_of_all(self._counts, n_processes), "has_soft_labels": self.has_soft_labels}
+        return {"counts": reduce_sum(self._counts, n_processes), "has_soft_labels": self.has_soft_labels}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._counts = state["counts"] * is_first_process()  # what all had; the sum over all is to be that again
+        self._counts = state["counts"] * is_rank_zero()  # the sum over ranks; only rank 0 keeps it
         self.has_soft_labels = state["has_soft_labels"]
 
     def sum_over_ranks(self, trainer: L.Trainer, device: torch.device) -> None:
@@ -168,7 +174,7 @@ class _EpochCounts:
         return self._counts[:4].reshape(2, 2).cpu()
 
     def mcc(self) -> float | None:
-        """None where no row was counted."""
+        """The MCC, or None if no row was counted."""
         *confusion, rows = self._counts.tolist()
         if sum(confusion) != rows:
             raise DataError(
@@ -180,18 +186,18 @@ class _EpochCounts:
 def _check_shapes(logits: Any, labels: Any) -> None:
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] != 2:
         raise DataError(
-            f"outputs are {_described(logits)}; MCC needs logits (B, 2), or a mapping with them as 'logits'."
+            f"outputs are {_describe(logits)}; MCC needs logits (B, 2), or a mapping with them as 'logits'."
         )
     is_hard = isinstance(labels, Tensor) and labels.shape == logits.shape[:1] and not labels.is_floating_point()
     is_soft = isinstance(labels, Tensor) and labels.shape == logits.shape and labels.is_floating_point()
     if not (is_hard or is_soft):
         raise DataError(
-            f"labels are {_described(labels)} for {len(logits)} rows of logits; "
+            f"labels are {_describe(labels)} for {len(logits)} rows of logits; "
             "allowed: integers (B,), or soft labels (B, 2) of floats."
         )
 
 
-def _described(value: Any) -> str:
+def _describe(value: Any) -> str:
     return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
@@ -205,6 +211,6 @@ def _log_mcc(name: str, counts: _EpochCounts, trainer: L.Trainer, pl_module: L.L
     if mcc is None:
         _warn_nothing_counted(name)
     else:
-        # Equal on all ranks already; sync_dist tells Lightning so, which else warns.
+        # Equal on all ranks already; without sync_dist Lightning warns.
         pl_module.log(name, mcc, prog_bar=True, sync_dist=True)
     return mcc

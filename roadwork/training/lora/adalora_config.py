@@ -1,4 +1,4 @@
-"""AdaLoRA: LoRA whose least important ranks are pruned while it trains (Zhang et al. 2023, arXiv:2303.10512)."""
+"""AdaLoRA: LoRA that prunes its least important ranks while it trains (Zhang et al. 2023, arXiv:2303.10512)."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def create_adalora_config(
 ) -> AdaLoraConfig:
     """A configuration that adapts all linear layers of a vision transformer and trains its head.
 
-    It prunes nothing by itself: `AdaLoraCallback` must run in the training loop, and `adalora_orthogonal_loss` be
-    added to a loss that the model does not compute itself.
+    It prunes nothing by itself: the training loop needs `AdaLoraCallback`, and `adalora_orthogonal_loss` added to a
+    loss that the model does not compute itself.
 
     Args:
-        rank: mean rank of a layer once pruning is done.
+        rank: mean rank of a layer after pruning.
         init_rank: rank of each layer at the start, above `rank`; null: half as much again.
         alpha: the added matrix is scaled by alpha / init_rank; null: twice init_rank.
-        dropout: share of an adapted layer's inputs zeroed on the way to the added matrix.
-        total_step: optimizer steps of the whole run. peft has no default for it; 1000 only lets a configuration be
-            made without arguments. `AdaLoraCallback` stretches the schedule to the run's own number.
+        dropout: fraction of an adapted layer's inputs zeroed before the added matrix.
+        total_step: optimizer steps of the whole run. peft has no default; `AdaLoraCallback` stretches the schedule to
+            the run's own number.
         tinit: steps before pruning starts; null: a tenth of total_step.
         tfinal: steps after pruning has ended; null: three tenths of total_step.
-        delta_t: steps between prunings. In between, the optimizer revives pruned ranks, and an adapter saved then
-            loses them; at 1 every checkpoint is whole.
+        delta_t: steps between prunings. In between the optimizer revives pruned ranks, which an adapter saved then
+            loses; with 1 every checkpoint is complete.
         orth_reg_weight: weight of the orthogonality term.
         target_modules: a regular expression for whole module names, or a list of names.
         head: the module that is trained and saved in full.
@@ -77,7 +77,7 @@ def create_adalora_config(
 
 
 def stretch_schedule(config: AdaLoraConfig, total_step: int) -> None:
-    """Gives the configuration's phases, in place, the same shares of a run of `total_step` optimizer steps.
+    """Scales the configuration's phases, in place, to a run of `total_step` optimizer steps.
 
     Raises:
         ConfigError: the run is too short.

@@ -19,8 +19,8 @@ def create_ia3_config(
 
     Args:
         target_modules: a regular expression for whole module names, or a list of names.
-        feedforward_modules: which of the targets have their inputs scaled; the others' outputs are. A list must be
-            of target_modules' names, and may be empty.
+        feedforward_modules: the targets whose inputs are scaled; of the others the outputs are. A list must contain
+            names of target_modules, and may be empty.
         head: the module that is trained and saved in full.
     """
     return IA3Config(

@@ -1,4 +1,4 @@
-"""The layers an adapter changes, found by module name, and a summary of trained parameters."""
+"""Finds the layers that adapters change by their names, and summarises what is trained."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from torch import nn
 from roadwork.core.errors import ConfigError
 from roadwork.models.head import HEAD_NAMES, find_head
 
-# Pooling heads (SigLIP's) go unused in classification: adapted, their parameters would never get a gradient.
+# Classification does not use pooling heads (SigLIP's): adapted, their parameters would never get a gradient.
 _OUTSIDE_HEADS = rf"(?!(?:.*\.)?(?:{'|'.join(HEAD_NAMES)}|pooler)(?:\.|$))(?:.*\.)?"
 
 # transformers 5 | transformers 4, Swin | SigLIP, CLIP | timm
 _KEYS_VALUES = r"k_proj|v_proj|key|value"
 _ATTENTION = rf"{_KEYS_VALUES}|q_proj|o_proj|query|attention\.output\.dense|self_attn\.out_proj|attn\.qkv|attn\.proj"
 
-# The layer back from the wide dimension: ViT, DINOv2 | DINOv3 | ConvNeXt | its DINOv3 | giant DINOv2 | transformers 4,
-# Swin
+# The second feed-forward layer: ViT, DINOv2 | DINOv3 | ConvNeXt | DINOv3 ConvNeXt | giant DINOv2 | transformers 4, Swin
 _FEEDFORWARD_OUT = r"fc2|down_proj|pwconv2|pointwise_conv2|weights_out|(?<!attention\.)output\.dense"
 _FEEDFORWARD = rf"{_FEEDFORWARD_OUT}|fc1|up_proj|gate_proj|pwconv1|pointwise_conv1|weights_in|intermediate\.dense"
 
@@ -38,13 +37,13 @@ _BLOCK = re.compile(r".*\.\d+\.")
 
 @dataclass(frozen=True)
 class AdapterTargets:
-    """Names of a network's modules.
+    """The modules of a network that adapters can change, by name.
 
     Attributes:
-        attention: linear layers of queries, keys, values and of the attention's output.
+        attention: linear layers for queries, keys, values and the attention's output.
         feedforward: linear layers of the feed-forward blocks.
-        convolutions: ungrouped convolutions; filled only where a network has none of the linear layers (ResNet).
-        head: the layer that makes logits; trained and saved in full.
+        convolutions: ungrouped convolutions, only if the network has no such linear layers (ResNet).
+        head: the layer that returns logits; trained and saved in full.
     """
 
     attention: list[str]
@@ -54,10 +53,10 @@ class AdapterTargets:
 
 
 def resolve_targets(model: nn.Module) -> AdapterTargets:
-    """The layers of this network that adapters can change, under transformers 5, transformers 4 or timm names.
+    """Finds a network's layers for adapters, under the names of transformers 5, transformers 4 or timm.
 
     Raises:
-        ConfigError: it has no such layer, or no head.
+        ConfigError: the network has no such layer, or no head.
     """
     head = find_head(model)
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
@@ -72,7 +71,7 @@ def resolve_targets(model: nn.Module) -> AdapterTargets:
         ]
         if not convolutions:
             raise ConfigError(
-                f"No layer of {type(model).__name__} has a name that adapters know; its linear layers are "
+                f"No layer of {type(model).__name__} has a name known to adapters; its linear layers are "
                 f"{', '.join(linear[:8]) or 'none'}. Use training.adapter=none."
             )
     return AdapterTargets(attention, feedforward, convolutions, _head_layer(model, head))
@@ -89,9 +88,9 @@ class AdapterSummary:
     """What a model trains.
 
     Attributes:
-        adapter: its name; None where there is none.
-        trainable: numbers that are trained, the head's included.
-        total: all parameters.
+        adapter: its name, or None.
+        trainable: number of trained parameters, the head's included.
+        total: number of all parameters.
         targets: the adapted modules, by their names in the network without adapter.
     """
 
@@ -108,7 +107,7 @@ class AdapterSummary:
 
 
 def adapter_summary(model: nn.Module) -> AdapterSummary:
-    """Counts what is trained."""
+    """Counts a model's trained parameters and adapted layers."""
     parameters = list(model.parameters())
     network = model.get_base_model() if isinstance(model, PeftModel) else model
     return AdapterSummary(
@@ -120,7 +119,7 @@ def adapter_summary(model: nn.Module) -> AdapterSummary:
 
 
 def group_targets(targets: Sequence[str]) -> str:
-    """Names such as `vit.layers.0.attention.query` in short: "query, value, fc1, fc2 in 12 blocks: 48 layers"."""
+    """Shortens names such as `vit.layers.0.attention.query` to "query, value, fc1, fc2 in 12 blocks: 48 layers"."""
     kinds = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in targets))
     blocks = {found[0] for name in targets if (found := _BLOCK.match(name))}
     where = f" in {len(blocks)} blocks" if 1 < len(blocks) < len(targets) else ""

@@ -1,4 +1,4 @@
-"""VeRA: two trained vectors a layer around random matrices shared by all (Kopiczko et al. 2023, arXiv:2310.11454)."""
+"""VeRA: two trained vectors per layer around shared random matrices (Kopiczko et al. 2023, arXiv:2310.11454)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def create_vera_config(
     """A configuration that adapts all linear layers of a vision transformer and trains its head.
 
     Args:
-        rank: rank of the shared matrices; much larger than LoRA's, since each costs one trained number a layer.
-        dropout: share of an adapted layer's inputs zeroed on the way to the shared matrices.
+        rank: rank of the shared matrices; much larger than LoRA's, since a rank costs one trained number per layer.
+        dropout: fraction of an adapted layer's inputs zeroed before the shared matrices.
         d_initial: initial value of the vector of length rank; the paper's choice.
         projection_seed: seed of the shared matrices, which are saved with the adapter.
         target_modules: a regular expression for whole module names, or a list of names; linear layers only.

@@ -20,39 +20,40 @@ from roadwork.data.datamodule import NATIXDataModule
 from roadwork.models.build import build_model
 from roadwork.models.cost import bytes_a_row, state_bytes
 from roadwork.runs.run import Run
+from roadwork.training.devices import build_lightning_trainer
 from roadwork.training.optim import build_optimizer
-from roadwork.training.trainers.base_trainer import BaseTrainer, build_lightning_trainer
+from roadwork.training.trainers.base_trainer import BaseTrainer
 
 logger = logging.getLogger(__name__)
 
 MIN_BATCH = 2  # CutMix and MixUp take two images
 MAX_BATCH = 1024
 
-# An epoch of fewer steps would learn little in the usual number of epochs.
+# With fewer steps per epoch, the usual number of epochs learns little.
 MIN_STEPS = 8
 
-# A GPU keeps a tenth free for what the trial does not see: fragments, other shapes, other programs.
+# A tenth of a GPU stays free for what the trial does not see: fragmentation, other shapes, other programs.
 GPU_SHARE = 0.9
 
-# A CPU's memory is only estimated, and whoever takes too much of it is killed.
+# A CPU's memory is only estimated, and the system kills a process that takes too much.
 CPU_SHARE = 0.5
 
 
 def find_batch_size(trainer: BaseTrainer, datamodule: NATIXDataModule) -> int:
-    """The largest power of two of images whose training step fits the device.
+    """The largest power of two of images per step that fits the device.
 
-    It is at most 1024, and at most an eighth of the training rows of a device. On a GPU whole steps are made
-    (augmentation, forward, backward, AdamW, under the run's precision; not compiled) until one takes over nine tenths
-    of the memory. On other devices the memory of a row is estimated, and half of what is available may be taken.
+    It is at most 1024, and at most an eighth of a device's training rows. On a GPU, whole steps run (augmentation,
+    forward, backward, AdamW, under the run's precision; not compiled) until one needs over nine tenths of the memory.
+    On other devices the memory of a row is estimated, and a batch may use half of the available memory.
 
-    A copy of the network is tried; the trainer, and all random generators, stay as they are.
+    The steps run on a copy of the network; the trainer and all random generators do not change.
 
     Args:
         trainer: with the network.
         datamodule: set up for the fit.
 
     Raises:
-        ConfigError: not even a batch of two fits.
+        ConfigError: not even a batch of two images fits.
     """
     training = trainer.settings.training
     n_devices = devices_here(training) * training.num_nodes
@@ -71,7 +72,7 @@ def find_batch_size(trainer: BaseTrainer, datamodule: NATIXDataModule) -> int:
             "data.img_size or training.gradient_checkpointing=true, or choose a smaller model."
         )
     logger.info(
-        "data.dataloader.batch_size is auto: %d images a step (%s; at most %d and 1/%d of the training rows). "
+        "data.dataloader.batch_size is auto: %d images per step (%s; at most %d and 1/%d of the training rows). "
         "training.lr is not scaled with it.",
         *(found, why, MAX_BATCH, MIN_STEPS * n_devices),
     )
@@ -79,14 +80,14 @@ def find_batch_size(trainer: BaseTrainer, datamodule: NATIXDataModule) -> int:
 
 
 def set_batch_size(number: int, *holders: NATIXDataModule | BaseTrainer) -> None:
-    """Writes a number of images a step in the place of `auto`."""
+    """Replaces `auto` by a number of images per step."""
     for holder in holders:
         holder.cfg.data.dataloader.batch_size = number
         holder.settings.data.dataloader.batch_size = number
 
 
 def grow(fits: Callable[[int], bool], cap: int) -> int | None:
-    """The largest power of two from 2 up to `cap` before the first that does not fit; None where 2 does not."""
+    """The largest power of two from 2 up to `cap` before the first that does not fit; None if 2 does not fit."""
     found, batch = None, MIN_BATCH
     while batch <= max(cap, MIN_BATCH) and fits(batch):
         found, batch = batch, 2 * batch
@@ -94,7 +95,7 @@ def grow(fits: Callable[[int], bool], cap: int) -> int | None:
 
 
 class _Trial:
-    """Training steps of a copy of the network on images made up."""
+    """Training steps of a copy of the network on random images."""
 
     def __init__(self, trainer: BaseTrainer, datamodule: NATIXDataModule) -> None:
         self.settings = trainer.settings.training
@@ -125,7 +126,7 @@ class _Trial:
         self.optimizer.zero_grad()
 
     def fits_gpu(self, batch: int) -> bool:
-        """Whether a step leaves a tenth of the memory free that was free before."""
+        """Whether a step leaves a tenth of the free memory."""
         torch.cuda.empty_cache()
         free = torch.cuda.mem_get_info(self.device)[0] + torch.cuda.memory_reserved(self.device)
         torch.cuda.reset_peak_memory_stats(self.device)
@@ -138,19 +139,19 @@ class _Trial:
         return torch.cuda.max_memory_reserved(self.device) <= GPU_SHARE * free
 
     def state_bytes(self) -> int:
-        """What training holds beside the weights, whatever the batch."""
+        """Bytes that training holds beside the weights, whatever the batch."""
         return state_bytes(self.module, use_ema=self.settings.use_ema)
 
     def bytes_a_row(self) -> float:
-        """What an image more adds to a step."""
+        """Bytes that one more image adds to a step."""
         return bytes_a_row(self.loss, self.module, self.datamodule.settings.data.img_size)
 
 
 def prepare_trainer(datamodule: NATIXDataModule, resume_from: Path | None = None) -> BaseTrainer:
-    """A trainer with a new network for a data module, seeded as its configuration says.
+    """A trainer with a new network for a data module, seeded by `training.seed`.
 
-    Where `data.dataloader.batch_size` is `auto`, both get the number of images that fits the device; that of the run
-    in `resume_from` where one goes on.
+    If `data.dataloader.batch_size` is `auto`, both get the number of images that fits the device, or that of the run in
+    `resume_from`.
     """
     settings = datamodule.settings
     is_auto = settings.data.dataloader.batch_size == "auto"

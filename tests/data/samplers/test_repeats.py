@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from health_world import EasyFits
+from fixtures.tiny_fits import TinyFits
 from torch.utils.data import SequentialSampler
 
 from roadwork.data.samplers.stratified_sampler import ClassSampler
@@ -44,7 +44,7 @@ def test_oversampling_above_the_limit_suggests_a_fix():
 
 @pytest.fixture(scope="module")
 def datamodule(tmp_path_factory):
-    return EasyFits(tmp_path_factory.mktemp("easy"), "data.gps_sampling.enabled=true").datamodule
+    return TinyFits(tmp_path_factory.mktemp("fits"), "data.gps_sampling.enabled=true").datamodule
 
 
 @pytest.mark.parametrize(("epochs", "status"), [(3, OK), (3000, WARNING)])

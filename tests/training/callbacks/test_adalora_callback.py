@@ -1,4 +1,4 @@
-"""AdaLoRA prunes in a Lightning Trainer: the counts of singular values that are left, and the average's."""
+"""AdaLoRA prunes singular values in a Lightning Trainer, in the weights and in the average."""
 
 import copy
 from itertools import pairwise
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from roadwork.core.errors import ConfigError, WiringError
 from roadwork.models.build import build_model
 from roadwork.settings import ModelSettings
-from roadwork.training.callbacks.adalora_callback import AdaLoraCallback, adalora_orthogonal_loss, prune_shadow
+from roadwork.training.callbacks.adalora_callback import AdaLoraCallback, adalora_orthogonal_loss, prune_average
 from roadwork.training.callbacks.ema_callback import EMACallback
 from roadwork.training.lora.apply import apply_adapter, merge_adapter
 
@@ -69,7 +69,7 @@ def non_zero(model):
 
 
 def adapted():
-    return apply_adapter(tiny(), "adalora", rank=RANK, total_steps=1000)
+    return apply_adapter(tiny(), "adalora", rank=RANK)
 
 
 def loader(batches, batch_size=2):
@@ -141,22 +141,22 @@ def test_the_average_is_pruned_exactly_where_the_weights_are(tmp_path):
     assert ema.n_updates == 10
 
 
-def test_prune_shadow_zeroes_nothing_else():
+def test_prune_average_zeroes_nothing_else():
     model = adapted()
     shadow = {n: torch.ones_like(p) for n, p in model.named_parameters() if p.requires_grad}
     values = singular_values(model)
     with torch.no_grad():
         for value in values.values():
             value[::2] = 1.0
-    prune_shadow(model, shadow)
+    prune_average(model, shadow)
     for name, average in shadow.items():
         expected = (values[name] != 0).float() if name in values else torch.ones_like(average)
         assert torch.equal(average, expected), name
 
 
-def test_prune_shadow_refuses_an_average_of_another_model():
+def test_prune_average_refuses_an_average_of_another_model():
     with pytest.raises(WiringError, match="does not hold"):
-        prune_shadow(adapted(), {})
+        prune_average(adapted(), {})
 
 
 def test_orthogonal_loss_is_pefts():

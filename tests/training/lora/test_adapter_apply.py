@@ -1,4 +1,4 @@
-"""Adapters in whole networks: what they train, that they learn, and that saving and merging change nothing."""
+"""Adapters in whole networks: trained parameters, learning, saving and merging."""
 
 import re
 from pathlib import Path
@@ -11,9 +11,9 @@ from torch.nn.functional import cross_entropy
 from roadwork.core.errors import ConfigError
 from roadwork.models.build import build_model
 from roadwork.settings import ADAPTERS as SETTING
-from roadwork.settings import ModelSettings
+from roadwork.settings import ModelSettings, TrainingSettings
 from roadwork.training.devices import checkpoint_gradients
-from roadwork.training.lora.apply import ADAPTERS, apply_adapter, merge_adapter
+from roadwork.training.lora.apply import ADAPTERS, adapt_network, apply_adapter, merge_adapter
 from roadwork.training.lora.targets import IA3_PATTERN, adapter_summary, group_targets, resolve_targets
 
 # peft's `from_pretrained`, too, asks transformers 5.23 for a name that it deprecated.
@@ -44,11 +44,11 @@ def build(name):
 
 
 def adapted(name, adapter):
-    return apply_adapter(build(name), adapter, rank=4, total_steps=100)
+    return adapt_network(build(name), TrainingSettings(adapter=adapter, adapter_rank=4))
 
 
 def toy_batch(size=28):
-    """Dark and bright images with a little noise: a line in colour space tells them apart."""
+    """Dark and bright images with a little noise, linearly separable in colour space."""
     labels = torch.tensor([0, 1] * 4)
     noise = torch.randn(8, 3, size, size, generator=torch.Generator().manual_seed(1))
     return noise * 0.3 + (labels * 2.0 - 1).view(-1, 1, 1, 1), labels
@@ -78,7 +78,7 @@ def test_the_settings_and_the_registry_name_the_same_adapters():
 
 def test_adapter_none_leaves_the_network_unchanged():
     model = build("vit")
-    assert apply_adapter(model, "none", rank=4, total_steps=1) is model
+    assert apply_adapter(model, "none") is model
     assert merge_adapter(model) is model
     assert adapter_summary(model).trainable == adapter_summary(model).total
     assert adapter_summary(model).targets == []
@@ -134,7 +134,6 @@ def test_peft_adapts_the_resolved_layers(name, adapter):
 def test_rank_reaches_lora_and_adalora():
     assert build_config("lora").r == build_config("dora").r == 4
     assert build_config("adalora").target_r == 4
-    assert build_config("adalora").total_step == 100
     assert build_config("vera").r == 256
 
 
@@ -156,13 +155,13 @@ def test_dora_trains_a_magnitude_for_each_output_of_each_layer():
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_bf16_steps_with_gradients_computed_again(adapter):
-    """The frozen weights stay what they are, to the bit, and the gradients are those without checkpointing."""
+    """Frozen weights do not change, and gradients equal those without checkpointing."""
     gradients = []
     for is_checkpointed in (False, True):
         model = build("vit")
         if is_checkpointed:
             checkpoint_gradients(model)
-        model = apply_adapter(model, adapter, rank=4, total_steps=100).train()
+        model = adapt_network(model, TrainingSettings(adapter=adapter, adapter_rank=4)).train()
         before = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad}
         optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.02)
         images, labels = toy_batch()
@@ -218,8 +217,39 @@ def test_pretrained_backbone_learns_and_merges():
         pytest.skip("shared/models/vit-s14 is not beside this checkout")
     torch.manual_seed(0)
     model = build_model(ModelSettings(name=str(VIT_S14), pretrained=True), img_size=28)
-    model = apply_adapter(model, "lora", rank=4, total_steps=10)
+    model = apply_adapter(model, "lora", rank=4)
     losses = train(model, steps=4, lr=1e-3)
     assert losses[-1] < losses[0]
     expected = logits(model)
     assert (logits(merge_adapter(model)) - expected).abs().max() < 1e-5
+
+
+def test_options_reach_the_configuration():
+    model = apply_adapter(
+        build("vit"), "adalora", rank=2, alpha=6.0, dropout=0.25, init_rank=5, tinit=3, tfinal=7, targets=["q_proj"]
+    )
+    config = model.peft_config["default"]
+    assert (config.target_r, config.init_r, config.lora_alpha, config.lora_dropout) == (2, 5, 6.0, 0.25)
+    assert (config.tinit, config.tfinal) == (3, 7)
+    assert all(name.endswith("q_proj") for name in adapter_summary(model).targets)
+
+
+def test_null_options_are_the_defaults():
+    model = apply_adapter(build("vit"), "vera", rank=None, dropout=None, targets=None)
+    assert model.peft_config["default"].r == 256
+
+
+@pytest.mark.parametrize(("adapter", "option"), [("ia3", "rank"), ("vera", "alpha"), ("lora", "tinit")])
+def test_option_that_the_adapter_lacks_is_refused(adapter, option):
+    with pytest.raises(ConfigError, match=rf"{adapter}.*\b{option}\b.*\b4\b"):
+        apply_adapter(build("vit"), adapter, **{option: 4})
+
+
+def test_targets_that_match_nothing_are_refused():
+    with pytest.raises(ConfigError, match=r"training\.adapter_targets.*no_such_layer"):
+        apply_adapter(build("vit"), "lora", targets=["no_such_layer"])
+
+
+def test_ia3_takes_targets():
+    model = apply_adapter(build("vit"), "ia3", targets=["k_proj", "fc2"])
+    assert {name.rpartition(".")[2] for name in adapter_summary(model).targets} == {"k_proj", "fc2"}

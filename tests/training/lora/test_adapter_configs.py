@@ -1,4 +1,4 @@
-"""The five configurations, made without arguments, on networks of both namings."""
+"""The five configurations without arguments, on networks of both namings."""
 
 import re
 

@@ -1,12 +1,12 @@
-"""Every adapter on every family: trains, saves, resumes, merges, and is exported."""
+"""Every adapter on every family trains, saves, resumes, merges and exports."""
 
 import re
 import shutil
 
 import pytest
 import torch
-from adapter_world import EPOCHS, adapter_config, make_pretrained, prepare, train
 from detector_world import ALL_NETWORKS, SIZE
+from fixtures.adapter_runs import EPOCHS, adapter_config, make_pretrained, prepare, train
 from omegaconf import OmegaConf
 
 from roadwork.config import compose_config, to_settings
@@ -32,7 +32,7 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def _composed_once(monkeypatch):
-    """Composing what is composed would be most of these tests' time."""
+    """Composing the configuration again would take most of these tests' time."""
 
     def compose(cfg):
         return cfg if OmegaConf.get_type(cfg) is Settings else compose_config(cfg)

@@ -1,4 +1,4 @@
-"""Layers are found by the names of each architecture, whichever library's."""
+"""Adapter targets are found under the layer names of each architecture and library."""
 
 import pytest
 from torch import nn

@@ -1,4 +1,4 @@
-"""What stands in metrics.jsonl can be read by anything that reads JSON."""
+"""metrics.jsonl is valid JSON, also with non-finite metrics."""
 
 import json
 import math
@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from roadwork.training.callbacks.metrics_log import MetricsLog
+from roadwork.training.callbacks.metrics_callbacks import MetricsLogCallback
 
 
 def refuse(constant):
@@ -16,7 +16,7 @@ def refuse(constant):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_figure_that_is_not_finite_is_null(tmp_path, value):
-    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log = MetricsLogCallback(tmp_path / "metrics.jsonl")
     figures = {"val_select/loss": torch.tensor(value), "val_select/mcc": torch.tensor(0.5), "lr-AdamW": torch.tensor(1)}
     trainer = SimpleNamespace(
         is_global_zero=True,

@@ -1,4 +1,4 @@
-"""Steps whose numbers are not finite are really left out, counted and named; too many of them stop the run."""
+"""Non-finite steps are skipped, counted and named; too many of them stop the run."""
 
 import json
 import logging
@@ -9,22 +9,22 @@ import signal
 import lightning.pytorch as L
 import pytest
 import torch
-from health_world import N_STEPS, EasyFits, NanInBatch, differing, everything, health_of
+from fixtures.tiny_fits import N_STEPS, NanInBatch, differing, everything, monitor_of
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins import MixedPrecision
 
 from roadwork.core.errors import DivergedError, RoadworkError, RunStoppedError
-from roadwork.training.callbacks.health_callback import SKIPPED_FILE, HealthCallback
-from roadwork.training.nan_guard import name_some, non_finite_names, spread_non_finite
-
-
-@pytest.fixture(scope="module")
-def easy(tmp_path_factory):
-    return EasyFits(tmp_path_factory.mktemp("easy"))
+from roadwork.training.callbacks.training_monitor import (
+    SKIPPED_FILE,
+    TrainingMonitorCallback,
+    name_some,
+    non_finite_names,
+)
+from roadwork.training.module import spread_non_finite
 
 
 class Watch(Callback):
-    """Which tensors each optimizer step changed. Registered before HealthCallback, and after EMA."""
+    """Records which tensors each optimizer step changed. Registered after EMA and before the monitor."""
 
     def __init__(self):
         self.changed, self.before, self.ema = [], None, None
@@ -58,18 +58,17 @@ def messages(caplog, level=logging.WARNING):
     ],
     ids=["image", "accumulated", "feature"],
 )
-def test_step_with_nan_is_skipped_completely(easy, caplog, training, bad_batch, bad_step):
+def test_step_with_nan_is_skipped_completely(fits, caplog, training, bad_batch, bad_step):
     watcher = Watch()
     fault = NanInBatch(lambda epoch, batch: batch == bad_batch)
     with caplog.at_level(logging.INFO, "roadwork"):
-        trainer = easy.fit(fault, watcher, prepare=watch(watcher), epochs=1, **training)
+        trainer = fits.fit(fault, watcher, prepare=watch(watcher), epochs=1, **training)
     unchanged = [step for step, names in enumerate(watcher.changed) if not names]
     assert unchanged == [bad_step]
     assert all(
         any(kind in name for name in names) for names in watcher.changed if names for kind in ("model.", "opt", "av")
     )
-    health = health_of(trainer, HealthCallback)
-    assert health.n_skipped == 1
+    assert monitor_of(trainer).n_skipped == 1
     (line,) = [json.loads(line) for line in (trainer.run_folder / SKIPPED_FILE).read_text().splitlines()]
     broken = str(trainer.trainer.datamodule.table.ids[fault.rows[0]])
     assert (line["epoch"], line["step"], line["not_finite"]) == (0, bad_step + 1, [broken])
@@ -84,8 +83,8 @@ def test_step_with_nan_is_skipped_completely(easy, caplog, training, bad_batch, 
     assert figures["step"] == len(watcher.changed)  # the schedule's length is what it was
 
 
-def test_an_infinite_loss_with_finite_gradients(easy, caplog, monkeypatch):
-    """The gradients alone would let it pass."""
+def test_an_infinite_loss_with_finite_gradients(fits, caplog, monkeypatch):
+    """The gradients alone would not show it."""
 
     class Infinite(Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
@@ -95,9 +94,9 @@ def test_an_infinite_loss_with_finite_gradients(easy, caplog, monkeypatch):
 
     losses = (training_loss, lambda *arguments: training_loss(*arguments) + math.inf)
     watcher = Watch()
-    trainer = easy.fit(Infinite(), watcher, prepare=watch(watcher), epochs=1)
+    trainer = fits.fit(Infinite(), watcher, prepare=watch(watcher), epochs=1)
     assert [step for step, names in enumerate(watcher.changed) if not names] == [1]
-    assert health_of(trainer, HealthCallback).n_skipped == 1
+    assert monitor_of(trainer).n_skipped == 1
 
 
 def test_finite_losses_are_unchanged():
@@ -109,16 +108,16 @@ def test_finite_losses_are_unchanged():
     assert spoilt.isnan().all()
 
 
-def test_too_many_bad_steps_in_a_row_stop_the_run(easy, caplog):
+def test_too_many_bad_steps_in_a_row_stop_the_run(fits, caplog):
     fault = NanInBatch(lambda epoch, batch: epoch == 1 and batch >= 1)
     saved = {}
 
     class Saved(Callback):
         def on_train_epoch_start(self, trainer, pl_module):
-            saved.update({path: path.read_bytes() for path in easy.latest().rglob("*.ckpt")})
+            saved.update({path: path.read_bytes() for path in fits.latest().rglob("*.ckpt")})
 
     with pytest.raises(DivergedError) as caught:
-        easy.fit(Saved(), fault, epochs=3, max_skipped_steps=2)
+        fits.fit(Saved(), fault, epochs=3, max_skipped_steps=2)
     assert isinstance(caught.value, RoadworkError)  # one message, exit code 1
     message = str(caught.value)
     assert "(training.max_skipped_steps is 2)" in message
@@ -136,43 +135,43 @@ def test_too_many_bad_steps_in_a_row_stop_the_run(easy, caplog):
 
 
 @pytest.mark.slow
-def test_separated_bad_steps_do_not_stop_the_run(easy):
-    trainer = easy.fit(NanInBatch(lambda epoch, batch: batch in {1, 3}), max_skipped_steps=1)
-    assert health_of(trainer, HealthCallback).n_skipped == 4
+def test_separated_bad_steps_do_not_stop_the_run(fits):
+    trainer = fits.fit(NanInBatch(lambda epoch, batch: batch in {1, 3}), max_skipped_steps=1)
+    assert monitor_of(trainer).n_skipped == 4
     assert trainer.mcc_callback.best_mcc > -1
 
 
-def test_an_exploding_learning_rate(easy):
+def test_an_exploding_learning_rate(fits):
     with pytest.raises(DivergedError, match=r"not finite") as caught:
-        easy.fit(epochs=4, lr=1e38, warmup=0.0, max_skipped_steps=3)
+        fits.fit(epochs=4, lr=1e38, warmup=0.0, max_skipped_steps=3)
     assert "training.lr (it is 1e+38)" in str(caught.value)
 
 
 @pytest.mark.parametrize("where", ["weight", "average"])
-def test_no_checkpoint_holds_what_is_not_finite(easy, where):
+def test_no_checkpoint_holds_what_is_not_finite(fits, where):
     class Spoil(Callback):
         def on_train_epoch_end(self, trainer, pl_module):
             if trainer.current_epoch == 1:
-                kept.update({path: path.read_bytes() for path in easy.latest().rglob("*.ckpt")})
+                kept.update({path: path.read_bytes() for path in fits.latest().rglob("*.ckpt")})
                 spoilt = pl_module.model.get_parameter(name) if where == "weight" else ema[0].shadow[name]
                 with torch.no_grad():
                     spoilt.view(-1)[0] = math.inf
 
     kept, ema, name = {}, [], "classifier.1.weight"
     with pytest.raises(DivergedError, match=r"checkpoint.*step 10\b.*\b1 tensors.*classifier"):
-        easy.fit(Spoil(), prepare=lambda trainer: ema.append(trainer.ema_callback))
+        fits.fit(Spoil(), prepare=lambda trainer: ema.append(trainer.ema_callback))
     assert {path.name for path in kept} >= {"last.ckpt", "best.ckpt"}
     for path, content in kept.items():
         assert path.read_bytes() == content
 
 
-def test_a_weight_that_is_nan_from_the_start_is_named(easy):
+def test_a_weight_that_is_nan_from_the_start_is_named(fits):
     def spoil(trainer):
         with torch.no_grad():
             trainer.module.model.classifier[1].weight[0, 0] = math.nan
 
-    with pytest.raises(DivergedError, match=r"not finite.*model\.classifier\.1\.weight"):
-        easy.fit(prepare=spoil, max_skipped_steps=2)
+    with pytest.raises(DivergedError, match=r"[Nn]o.*finite.*model\.classifier\.1\.weight"):
+        fits.fit(prepare=spoil, max_skipped_steps=2)
 
 
 class Sigterm(Callback):
@@ -182,48 +181,48 @@ class Sigterm(Callback):
 
 
 @pytest.mark.slow
-def test_a_run_that_skips_is_resumed_to_the_bit(easy):
+def test_a_run_that_skips_is_resumed_to_the_bit(fits):
     def fault():
         return NanInBatch(lambda epoch, batch: batch in {1, 2, 3})
 
-    whole = easy.fit(fault())
+    whole = fits.fit(fault())
     with pytest.raises(RunStoppedError):
-        easy.fit(fault(), Sigterm())
-    stopped = easy.latest()
+        fits.fit(fault(), Sigterm())
+    stopped = fits.latest()
     assert stopped != whole.run_folder
-    resumed = easy.fit(fault(), resume_from=stopped)
-    assert health_of(resumed, HealthCallback).state_dict() == health_of(whole, HealthCallback).state_dict()
-    assert health_of(whole, HealthCallback).n_skipped == 6
+    resumed = fits.fit(fault(), resume_from=stopped)
+    assert monitor_of(resumed).state_dict() == monitor_of(whole).state_dict()
+    assert monitor_of(whole).n_skipped == 6
     left, right = (everything(trainer.trainer, trainer.module, trainer.ema_callback) for trainer in (whole, resumed))
     assert len(left) > 20
     assert differing(left, right) == []
 
 
-def fit_in_float16(easy, scale, *callbacks):
-    trainer = easy.trainer(fused_optimizer=None)
-    health = HealthCallback(trainer.settings.training, easy.folder)
+def fit_in_float16(fits, scale, *callbacks):
+    trainer = fits.trainer(fused_optimizer=None)
+    monitor = TrainingMonitorCallback(trainer.settings.training, fits.folder)
     plugin = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=1000))
     L.Trainer(
         max_epochs=1, accelerator="cpu", plugins=[plugin], logger=False,
-        callbacks=[*trainer.callbacks, *callbacks, health],
+        callbacks=[*trainer.callbacks, *callbacks, monitor],
         enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False, num_sanity_val_steps=0,
-    ).fit(trainer.module, datamodule=easy.datamodule)  # fmt: skip
-    return trainer, health
+    ).fit(trainer.module, datamodule=fits.datamodule)  # fmt: skip
+    return trainer, monitor
 
 
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # where the scaler skips the first step
 @pytest.mark.parametrize("has_fault", [False, True])
-def test_float16_scale_search_is_not_counted(easy, caplog, has_fault):
-    """A scale that overflows: its halving is the scaler's business; a batch with NaN is ours."""
+def test_float16_scale_search_is_not_counted(fits, caplog, has_fault):
+    """The scaler handles a scale that overflows; the monitor handles a batch with NaN."""
     fault = NanInBatch(lambda epoch, batch: has_fault and batch == 4)
     watcher = Watch()
-    trainer, health = fit_in_float16(easy, 2.0**36, fault, watcher)
+    trainer, monitor = fit_in_float16(fits, 2.0**36, fault, watcher)
     overflown = [
         step for step, names in enumerate(watcher.changed) if not any(n.startswith("optimizer") for n in names)
     ]
     assert overflown
     assert overflown[0] == 0
-    assert health.n_skipped == int(has_fault)
+    assert monitor.n_skipped == int(has_fault)
     assert (len(messages(caplog)) > 0) == has_fault
     assert trainer.ema_callback.n_updates == N_STEPS - len({*overflown, *([4] if has_fault else [])})
 

@@ -1,4 +1,4 @@
-"""Two real processes (gloo, on the CPU): a fault of one is a fault of both, and they stay alike."""
+"""Two real processes (gloo, on the CPU) skip a step together, and stay equal."""
 
 import json
 import socket
@@ -6,7 +6,7 @@ import socket
 import pytest
 import torch
 import torch.multiprocessing as mp
-from health_world import differing, train_with_faults
+from fixtures.tiny_fits import differing, train_with_faults
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # two processes import everything, perhaps on a busy machine
 

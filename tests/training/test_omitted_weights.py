@@ -1,11 +1,11 @@
-"""Checkpoints leave out what comes back, say what that was, and are loaded with exactly that or not at all."""
+"""Checkpoints omit reproducible frozen weights, and load only with exactly these weights."""
 
 import re
 import shutil
 
 import pytest
 import torch
-from adapter_world import adapter_config, make_pretrained, prepare, train
+from fixtures.adapter_runs import adapter_config, make_pretrained, prepare, train
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
@@ -13,7 +13,7 @@ from roadwork.config import to_settings
 from roadwork.core.errors import DataError
 from roadwork.evaluation.evaluate import load_best_model
 from roadwork.training.checkpoints import fingerprint, load_weights, why_damaged
-from roadwork.training.initialization import can_leave_out, find_left_out
+from roadwork.training.initialization import can_omit_frozen, find_omittable
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning"),
@@ -33,7 +33,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def copied(trained, tmp_path):
-    """The same, to be changed, and its configuration."""
+    """A copy that a test may change, and its configuration."""
     shutil.copytree(trained, tmp_path / "copy")
     cfg = OmegaConf.load(tmp_path / "copy" / "run" / "config.yaml")
     cfg.model.name = str(tmp_path / "copy" / "pretrained")
@@ -99,7 +99,7 @@ def test_weight_missing_from_the_folder_is_kept(copied):
     save_file(weights, file, metadata={"format": "pt"})
     before = set(torch.load(folder / "run" / "checkpoints" / "0.ckpt", weights_only=True)["left_out"]["names"])
     trainer = prepare(cfg)
-    missed = before - set(trainer.module.left_out.names)
+    missed = before - set(trainer.module.omitted.names)
     assert len(missed) == 1
     assert "0.mlp.fc1.base_layer.weight" in missed.pop()
     train(trainer, folder / "run")
@@ -111,18 +111,18 @@ def test_weight_missing_from_the_folder_is_kept(copied):
 def test_manually_changed_weight_is_kept(copied):
     _, cfg = copied
     trainer = prepare(cfg)
-    name = trainer.module.left_out.names[-1]
+    name = trainer.module.omitted.names[-1]
     with torch.no_grad():
         trainer.module.model.get_parameter(name).view(-1)[0] += 1
-    changed = find_left_out(trainer.module.model, trainer.settings)
-    assert set(trainer.module.left_out.names) - set(changed.names) == {name}
+    changed = find_omittable(trainer.module.model, trainer.settings)
+    assert set(trainer.module.omitted.names) - set(changed.names) == {name}
 
 
 def test_check_draws_no_random_number(copied):
     _, cfg = copied
     trainer = prepare(cfg)
     state = torch.get_rng_state()
-    assert find_left_out(trainer.module.model, trainer.settings) == trainer.module.left_out
+    assert find_omittable(trainer.module.model, trainer.settings) == trainer.module.omitted
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -130,7 +130,7 @@ def test_random_weights_are_kept(trained):
     cfg = adapter_config(trained / "pretrained", "lora")
     cfg.model.name, cfg.model.pretrained = "resnet", False
     cfg.model.config = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
-    assert prepare(cfg).module.left_out is None
+    assert prepare(cfg).module.omitted is None
 
 
 @pytest.mark.slow
@@ -146,14 +146,14 @@ def test_frozen_backbone_is_omitted(copied):
 
 
 def test_an_adapter_on_another_runs_weights(copied):
-    """The frozen weights are then that run's, which has left out those of the pretrained folder in turn."""
+    """The frozen weights come from that run, whose checkpoint omits those of the pretrained folder."""
     folder, cfg = copied
     checkpoints = folder / "head" / "checkpoints"
     train(prepare(adapter_config(folder / "pretrained", "head")), folder / "head")
     shutil.copy(checkpoints / "1.ckpt", checkpoints / "best.ckpt")
     cfg = adapter_config(folder / "pretrained", "lora", f"training.start_from={folder / 'head'}")
     trainer = train(prepare(cfg), folder / "run")
-    assert trainer.module.left_out.source == f"training.start_from={folder / 'head'}"
+    assert trainer.module.omitted.source == f"training.start_from={folder / 'head'}"
     shutil.copy(folder / "run" / "checkpoints" / "1.ckpt", folder / "run" / "checkpoints" / "best.ckpt")
     best = load_best_model(folder / "run", to_settings(cfg))
     assert all(torch.equal(value, best.get_parameter(name)) for name, value in trainer.ema_callback.shadow.items())
@@ -164,11 +164,11 @@ def test_an_adapter_on_another_runs_weights(copied):
 
 @pytest.mark.parametrize(("before", "expected"), [("none", True), ("lora", False)])
 def test_start_with_merged_adapter_is_kept(copied, before, expected):
-    """Merging is arithmetic; the weights of a run without an adapter are read as they are."""
+    """Merging is arithmetic; the weights of a run without an adapter are read unchanged."""
     folder, cfg = copied
     OmegaConf.update(cfg, "training.start_from", str(folder / "run"))
     OmegaConf.save({"training": {"adapter": before}}, folder / "run" / "config.yaml")
-    assert can_leave_out(to_settings(cfg)) is expected
+    assert can_omit_frozen(to_settings(cfg)) is expected
 
 
 def test_the_fingerprint_is_of_names_shapes_types_and_bytes():

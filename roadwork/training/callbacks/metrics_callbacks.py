@@ -1,4 +1,4 @@
-"""Mean losses of an epoch, and metrics.jsonl."""
+"""Logs mean losses per epoch, and writes metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from roadwork.core.files import atomic_path
-from roadwork.training.distributed import is_first_process, sum_of_all
+from roadwork.training.distributed import is_rank_zero, reduce_sum
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +25,11 @@ logger = logging.getLogger(__name__)
 class LossCallback(Callback):
     """Logs `train/loss` and `val_select/loss`, the means over an epoch's rows.
 
-    Lightning's own means are not in its checkpoints: after a resume inside an epoch they are of the rest alone. And
-    they hang where one device has no batch to log.
+    Lightning's own means are not in its checkpoints, so after a resume inside an epoch they would cover the rest alone.
+    They also hang where one device has no batch to log.
+
+    Example:
+        >>> trainer = L.Trainer(callbacks=[LossCallback()], accelerator="cpu", logger=False)
     """
 
     def __init__(self) -> None:
@@ -49,7 +52,7 @@ class LossCallback(Callback):
         if outputs is None:
             return
         loss = outputs["criterion"]  # type: ignore[index]  # a mapping
-        # A step whose loss is not finite is left out, and out of the mean too.
+        # A non-finite step is skipped, so the mean skips it too.
         weighted = _weighted(loss, outputs).where(torch.isfinite(loss), 0.0)
         self._sums = self._sums.to(loss.device) + weighted
 
@@ -81,11 +84,11 @@ class LossCallback(Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"sums": sum_of_all(self._sums, self._n_processes)}
+        return {"sums": reduce_sum(self._sums, self._n_processes)}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._sums = state_dict["sums"] * is_first_process()  # what all had; the sum over all is to be that again
+        self._sums = state_dict["sums"] * is_rank_zero()  # the sum over ranks; only rank 0 keeps it
 
 
 def _weighted(loss: Tensor, outputs: Any) -> Tensor:
@@ -97,21 +100,24 @@ def _weighted(loss: Tensor, outputs: Any) -> Tensor:
 def _log_mean(name: str, sums: Tensor, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
     losses, rows = trainer.strategy.reduce(sums.to(pl_module.device), reduce_op="sum")
     if rows:
-        # Equal on all devices already; sync_dist tells Lightning so, which else warns.
+        # Equal on all devices already; without sync_dist Lightning warns.
         pl_module.log(name, (losses / rows).float(), prog_bar=name == "train/loss", sync_dist=True)
 
 
-class MetricsLog(Callback):
-    """Appends each epoch's logged figures, the learning rate and the seconds since the start to a JSONL file.
+class MetricsLogCallback(Callback):
+    """Appends each epoch's metrics, the learning rate and the seconds since the start to a JSONL file.
 
-    A run that is resumed has the lines that its checkpoint knows of; the others are of epochs that come again.
+    A resumed run keeps the lines that its checkpoint knows; later ones belong to epochs that are trained again.
+
+    Example:
+        >>> trainer = L.Trainer(callbacks=[MetricsLogCallback(Path("metrics.jsonl"))], accelerator="cpu", logger=False)
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.started = 0.0
         self._seconds_before = 0.0
-        self._n_lines = 0
+        self._n_lines: int | None = None
 
     @override
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -119,6 +125,8 @@ class MetricsLog(Callback):
         if not trainer.is_global_zero or not self.path.is_file():
             return
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        if self._n_lines is None:  # the checkpoint is of version 0.1, whose callback had another name
+            self._n_lines = len(lines)
         if len(lines) > self._n_lines:
             with atomic_path(self.path) as temporary:
                 temporary.write_text("".join(lines[: self._n_lines]), encoding="utf-8")
@@ -135,7 +143,7 @@ class MetricsLog(Callback):
         line |= {"lr": trainer.optimizers[0].param_groups[0]["lr"]}
         line |= {name: float(value) for name, value in trainer.callback_metrics.items() if not name.startswith("lr-")}
         finite = {name: value if math.isfinite(value) else None for name, value in line.items()}  # JSON has no NaN
-        if trainer.progress_bar_callback is None:  # in a file, a line an epoch takes the bar's place
+        if trainer.progress_bar_callback is None:  # not a terminal: a line per epoch replaces the bar
             logger.info(
                 "Epoch %d of %d: val_select/mcc %.4f",
                 trainer.current_epoch + 1,
@@ -144,11 +152,11 @@ class MetricsLog(Callback):
             )
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(finite, allow_nan=False) + "\n")
-        self._n_lines += 1
+        self._n_lines = (self._n_lines or 0) + 1
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"lines": self._n_lines, "seconds": self._seconds()}
+        return {"lines": self._n_lines or 0, "seconds": self._seconds()}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What is one device's, what is all devices', and how the processes of a run are known."""
+"""Per-device and global settings, and how the processes of a run find each other."""
 
 import logging
 import os
@@ -7,15 +7,15 @@ import pytest
 import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities import rank_zero_only
 
 from roadwork.core.devices import devices_here
 from roadwork.core.errors import ConfigError
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.runs.run import Run
 from roadwork.settings import TrainingSettings
-from roadwork.training.devices import describe_step
-from roadwork.training.distributed import Team, is_first_process, largest_of_all, sum_of_all
-from roadwork.training.trainers.base_trainer import build_lightning_trainer
+from roadwork.training.devices import build_lightning_trainer, describe_step
+from roadwork.training.distributed import ProcessGroup, is_rank_zero, reduce_max, reduce_sum
 from roadwork.training.trainers.factory import prepare_trainer
 
 SLURM = {
@@ -30,13 +30,14 @@ TORCHRUN = {
 FOUR = TrainingSettings(accelerator="cpu", devices=2, num_nodes=2)
 
 
-@pytest.fixture
-def _talkative():
-    """A process that is not the first one stops talking; this one is to go on."""
+@pytest.fixture(autouse=True)
+def _rank_zero_afterwards():
+    """Restores the logging that processes other than rank zero turn off, and Lightning's rank."""
     logger = logging.getLogger("roadwork")
     level = logger.level
     yield
     logger.setLevel(level)
+    rank_zero_only.rank = 0
 
 
 @pytest.mark.parametrize(("variables", "environment"), [(SLURM, SLURMEnvironment), (TORCHRUN, TorchElasticEnvironment)])
@@ -53,29 +54,30 @@ def test_slurm_and_torchrun_are_recognised_by_their_variables(variables, environ
     assert alone.world_size == 1
 
 
-@pytest.mark.usefixtures("_talkative")
 def test_externally_started_processes_join_at_once(monkeypatch):
     met = []
-    monkeypatch.setattr(Team, "_meet", lambda team: met.append(team.rank))
-    Team(FOUR)
+    monkeypatch.setattr(ProcessGroup, "_join", lambda group: met.append(group.rank))
+    ProcessGroup(FOUR)
     assert met == []  # the first one has not started the others yet
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
-    assert Team(FOUR).is_first is False
+    assert ProcessGroup(FOUR).is_rank_zero is False
     assert met == [3]
     assert not logging.getLogger("roadwork").isEnabledFor(logging.WARNING)
 
 
 def test_single_process_starts_no_process_group(monkeypatch):
-    monkeypatch.setattr("roadwork.training.distributed.start_others", lambda *_: pytest.fail("a process was started"))
-    team = Team(TrainingSettings(accelerator="cpu"))
-    assert (team.rank, team.size, team.is_first, is_first_process()) == (0, 1, True, True)
-    with team.in_turn():
-        assert team.share({"a": 1}) == {"a": 1}
+    monkeypatch.setattr(
+        "roadwork.training.distributed.start_local_processes", lambda *_: pytest.fail("a process was started")
+    )
+    group = ProcessGroup(TrainingSettings(accelerator="cpu"))
+    assert (group.rank, group.world_size, group.is_rank_zero, is_rank_zero()) == (0, 1, True, True)
+    with group.rank_zero_first():
+        assert group.broadcast({"a": 1}) == {"a": 1}
     counts = torch.arange(3)
-    assert sum_of_all(counts, 1) is counts
+    assert reduce_sum(counts, 1) is counts
     trainer = build_lightning_trainer(TrainingSettings(accelerator="cpu"), [], ".", logger=False)
-    assert largest_of_all(trainer, True, 15) == [1, 15]
+    assert reduce_max(trainer, True, 15) == [1, 15]
 
 
 @pytest.mark.parametrize(("devices", "expected"), [(1, 1), (3, 3), ("auto", 1)])
@@ -118,13 +120,13 @@ def test_a_resume_with_another_number_of_devices_is_refused(tiny_config):
     run = prepare_trainer(data).fit(data)
     Run(run).write_manifest(processes=2)  # as if it had been
     data = NATIXDataModule(tiny_config("training.epochs=2"))
-    with pytest.raises(ConfigError, match=r"\b2 devices.*\b1\b"):
+    with pytest.raises(ConfigError, match="was trained on 2 devices, now they are 1"):
         prepare_trainer(data).fit(data, resume_from=run)
 
 
 def test_an_accelerator_that_is_not_there():
     with pytest.raises(ConfigError, match=r"training.accelerator='gpu' with training.devices=2"):
-        Team(TrainingSettings(accelerator="gpu", devices=2))
+        ProcessGroup(TrainingSettings(accelerator="gpu", devices=2))
 
 
 def test_environment_is_restored():

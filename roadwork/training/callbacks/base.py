@@ -1,0 +1,75 @@
+"""What the callbacks share: the state of a step, a hook after each optimizer step, and a checked order."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import lightning.pytorch as L
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from typing_extensions import override
+
+from roadwork.core.errors import WiringError
+
+
+@dataclass
+class StepState:
+    """The latest optimizer step of a fit; `RoadworkClassifier.step_state` holds it.
+
+    TrainingMonitorCallback writes it before the optimizer steps. Other callbacks read it afterwards.
+
+    Attributes:
+        gradient_norm: before clipping.
+        is_skipped: whether the step was skipped because its loss or gradients were not finite.
+    """
+
+    gradient_norm: float = math.nan
+    is_skipped: bool = False
+
+
+class OrderedCallback(Callback):
+    """A callback that checks its place among the callbacks of a Trainer.
+
+    Attributes:
+        runs_after: callbacks of these classes must be registered before this one.
+
+    Raises:
+        WiringError: when a Trainer starts with one of them registered later.
+    """
+
+    runs_after: ClassVar[tuple[type[Callback], ...]] = ()
+
+    @override
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it outside __init__
+        for later in callbacks[callbacks.index(self) + 1 :]:
+            if isinstance(later, self.runs_after):
+                raise WiringError(
+                    f"{type(self).__name__} is registered before {type(later).__name__}; register it after."
+                )
+
+
+class OptimizerStepCallback(OrderedCallback):
+    """Calls :meth:`on_optimizer_step_end` after each optimizer step, a hook that Lightning lacks.
+
+    While gradients accumulate, a batch ends without a step.
+    """
+
+    _steps_seen = 0
+
+    def on_optimizer_step_end(self, trainer: L.Trainer, pl_module: L.LightningModule, batch_idx: int) -> None:
+        """Called once the optimizer has stepped; `batch_idx` is the step's last batch."""
+
+    @override
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._steps_seen = trainer.global_step
+
+    @override
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step > self._steps_seen:
+            self._steps_seen = trainer.global_step
+            self.on_optimizer_step_end(trainer, pl_module, batch_idx)
