@@ -27,19 +27,6 @@ from roadwork.data.utils.geo import haversine_km
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-THUMBNAIL_SIZE = 16
-_N_PIXELS = THUMBNAIL_SIZE**2
-_DECODED_SIZE = 64  # twice the size that the hash uses, so that large JPEGs are decoded at 1/8 scale
-_VERSION = 1  # of the hash; caches of another version are ignored
-_IMAGES_PER_WRITE = 20_000  # an interruption loses at most this many
-_CHUNK_ROWS = 1024
-_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-MAX_BITS = 7
-_N_CHUNKS = 4
-_CHUNK_BITS = 16
-_BATCH = 1 << 22  # hashes compared at a time
-_FLIPS = (0, *(1 << bit for bit in range(_CHUNK_BITS)))
-
 # Measured on 150 of the demo's scenes: JPEG at quality 30 to 95, half and a quarter of the size, brightness -20 to
 # +10 % and contrast +20 % differ by up to 6 bits and correlate at 0.996 or more. 11 of the 11.5 million pairs of
 # different places are within 6 bits, and none of those correlates at 0.9.
@@ -47,6 +34,25 @@ NEAR_DUPLICATE_BITS = 6
 MIN_CORRELATION = 0.99
 MAX_DISTANCE_KM = 0.1
 MIN_CONTRAST = 5.0  # standard deviation in grey levels; flatter images, as at night, show no recognizable scene
+
+THUMBNAIL_SIZE = 16
+_N_PIXELS = THUMBNAIL_SIZE**2
+_DECODED_SIZE = 64  # twice the size that the hash uses, so that large JPEGs are decoded at 1/8 scale
+
+# The cache of hashes.
+_VERSION = 1  # of the hash; caches of another version are ignored
+_IMAGES_PER_WRITE = 20_000  # an interruption loses at most this many
+_CHUNK_ROWS = 1024
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+
+# The search for close hashes.
+MAX_BITS = 7
+_N_CHUNKS = 4
+_CHUNK_BITS = 16
+_FLIPS = (0, *(1 << bit for bit in range(_CHUNK_BITS)))
+_BATCH = 1 << 22  # hashes compared at a time
+
+# The comparison of images with close hashes.
 _MAX_COMPARED = 64  # up to this many images of one hash, all pairs are compared
 _MAX_LEADERS = 1000
 _PAIRS_PER_BATCH = 1 << 21

@@ -29,28 +29,26 @@ from roadwork.data.images import (
 from roadwork.data.source import dataset_key
 from roadwork.settings import DataSettings
 
+MANIFEST = "manifest.json"
+FORMAT_VERSION = 1
 SUFFIX = ".arrow"
 MAX_ROWS = 512  # per shard: a killed process loses at most this many images
 MAX_BYTES = 64 * 2**20  # per shard: bounds the memory
-_SCHEMA = pa.schema(
-    [
-        pa.field(name, kind, nullable=False)
-        for name, kind in (
-            ("id", pa.string()),
-            ("identity", pa.string()),
-            ("checksum", pa.uint32()),
-            ("jpeg", pa.large_binary()),
-        )
-    ]
-)
-MANIFEST = "manifest.json"
-FORMAT_VERSION = 1
 
 # The copy is larger than `img_size`, so that the final resize still interpolates between original pixels.
 RESIZE_MARGIN = 1.15
 
 # At this quality and full chroma resolution, the error is a fraction of a grey level (docs/decisions/0008).
 QUALITY = 95
+
+_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("identity", pa.string(), nullable=False),
+        pa.field("checksum", pa.uint32(), nullable=False),
+        pa.field("jpeg", pa.large_binary(), nullable=False),
+    ]
+)
 
 
 class DamagedError(Exception):

@@ -1,4 +1,4 @@
-"""The challenge augmentation against plain Pillow, NumPy and SciPy, and its draws against the validator's shares."""
+"""The challenge augmentation equals Pillow, NumPy and SciPy, and its random choices have the validator's shares."""
 
 import io
 import math
@@ -28,7 +28,7 @@ SURE = 1e-3  # the seeds are fixed: no test fails by chance
 
 
 def make_photo(width=800, height=600, seed=0):
-    """Smooth, colourful, and nowhere symmetric."""
+    """A smooth, colourful image without symmetry."""
     coarse = np.random.default_rng(seed).integers(20, 236, (7, 9, 3)).astype(np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -38,7 +38,7 @@ def to_batch(*pictures):
 
 
 def to_levels(images):
-    """(H, W, 3) in 0 to 255 of a batch of one."""
+    """(H, W, 3) in 0 to 255 from a batch of one."""
     return images[0].permute(1, 2, 0).numpy() * 255
 
 
@@ -97,7 +97,7 @@ def test_level_0_is_the_centre_square(aspect):
 
 
 @pytest.mark.parametrize(("chroma", "value"), [(0.4, 1.0), (1.0, 0.725), (0.3, 0.85)])
-def test_fading_scales_chroma_then_values(pixels, chroma, value):
+def test_chroma_is_scaled_before_values(pixels, chroma, value):
     red, green, blue = np.moveaxis(pixels.astype(float), -1, 0)
     y = 0.299 * red + 0.587 * green + 0.114 * blue
     cb, cr = 0.564 * (blue - y) * chroma, 0.713 * (red - y) * chroma
@@ -106,13 +106,13 @@ def test_fading_scales_chroma_then_values(pixels, chroma, value):
     assert np.abs(ours - expected).max() < 0.6  # those weights have three digits
 
 
-def test_fading_to_nothing_is_grey(pixels):
+def test_zero_chroma_is_grey(pixels):
     grey = distortions.scale_chroma(to_batch(pixels), torch.zeros(1), torch.ones(1))
     assert torch.allclose(grey[:, 0], grey[:, 2])
 
 
 @pytest.mark.parametrize("factor", [2, 3])
-def test_coarsening_is_bilinear_without_antialiasing(pixels, factor):
+def test_downsampling_is_bilinear_without_antialiasing(pixels, factor):
     def resize(values, length):
         count = values.shape[0]
         at = (np.arange(length) + 0.5) * count / length - 0.5
@@ -201,7 +201,7 @@ def test_a_panorama_is_cropped_in_its_centre():
 
 @pytest.fixture
 def drawn_levels(monkeypatch):
-    """The levels of 4,000 images, drawn without making a picture."""
+    """The levels of 4,000 images, drawn without rendering."""
     seen = []
     monkeypatch.setattr(streetvision, "show", lambda images, matrices: images)
     monkeypatch.setattr(streetvision, "compress", lambda images, qualities: images)

@@ -1,4 +1,4 @@
-"""The same scene is found however it was stored, and scenes that only look alike by their hash are not united."""
+"""Copies of a scene are found in any encoding; different scenes with similar hashes are not joined."""
 
 import io
 import logging
@@ -114,7 +114,7 @@ def test_flat_and_unreadable_images_are_never_duplicates():
 
 
 def test_many_motorways_with_nearly_one_hash_stay_apart():
-    """2,000 scenes within 2 bits of each other, 300 of them with one and the same hash."""
+    """2,000 scenes within 2 bits of each other, 300 of them with the same hash."""
     rng = np.random.default_rng(0)
     turned = np.uint64(1) << rng.integers(0, 64, (2, 1700), dtype=np.uint64)
     hashes = np.r_[np.full(300, 99, np.uint64), np.uint64(99) ^ turned[0] ^ turned[1]]
@@ -127,7 +127,7 @@ def test_many_motorways_with_nearly_one_hash_stay_apart():
 
 
 def test_many_images_of_one_hash_are_linked_in_linear_time():
-    """50,000 pictures of 20 scenes, all of one hash: 1.2 billion pairs."""
+    """50,000 images of 20 scenes with one hash: 1.2 billion pairs."""
     scenes = noise(20)
     of_row = np.random.default_rng(0).integers(0, 20, 50_000)
     table, hashes = table_of(50_000), hashes_of(np.full(50_000, 7), scenes[of_row])

@@ -1,4 +1,4 @@
-"""Which copy serves, and what is said where none does."""
+"""Which copy is used, and the messages if none fits."""
 
 import json
 
@@ -40,7 +40,7 @@ def test_require_does_not_ask_for_what_cannot_be_read(photo_set):
         photo_set.find(photo_set.data(use="require"))
 
 
-def test_a_larger_copy_of_the_same_dataset_serves(photo_set, caplog):
+def test_larger_copy_of_the_same_dataset_is_used(photo_set, caplog):
     for short_side in (120, 60):
         photo_set.prepare(data=photo_set.data(short_side=short_side))
     with caplog.at_level("INFO"):
@@ -60,7 +60,7 @@ def test_a_copy_that_is_too_small_is_named(photo_set, caplog):
 
 
 @pytest.mark.parametrize(("field", "value"), [("reader", 0), ("format", 0), ("quality", 10)])
-def test_a_copy_of_another_version_is_named_and_made_anew(photo_set, caplog, field, value):
+def test_copy_of_another_version_is_rebuilt(photo_set, caplog, field, value):
     photo_set.prepare()
     manifest = wanted_folder(photo_set.data()) / MANIFEST
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {field: value}))

@@ -1,4 +1,4 @@
-"""A preparation that is killed at any point goes on where it stopped, and ends with the same copy."""
+"""A preparation killed at any point resumes where it stopped, and ends with the same copy."""
 
 import multiprocessing
 import os
@@ -20,7 +20,7 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 
 
 def killed_in(photo_set, where, name, at, *, before):
-    """Prepares in a process that ends as by kill -9 in the call of that number, before or after it does its work."""
+    """Prepares in a process that exits abruptly in the n-th call of a function, before or after the call."""
     process = FORK.Process(target=prepare_and_die, args=(photo_set, where, name, at, before))
     process.start()
     process.join(60)
@@ -44,14 +44,14 @@ def prepare_and_die(photo_set, where, name, at, before):
 
 
 def content(folder):
-    """Every picture by id."""
+    """All images by id."""
     shards = [open_shard(path) for path in shard_paths(folder)]
     return {row_id: jpeg for shard in shards for row_id, jpeg in zip(shard.ids, read_all(shard), strict=True)}
 
 
 @pytest.fixture
 def uninterrupted(photo_set):
-    """What a run that nothing disturbs makes; its folder is cleared for the test."""
+    """Content of a copy made without interruption; its folder is cleared for the test."""
     photo_set.prepare()
     folder = wanted_folder(photo_set.data())
     made = content(folder)

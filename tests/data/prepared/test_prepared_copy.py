@@ -1,4 +1,4 @@
-"""Training reads from the copy what it would read from the photos, and is told where it does not."""
+"""Training reads the same images from the copy as from the photos, with a warning if it cannot."""
 
 import os
 import pickle
@@ -20,7 +20,7 @@ from roadwork.settings import DataSettings, HubSettings
 
 
 def change(path):
-    """Another photo in its place, a moment later."""
+    """Replaces a photo by another one with a later time."""
     shutil.copy(next(p for p in sorted(path.parent.iterdir()) if p != path), path)
     os.utime(path, ns=(1, 1))
 
@@ -94,7 +94,7 @@ def test_new_rows_are_named(photo_set, caplog):
     assert "2 rows" in caplog.text
 
 
-def test_shards_without_use_are_removed(photo_set):
+def test_unused_shards_are_removed(photo_set):
     photo_set.prepare()
     for number in range(photo_set.N_PHOTOS):
         photo_set.photo(number).touch()
@@ -115,7 +115,7 @@ def test_missing_photos_are_read_from_the_copy(photo_set):
 
 
 def damage(path):
-    """Bits of a picture, not of the shard's ends."""
+    """Flips bits of an image, not of the shard's header or footer."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0x10
     path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""Over random worlds: no row lost or twice, groups whole, pins kept, shares true, the order of rows without effect."""
+"""For random datasets: no row is lost or repeated, groups stay whole, pins and shares hold, row order is irrelevant."""
 
 from collections import Counter
 
@@ -111,7 +111,7 @@ def test_every_row_is_assigned_once_with_whole_groups(strategy, world, seed):
 
 
 def free_groups(n, rng, *, largest):
-    """Contents of n groups that mix labels about evenly, none larger than this share of the rows."""
+    """Row counts of n groups that mix labels about evenly; none exceeds this share of the rows."""
     rows = rng.integers(2, max(3, int(largest * 2 * n)) + 1, n)
     assume(rows.max() <= largest * rows.sum())
     return rows, rng.binomial(rows, 0.4)
@@ -150,7 +150,7 @@ def test_all_groups_pinned():
 
 
 def best_possible(rows, positives):
-    """The least worst misfit, in tolerances, over all assignments that give each split both labels."""
+    """Smallest possible worst misfit, in tolerances, over all assignments that give each split both labels."""
     choices = np.stack(np.meshgrid(*[np.arange(4)] * len(rows), indexing="ij"), axis=-1).reshape(-1, len(rows))
     one_hot = choices[..., None] == np.arange(4)
     held, ones = np.einsum("cgk,g->ck", one_hot, rows), np.einsum("cgk,g->ck", one_hot, positives)
@@ -205,7 +205,7 @@ def test_pins_elsewhere_leave_the_others_their_proportions():
 
 
 def test_few_mixed_groups_come_close_to_the_best_possible():
-    """Eight groups, every one of the 65,536 assignments tried: ours is the best, or nearly, in most worlds."""
+    """With eight groups, ours is nearly the best of all 65,536 assignments in most datasets."""
     ratios, n = [], 8
     for seed in range(12):
         rng = np.random.default_rng(seed)
@@ -223,7 +223,7 @@ def test_few_mixed_groups_come_close_to_the_best_possible():
 
 
 def planted_world(rng, n_groups):
-    """Groups cut from splits that have exactly their share of 2,000 rows and 40 % Roadwork, labels in runs of 10."""
+    """Groups from splits with exact shares of 2,000 rows and 40 % Roadwork, with labels in runs of 10."""
     rows, positives = [], []
     for share in SHARES:
         n = round(2000 * share)
@@ -247,7 +247,7 @@ def test_tolerances_hold_where_a_solution_was_planted(n_groups, seed):
 
 
 def test_every_split_gets_its_share_of_the_large_groups():
-    """Or val_test would be villages only."""
+    """Otherwise val_test would hold only small groups."""
     rng = np.random.default_rng(0)
     rows = np.sort(rng.lognormal(2, 1, 4000).astype(int) + 1)[::-1]
     names = np.array([f"g{i}" for i in range(4000)])

@@ -1,4 +1,4 @@
-"""Each strategy holds out what it says, and nothing of its groups stays on the other side; pins are kept."""
+"""Each strategy holds out the right rows with their whole groups, and keeps pins."""
 
 from dataclasses import replace
 

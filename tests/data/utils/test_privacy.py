@@ -1,4 +1,4 @@
-"""Rounded positions and distances: no farther off than half a step, and nothing of the rest left."""
+"""Rounded positions and distances are at most half a step off and reveal no more precision."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def test_rounding_removes_negative_zero():
 
 
 @pytest.mark.parametrize("decimals", [0, 1, 2, 3])
-def test_grain_is_the_distance_of_neighbouring_latitudes(decimals):
+def test_rounding_step_is_the_distance_of_neighbouring_latitudes(decimals):
     expected = great_circle((50, 4), (50 + 10.0**-decimals, 4)).km
     assert rounding_step_km(decimals) == pytest.approx(expected, rel=1e-6)
 
 
 @given(st.floats(0, 20_000), st.integers(0, 3))
-def test_distances_are_whole_steps_of_the_grain(distance, decimals):
+def test_distances_are_multiples_of_the_rounding_step(distance, decimals):
     rounded = round_distances(np.array([distance]), decimals)[0]
     steps = rounded / rounding_step_km(decimals)
     assert steps == pytest.approx(round(steps), abs=1e-6)
