@@ -103,7 +103,7 @@ def _clipped(ring: np.ndarray, seam: float, *, keep_east: bool) -> np.ndarray:
 
 
 def finest_resolution(decimals: int | None) -> int:
-    """The finest resolution whose cells are no smaller than the grain of positions with so many decimals."""
+    """The finest resolution whose cells are no smaller than the step between positions rounded to so many decimals."""
     fitting = [r for r in range(_COARSEST, _FINEST + 1) if _side_km(r) >= rounding_step_km(decimals)]
     return max(fitting)
 

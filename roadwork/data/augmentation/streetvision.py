@@ -208,10 +208,10 @@ class StreetVisionAugmentation(BatchAugmentation):
         """Challenge images (B, 3, S, S) and unchanged labels."""
         count = len(images)
         levels = torch.randint(LEVELS, (count,))
-        pictures = render_views(images, draw_views(levels > 0, self.photo_aspect))
-        distort_(pictures, draw_strengths(levels))
-        pictures = compress(pictures, torch.full((count,), float(JPEG_QUALITY)))
-        return resize(pictures, self.img_size), labels
+        rendered = render_views(images, draw_views(levels > 0, self.photo_aspect))
+        distort_(rendered, draw_strengths(levels))
+        rendered = compress(rendered, torch.full((count,), float(JPEG_QUALITY)))
+        return resize(rendered, self.img_size), labels
 
 
 def render_views(images: Tensor, matrices: Tensor) -> Tensor:

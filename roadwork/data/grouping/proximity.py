@@ -91,7 +91,7 @@ def _components_of_vectors(vectors: np.ndarray, radius_km: float) -> np.ndarray:
 
 
 class _Members(NamedTuple):
-    """Points sorted by cell: `counts[c]` of them from `starts[c]` on lie in cell c."""
+    """Points sorted by cell: cell c has `counts[c]` points from index `starts[c]`."""
 
     vectors: np.ndarray
     starts: np.ndarray

@@ -56,7 +56,7 @@ def test_the_default_is_a_little_larger_than_the_images(photo_set):
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.lists(st.integers(0, 19), unique=True, min_size=1))
-def test_rows_are_found_by_their_ids_in_whatever_order(photo_set, order):
+def test_rows_are_found_by_id_in_any_order(photo_set, order):
     photo_set.write_labels()
     photo_set.prepare()
     before, _, copy = photo_set.find()

@@ -75,7 +75,7 @@ def test_nearest_training_row_counts_and_missing_gps_is_ignored():
 
 
 @pytest.mark.parametrize(
-    ("test", "deployment", "verdict", "said"),
+    ("test", "deployment", "verdict", "expected"),
     [
         ((1, 2), (-1, -2), "alike", "resembles the deployment"),
         ((0.1,), (3,), "easier", "a median 11.1 km from training, the deployment 333.6 km: val_test is easier"),
@@ -86,10 +86,10 @@ def test_nearest_training_row_counts_and_missing_gps_is_ignored():
         ((2, 2), (1, 3), "mixed", "some of val_test is nearer"),
     ],
 )
-def test_report_sentence(test, deployment, verdict, said):
+def test_report_sentence(test, deployment, verdict, expected):
     found = compare_with_deployment(ORIGIN, along_equator(*test), along_equator(*deployment))
     assert found.verdict == verdict
-    assert said in str(found)
+    assert expected in str(found)
 
 
 def test_without_positions():

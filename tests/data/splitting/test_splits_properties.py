@@ -27,7 +27,7 @@ sizes_of_groups = st.one_of(
 
 
 @st.composite
-def worlds(draw):
+def random_datasets(draw):
     """A shuffled table with groups that mix labels, some rows set aside, dates and regions."""
     sizes = draw(sizes_of_groups)
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
@@ -62,7 +62,7 @@ def split_or_skip(table, groups, splitting):
     try:
         return make_splits(table, groups, RATIOS, splitting)
     except SplitError as error:
-        if "label" not in str(error).lower():  # the only thing that these worlds can lack
+        if "label" not in str(error).lower():  # the only thing that these datasets can lack
             raise
         assume(False)
 
@@ -77,9 +77,9 @@ SPLITTINGS = {
 
 @pytest.mark.parametrize("strategy", SPLITTINGS)
 @settings(max_examples=25, deadline=None)
-@given(world=worlds(), seed=st.integers(0, 3))
-def test_every_row_is_assigned_once_with_whole_groups(strategy, world, seed):
-    table, groups = world
+@given(dataset=random_datasets(), seed=st.integers(0, 3))
+def test_every_row_is_assigned_once_with_whole_groups(strategy, dataset, seed):
+    table, groups = dataset
     splitting = SplittingSettings(strategy=strategy, seed=seed, **SPLITTINGS[strategy])
     splits = split_or_skip(table, groups, splitting)
     everything = [row for ids in (*splits.ids.values(), splits.set_aside) for row in ids]
@@ -222,7 +222,7 @@ def test_few_mixed_groups_come_close_to_the_best_possible():
     assert max(ratios) < 3
 
 
-def planted_world(rng, n_groups):
+def planted_groups(rng, n_groups):
     """Groups from splits with exact shares of 2,000 rows and 40 % Roadwork, with labels in runs of 10."""
     rows, positives = [], []
     for share in SHARES:
@@ -238,7 +238,7 @@ def planted_world(rng, n_groups):
 @settings(max_examples=40, deadline=None)
 @given(n_groups=st.integers(24, 120), seed=st.integers(0, 2**20))
 def test_tolerances_hold_where_a_solution_was_planted(n_groups, seed):
-    rows, positives = planted_world(np.random.default_rng(seed), n_groups)
+    rows, positives = planted_groups(np.random.default_rng(seed), n_groups)
     names = np.array([f"g{i}" for i in range(len(rows))])
     assigned = assign_groups(names, rows, positives, np.full(len(rows), UNPINNED), SHARES, seed=seed)
     row_share, label_share = shares_of(assigned, rows, positives)

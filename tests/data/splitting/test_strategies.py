@@ -262,16 +262,16 @@ class TestPins:
         assert set(names[580:]) == {"val_select"}
 
     @pytest.mark.parametrize(
-        ("pins", "group", "says"),
+        ("pins", "group", "reason"),
         [
             ({7: "train"}, GROUP, r"first 0007: it is pinned to train, but is in the regions Berlin"),
             ({300: "val_test"}, GROUP, r"first 0300: it is pinned to val_test, but is not in the regions Berlin"),
             ({101: "train"}, ROW // 8, r"first 0101: .* to train, but shares a group with rows in the regions Berlin"),
         ],
     )
-    def test_pins_against_a_region(self, pins, group, says):
+    def test_pins_against_a_region(self, pins, group, reason):
         table = table_of(pin=[pins.get(row, "") for row in ROW])
-        with pytest.raises(SplitError, match=rf"\b1 pinned.*{says}.*val_test"):
+        with pytest.raises(SplitError, match=rf"\b1 pinned.*{reason}.*val_test"):
             names_of(
                 table,
                 groups_of(group),
