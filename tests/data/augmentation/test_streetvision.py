@@ -203,7 +203,7 @@ def test_a_panorama_is_cropped_in_its_centre():
 def drawn_levels(monkeypatch):
     """The levels of 4,000 images, drawn without rendering."""
     seen = []
-    monkeypatch.setattr(streetvision, "show", lambda images, matrices: images)
+    monkeypatch.setattr(streetvision, "render_views", lambda images, matrices: images)
     monkeypatch.setattr(streetvision, "compress", lambda images, qualities: images)
     draw = streetvision.draw_strengths
     monkeypatch.setattr(streetvision, "draw_strengths", lambda levels: seen.append(levels) or draw(levels))

@@ -95,4 +95,4 @@ def test_flipped_bits_never_give_another_picture(path):
 
 def test_larger_pictures_than_the_copy_should_have(path):
     assert "12x" not in (find_damage(path, 9) or "")
-    assert "has a picture of 9x9 pixels" in find_damage(path, 8)
+    assert "9x9 pixels" in find_damage(path, 8)
