@@ -108,7 +108,7 @@ def _verify(settings: Settings, as_json: bool) -> None:
 
 
 def _show(verification: Verification) -> None:
-    from roadwork.data.splitting.check import BY_DESIGN
+    from roadwork.data.splitting.check import RANDOM_SPLIT_NOTE
 
     report = verification.report
     print(f"{verification.file}: {f'{verification.strategy} splits' if verification.strategy else 'your own splits'}")
@@ -127,7 +127,7 @@ def _show(verification: Verification) -> None:
         for pair in leak.examples:
             print(f"   {pair}")
     if verification.leaks_by_design:
-        print(f"❌ This is {BY_DESIGN}")
+        print(f"❌ This is {RANDOM_SPLIT_NOTE}")
     elif verification.leaks_nothing:
         print("✅ No leaks.")
 
@@ -173,12 +173,12 @@ def prepare(
     from roadwork.data.open import open_dataset
     from roadwork.data.prepared.plan import plan_copy
     from roadwork.data.prepared.shards import wanted_folder
-    from roadwork.data.prepared.write import remove_damaged, write_copy, writing
+    from roadwork.data.prepared.write import lock_copy, remove_damaged, write_copy
 
     settings = to_settings(load_config(config, overrides or []))
     data, dataset = settings.data, open_dataset(settings)
     n_processes = processes or cpu_count()
-    with writing(data) as manifest:
+    with lock_copy(data) as manifest:
         if verify:
             damaged = remove_damaged(wanted_folder(data), manifest.short_side, n_processes)
             for reason in damaged:

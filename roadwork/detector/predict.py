@@ -23,8 +23,8 @@ from roadwork.core.errors import DataError
 from roadwork.core.files import sha256_of
 from roadwork.core.progress import new_progress
 from roadwork.data.images import READER_VERSION, UnreadableImageError
-from roadwork.data.utils.exif import CameraFacts, read_camera_facts
-from roadwork.data.utils.privacy import coarsen, grain_km
+from roadwork.data.utils.exif import CameraMetadata, read_camera_metadata
+from roadwork.data.utils.privacy import round_positions, rounding_step_km
 from roadwork.detector.detector import Detector, Prediction
 from roadwork.detector.format import CONFIG_FILE
 from roadwork.detector.networks import ONNX_FILE, WEIGHTS_FILE
@@ -56,7 +56,7 @@ class ReadPhoto(NamedTuple):
 
     photo: Photo
     pixels: Tensor | None
-    camera: CameraFacts = CameraFacts()
+    camera: CameraMetadata = CameraMetadata()
     error: str = ""
 
 
@@ -68,10 +68,10 @@ def read_photo(photo: Photo, size: int, views: str) -> ReadPhoto:
         size: of the network's input, in pixels.
         views: as of `read_views`.
     """
-    camera = CameraFacts()
+    camera = CameraMetadata()
     try:
         data = photo.load()
-        camera = read_camera_facts(data)
+        camera = read_camera_metadata(data)
         return ReadPhoto(photo, read_views(data, size, views), camera)
     except (OSError, ValueError, UnreadableImageError) as error:  # ValueError: a zero byte in a name
         return ReadPhoto(photo, None, camera, getattr(error, "strerror", None) or str(error))
@@ -148,7 +148,7 @@ def judge_batch(detector: Detector, batch: Sequence[ReadPhoto], options: Predict
     records = {}
     for read in batch:
         answer = next(answers) if read.pixels is not None else None
-        latitude, longitude = coarsen(np.array([_position(read)]), options.coarsen_gps)[0].tolist()
+        latitude, longitude = round_positions(np.array([_position(read)]), options.coarsen_gps)[0].tolist()
         records[read.photo.position] = Record(
             key=read.photo.key,
             filename=shown_name(read.photo.name),
@@ -219,10 +219,10 @@ def predict_to_file(
 
 def warn_of_coarse_sites(decimals: int | None) -> None:
     """Says so where positions are rounded to more than a site's radius."""
-    if grain_km(decimals) * 1000 > SITE_RADIUS_M:
+    if rounding_step_km(decimals) * 1000 > SITE_RADIUS_M:
         logger.warning(
             "Positions are rounded to %s decimals, %.0f m: sites of %.0f m are then found on that grid.",
-            decimals, grain_km(decimals) * 1000, SITE_RADIUS_M,
+            decimals, rounding_step_km(decimals) * 1000, SITE_RADIUS_M,
         )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from scipy.special import expit, logit
 
 from roadwork.core.errors import ConfigError, DataError
 from roadwork.core.files import atomic_path
-from roadwork.data.grouping.proximity import chord_of
+from roadwork.data.grouping.proximity import chord_length
 from roadwork.data.utils.geo import PositionTree, degrees_of, haversine_km, unit_vectors
 from roadwork.detector.detector import ROADWORK
 from roadwork.detector.outputs import COLUMNS, Record
@@ -156,7 +156,7 @@ def _find_cores(gps: np.ndarray, radius_km: float) -> np.ndarray:
     """(K, 2) latitude, longitude of the cores among positions (N, 2), each farther than the radius from the others."""
     places = np.unique(gps, axis=0)
     vectors = unit_vectors(places)
-    chord = chord_of(radius_km)
+    chord = chord_length(radius_km)
     # Counted in grid cells, since in a dense city each position has thousands of others around it.
     cells, cell_of_place = np.unique(np.floor(vectors * (_CELLS_A_RADIUS / chord)), axis=0, return_inverse=True)
     n_around = cKDTree(cells).query_ball_point(cells, _CELLS_A_RADIUS, return_length=True, workers=-1)[cell_of_place]

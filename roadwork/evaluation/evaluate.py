@@ -19,7 +19,7 @@ from roadwork.core.errors import DataError
 from roadwork.core.files import sha256_of, write_json
 from roadwork.core.progress import track
 from roadwork.data.datamodule import NATIXDataModule
-from roadwork.data.utils.privacy import coarsen, coarsen_km, number_cells, position_columns
+from roadwork.data.utils.privacy import number_cells, position_columns, round_distances, round_positions
 from roadwork.evaluation.ensemble import AveragedNetworks
 from roadwork.metrics.predictions import build_predictions, write_predictions
 from roadwork.metrics.results import evaluate_predictions
@@ -157,11 +157,11 @@ def tabulate(datamodule: NATIXDataModule, chosen: np.ndarray, logits: np.ndarray
     hidden = position_columns(whole.slices, whole.gps, decimals)
     if hidden:
         logger.info("Predictions leave out %s: privacy.coarsen_gps is %s.", ", ".join(map(str, hidden)), decimals)
-    coarse = replace(whole, gps=coarsen(whole.gps, decimals), slices=whole.slices.drop(columns=hidden))
+    coarse = replace(whole, gps=round_positions(whole.gps, decimals), slices=whole.slices.drop(columns=hidden))
     return build_predictions(
         coarse.take(chosen),
         datamodule.split_names[chosen],
         (groups if decimals is None else number_cells(groups))[chosen],
         logits,
-        coarsen_km(datamodule.distances_to_deployment_km()[chosen], decimals),
+        round_distances(datamodule.distances_to_deployment_km()[chosen], decimals),
     )

@@ -15,7 +15,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from roadwork.data.images import FORMATS
-from roadwork.data.utils.exif import CameraFacts, read_camera_facts
+from roadwork.data.utils.exif import CameraMetadata, read_camera_metadata
 from roadwork.serve import errors
 from roadwork.serve.errors import Limits, damaged_photo, empty_photo, queue_full, too_many_pixels, unsupported_format
 
@@ -91,7 +91,7 @@ class PhotoHeader:
     """
 
     n_pixels: int
-    camera: CameraFacts
+    camera: CameraMetadata
 
 
 def read_header(data: bytes, limits: Limits) -> PhotoHeader:
@@ -111,7 +111,7 @@ def read_header(data: bytes, limits: Limits) -> PhotoHeader:
                 raise too_many_pixels(f"{image.width}x{image.height}", limits)
             # Pillow would decode a whole PNG to see whether EXIF comes after its pixels.
             has_exif = image.format != "PNG" or "exif" in image.info
-            return PhotoHeader(n_pixels, read_camera_facts(data) if has_exif else CameraFacts())
+            return PhotoHeader(n_pixels, read_camera_metadata(data) if has_exif else CameraMetadata())
     except _BOMBS:
         raise too_many_pixels("far too many", limits) from None
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError) as error:

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
-from roadwork.data.utils.exif import CameraFacts
+from roadwork.data.utils.exif import CameraMetadata
 from roadwork.detector.detector import Detector, Prediction
 from roadwork.serve.admission import name_of
 from roadwork.serve.errors import Limits, Refusal
@@ -86,7 +86,7 @@ class Health(BaseModel):
     status: str = Field(description="`ready`, `starting` or `shutting_down`.")
 
 
-def photo_answer(file: UploadFile, prediction: Prediction, camera: CameraFacts) -> PhotoAnswer:
+def photo_answer(file: UploadFile, prediction: Prediction, camera: CameraMetadata) -> PhotoAnswer:
     """The answer for a photo."""
     has_position = not math.isnan(camera.latitude)
     return PhotoAnswer(
