@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -15,8 +16,8 @@ from torch import Tensor
 
 from roadwork.core.errors import DataError
 from roadwork.data.images import FORMATS, UnreadableImageError, read_pixels, to_network_input
-from roadwork.detector.folding import calibrated_probability
 from roadwork.detector.format import ExportFacts, Preprocessing
+from roadwork.detector.networks import choose_device, load_network
 
 ROADWORK, NONE = "Roadwork", "None"
 
@@ -77,8 +78,6 @@ class Detector:
             ConfigError: there is no such device.
             MissingExtraError: the folder holds ONNX, and onnxruntime is not installed.
         """
-        from roadwork.detector.networks import choose_device, load_network  # noqa: PLC0415 -- transformers is slow
-
         folder = Path(folder)
         facts, preprocessing = ExportFacts.read(folder), Preprocessing.read(folder)
         chosen = choose_device(folder, device)
@@ -131,6 +130,15 @@ class Detector:
             )
             for probability in probabilities.tolist()
         ]
+
+
+def calibrated_probability(folded_logits: Tensor, threshold: float) -> Tensor:
+    """(B,) the calibrated probability of Roadwork behind the logits (B, 2) of a folded network.
+
+    Folding moved the threshold to 0.5 by subtracting logit(t); this adds it again.
+    """
+    d = folded_logits[:, 1] - folded_logits[:, 0]
+    return torch.sigmoid(d.double() + math.log(threshold / (1 - threshold)))
 
 
 def _encoded(photo: Any) -> bytes:

@@ -24,14 +24,12 @@ from roadwork.core.files import sha256_of
 from roadwork.core.progress import new_progress
 from roadwork.data.images import READER_VERSION, UnreadableImageError
 from roadwork.data.utils.exif import CameraFacts, read_camera_facts
-from roadwork.data.utils.privacy import coarsen, grain_km
 from roadwork.detector.detector import Detector, Prediction
 from roadwork.detector.format import CONFIG_FILE
 from roadwork.detector.networks import ONNX_FILE, WEIGHTS_FILE
 from roadwork.detector.outputs import Record, Summary, known, shown_name, write_records
 from roadwork.detector.photos import FoundPhotos, Photo
 from roadwork.detector.resume import Partial, open_partial, partial_path
-from roadwork.detector.sites import SITE_RADIUS_M, write_prediction_sites
 from roadwork.detector.views import combine_logits, read_views
 from roadwork.models.processor import PROCESSOR_FILE
 
@@ -137,7 +135,7 @@ def read_batches(
     return in_batches(map_ahead(read, found.photos(wanted), options.workers, ahead), options.batch_size)
 
 
-def judge_batch(detector: Detector, batch: Sequence[ReadPhoto], options: PredictOptions) -> dict[int, Record]:
+def predict_batch(detector: Detector, batch: Sequence[ReadPhoto], options: PredictOptions) -> dict[int, Record]:
     """The records of a batch, by the photos' positions."""
     views = [read.pixels for read in batch if read.pixels is not None]
     answers: Iterator[Prediction] = iter(())
@@ -148,7 +146,7 @@ def judge_batch(detector: Detector, batch: Sequence[ReadPhoto], options: Predict
     records = {}
     for read in batch:
         answer = next(answers) if read.pixels is not None else None
-        latitude, longitude = coarsen(np.array([_position(read)]), options.coarsen_gps)[0].tolist()
+        latitude, longitude = _position(read, options.coarsen_gps)
         records[read.photo.position] = Record(
             key=read.photo.key,
             filename=shown_name(read.photo.name),
@@ -163,9 +161,14 @@ def judge_batch(detector: Detector, batch: Sequence[ReadPhoto], options: Predict
     return records
 
 
-def _position(read: ReadPhoto) -> tuple[float, float]:
-    """That of the dataset's columns, else the camera's."""
-    return read.camera[:2] if np.isnan(read.photo.gps[0]) else read.photo.gps
+def _position(read: ReadPhoto, decimals: int | None) -> tuple[float, float]:
+    """Latitude and longitude from the dataset's columns, else from the EXIF header; rounded if asked for."""
+    latitude, longitude = read.camera[:2] if np.isnan(read.photo.gps[0]) else read.photo.gps
+    if decimals is not None:
+        from roadwork.data.utils.privacy import coarsen  # noqa: PLC0415 -- pandas and h3 are slow to import
+
+        latitude, longitude = coarsen(np.array([(latitude, longitude)]), decimals)[0].tolist()
+    return latitude, longitude
 
 
 class InterruptedPredictionError(Exception):
@@ -212,18 +215,11 @@ def predict_to_file(
         facts = asdict(detector.facts) | made_by
         write_records(out, summary.count(unfinished.records()), facts)
         if sites is not None:
+            from roadwork.detector.sites import write_prediction_sites  # noqa: PLC0415 -- pandas and scipy are slow
+
             summary.n_sites = write_prediction_sites(sites, unfinished.records, detector.facts.prior)
         kept.unlink()
     return summary
-
-
-def warn_of_coarse_sites(decimals: int | None) -> None:
-    """Says so where positions are rounded to more than a site's radius."""
-    if grain_km(decimals) * 1000 > SITE_RADIUS_M:
-        logger.warning(
-            "Positions are rounded to %s decimals, %.0f m: sites of %.0f m are then found on that grid.",
-            decimals, grain_km(decimals) * 1000, SITE_RADIUS_M,
-        )  # fmt: skip
 
 
 def fingerprint(model: Path) -> str:
@@ -271,7 +267,7 @@ def _answer(
         warnings.simplefilter("ignore")  # Pillow's, of damaged headers; set once, as filters are not a thread's own
         task = progress.add_task("Predicting", total=len(found), completed=n_done)
         for batch in read_batches(found, ~is_done, detector, options):
-            unfinished.append(judge_batch(detector, batch, options))
+            unfinished.append(predict_batch(detector, batch, options))
             summary.n_answered += len(batch)
             summary.seconds = time.perf_counter() - started
             speed = summary.n_answered / summary.seconds
