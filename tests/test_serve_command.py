@@ -94,7 +94,7 @@ def quick_server(model_folder, monkeypatch):
     monkeypatch.setattr(server_module, "_HEADER_SECONDS", 0.3)
     bound = open_socket("127.0.0.1", 0)
     app = create_app(model_folder, Detector.load(model_folder, "cpu"), Limits())
-    config = uvicorn.Config(app, http=server_module._ImpatientProtocol, ws="none", log_config=None)
+    config = uvicorn.Config(app, http=server_module._HeaderTimeoutProtocol, ws="none", log_config=None)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([bound])))
     thread.start()

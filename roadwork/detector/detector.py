@@ -91,7 +91,7 @@ class Detector:
         """The answers for a batch of photos."""
         if not photos:
             return []
-        return self.judge(self.probabilities(self.logits(torch.stack([self.read(photo) for photo in photos]))))
+        return self.decide(self.probabilities(self.logits(torch.stack([self.read(photo) for photo in photos]))))
 
     def read(self, photo: Photo) -> Tensor:
         """(3, S, S) uint8 of a photo, as evaluation read it.
@@ -118,7 +118,7 @@ class Detector:
         probabilities: np.ndarray = calibrated_probability(logits, self.facts.threshold).numpy()
         return probabilities
 
-    def judge(self, probabilities: np.ndarray) -> list[Prediction]:
+    def decide(self, probabilities: np.ndarray) -> list[Prediction]:
         """The answers that follow from calibrated probabilities (B,)."""
         facts = self.facts
         low, high = facts.abstain_low, facts.abstain_high

@@ -142,7 +142,7 @@ def predict_batch(detector: Detector, batch: Sequence[ReadPhoto], options: Predi
     if views:
         parts = torch.split(torch.cat(views), options.batch_size)
         logits = torch.cat([detector.logits(part) for part in parts])
-        answers = iter(detector.judge(detector.probabilities(combine_logits(logits, len(views[0])))))
+        answers = iter(detector.decide(detector.probabilities(combine_logits(logits, len(views[0])))))
     records = {}
     for read in batch:
         answer = next(answers) if read.pixels is not None else None

@@ -1,7 +1,7 @@
-"""Where a detector saw roadwork in a photo.
+"""Saliency maps: which parts of a photo raised the score of Roadwork.
 
-A map says which part of a picture moved the answer. It does not say why, nor that the answer is right. `look_map` takes
-one pass forward and back, `occlusion_map` tens of passes forward, and is the surer of the two.
+A map shows which part of a photo changed the prediction. It does not show why, nor that the prediction is right.
+`gradient_map` takes one forward and backward pass. `occlusion_map` takes tens of forward passes, and is more reliable.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _COLOUR = np.array([255, 32, 0], dtype=np.float32)
 _OPACITY = 0.6
 
 
-def look_map(network: nn.Module, pixels: Tensor) -> np.ndarray:
-    """(h, w) float32 in [0, 1]: how much each part of a picture spoke for Roadwork, on a grid of the network's own.
+def gradient_map(network: nn.Module, pixels: Tensor) -> np.ndarray:
+    """(h, w) float32 in [0, 1]: evidence for Roadwork by part of a photo, on the network's own grid.
 
     **Convolutional networks**: gradient times activation, summed over channels, what is above 0 of it (HiResCAM:
     Draelos and Carin, arXiv:2011.08891). It is taken at the last feature map of at least 12 x 12 cells, not at the very
