@@ -27,14 +27,14 @@ _SITE_SUFFIXES = (".geojson", ".csv")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is said of a photo, or why nothing could be.
+    """The prediction of one photo, or why it could not be read.
 
     Attributes:
-        key: by which the photo is known again; not in the output.
+        key: identifies the photo in a later call; not in the output.
         filename: as the user named it.
         label: `Roadwork` or `None` (the text); None, as the next two, where the photo cannot be read.
         probability: calibrated, of Roadwork.
-        abstain: whether the detector would rather not answer.
+        abstain: whether the probability is in the abstain band.
         latitude, longitude: in degrees; None without a position.
         captured_at: ISO 8601, with the camera's offset from UTC where it wrote one; None where unknown.
         error: why the photo cannot be read.

@@ -24,7 +24,7 @@ class Photo(NamedTuple):
 
     Attributes:
         position: its number among all photos.
-        key: by which it is known again in another call.
+        key: identifies it in another call.
         name: as the user named it.
         load: gives its bytes; raises OSError or UnreadableImageError.
         gps: latitude, longitude in degrees from a column, NaN where there is none.
