@@ -204,7 +204,7 @@ def test_sites_are_those_of_all_photos(capsys, tmp_path):
 def test_signal_ends_after_the_batch_with_a_resume_command(
     capsys, tmp_path, photos, model_folder, monkeypatch, number, code
 ):
-    original, calls = predict.judge_batch, []
+    original, calls = predict.predict_batch, []
 
     def judge(*args):
         calls.append(1)
@@ -212,7 +212,7 @@ def test_signal_ends_after_the_batch_with_a_resume_command(
             os.kill(os.getpid(), number)
         return original(*args)
 
-    monkeypatch.setattr(predict, "judge_batch", judge)
+    monkeypatch.setattr(predict, "predict_batch", judge)
     before = signal.getsignal(number)
     command = (model_folder, photos, "--out", tmp_path / "o.csv", "--batch-size", 2)
     _, said = run(capsys, *command, code=code)

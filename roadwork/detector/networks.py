@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from roadwork.core.devices import choose_device
 from roadwork.core.errors import ConfigError, DataError, MissingExtraError
-from roadwork.models.architecture import register_networks
-from roadwork.models.build import without_transformers_report
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 INPUT_NAME, OUTPUT_NAME = "pixel_values", "logits"
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -133,6 +131,14 @@ def load_network(folder: Path, device: torch.device) -> Callable[[Tensor], Tenso
 
 
 def _load_weights(folder: Path) -> PreTrainedModel:
+    # Slow to import, and a detector in ONNX needs none of them.
+    from huggingface_hub.errors import StrictDataclassError  # noqa: PLC0415
+    from safetensors import SafetensorError  # noqa: PLC0415
+    from transformers import AutoModelForImageClassification  # noqa: PLC0415
+
+    from roadwork.models.architecture import register_networks  # noqa: PLC0415
+    from roadwork.models.build import without_transformers_report  # noqa: PLC0415
+
     path = folder / WEIGHTS_FILE
     register_networks()
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -18,9 +19,12 @@ from roadwork.core.errors import ConfigError, DataError
 from roadwork.core.files import atomic_path
 from roadwork.data.grouping.proximity import chord_length
 from roadwork.data.utils.geo import PositionTree, degrees_of, haversine_km, unit_vectors
+from roadwork.data.utils.privacy import rounding_step_km
 from roadwork.detector.detector import ROADWORK
 from roadwork.detector.outputs import COLUMNS, Record
 from roadwork.metrics.decision import LIMIT
+
+logger = logging.getLogger(__name__)
 
 # Share of the photos within the radius of a roadwork that show it; the others look elsewhere. Assumed.
 _VISIBLE = 0.5
@@ -259,6 +263,15 @@ def write_prediction_sites(path: Path, records: Callable[[], Iterable[Record]], 
     sites = find_sites(rows_near_roadwork(records), radius_m=SITE_RADIUS_M, prior=prior)
     write_sites(sites, path)
     return len(sites)
+
+
+def warn_of_coarse_sites(decimals: int | None) -> None:
+    """Says so where positions are rounded to more than a site's radius."""
+    if rounding_step_km(decimals) * 1000 > SITE_RADIUS_M:
+        logger.warning(
+            "Positions are rounded to %s decimals, %.0f m: sites of %.0f m are then found on that grid.",
+            decimals, rounding_step_km(decimals) * 1000, SITE_RADIUS_M,
+        )  # fmt: skip
 
 
 def rows_near_roadwork(records: Callable[[], Iterable[Record]]) -> pd.DataFrame:

@@ -52,7 +52,7 @@ def test_a_gpu_is_used_only_where_onnxruntime_has_it(pair, monkeypatch):
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     assert choose_network_device(pair[1], "auto").type == "cpu"
     assert choose_network_device(pair[0], "auto").type == "cuda"
-    monkeypatch.setattr("roadwork.detector.networks.choose_network_device", lambda folder, device: torch.device(device))
+    monkeypatch.setattr("roadwork.detector.detector.choose_network_device", lambda folder, device: torch.device(device))
     with pytest.raises(ConfigError, match="onnxruntime-gpu"):
         Detector.load(pair[1], "cuda")
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
