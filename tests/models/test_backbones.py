@@ -206,7 +206,7 @@ def test_pooled_classifier_supports_checkpointing_and_adapters(family):
 
 
 def test_no_gradient_checkpointing_in_a_convolutional_backbone():
-    with pytest.raises(ConfigError, match=r"gradient_checkpointing.*layers"):
+    with pytest.raises(ConfigError, match=r"gradient_checkpointing.*true.*roadwork_pooled"):
         checkpoint_gradients(build("dinov3_convnext"))
 
 
