@@ -175,6 +175,11 @@ class TrainingSettings:
                 f"training.probe_epochs is {self.probe_epochs} and training.freeze_backbone is true: nothing is left "
                 "to train after the probe. Choose one of them."
             )
+        if self.adalora_init_rank is not None and self.adalora_init_rank <= self.adapter_rank:
+            raise ConfigError(
+                f"training.adalora_init_rank is {self.adalora_init_rank} and training.adapter_rank is "
+                f"{self.adapter_rank}; the initial rank must be larger, so that AdaLoRA has ranks to prune."
+            )
         if self.adalora_warmup + self.adalora_final >= 1:
             raise ConfigError(
                 f"training.adalora_warmup is {self.adalora_warmup} and training.adalora_final is {self.adalora_final}; "

@@ -75,7 +75,7 @@ def test_targets_choose_the_adapted_layers():
         ("lora", ["adapter_dropout=1.0"], r"training\.adapter_dropout.*1\.0.*below 1"),
         ("lora", ["adapter_alpha=0"], r"training\.adapter_alpha.*0.*above 0"),
         ("ia3", ["adapter_alpha=4"], r"training\.adapter_alpha.*4.*ia3"),
-        ("adalora", ["adalora_init_rank=8"], r"\b8\b.*\b8\b"),
+        ("adalora", ["adalora_init_rank=8"], r"adalora_init_rank.*\b8\b.*adapter_rank.*\b8\b"),
         ("adalora", ["adalora_warmup=0.6", "adalora_final=0.5"], r"adalora_warmup.*0\.6.*adalora_final.*0\.5"),
     ],
 )
