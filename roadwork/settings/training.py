@@ -29,7 +29,7 @@ class ModelSettings:
     pretrained: bool | None = None
     """Load weights (true), or build the network with random weights (false).
 
-    null: true for a folder or a hub name without `model.config`, false for a model type.
+    null: true for a folder or a hub name, false for a model type.
     """
     config: dict[str, Any] = field(default_factory=dict)
     """Fields of the transformers configuration, for a network without weights; `model_type` names its type.
@@ -54,7 +54,7 @@ class ModelSettings:
     def __post_init__(self) -> None:
         check_limits(self, "model")
         if self.pretrained is None:
-            self.pretrained = not self.config and _names_weights(self.name)
+            self.pretrained = _names_weights(self.name)
 
 
 def _names_weights(name: str) -> bool:
