@@ -115,7 +115,6 @@ def test_a_config_that_disagrees_with_the_weights_names_the_field(model_folder):
     width = list(stored.hidden_sizes)
     fields = "{hidden_sizes: [4, 4], hidden_act: relu}"
     settings = to_settings(load_config(CONFIG, [f"model.name={model_folder}", f"model.config={fields}"]))
-    settings.model.pretrained = True
     with pytest.raises(ConfigError, match=r"model\.config\.hidden_sizes is \[4, 4\]") as error:
         build_model(settings.model, 32)
     assert str(width) in str(error.value)

@@ -1,4 +1,4 @@
-"""The recipes for NATIX's data: the consumer can load what they train, and their headers' estimates add up."""
+"""The NATIX recipes train networks that the consumer can load, and the estimates in their headers add up."""
 
 import re
 from pathlib import Path
@@ -32,7 +32,7 @@ def header(name):
 
 
 def figure(name, pattern):
-    """The one number that the header has in this place."""
+    """The one number of the header that matches the pattern."""
     (found,) = re.findall(pattern, header(name))
     return float(found.replace(",", ""))
 
@@ -51,7 +51,7 @@ def test_a_recipe_is_for_the_consumer_and_its_challenges(name):
     settings = to_settings(load_config(CONFIGS / f"{name}.yaml"))
     assert settings.model.pretrained
     assert settings.model.config["model_type"] in STREETVISION_MODEL_TYPES
-    # Another pooling would be a class of ours, which the consumer cannot load.
+    # Another pooling needs a class of roadwork, which the consumer cannot load.
     assert settings.model.pooling == "auto"
     assert settings.data.img_size == SIZE
     assert settings.data.augmentation.train.mode == "streetvision"
@@ -84,7 +84,7 @@ def test_the_estimate_adds_up(name):
     train, select = (round(data.splits[split] * PHOTOS) for split in ("train", "val_select"))
     assert figure(name, r"([\d,]+) rows of train") == train
     assert figure(name, r"([\d,]+) of val_select") == select
-    # Of a layer that is trained, the backward pass costs twice the forward pass.
+    # The backward pass of a trained layer costs twice the forward pass.
     passes = 1 if training.freeze_backbone else 3
     assert figure(name, r"(\d+) forward pass") == passes
     assert figure(name, r"(\d+) epochs") == training.epochs
@@ -101,7 +101,7 @@ def test_the_estimate_adds_up(name):
     step = training_bytes(network, data.img_size, data.dataloader.batch_size, use_ema=training.use_ema)
     assert figure(name, r"memory +([\d.]+) GiB") == pytest.approx(step / 2**30, abs=0.05)
     pictures = (train + select) * 3 * data.img_size**2
-    assert figure(name, r"([\d.]+) GiB (?:of RAM )?for the pictures") == pytest.approx(pictures / 2**30, abs=0.05)
+    assert figure(name, r"([\d.]+) GiB of RAM for the images") == pytest.approx(pictures / 2**30, abs=0.05)
 
 
 @pytest.mark.parametrize(

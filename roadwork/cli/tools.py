@@ -1,4 +1,4 @@
-"""Tools: models, profile."""
+"""Commands on models and speed: models, profile."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from roadwork.settings import Settings
 
 
-# Each column's title, width and side: together `WIDTH` with a space between.
+# Title, width and alignment of each column; with a space between them they fill `WIDTH`.
 _COLUMNS: tuple[tuple[str, int, Literal["left", "right"]], ...] = (
     ("model=", 30, "left"),
     ("family", 11, "left"),
@@ -39,11 +39,11 @@ def models(
     overrides: Overrides = None,
     config: ConfigOption = DEFAULT_CONFIG,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON instead, exact.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print exact figures as JSON instead.")] = False,
 ) -> None:
-    """List the backbones of configs/model: size, arithmetic, memory, licence, and who can load them.
+    """List the backbones of configs/model with size, FLOPs, memory and licence.
 
-    For the configured img_size, batch_size, adapter and freezing; no weights are read.
+    The figures are for the configured img_size, batch_size and adapter; no weights are read.
     Example: roadwork models training.adapter=lora data.img_size=224
     """
     from roadwork.preflight.catalogue import list_backbones
@@ -59,7 +59,7 @@ def _print_models(settings: Settings, rows: list[Backbone]) -> None:
     from roadwork.preflight.catalogue import batch_of
 
     data, training = settings.data, settings.training
-    trained = "the head alone" if training.freeze_backbone else f"adapter {training.adapter}"
+    trained = "only the head" if training.freeze_backbone else f"adapter {training.adapter}"
     table = Table(
         box=box.SIMPLE_HEAD,
         padding=0,
@@ -70,14 +70,14 @@ def _print_models(settings: Settings, rows: list[Backbone]) -> None:
         table.add_column(name, width=width, justify=side, overflow="fold")
     for row in rows:
         table.add_row(*_cells(row))
-    console = Console(highlight=False, width=max(Console().width, WIDTH))  # in a narrower one columns vanish
+    console = Console(highlight=False, width=max(Console().width, WIDTH))  # rich drops columns on a narrower one
     console.print(table)
     for row in rows:
         if row.problem:
             console.print(f"{row.name} cannot be built here: {row.problem}", markup=False, soft_wrap=True)
     console.print(
-        "→ is what the configuration trains. GFLOPs: one image forward, a multiply-add is 2. GiB: an estimate in "
-        "float32, without what the device itself takes. Weights: random, or here or not. StreetVision: whether its "
+        "→ is the configured network. GFLOPs: forward pass of one image, a multiply-add is 2. GiB: an estimate in "
+        "float32, without the device's own context. Weights: random, here, or not here. StreetVision: whether its "
         "miners can load the export.",
         style="dim",
     )
@@ -112,11 +112,11 @@ def profile(
         Path | None,
         typer.Option(dir_okay=False, help="Write a Chrome trace of two more steps, for ui.perfetto.dev."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the same figures as JSON instead.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON instead.")] = False,
 ) -> None:
-    """Show where a training step's time goes, what bounds the run, and what to try.
+    """Measure where a training step spends its time, what limits the run, and what to try.
 
-    Runs a few real steps; nothing is saved. Example: roadwork profile --config configs/experiment/demo.yaml
+    Runs a few real steps and saves nothing. Example: roadwork profile --config configs/experiment/demo.yaml
     """
     from roadwork.config import load_config
     from roadwork.data.datamodule import NATIXDataModule
@@ -129,7 +129,7 @@ def profile(
         return
     _print_profile(result)
     if trace:
-        print(f"Trace: {trace}, to be opened in ui.perfetto.dev or chrome://tracing.")
+        print(f"Trace: {trace}; open it in ui.perfetto.dev or chrome://tracing.")
 
 
 def _print_profile(result: TrainingProfile) -> None:
@@ -145,7 +145,7 @@ def _print_profile(result: TrainingProfile) -> None:
     )
     console = Console(soft_wrap=True, highlight=False)
     console.print(_stage_table(result))
-    console.print(f"One image by itself, on one core (of {times.n_images}, from {here.origin}):")
+    console.print(f"One image on one core ({times.n_images} measured, from {here.origin}):")
     if times.read_ms.mean > 0:
         console.print(f"  read    {_ms(times.read_ms)} ms")
     console.print(f"  {'decode' if times.read_ms.mean > 0 else 'get':7} {_ms(times.decode_ms)} ms")
@@ -170,7 +170,9 @@ def _stage_table(result: TrainingProfile) -> Table:
     from roadwork.profiling.profile import rate
 
     table = Table(
-        box=box.SIMPLE_HEAD, title=f"{result.steps} steps, after {result.warmup_steps} left out", title_justify="left"
+        box=box.SIMPLE_HEAD,
+        title=f"{result.steps} steps, after {result.warmup_steps} for warm-up",
+        title_justify="left",
     )
     for name in ("stage", ""):
         table.add_column(name)

@@ -1,4 +1,4 @@
-"""A network for image classification with two classes, from weights or from a configuration alone."""
+"""Builds an image classifier with two classes, from weights or from a configuration."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import AutoModel, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from roadwork.core.errors import ConfigError
-from roadwork.models.architecture import load_local_first, read_config
+from roadwork.models.architecture import auto_class, load_local_first, read_config
 from roadwork.models.classifier import WITHOUT_CLASSIFIER, with_pooling
 from roadwork.models.head import find_head
 from roadwork.models.regularization import set_drop_path, set_head_dropout
@@ -25,27 +25,27 @@ logger = logging.getLogger(__name__)
 def build_model(model: ModelSettings, img_size: int) -> PreTrainedModel:
     """A float32 network that maps (B, 3, img_size, img_size) to `.logits` (B, 2): None, Roadwork.
 
-    Random weights are drawn from torch's global generator; seed it before. Where pretrained weights were made for
-    another image size, their position embeddings are interpolated (bicubic, by the model's own method). Parameters
-    that classification does not use (DINOv2's mask token, SigLIP's pooling head) are frozen. It is a class of
-    transformers, or a PooledClassifier where transformers has none for the backbone or for model.pooling.
+    The network is a class of transformers, or a PooledClassifier if transformers has none for the backbone or for
+    model.pooling. Random weights come from torch's global generator: seed it first. Position embeddings of pretrained
+    weights are interpolated to img_size (bicubic, by the model's own method). Parameters that classification does not
+    use, such as DINOv2's mask token and SigLIP's pooling head, are frozen.
 
     Args:
-        model: which one, and with which weights.
+        model: the network, and its weights.
         img_size: height and width of the images in pixels.
 
     Raises:
-        ConfigError: the model cannot be found, a field of its configuration is unknown or does not fit the weights,
-            img_size is not a multiple of its patch size, or it lacks model.attention, model.pooling or a place for
+        ConfigError: the model is not found; a field of its configuration is unknown or does not fit the weights;
+            img_size is not a multiple of its patch size; or it does not support model.attention, model.pooling or
             model.drop_path.
     """
     if model.drop_path and model.config.get("drop_path_rate"):
-        raise ConfigError("model.drop_path and model.config.drop_path_rate are both set; remove the latter.")
-    with without_transformers_report():  # it remarks on token ids of SigLIP's text part, which is not used
+        raise ConfigError("model.drop_path and model.config.drop_path_rate are both set. Remove the latter.")
+    with without_transformers_report():  # it warns about token ids of SigLIP's text part, which is not used
         config = read_config(model)
     _check_patches(config, img_size)
     if model.attention != "auto":
-        config._attn_implementation = model.attention  # noqa: SLF001  # it goes with the config wherever one is built
+        config._attn_implementation = model.attention  # noqa: SLF001  # every network built from it uses this
     if model.pretrained:
         network = _load(model.name, config)
         if config.model_type == NAFLEX:
@@ -64,9 +64,9 @@ def build_model(model: ModelSettings, img_size: int) -> PreTrainedModel:
 
 
 def _freeze_unused(network: PreTrainedModel, img_size: int) -> None:
-    """Freezes the parameters that the logits do not depend on, found in autograd's graph of one forward pass."""
+    """Freezes the parameters that the logits do not depend on, as the autograd graph of one forward pass shows."""
     was_training = network.training
-    network.eval()  # BatchNorm must not learn from this image
+    network.eval()  # BatchNorm must not update its statistics
     with torch.enable_grad():
         logits = network(pixel_values=torch.zeros(1, 3, img_size, img_size)).logits
     network.train(was_training)
@@ -83,7 +83,7 @@ def _freeze_unused(network: PreTrainedModel, img_size: int) -> None:
         parameter.requires_grad_(requires_grad=False)
     if unused:
         logger.info(
-            "Frozen, since classification does not use them: %d of the network's tensors, first %s.",
+            "Froze %d tensors of the network that classification does not use, first %s.",
             len(unused),
             next(iter(unused)),
         )
@@ -95,25 +95,21 @@ def _check_patches(config: PreTrainedConfig, img_size: int) -> None:
         return
     lower = max(img_size // patch, 1) * patch
     raise ConfigError(
-        f"data.img_size is {img_size}, not a multiple of this {config.model_type}'s patch size, {patch}; "
-        f"the nearest sizes are {lower} and {(img_size // patch + 1) * patch}."
+        f"data.img_size is {img_size}, not a multiple of this {config.model_type}'s patch size, {patch}. "
+        f"The nearest sizes are {lower} and {(img_size // patch + 1) * patch}."
     )
-
-
-def _auto_class(config: PreTrainedConfig) -> Any:
-    return AutoModel if config.model_type in WITHOUT_CLASSIFIER else AutoModelForImageClassification
 
 
 def _from_config(config: PreTrainedConfig) -> PreTrainedModel:
     try:
-        return _auto_class(config).from_config(config, dtype=torch.float32)
+        return auto_class(config).from_config(config, dtype=torch.float32)
     except ValueError as error:
         raise _unusable(config, error) from None
 
 
 def _load(name: str, config: PreTrainedConfig) -> PreTrainedModel:
     def load(local_files_only: bool) -> tuple[PreTrainedModel, dict[str, Any]]:
-        loaded: tuple[PreTrainedModel, dict[str, Any]] = _auto_class(config).from_pretrained(
+        loaded: tuple[PreTrainedModel, dict[str, Any]] = auto_class(config).from_pretrained(
             name,
             config=config,
             dtype=torch.float32,
@@ -136,28 +132,32 @@ def _load(name: str, config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def _check_loaded(name: str, network: PreTrainedModel, report: dict[str, Any]) -> None:
-    """Says which weights are new; refuses where more than the head is, for that would train from scratch unseen."""
-    # A backbone that came without a head gets one later.
+    """Logs which weights are new.
+
+    Raises:
+        ConfigError: weights beside the head have other shapes, or none of them was found.
+    """
+    # A backbone without a head gets one later.
     head = () if network.config.model_type in WITHOUT_CLASSIFIER else (f"{find_head(network)}.",)
     misfits = sorted(key for key, *_ in report["mismatched_keys"] if not key.startswith(head))
     if misfits:
         raise ConfigError(
-            f"{len(misfits)} weights of {name} do not fit the configuration, first {misfits[0]}; remove the fields of "
-            "model.config that change shapes, or set model.pretrained=false."
+            f"{len(misfits)} weights of {name} do not fit its configuration, first {misfits[0]}. Repair the folder, or "
+            "set model.pretrained=false."
         )
     missing = sorted(key for key in report["missing_keys"] if not key.startswith(head))
     backbone = [key for key, _ in network.named_parameters() if not key.startswith(head)]
     if len(missing) >= len(backbone):
-        raise ConfigError(f"{name} holds no weight of a {network.config.model_type}; check the folder or the name.")
+        raise ConfigError(f"{name} holds no weight of a {network.config.model_type}. Check the folder or the name.")
     if missing:
         logger.warning("%s lacks %d weights, which start at random: %s.", name, len(missing), ", ".join(missing))
     fresh = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])} - set(missing))
-    logger.info("Newly initialised head of %s: %s.", name, ", ".join(fresh) or "none, it was loaded")
+    logger.info("Newly initialised head of %s: %s.", name, ", ".join(fresh) or "none; it was loaded")
 
 
 @contextmanager
 def without_transformers_report() -> Iterator[None]:
-    """Silences the table and the progress bar of a load; `_check_loaded` says what matters of it."""
+    """Silences transformers' table and progress bar of a load; `_check_loaded` logs what matters."""
     verbosity, has_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -172,5 +172,7 @@ def without_transformers_report() -> Iterator[None]:
 def _unusable(config: PreTrainedConfig, error: ValueError) -> ConfigError:
     reason = str(error).strip().splitlines()[0]
     if "scaled_dot_product_attention" in reason:
-        return ConfigError(f"model.attention is sdpa, which a {config.model_type} lacks; allowed for it: auto, eager.")
+        return ConfigError(
+            f"model.attention is sdpa, which a {config.model_type} does not support; allowed: auto, eager."
+        )
     return ConfigError(f"transformers cannot build an image classifier from this {config.model_type}: {reason}")

@@ -1,4 +1,4 @@
-"""A linear head on any pooling of a backbone."""
+"""A linear classification head on any pooling of a backbone's features."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from roadwork.core.errors import ConfigError
 
-# transformers has these as backbones alone.
+# transformers has only the backbone of these model types.
 WITHOUT_CLASSIFIER = ("dinov3_vit", "dinov3_convnext")
 
 
 @dataclass(frozen=True)
 class _Family:
-    """How the networks of a model type are read.
+    """The features of a model type.
 
     Attributes:
-        own: the pooling of the type's own classifier; where transformers has none, of its `pooler_output`.
-        has_class_token: whether the first token is a class token, registers and then patches behind it.
+        own: the pooling of the type's own classifier, or of its `pooler_output` if transformers has no classifier.
+        has_class_token: whether the tokens are a class token, then registers, then patches.
     """
 
     own: str
@@ -49,35 +49,35 @@ _FAMILIES = {
 
 
 def choose_pooling(config: PreTrainedConfig, pooling: str) -> tuple[str, bool]:
-    """The pooling that `model.pooling` means for a backbone, and whether it is that of its own classifier.
+    """The pooling that `model.pooling` selects for a backbone, and whether the backbone's own classifier has it.
 
     Args:
-        config: of the backbone.
+        config: the backbone's configuration.
         pooling: `auto`, `cls`, `mean` or `cls_mean`.
 
     Raises:
-        ConfigError: the backbone has no class token, or roadwork does not know which of its tokens is one.
+        ConfigError: the backbone has no class token, or roadwork does not know its tokens.
     """
     family = _FAMILIES.get(config.model_type)
     if family is None:
         if pooling == "auto":
             return pooling, True
         raise ConfigError(
-            f"model.pooling is {pooling!r}, but which tokens of a {config.model_type} are patches is not known here; "
-            f"allowed for it: auto, what its own classifier does. Known are {', '.join(_FAMILIES)}."
+            f"model.pooling is {pooling!r}, but roadwork does not know the tokens of a {config.model_type}. Allowed "
+            f"for it: auto, the pooling of its own classifier. Known types: {', '.join(_FAMILIES)}."
         )
     if pooling in ("auto", family.own):
         return family.own, True
     if not family.has_class_token:
         raise ConfigError(
-            f"model.pooling is {pooling!r}, but a {config.model_type} has no class token; allowed for it: auto, mean. "
-            "Both are the mean over the picture, as its own classifier takes it."
+            f"model.pooling is {pooling!r}, but a {config.model_type} has no class token. Allowed for it: auto, mean; "
+            "both are the mean over the image."
         )
     return pooling, False
 
 
 def pool_tokens(tokens: Tensor, pooling: str, n_registers: int) -> Tensor:
-    """(B, D) features, (B, 2 D) for `cls_mean`, of tokens (B, 1 + n_registers + patches, D). Registers are left out."""
+    """Features (B, D), or (B, 2 D) for `cls_mean`, of tokens (B, 1 + n_registers + patches, D), without registers."""
     class_token, patches = tokens[:, 0], tokens[:, 1 + n_registers :]
     if pooling == "cls":
         return class_token
@@ -86,15 +86,15 @@ def pool_tokens(tokens: Tensor, pooling: str, n_registers: int) -> Tensor:
 
 
 class PooledConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers has no types here
-    """Of a PooledClassifier.
+    """Configuration of a PooledClassifier.
 
     Attributes:
-        vision_config: of the backbone.
+        vision_config: the backbone's configuration.
         pooling: `cls`, `mean` or `cls_mean`.
     """
 
     model_type = "roadwork_pooled"
-    sub_configs = {"vision_config": AutoConfig}  # noqa: RUF012 -- transformers' own way to declare them
+    sub_configs = {"vision_config": AutoConfig}  # noqa: RUF012 -- transformers declares them so
 
     def __init__(
         self, vision_config: PreTrainedConfig | dict[str, Any] | None = None, pooling: str = "cls", **fields: Any
@@ -108,11 +108,11 @@ class PooledConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers has 
 
 
 class PooledClassifier(PreTrainedModel):  # type: ignore[misc]  # as above
-    """Features of a backbone, pooled, and a linear layer on them.
+    """A linear classifier on the pooled features of a backbone.
 
     Args:
-        config: names the backbone and the pooling.
-        backbone: with the weights to use; None: random ones.
+        config: the backbone's configuration and the pooling.
+        backbone: the backbone with its weights; None: one with random weights.
     """
 
     config_class = PooledConfig
@@ -137,40 +137,40 @@ class PooledClassifier(PreTrainedModel):  # type: ignore[misc]  # as above
     def forward(
         self, pixel_values: Tensor, output_hidden_states: bool | None = None, return_dict: bool | None = None
     ) -> ImageClassifierOutput:
-        """Gives `.logits` (B, classes) of images (B, 3, S, S), normalised.
+        """Output with `.logits` (B, classes) of normalised images (B, 3, S, S).
 
         Args:
             pixel_values: the images.
-            output_hidden_states: whether `.hidden_states` are wanted too.
-            return_dict: is ignored: the answer always is one.
+            output_hidden_states: whether the output also has `.hidden_states`.
+            return_dict: ignored; transformers' loaders pass it.
         """
         del return_dict
-        seen = self.backbone(pixel_values, output_hidden_states=output_hidden_states, return_dict=True)
-        return ImageClassifierOutput(logits=self.classifier(self._pool(seen)), hidden_states=seen.hidden_states)
+        features = self.backbone(pixel_values, output_hidden_states=output_hidden_states, return_dict=True)
+        return ImageClassifierOutput(logits=self.classifier(self._pool(features)), hidden_states=features.hidden_states)
 
-    def _pool(self, seen: Any) -> Tensor:
+    def _pool(self, features: Any) -> Tensor:
         if self._is_convolutional:
-            pooled: Tensor = seen.pooler_output
+            pooled: Tensor = features.pooler_output
             return pooled
         n_registers = getattr(self.backbone.config, "num_register_tokens", 0)
-        return pool_tokens(seen.last_hidden_state, self.config.pooling, n_registers)
+        return pool_tokens(features.last_hidden_state, self.config.pooling, n_registers)
 
 
 def family_of(config: PreTrainedConfig) -> str:
-    """The model type of a network, that of its backbone where it is a PooledClassifier."""
+    """The model type of a network; the backbone's for a PooledClassifier."""
     inner = config.vision_config if isinstance(config, PooledConfig) else config
     return str(inner.model_type)
 
 
 def with_pooling(network: PreTrainedModel, pooling: str) -> PreTrainedModel:
-    """A classifier on this pooling of a network; its own where that is the same, else one with a new, random head.
+    """A classifier with this pooling: `network` itself if it has that pooling, else one with a new, random head.
 
     Args:
         network: a classifier of transformers, a PooledClassifier, or a backbone without a head.
-        pooling: as `model.pooling` has it; `auto` leaves every classifier as it is.
+        pooling: a value of `model.pooling`; `auto` returns every classifier unchanged.
 
     Raises:
-        ConfigError: the network cannot be pooled so.
+        ConfigError: the network does not support this pooling.
     """
     if isinstance(network, PooledClassifier):
         if pooling in ("auto", network.config.pooling):
@@ -184,20 +184,20 @@ def with_pooling(network: PreTrainedModel, pooling: str) -> PreTrainedModel:
 
 @torch.no_grad()
 def as_own_class(network: PreTrainedModel) -> PreTrainedModel:
-    """The same function as a class of transformers, where the backbone's own classifier can express it.
+    """The same function as a class of transformers, if the backbone's own classifier can express it.
 
-    DINOv2's own head is linear in the class token and the patches' mean, side by side: with zeros for one of them it is
-    a head on the other.
+    DINOv2's own head is linear in the class token concatenated with the mean of the patches. With zero weights for one
+    of them it is a head on the other.
 
     Args:
-        network: any classifier; one that is of transformers already, or cannot be expressed so, comes back as it is.
+        network: any classifier; it is returned unchanged if it is a class of transformers or cannot become one.
     """
     if not isinstance(network, PooledClassifier):
         return network
     inner = network.backbone.config
     if inner.model_type in WITHOUT_CLASSIFIER or choose_pooling(inner, "auto")[0] != "cls_mean":
         return network
-    with torch.device("meta"):  # its weights are replaced
+    with torch.device("meta"):  # its weights are replaced below
         own = AutoModelForImageClassification.from_config(inner, dtype=torch.float32)
     name = next(name for name, child in own.named_children() if isinstance(child, PreTrainedModel))
     setattr(own, name, network.backbone)
@@ -212,7 +212,7 @@ def as_own_class(network: PreTrainedModel) -> PreTrainedModel:
 
 def _wrap(backbone: PreTrainedModel, pooling: str) -> PooledClassifier:
     inner = backbone.config
-    inner._name_or_path = ""  # noqa: SLF001 -- where it came from is no part of what it is
+    inner._name_or_path = ""  # noqa: SLF001 -- the folder it was loaded from
     config = PooledConfig(
         vision_config=inner,
         pooling=pooling,
@@ -220,7 +220,7 @@ def _wrap(backbone: PreTrainedModel, pooling: str) -> PooledClassifier:
         label2id=dict(inner.label2id),
         problem_type=None,
         dtype=torch.float32,
-        attn_implementation=inner._attn_implementation,  # noqa: SLF001 -- or the backbone's would be unset
+        attn_implementation=inner._attn_implementation,  # noqa: SLF001 -- else the backbone's is unset
     )
     classifier = PooledClassifier(config, backbone)
     classifier.train(backbone.training)
@@ -234,6 +234,6 @@ def _build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def _backbone_of(network: PreTrainedModel) -> PreTrainedModel:
-    # Taken out of the classifier: on its own a ViT also has a pooler, which nothing here would train.
+    # AutoModel would add a pooler to a ViT, which nothing here would train.
     inner = [child for child in network.children() if isinstance(child, PreTrainedModel)]
     return network if network.config.model_type in WITHOUT_CLASSIFIER else inner[0]

@@ -1,4 +1,4 @@
-"""What a network costs in arithmetic and memory, counted from its shapes: the meta device needs no weights."""
+"""FLOPs and memory of a network, counted from its shapes on the meta device."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from roadwork.models.build import build_model
 from roadwork.models.head import in_evaluation_mode
 from roadwork.settings import ModelSettings
 
-_FEW, _MANY = 2, 4  # batches whose difference is that of two images
+_FEW, _MANY = 2, 4  # batch sizes that differ by two images
 
 
 def build_without_weights(model: ModelSettings, img_size: int) -> PreTrainedModel:
-    """The network that `build_model` gives, on the meta device: shapes alone, so that a ViT-L takes no memory.
+    """The network of `build_model` on the meta device: shapes without memory.
 
     Raises:
-        ConfigError: as of `build_model`.
+        ConfigError: as `build_model`.
     """
     with torch.device("meta"):
         return build_model(model, img_size)
@@ -30,8 +30,8 @@ def build_without_weights(model: ModelSettings, img_size: int) -> PreTrainedMode
 def forward_flops(network: nn.Module, img_size: int) -> int:
     """Floating-point operations of one image's forward pass; a multiply-add is two.
 
-    Matrix products, convolutions and attention are counted (torch.utils.flop_counter), not norms and activations; of
-    fused attention on a CPU torch counts nothing, so ask it of a network on the meta device.
+    Matrix products, convolutions and attention count (torch.utils.flop_counter); norms and activations do not. torch
+    does not count fused attention on a CPU, so pass a network on the meta device.
     """
     counter = FlopCounterMode(display=False)
     with in_evaluation_mode(network), torch.no_grad(), counter:
@@ -45,51 +45,51 @@ def weight_bytes(network: nn.Module) -> int:
 
 
 def state_bytes(network: nn.Module, *, use_ema: bool) -> int:
-    """What training holds beside the weights, whatever the batch: gradients, AdamW's two averages, and ours."""
+    """Bytes that training holds beside the weights, for any batch: gradients, AdamW's two averages, and the EMA."""
     return (4 if use_ema else 3) * sum(p.nbytes for p in network.parameters() if p.requires_grad)
 
 
 def training_bytes(network: nn.Module, img_size: int, batch: int, *, use_ema: bool) -> int:
-    """Memory of a training step in float32: weights + `state_bytes` + batch x `bytes_a_row`.
+    """Bytes of a training step in float32: weights + `state_bytes` + batch x `bytes_per_image`.
 
-    The device's own context, fragments and the images that wait in the loader's processes come on top. On the meta
-    device attention keeps its matrix of all pairs, which fused kernels do not: for them it is too much. In bf16-mixed
-    the activations, usually the largest part, take about half.
+    The device's context, fragmentation and the images in the loader's processes are not counted. On the meta device
+    attention keeps its matrix of all pairs, which fused kernels do not, so the estimate is too high for them. In
+    bf16-mixed the activations, usually the largest part, take about half.
 
     Args:
-        network: in training mode, adapter included; `requires_grad` says what is trained.
+        network: in training mode, with its adapter; parameters with `requires_grad` are trained.
         img_size: height and width of the images in pixels.
-        batch: images a step.
-        use_ema: whether the weights are averaged.
+        batch: images per step.
+        use_ema: whether training keeps an average of the weights.
     """
 
     def loss(rows: int) -> Tensor:
         logits = network(pixel_values=_blank_images(network, rows, img_size)).logits
         return nn.functional.cross_entropy(logits, torch.zeros(rows, dtype=torch.int64, device=logits.device))
 
-    a_row = bytes_a_row(loss, network, img_size)
-    return weight_bytes(network) + state_bytes(network, use_ema=use_ema) + round(batch * a_row)
+    per_image = bytes_per_image(loss, network, img_size)
+    return weight_bytes(network) + state_bytes(network, use_ema=use_ema) + round(batch * per_image)
 
 
 def prediction_bytes(network: nn.Module, img_size: int, batch: int) -> int:
-    """Memory of a forward pass in float32: weights + batch x `bytes_a_row`, none of them kept for gradients."""
+    """Bytes of a forward pass without gradients in float32: weights + batch x `bytes_per_image`."""
 
     def logits(rows: int) -> Tensor:
         output: Tensor = network(pixel_values=_blank_images(network, rows, img_size)).logits
         return output
 
     with in_evaluation_mode(network), torch.no_grad():
-        return weight_bytes(network) + round(batch * bytes_a_row(logits, network, img_size))
+        return weight_bytes(network) + round(batch * bytes_per_image(logits, network, img_size))
 
 
-def bytes_a_row(forward: Callable[[int], Tensor], network: nn.Module, img_size: int) -> float:
-    """What an image more adds: activations kept for the backward pass, and room for passing ones.
+def bytes_per_image(forward: Callable[[int], Tensor], network: nn.Module, img_size: int) -> float:
+    """Bytes that each further image adds: activations kept for the backward pass, and temporary ones.
 
-    Those in passing are four images in float32, and four times the largest output of a layer.
+    The temporary ones are estimated as four images in float32 and four times the largest output of a layer.
 
     Args:
-        forward: the forward pass of a batch of so many images.
-        network: the one that it calls.
+        forward: the forward pass of a batch of this many images.
+        network: the network that it calls.
         img_size: height and width of the images in pixels.
     """
     few, many = (_count_bytes(partial(forward, batch), network) for batch in (_FEW, _MANY))
@@ -98,7 +98,7 @@ def bytes_a_row(forward: Callable[[int], Tensor], network: nn.Module, img_size: 
 
 
 def kept_bytes(forward: Callable[[], Tensor], held: Iterable[Tensor] = ()) -> int:
-    """Bytes that a forward pass keeps for the backward pass, each storage once; `held` are there anyway: weights."""
+    """Bytes that a forward pass keeps for the backward pass, each storage once, without the tensors in `held`."""
     storages: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -107,25 +107,25 @@ def kept_bytes(forward: Callable[[], Tensor], held: Iterable[Tensor] = ()) -> in
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = forward()
-    del loss  # until here it kept the storages alive, so that none came twice at the same address
+    del loss  # it kept the storages alive, so that no address was used twice
     for tensor in held:
         storages.pop(_storage_id(tensor), None)
     return sum(storages.values())
 
 
 def _storage_id(tensor: Tensor) -> int:
-    # Not the address of its data, which on the meta device is 0 for all.
+    # On the meta device every tensor's data address is 0.
     return int(tensor.untyped_storage()._cdata)  # noqa: SLF001  # torch has no public name for it
 
 
 def _count_bytes(forward: Callable[[], Tensor], network: nn.Module) -> tuple[int, int]:
-    """Bytes that a forward pass keeps for the backward pass, and those of the largest output of a layer."""
+    """(bytes that a forward pass keeps for the backward pass, bytes of the largest output of a layer)."""
     outputs = [0]
 
-    def see(_module: nn.Module, _args: object, output: object) -> None:
+    def record(_module: nn.Module, _args: object, output: object) -> None:
         outputs.append(output.nbytes if isinstance(output, Tensor) else 0)
 
-    hooks = [module.register_forward_hook(see) for module in network.modules()]
+    hooks = [module.register_forward_hook(record) for module in network.modules()]
     kept = kept_bytes(forward, network.parameters())
     for hook in hooks:
         hook.remove()

@@ -14,7 +14,7 @@ MODEL_TYPE = "roadwork_ensemble"
 
 
 class EnsembleConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers has no types here
-    """`config.json` of an exported ensemble: `members` holds that of each network."""
+    """Configuration of an ensemble; `members` holds the configuration of each network."""
 
     model_type = MODEL_TYPE
 
@@ -24,20 +24,20 @@ class EnsembleConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers ha
 
 
 class EnsembleForImageClassification(PreTrainedModel):  # type: ignore[misc]
-    """(B, 3, S, S) to `.logits` (B, 2) of None and Roadwork: the mean of its `members`'."""
+    """Maps images (B, 3, S, S) to `.logits` (B, 2) of None and Roadwork: the mean of its members' logits."""
 
     config_class = EnsembleConfig
     main_input_name = "pixel_values"
 
     def __init__(self, config: EnsembleConfig, networks: Sequence[PreTrainedModel] | None = None) -> None:
-        """Builds the members from `config`, or takes `networks` for them as they are."""
+        """Builds the members from `config`, or uses `networks` as they are."""
         super().__init__(config)
         self.members = nn.ModuleList(networks or [_build(fields) for fields in config.members])
         self.post_init()
 
     @classmethod
     def of(cls, networks: Sequence[PreTrainedModel]) -> Self:
-        """The ensemble of these networks, which become its parts."""
+        """The ensemble of these networks; they become its modules."""
         config = EnsembleConfig(
             [_fields_of(network) for network in networks],
             id2label=networks[0].config.id2label,
@@ -48,15 +48,15 @@ class EnsembleForImageClassification(PreTrainedModel):  # type: ignore[misc]
         return ensemble
 
     def forward(self, pixel_values: Tensor) -> ImageClassifierOutput:
-        """`logits` (B, 2) of None and Roadwork, for (B, 3, S, S)."""
+        """Output with `.logits` (B, 2) of None and Roadwork for images (B, 3, S, S)."""
         return ImageClassifierOutput(logits=mean_logits(self.members, pixel_values))
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Draws none: the members bring theirs."""
+        """Does nothing: the members have their weights."""
 
 
 def mean_logits(networks: Iterable[nn.Module], pixel_values: Tensor) -> Tensor:
-    """(B, 2) the mean of the networks' logits for (B, 3, S, S)."""
+    """The mean of the networks' logits, (B, 2), for images (B, 3, S, S)."""
     return torch.stack([network(pixel_values=pixel_values).logits for network in networks]).mean(dim=0)
 
 
@@ -67,7 +67,7 @@ def _build(fields: dict[str, Any]) -> PreTrainedModel:
 
 
 def _fields_of(network: PreTrainedModel) -> dict[str, Any]:
-    """What config.json would hold, without where the network was loaded from: that can be a folder in a home."""
+    """The content of config.json, without the path that the network was loaded from."""
     fields: dict[str, Any] = network.config.to_diff_dict() | {"model_type": network.config.model_type}
     for part in (fields, *fields.values()):
         if isinstance(part, dict):

@@ -1,4 +1,4 @@
-"""The classification head of a network, and the network without it."""
+"""Finds a network's classification head, and trains or removes it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def find_head(network: nn.Module) -> str:
     """Name of the child module that turns features into logits.
 
     Raises:
-        ConfigError: none of the children has a head's name.
+        ConfigError: no child has a head's name.
     """
     children = [name for name, _ in network.named_children()]
     for name in HEAD_NAMES:
         if name in children:
             return name
     raise ConfigError(
-        f"No head was found in {type(network).__name__}: its parts are {', '.join(children)}; "
-        f"a head is named {', '.join(HEAD_NAMES)}. Use a model made for image classification."
+        f"{type(network).__name__} has no classification head: its parts are {', '.join(children)}; "
+        f"a head is named {', '.join(HEAD_NAMES)}. Use a model for image classification."
     )
 
 
@@ -33,13 +33,13 @@ def head_of(network: nn.Module) -> nn.Module:
     """The child that turns features into logits.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the network has no head.
     """
     return network.get_submodule(find_head(network))
 
 
 def freeze_backbone(network: nn.Module) -> None:
-    """Leaves the head alone to be trained; autograd then records nothing of the backbone.
+    """Freezes all parameters but the head's; autograd then records nothing in the backbone.
 
     Raises:
         ConfigError: the network has no head.
@@ -49,14 +49,14 @@ def freeze_backbone(network: nn.Module) -> None:
 
 
 def train_head_alone(network: nn.Module) -> None:
-    """Puts the head into training mode and the rest into evaluation mode: no dropout, and BatchNorm learns nothing."""
+    """Puts the head into training mode and the backbone into evaluation mode: no dropout, no BatchNorm updates."""
     network.eval()
     head_of(network).train()
 
 
 @contextmanager
 def without_head(network: nn.Module) -> Iterator[None]:
-    """Inside the block `network` has no head: its `.logits` are the features (B, D) that the head would be given."""
+    """Removes the head inside the block: `.logits` are then the features (B, D) that the head gets."""
     name = find_head(network)
     head = getattr(network, name)
     setattr(network, name, nn.Flatten())
@@ -68,7 +68,7 @@ def without_head(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def in_evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """Inside the block `network` is in evaluation mode; after it each of its modules is in the mode that it was in."""
+    """Puts `network` into evaluation mode inside the block, and each module back into its own mode after it."""
     was_training = {module: module.training for module in network.modules()}
     network.eval()
     try:

@@ -16,8 +16,8 @@ from roadwork.models.head import head_of
 logger = logging.getLogger(__name__)
 
 
-# A block is known by its children: those in which its residual branches end, and those that no other part has. Most
-# blocks of transformers have a place for drop path already; after it come ViT, then SigLIP and CLIP, then ResNet.
+# A residual block is recognised by its children: the last module of each residual branch, and further names that only
+# blocks have. Most blocks of transformers have a drop_path; then come ViT, SigLIP with CLIP, and ResNet.
 _BLOCKS = (
     (("drop_path",), ()),
     (("attention", "mlp"), ("layernorm_before",)),
@@ -27,7 +27,7 @@ _BLOCKS = (
 
 
 class _DropOutput:
-    """Zeroes what a module gives for a share of the images, in the module's own mode: in evaluation it does nothing."""
+    """Forward hook: zeroes a module's output for a share of the images while the module is in training mode."""
 
     def __init__(self, share: float) -> None:
         self.share = share
@@ -42,7 +42,7 @@ class _DropOutput:
 
 
 def drop_images(values: Tensor, share: float) -> Tensor:
-    """Values (B, ...) with a share of the images zeroed, and the others divided by 1 - share, so that the mean stays.
+    """Values (B, ...) with a share of the images zeroed and the others divided by 1 - share, which keeps the mean.
 
     Huang et al., Deep networks with stochastic depth, ECCV 2016; scaled as in timm.
     """
@@ -53,25 +53,25 @@ def drop_images(values: Tensor, share: float) -> Tensor:
 
 
 def set_drop_path(network: PreTrainedModel, share: float) -> None:
-    """Gives each residual branch its share of images that skip it: 0 in the first block, rising linearly to the last.
+    """Adds stochastic depth: the share of images that skip a residual branch rises linearly from 0 to the last block.
 
-    The rule is timm's. No weight's name changes, nor, in evaluation mode, a bit of what the network says.
+    The rule is timm's. Names of weights and outputs in evaluation mode do not change.
 
     Args:
-        network: it is changed in place.
-        share: of the last block; 0 leaves what the network's own configuration says.
+        network: changed in place.
+        share: share in the last block; 0 keeps the network's own configuration.
 
     Raises:
-        ConfigError: roadwork does not know its residual branches, or it has fewer than two blocks.
+        ConfigError: roadwork does not know the network's residual branches, or it has fewer than two blocks.
     """
     if share == 0:
         own = getattr(network.config, "drop_path_rate", 0)
         if own:
-            logger.info("Drop path is %s by the network's own configuration (drop_path_rate).", own)
+            logger.info("Drop path is %s, from the network's own configuration (drop_path_rate).", own)
         return
     blocks = _find_blocks(network)
     if len(blocks) < 2:
-        reason = "has one residual block" if blocks else "is not known to be made of residual blocks"
+        reason = "has one residual block" if blocks else "has no known residual blocks"
         raise ConfigError(
             f"model.drop_path is {share}, but this {network.config.model_type} {reason}, and the first block is never "
             "skipped. Set it to 0, or choose another network."
@@ -79,7 +79,7 @@ def set_drop_path(network: PreTrainedModel, share: float) -> None:
     rates = torch.linspace(0, share, len(blocks), device="cpu").tolist()
     for (block, branches), rate in zip(blocks, rates, strict=True):
         if branches == ("drop_path",):
-            block.drop_path = nn.Identity()  # in place of one by its own configuration
+            block.drop_path = nn.Identity()  # replaces one of its own configuration
         for branch in branches:
             block.get_submodule(branch).register_forward_hook(_DropOutput(rate))
     logger.info("Drop path in %d blocks, from 0 to %g.", len(blocks), share)
@@ -96,7 +96,7 @@ def _find_blocks(network: nn.Module) -> list[tuple[nn.Module, tuple[str, ...]]]:
 
 
 class _DropInput:
-    """Dropout on what a module is given, in that module's mode: no weight's name changes, and no export knows of it."""
+    """Forward pre-hook: dropout on a module's inputs while the module is in training mode."""
 
     def __init__(self, share: float) -> None:
         self.share = share
@@ -107,9 +107,9 @@ class _DropInput:
 
 
 def set_head_dropout(network: nn.Module, share: float) -> None:
-    """Zeroes a share of the features before the head, in training; the others are divided by 1 - share.
+    """Adds dropout on the features before the head.
 
-    It is on the head itself, so it also acts where the head alone is called, on features that were kept.
+    The hook is on the head itself, so it also acts on precomputed features. Names of weights do not change.
 
     Raises:
         ConfigError: the network has no head.

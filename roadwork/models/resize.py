@@ -1,8 +1,8 @@
 """Adapts a pretrained network to another image size.
 
-NaFlex checkpoints (model type `siglip2`) take patches, a mask and the picture's shape. For squares of one size without
-padding all three are always the same, and the network is a SigLIP: its patch layer is a convolution, and its positions
-are the stored grid resized once. transformers has that class for longer, and older versions load it too.
+NaFlex checkpoints (model type `siglip2`) take patches, a mask and the image's shape. For square images of one size the
+network is a SigLIP: the patch layer is a convolution, and the position grid is resized once. Older versions of
+transformers can load a SigLIP too.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _SHARED = (
 
 
 def vision_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The part of a configuration with the image's fields; models of image and text (SigLIP, CLIP) have one."""
+    """The image encoder's configuration: `vision_config` for SigLIP and CLIP, else the configuration itself."""
     part: PreTrainedConfig = getattr(config, "vision_config", config)
     return part
 
 
 def set_image_size(part: PreTrainedConfig, img_size: int) -> None:
-    """Notes the size of images, as one number or as two, where a configuration has a place for it."""
+    """Sets `image_size`, as one number or two, if a configuration has the field."""
     before = getattr(part, "image_size", None)
     if before is not None:
         part.image_size = [img_size, img_size] if isinstance(before, list | tuple) else img_size
@@ -43,18 +43,18 @@ def set_image_size(part: PreTrainedConfig, img_size: int) -> None:
 def resize(
     network: PreTrainedModel, img_size: int, build: Callable[[PreTrainedConfig], PreTrainedModel]
 ) -> PreTrainedModel:
-    """The same weights in a network made for another image size.
+    """A network for another image size, with the same weights.
 
-    Position embeddings are interpolated by the network's own method. DINOv3 ViTs have none: the angles of their rotary
-    positions are computed from each image's own size.
+    Position embeddings are interpolated by the network's own method. DINOv3 ViTs have none: their rotary positions
+    follow from each image's size.
 
     Args:
-        network: it, for the size in its configuration.
+        network: a network for the image size in its configuration.
         img_size: height and width in pixels.
-        build: makes a network from a configuration.
+        build: builds a network from a configuration.
 
     Raises:
-        ConfigError: its weights fit its own size alone.
+        ConfigError: the weights fit only their own image size.
     """
     part = vision_config(network.config)
     original = getattr(part, "image_size", img_size)
@@ -75,10 +75,10 @@ def resize(
     except RuntimeError:
         raise ConfigError(
             f"data.img_size is {img_size}, but a {network.config.model_type}'s weights for {original} pixels cannot be "
-            f"resized; set data.img_size={original}."
+            f"resized. Set data.img_size={original}."
         ) from None
     if interpolated:
-        logger.info("Position embeddings were interpolated from %s to %d pixels.", original, img_size)
+        logger.info("Interpolated position embeddings from %s to %d pixels.", original, img_size)
     return resized
 
 
@@ -88,14 +88,14 @@ def _position_keys(module_name: str) -> tuple[str, str]:
 
 @torch.no_grad()
 def _interpolate(method: Any, positions: torch.Tensor, img_size: int) -> torch.Tensor:
-    # The method reads only the shape of its first argument; without tokens it never takes the size for its own.
+    # The method reads only the shape of its first argument. With no tokens it always interpolates.
     no_tokens = positions.new_empty(1, 0, positions.shape[-1])
     interpolated: torch.Tensor = method(no_tokens, img_size, img_size)
     return interpolated.reshape(-1, positions.shape[-1]) if positions.dim() == 2 else interpolated
 
 
 def fixed_config(config: PreTrainedConfig, img_size: int) -> SiglipConfig:
-    """The configuration of the SigLIP that a NaFlex model is for squares of `img_size` pixels."""
+    """The configuration of the SigLIP that equals a NaFlex model on square images of `img_size` pixels."""
     vision = config.vision_config
     fields = {name: getattr(vision, name) for name in _SHARED if hasattr(vision, name)}
     fixed = SiglipConfig(
@@ -111,13 +111,13 @@ def fixed_config(config: PreTrainedConfig, img_size: int) -> SiglipConfig:
 
 @torch.no_grad()
 def at_fixed_size(network: PreTrainedModel, img_size: int) -> SiglipForImageClassification:
-    """The SigLIP that says of squares of `img_size` pixels what a NaFlex classifier says of their patches."""
+    """The SigLIP whose logits equal a NaFlex classifier's on square images of `img_size` pixels."""
     fixed = SiglipForImageClassification(fixed_config(network.config, img_size))
     weights = network.state_dict()
     prefix = "vision_model.embeddings"
     patch, side = fixed.config.vision_config.patch_size, img_size // fixed.config.vision_config.patch_size
     layer = weights[f"{prefix}.patch_embedding.weight"]
-    # A patch's numbers are listed by row, column and channel.
+    # The input of NaFlex's linear layer is a patch in the order row, column, channel.
     weights[f"{prefix}.patch_embedding.weight"] = layer.view(len(layer), patch, patch, -1).permute(0, 3, 1, 2)
     weights[f"{prefix}.position_embedding.weight"] = _resized(weights[f"{prefix}.position_embedding.weight"], side)
     fixed.load_state_dict(weights)
@@ -125,7 +125,7 @@ def at_fixed_size(network: PreTrainedModel, img_size: int) -> SiglipForImageClas
 
 
 def _resized(positions: Tensor, side: int) -> Tensor:
-    """Positions (n, D) of a square grid, as NaFlex resizes them, for side x side patches."""
+    """Position embeddings (n, D) of a square grid, resized to side x side patches as NaFlex does."""
     stored = round(len(positions) ** 0.5)
     grid = positions.view(1, stored, stored, -1).permute(0, 3, 1, 2)
     resized = F.interpolate(grid, size=(side, side), mode="bilinear", align_corners=False, antialias=True)

@@ -1,4 +1,4 @@
-"""The available backbones, with licence and cost."""
+"""The catalogue of backbones: licence, cost, and whether the weights are on this machine."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from roadwork.training.lora.apply import adapt_network
 
 UNKNOWN, NO_WEIGHTS = "unknown", "no weights"
 
-# The `license` of each model's card on huggingface.co as it was known in November 2026, not all of them looked up
-# again: the card's own text is what binds. Where the authors say another thing elsewhere, both are here.
+# The `license` of each model card on huggingface.co, as known in November 2026; not all were looked up again. The card
+# itself is binding. If the authors state another licence elsewhere, both are here.
 _APACHE = "Apache 2.0"
 _DINOV3 = "DINOv3 License (gated)"  # ai.meta.com/resources/models-and-libraries/dinov3-license
 _CONVNEXTV2 = "CC BY-NC (card: Apache 2.0)"  # the first: README of github.com/facebookresearch/ConvNeXt-V2
@@ -68,12 +68,12 @@ LICENCES = {
 CONFIGURED = "(configured)"
 RANDOM, HERE, ABSENT = "random", "here", "not here"
 
-# Stands for data.dataloader.batch_size=auto, which is found on the device.
+# Used for data.dataloader.batch_size=auto, which needs the device.
 BATCH_FOR_AUTO = 32
 
 
 def licence_of(model: ModelSettings) -> str:
-    """The licence of the weights that `model` names; `unknown` where nothing here says."""
+    """The licence of a model's weights, from the model card of a folder or from the table above; else `unknown`."""
     if not model.pretrained:
         return NO_WEIGHTS
     folder = Path(model.name)
@@ -81,7 +81,7 @@ def licence_of(model: ModelSettings) -> str:
 
 
 def _of_card(card: Path) -> str:
-    """`license_name`, else `license`, of the YAML between the first two lines of three dashes."""
+    """`license_name`, else `license`, from the YAML front matter of a model card."""
     try:
         opening, front_matter, *_ = card.read_text(encoding="utf-8").split("---\n", 2)
         fields = yaml.safe_load(front_matter)
@@ -94,14 +94,14 @@ def _of_card(card: Path) -> str:
 
 @dataclass(frozen=True)
 class BackboneCost:
-    """What a network costs; memory in bytes, in float32.
+    """The cost of a network.
 
     Attributes:
-        parameters: all of the network's, its head included, without an adapter.
-        trainable: of them and of the adapter's, those that are trained.
-        forward_flops: of one image; a multiply-add is two.
-        training_bytes: of a step: see `cost.training_bytes`.
-        prediction_bytes: of a batch: see `cost.prediction_bytes`.
+        parameters: number of parameters, with the head and without an adapter.
+        trainable: number of trained parameters, with the adapter's.
+        forward_flops: FLOPs of one image's forward pass; a multiply-add is two.
+        training_bytes: memory of a training step in float32, as `cost.training_bytes` estimates it.
+        prediction_bytes: memory of a forward pass in float32, as `cost.prediction_bytes` estimates it.
     """
 
     parameters: int
@@ -116,15 +116,15 @@ class Backbone:
     """A row of the catalogue.
 
     Attributes:
-        name: what `model=...` takes; `(configured)` where the configuration's own network is none of the files'.
-        source: the hub name, folder or model type behind it.
+        name: the value for `model=...`; `(configured)` for a configured network that has no file.
+        source: its hub name, folder or model type.
         configured: whether the configuration trains it.
-        family: transformers' model type; None where it cannot be built.
-        cost: None where it cannot be built.
-        licence: of the weights.
-        weights: `random`, `here` (a folder, or the local cache of the hub), or `not here`.
-        streetvision: whether the StreetVision consumer can load its export; None where it cannot be built.
-        problem: why it cannot be built.
+        family: transformers' model type; None if it cannot be built.
+        cost: its cost; None if it cannot be built.
+        licence: the licence of its weights.
+        weights: `random`, `here` (a folder, or the hub's local cache), or `not here`.
+        streetvision: whether the StreetVision consumer can load its export; None if it cannot be built.
+        problem: why it cannot be built; else None.
     """
 
     name: str
@@ -139,13 +139,13 @@ class Backbone:
 
 
 def list_backbones(config: str | Path, overrides: Sequence[str] = ()) -> tuple[Settings, list[Backbone]]:
-    """The settings, and a row for each file of `configs/model/` and for the configured network if it is another.
+    """The settings, and a row for each file of `configs/model/` and for a configured network without a file.
 
-    Networks are built from their shapes alone: no weight is read, and the hub is asked only for the configuration of
-    a name that is neither described in its file nor here.
+    Networks are built on the meta device: no weight is read. The hub is asked only for a configuration that is neither
+    in the file nor on this machine.
 
     Raises:
-        ConfigError: the configuration itself cannot be used.
+        ConfigError: the configuration cannot be used.
     """
     settings = to_settings(load_config(config, overrides))
     offered = dict(_offered())
@@ -160,14 +160,14 @@ def list_backbones(config: str | Path, overrides: Sequence[str] = ()) -> tuple[S
 
 
 def batch_of(settings: Settings) -> int:
-    """Images a step that memory is estimated for."""
+    """The batch size for which memory is estimated."""
     batch = settings.data.dataloader.batch_size
     return batch if isinstance(batch, int) else BATCH_FOR_AUTO
 
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keeps what is said of each network that is built from being said of a whole list."""
+    """Silences what the builder logs about each network."""
     models_logger = logging.getLogger("roadwork.models")
     level = models_logger.level
     models_logger.setLevel(logging.ERROR)
@@ -191,7 +191,7 @@ def _describe(name: str, settings: Settings, *, configured: bool) -> Backbone:
     problem: str | None = None
     try:
         family, cost, streetvision = _measure(settings)
-    except Exception as error:  # noqa: BLE001 -- a network that cannot be built must not hide the others
+    except Exception as error:  # noqa: BLE001 -- the other networks are still listed
         problem = " ".join(str(error).split()) or type(error).__name__
     return Backbone(
         name, model.name, configured, family, cost, licence_of(model), find_weights(model), streetvision, problem
@@ -222,16 +222,16 @@ def _measure(settings: Settings) -> tuple[str, BackboneCost, bool]:
 
 
 def _without_weights(model: ModelSettings) -> ModelSettings:
-    """The same network from its configuration alone: the one stored with the weights where they are here."""
+    """The settings of the same network without weights, with the stored configuration if the weights are here."""
     if not model.pretrained or find_weights(model) != HERE:
         return replace(model, pretrained=False)
-    read_config(model)  # says where model.config does not fit what is stored
+    read_config(model)  # raises ConfigError if model.config does not fit the weights
     fields = {key: value for key, value in model.config.items() if key != "model_type"}
     return replace(model, pretrained=False, config=fields)
 
 
 def find_weights(model: ModelSettings) -> str:
-    """Whether the weights of a network are on this machine; the hub is not asked."""
+    """`random`, `here` or `not here`: whether a network's weights are on this machine; the hub is not asked."""
     if not model.pretrained:
         return RANDOM
     folder = Path(model.name)
@@ -242,6 +242,6 @@ def find_weights(model: ModelSettings) -> str:
         index = try_to_load_from_cache(model.name, SAFE_WEIGHTS_INDEX_NAME)
         parts = json.loads(Path(index).read_text())["weight_map"].values() if isinstance(index, str) else ()
         has_all = bool(parts) and all(isinstance(try_to_load_from_cache(model.name, part), str) for part in set(parts))
-    except (ValueError, KeyError):  # not the form of a hub name
+    except (ValueError, KeyError):  # not a valid hub name
         return ABSENT
     return HERE if has_one or has_all else ABSENT

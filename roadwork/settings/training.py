@@ -29,7 +29,7 @@ class ModelSettings:
     pretrained: bool | None = None
     """Load weights (true), or build the network with random weights (false).
 
-    null: true for a folder or a hub name without `model.config`, false for a model type.
+    null: true for a folder or a hub name, false for a model type.
     """
     config: dict[str, Any] = field(default_factory=dict)
     """Fields of the transformers configuration, for a network without weights; `model_type` names its type.
@@ -54,7 +54,7 @@ class ModelSettings:
     def __post_init__(self) -> None:
         check_limits(self, "model")
         if self.pretrained is None:
-            self.pretrained = not self.config and _names_weights(self.name)
+            self.pretrained = _names_weights(self.name)
 
 
 def _names_weights(name: str) -> bool:
@@ -174,6 +174,11 @@ class TrainingSettings:
             raise ConfigError(
                 f"training.probe_epochs is {self.probe_epochs} and training.freeze_backbone is true: nothing is left "
                 "to train after the probe. Choose one of them."
+            )
+        if self.adalora_init_rank is not None and self.adalora_init_rank <= self.adapter_rank:
+            raise ConfigError(
+                f"training.adalora_init_rank is {self.adalora_init_rank} and training.adapter_rank is "
+                f"{self.adapter_rank}; the initial rank must be larger, so that AdaLoRA has ranks to prune."
             )
         if self.adalora_warmup + self.adalora_final >= 1:
             raise ConfigError(

@@ -72,7 +72,9 @@ def test_what_classification_does_not_use_is_frozen(model_type, fields, unused):
 
 
 def test_model_type_in_config_stands_for_a_hub_name():
-    model = build_model(ModelSettings(name="facebook/dinov2-base", config={"model_type": "dinov2", **TINY}), 28)
+    model = build_model(
+        ModelSettings(name="facebook/dinov2-base", pretrained=False, config={"model_type": "dinov2", **TINY}), 28
+    )
     assert model.config.model_type == "dinov2"
     assert model.config.image_size == 28
     assert logits(model, 28).shape == (2, 2)

@@ -7,7 +7,7 @@ from detector_world import SIZE, TINY_NETWORKS
 from roadwork.models.build import build_model
 from roadwork.models.cost import (
     build_without_weights,
-    bytes_a_row,
+    bytes_per_image,
     forward_flops,
     kept_bytes,
     prediction_bytes,
@@ -83,4 +83,4 @@ def test_frozen_layers_need_no_state_or_activations():
 def test_the_images_in_passing_are_counted():
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 4 * 4, 2))
     # Of an image: what the layer keeps of its input, four times the flattened image, and four images.
-    assert bytes_a_row(lambda n: network(torch.zeros(n, 3, 4, 4)), network, 4) == 4 * 48 * (1 + 4 + 4)
+    assert bytes_per_image(lambda n: network(torch.zeros(n, 3, 4, 4)), network, 4) == 4 * 48 * (1 + 4 + 4)

@@ -138,7 +138,7 @@ def test_two_drop_path_rates_are_refused():
     ("name", "config", "message"),
     [
         ("vit", ALL_NETWORKS["vit"] | {"num_hidden_layers": 1}, "has one residual block"),
-        ("mobilenet_v1", {"depth_multiplier": 0.25}, "is not known to be made of residual blocks"),
+        ("mobilenet_v1", {"depth_multiplier": 0.25}, "no known residual blocks"),
     ],
 )
 def test_drop_path_without_effect_is_refused(name, config, message):

@@ -69,7 +69,7 @@ def test_nothing_is_moved_by_the_search(auto):
 def test_memory_decides_on_a_cpu(auto, monkeypatch, caplog):
     trainer, datamodule = auto
     trial = _Trial(trainer, datamodule)
-    a_row, state = trial.bytes_a_row(), trial.state_bytes()
+    a_row, state = trial.bytes_per_image(), trial.state_bytes()
     assert state == 4 * sum(p.nbytes for p in trainer.module.parameters())  # gradient, two averages, EMA
     monkeypatch.setattr(batch_size, "available_bytes", lambda: int(2 * (state + 9 * a_row)))
     with caplog.at_level(logging.INFO):
@@ -85,10 +85,10 @@ def test_memory_estimate_grows_with_images_and_covers_usage(auto, tiny_config):
     trainer, datamodule = auto
     trial = _Trial(trainer, datamodule)
     few, many = (kept_bytes(lambda n=n: trial.loss(n)) for n in (2, 10))
-    assert (many - few) / 8 <= trial.bytes_a_row() <= 3 * (many - few) / 8
+    assert (many - few) / 8 <= trial.bytes_per_image() <= 3 * (many - few) / 8
     larger = NATIXDataModule(tiny_config("data.img_size=64"))
     larger.setup("fit")
-    ratio = _Trial(prepare_trainer(larger), larger).bytes_a_row() / trial.bytes_a_row()
+    ratio = _Trial(prepare_trainer(larger), larger).bytes_per_image() / trial.bytes_per_image()
     assert ratio == pytest.approx(4, rel=0.15)
 
 

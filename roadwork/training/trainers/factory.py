@@ -18,7 +18,7 @@ from roadwork.core.devices import available_bytes, devices_here
 from roadwork.core.errors import ConfigError
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.models.build import build_model
-from roadwork.models.cost import bytes_a_row, state_bytes
+from roadwork.models.cost import bytes_per_image, state_bytes
 from roadwork.runs.run import Run
 from roadwork.training.devices import build_lightning_trainer
 from roadwork.training.optim import build_optimizer
@@ -63,7 +63,7 @@ def find_batch_size(trainer: BaseTrainer, datamodule: NATIXDataModule) -> int:
         if trial.device.type == "cuda":
             found, why = grow(trial.fits_gpu, cap), f"{GPU_SHARE:.0%} of {trial.device}'s free memory"
         else:
-            free, a_row = CPU_SHARE * available_bytes() - trial.state_bytes(), trial.bytes_a_row()
+            free, a_row = CPU_SHARE * available_bytes() - trial.state_bytes(), trial.bytes_per_image()
             found = grow(lambda batch: batch * a_row <= free, cap)
             why = f"about {a_row / 2**20:.1f} MiB an image in {max(free, 0) / 2**30:.1f} GiB, half of what is available"
     if found is None:
@@ -142,9 +142,9 @@ class _Trial:
         """Bytes that training holds beside the weights, whatever the batch."""
         return state_bytes(self.module, use_ema=self.settings.use_ema)
 
-    def bytes_a_row(self) -> float:
+    def bytes_per_image(self) -> float:
         """Bytes that one more image adds to a step."""
-        return bytes_a_row(self.loss, self.module, self.datamodule.settings.data.img_size)
+        return bytes_per_image(self.loss, self.module, self.datamodule.settings.data.img_size)
 
 
 def prepare_trainer(datamodule: NATIXDataModule, resume_from: Path | None = None) -> BaseTrainer:
