@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig
 
 from roadwork.config import to_settings
-from roadwork.core.devices import choose_device
+from roadwork.core.devices import choose_device, devices_here
 from roadwork.core.errors import RoadworkError
 from roadwork.data.augmentation.build import build_train_augmentation
 from roadwork.data.dataset import ImageStore, UnreadableLedger
@@ -127,8 +127,10 @@ class Preflight:
         if torch.cuda.is_available():
             free, total = torch.cuda.mem_get_info()
             device = f"{torch.cuda.get_device_name()}, {free / _GIB:.1f} of {total / _GIB:.1f} GiB free"
-            if (others := torch.cuda.device_count() - 1) > 0:
-                device += f" (training uses one device: {others} more stay idle)"
+            training, n_found = self.settings.training, torch.cuda.device_count()
+            n_used = min(n_found, devices_here(training.devices, training.accelerator))
+            if n_found > 1:
+                device += f"; training uses {n_used} of {n_found} GPUs (training.devices={training.devices})"
         else:
             device = f"CPU with {torch.get_num_threads()} threads"
         return python, Check("torch", OK, f"{torch.__version__} on {device}")
