@@ -16,7 +16,14 @@ from roadwork.data.augmentation.color import compress
 from roadwork.data.augmentation.geometry import warp
 from roadwork.data.augmentation.heavy_aug_kornia import CONDITIONS, STAGES, HeavyAugmentationKornia, _move_camera
 from roadwork.data.augmentation.latest_aug_2025 import LatestAugmentation2025, cutmix, draw_boxes, mixup
-from roadwork.data.augmentation.streetvision import StreetVisionAugmentation, add_noise, blur, coarsen, draw_views, fade
+from roadwork.data.augmentation.streetvision import (
+    StreetVisionAugmentation,
+    add_noise,
+    blur,
+    downsample,
+    draw_views,
+    scale_chroma,
+)
 from roadwork.data.augmentation.trivial_augment import OPERATIONS, Geometric, apply_operations_, trivial_augment_
 
 Change = Callable[[Tensor], object]
@@ -200,10 +207,10 @@ def streetvision(size: int) -> list[Case]:
         ),
         "chroma, values": (
             (3 / 4 + 8 / 9) / 4,
-            lambda images: fade(images, _factors(images).cpu(), _factors(images).cpu()),
+            lambda images: scale_chroma(images, _factors(images).cpu(), _factors(images).cpu()),
         ),
-        "down by 2": ((1 / 2 + 1 / 3) / 4, lambda images: coarsen(images, 2)),
-        "down by 3": (1 / 12, lambda images: coarsen(images, 3)),
+        "down by 2": ((1 / 2 + 1 / 3) / 4, lambda images: downsample(images, 2)),
+        "down by 3": (1 / 12, lambda images: downsample(images, 3)),
         "noise in YCbCr": (1 / 6, lambda images: add_noise(images, torch.full((len(images),), 0.001))),
         "blur of 7": (1 / 12, lambda images: blur(images, 7)),
         "blur of 9": (1 / 12, lambda images: blur(images, 9)),

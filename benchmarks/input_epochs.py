@@ -27,7 +27,7 @@ from benchmarks.photos import Size, make_photos
 from roadwork.config import load_config, to_settings
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.data.prepared.plan import plan_copy
-from roadwork.data.prepared.write import write_copy, writing
+from roadwork.data.prepared.write import lock_copy, write_copy
 from roadwork.data.source import read_dataset
 from roadwork.models.processor import IMAGENET_STATISTICS
 
@@ -83,7 +83,7 @@ def our_config(root: Path, size: int, *overrides: str) -> Any:
 def prepare_copy(root: Path, size: int) -> None:
     """What `roadwork prepare` does."""
     data = to_settings(our_config(root, size)).data
-    with writing(data) as manifest:
+    with lock_copy(data) as manifest:
         write_copy(plan_copy(data, manifest, *read_dataset(data)), processes=1)
 
 

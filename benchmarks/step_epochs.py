@@ -13,7 +13,7 @@ from benchmarks.step_cases import StepClock
 from roadwork.config import to_settings
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.data.prepared.plan import plan_copy
-from roadwork.data.prepared.write import write_copy, writing
+from roadwork.data.prepared.write import lock_copy, write_copy
 from roadwork.data.source import read_dataset
 from roadwork.demo import generate_demo_data
 from roadwork.training.trainers.factory import prepare_trainer
@@ -30,7 +30,7 @@ def demo_with_copy(cfg: DictConfig, folder: Path, images: int) -> DictConfig:
     cfg.data.splitting.near_duplicates = False  # comparing all images once is no part of an epoch
     data = to_settings(cfg).data
     table, source = read_dataset(data)
-    with writing(data) as manifest:
+    with lock_copy(data) as manifest:
         write_copy(plan_copy(data, manifest, table, source), cpu_count())
     return cfg
 

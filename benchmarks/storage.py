@@ -27,7 +27,7 @@ from roadwork.data.local import read_local
 from roadwork.data.prepared.copy import find_copy
 from roadwork.data.prepared.plan import plan_copy
 from roadwork.data.prepared.shards import wanted_short_side
-from roadwork.data.prepared.write import write_copy, writing
+from roadwork.data.prepared.write import lock_copy, write_copy
 from roadwork.settings import DataSettings, PreparedSettings
 
 OURS = "JPEG in Arrow shards: the copy"
@@ -56,7 +56,7 @@ def stores(photos: Sequence[Path], folder: Path, size: int) -> dict[str, Store]:
     )
     table, source = read_local(photos[0].parent, {}, data.class_names)
     order = [table.filenames.tolist().index(path.name) for path in photos]
-    with writing(data) as manifest:
+    with lock_copy(data) as manifest:
         copied_bytes = write_copy(plan_copy(data, manifest, table, source), processes=1).n_bytes
     copy = find_copy(data, table, source)
     if copy is None:

@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from roadwork.config import load_config, to_settings
 from roadwork.data.local import read_local
-from roadwork.data.source import find_groups, find_splits
+from roadwork.data.open import find_groups, find_splits
 
 BINS = 8
 

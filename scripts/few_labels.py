@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from roadwork.config import load_config, to_settings
-from roadwork.data.source import find_groups, find_splits, read_dataset
+from roadwork.data.open import find_groups, find_splits
+from roadwork.data.source import read_dataset
 from roadwork.metrics.classification import mcc
 from roadwork.metrics.intervals import bootstrap_mcc, count_paired, percentile_interval
 from roadwork.metrics.predictions import read_predictions

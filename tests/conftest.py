@@ -12,10 +12,8 @@ import pytest
 import torch
 from browser import CHROMIUM, FLAGS, need_chromium
 from omegaconf import DictConfig
-from prepared_world import ROWS_PER_SHARD, World
 
 from roadwork.config import load_config
-from roadwork.data.prepared import write
 from roadwork.demo import generate_demo_data
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -70,14 +68,6 @@ def tiny_config(demo_root: Path, tmp_path: Path):
         )
 
     return make
-
-
-@pytest.fixture
-def world(tmp_path: Path, demo_root: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    """Photos that a test may change, with a cache of their own and small shards of the resized copy."""
-    monkeypatch.setenv("ROADWORK_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(write, "MAX_ROWS", ROWS_PER_SHARD)
-    return World(tmp_path / "photos", demo_root)
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from predict_world import BERLIN, RIO, jpeg, make_photos, write_parquet, write_u
 
 from roadwork import Detector
 from roadwork.cli import main
-from roadwork.data.utils.exif import read_camera_facts
+from roadwork.data.utils.exif import read_camera_metadata
 from roadwork.detector import predict, sites
 from roadwork.detector.format import ExportFacts
 
@@ -204,7 +204,7 @@ def test_sites_are_those_of_all_photos(capsys, tmp_path):
 def test_signal_ends_after_the_batch_with_a_resume_command(
     capsys, tmp_path, photos, model_folder, monkeypatch, number, code
 ):
-    original, calls = predict.judge_batch, []
+    original, calls = predict.predict_batch, []
 
     def judge(*args):
         calls.append(1)
@@ -212,7 +212,7 @@ def test_signal_ends_after_the_batch_with_a_resume_command(
             os.kill(os.getpid(), number)
         return original(*args)
 
-    monkeypatch.setattr(predict, "judge_batch", judge)
+    monkeypatch.setattr(predict, "predict_batch", judge)
     before = signal.getsignal(number)
     command = (model_folder, photos, "--out", tmp_path / "o.csv", "--batch-size", 2)
     _, said = run(capsys, *command, code=code)
@@ -266,6 +266,6 @@ def test_png_is_not_decoded_to_look_for_exif(tmp_path, monkeypatch):
     loads = []
     original = Image.Image.load
     monkeypatch.setattr(Image.Image, "load", lambda self: loads.append(1) or original(self))
-    assert read_camera_facts((tmp_path / "with.png").read_bytes()).captured_at == "2024-09-08T10:22:31"
-    assert read_camera_facts((tmp_path / "without.png").read_bytes()).captured_at == ""
+    assert read_camera_metadata((tmp_path / "with.png").read_bytes()).captured_at == "2024-09-08T10:22:31"
+    assert read_camera_metadata((tmp_path / "without.png").read_bytes()).captured_at == ""
     assert not loads

@@ -39,14 +39,14 @@ def test_copy_is_made_once_and_read_by_training(root, tiny_config, capsys):
     assert prepare(root) == 0
     out = capsys.readouterr().out
     assert "240 images, short side 37 pixels, into" in out
-    assert re.search(r"240 to do: about \d+\.\d kB of disk \(\d\.\d kB an image, from a sample\); .* GB are free", out)
+    assert re.search(r"240 to write: about \d+\.\d kB .*\d\.\d kB per image.* GB free", out)
     assert re.search(r"240 images written in .* s, .* images/s\.", out)
-    assert "✅ The copy holds 240 of 240 images" in out
-    assert out.rstrip().endswith("Next: roadwork train reads it by itself.")
+    assert re.search("✅ .*240 of 240 images", out)
+    assert "Next: roadwork train" in out
     assert prepare(root) == 0
     out = capsys.readouterr().out
-    assert "It holds 240 of them already; 0 have changed since." in out
-    assert "to do" not in out
+    assert re.search(r"\b240 .*already.*\b0 .*changed", out)
+    assert "to write" not in out
     datamodule = NATIXDataModule(tiny_config(f"data.root={root}", "data.cache=none"))
     datamodule.setup("fit")
     assert "240 of 240 images come from the resized copy" in capsys.readouterr().err
@@ -66,7 +66,7 @@ def test_a_disk_that_is_too_small(root, monkeypatch, capsys, shards):
     monkeypatch.setattr(prepared_plan.shutil, "disk_usage", lambda _: SimpleNamespace(free=100_000))
     assert prepare(root) == 1
     captured = capsys.readouterr()
-    assert "240 to do" in captured.out  # said first
+    assert "240 to write" in captured.out  # printed before the error
     assert re.search(r"The copy needs about \d+\.\d kB more, and the disk of .* has 100\.0 kB free", captured.err)
     assert not shards()
 
@@ -84,13 +84,13 @@ def test_verify_reports_damage_and_repairs_it(root, capsys, shards):
     capsys.readouterr()
     assert prepare(root, "--verify") == 0
     out = capsys.readouterr().out
-    assert f"❌ {path}: a checksum does not fit" in out
+    assert f"❌ {path}: a checksum" in out
     assert "240 images written" in out
     assert [shard.read_bytes() for shard in shards()] == [whole]
     assert prepare(root, "--verify") == 0
     out = capsys.readouterr().out
     assert "❌" not in out
-    assert "✅ Every image that the copy holds was decoded" in out
+    assert "none is damaged" in out
 
 
 def test_unreadable_images_are_listed(root, capsys):
@@ -99,7 +99,7 @@ def test_unreadable_images_are_listed(root, capsys):
         path.write_bytes(b"no picture")
     assert prepare(root) == 1  # data.max_unreadable is 0
     captured = capsys.readouterr()
-    assert "✅ The copy holds 238 of 240 images" in captured.out
+    assert re.search("✅ .*238 of 240 images", captured.out)
     assert all(f"{path.name}: it is not a JPEG" in captured.err for path in broken)
     assert prepare(root, "data.max_unreadable=0.01") == 0
     captured = capsys.readouterr()

@@ -30,7 +30,7 @@ def test_it_serves_and_stops_in_order(model_folder):
     body = form(photo(0))
     with running_server(model_folder, "--timeout", "20") as server:
         assert "threshold" not in server.announced
-        assert "from a probability of 0.45, for a prior of 0.5, and abstains from 0.44 to 0.46" in server.announced
+        assert "0.45 or more, prior 0.5; abstains from 0.44 to 0.46" in server.announced
         assert f"curl -F images=@photo.jpg {server.url}/predict" in server.announced
         assert httpx.get(f"{server.url}/healthz").json() == {"status": "ready"}
         # A request of which half has come is answered, though the server has been told to stop meanwhile.
@@ -94,7 +94,7 @@ def quick_server(model_folder, monkeypatch):
     monkeypatch.setattr(server_module, "_HEADER_SECONDS", 0.3)
     bound = open_socket("127.0.0.1", 0)
     app = create_app(model_folder, Detector.load(model_folder, "cpu"), Limits())
-    config = uvicorn.Config(app, http=server_module._ImpatientProtocol, ws="none", log_config=None)
+    config = uvicorn.Config(app, http=server_module._HeaderTimeoutProtocol, ws="none", log_config=None)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([bound])))
     thread.start()

@@ -78,15 +78,15 @@ def split(
 
 
 def _make(settings: Settings) -> None:
-    from roadwork.data.source import check_may_replace, find_groups, read_dataset, splits_path
+    from roadwork.data.open import check_may_replace, open_dataset, splits_path
     from roadwork.data.splitting.check import check_splits
     from roadwork.data.splitting.splits import make_splits
     from roadwork.data.splitting.train_only import place_train_only
 
     path = splits_path(settings)
     check_may_replace(path)
-    table, source = read_dataset(settings.data)
-    groups = find_groups(settings.data, table, source)
+    dataset = open_dataset(settings)
+    table, groups = dataset.table, dataset.groups
     splits = make_splits(table, groups, settings.data.splits, settings.data.splitting)
     report = check_splits(place_train_only(splits, table, groups), table, groups)
     splits.write(path)
@@ -108,7 +108,7 @@ def _verify(settings: Settings, as_json: bool) -> None:
 
 
 def _show(verification: Verification) -> None:
-    from roadwork.data.splitting.check import BY_DESIGN
+    from roadwork.data.splitting.check import RANDOM_SPLIT_NOTE
 
     report = verification.report
     print(f"{verification.file}: {f'{verification.strategy} splits' if verification.strategy else 'your own splits'}")
@@ -127,7 +127,7 @@ def _show(verification: Verification) -> None:
         for pair in leak.examples:
             print(f"   {pair}")
     if verification.leaks_by_design:
-        print(f"❌ This is {BY_DESIGN}")
+        print(f"❌ This is {RANDOM_SPLIT_NOTE}")
     elif verification.leaks_nothing:
         print("✅ No leaks.")
 
@@ -170,27 +170,27 @@ def prepare(
 
     from roadwork.config import load_config, to_settings
     from roadwork.data.dataset import UnreadableLedger
+    from roadwork.data.open import open_dataset
     from roadwork.data.prepared.plan import plan_copy
     from roadwork.data.prepared.shards import wanted_folder
-    from roadwork.data.prepared.write import remove_damaged, write_copy, writing
-    from roadwork.data.source import read_dataset
+    from roadwork.data.prepared.write import lock_copy, remove_damaged, write_copy
 
-    data = to_settings(load_config(config, overrides or [])).data
-    table, source = read_dataset(data)
+    settings = to_settings(load_config(config, overrides or []))
+    data, dataset = settings.data, open_dataset(settings)
     n_processes = processes or cpu_count()
-    with writing(data) as manifest:
+    with lock_copy(data) as manifest:
         if verify:
             damaged = remove_damaged(wanted_folder(data), manifest.short_side, n_processes)
             for reason in damaged:
                 print(f"❌ {reason}: its images are written again.")
             if not damaged:
                 print("✅ All images of the copy decode; none is damaged.")
-        plan = plan_copy(data, manifest, table, source)
+        plan = plan_copy(data, manifest, dataset.table, dataset.source)
         _print_plan(plan)
         plan.check_space()
         summary = write_copy(plan, n_processes)
     _print_summary(plan, summary)
-    UnreadableLedger(table, data.max_unreadable).add(summary.unreadable)
+    UnreadableLedger(dataset.table, data.max_unreadable).add(summary.unreadable)
     print("Next: roadwork train (it finds the copy).")
 
 

@@ -89,8 +89,6 @@ def predict(
 
     Example: roadwork predict model photos --out photos.geojson
     """
-    from joblib import cpu_count
-
     from roadwork.detector.detector import Detector
     from roadwork.detector.discovery import find_photos
     from roadwork.detector.outputs import check_outputs, threshold_in_words
@@ -99,7 +97,6 @@ def predict(
         PredictOptions,
         predict_to_file,
         require_export,
-        warn_of_coarse_sites,
     )
     from roadwork.detector.resume import partial_path
     from roadwork.detector.views import check_views
@@ -108,11 +105,13 @@ def predict(
     check_views(views)
     require_export(model)
     if sites is not None:
+        from roadwork.detector.sites import warn_of_coarse_sites
+
         warn_of_coarse_sites(coarsen_gps)
     found = find_photos(inputs, sys.stdin.buffer, recursive=recursive)
     _print_found(found)
     detector = Detector.load(model, device)
-    options = PredictOptions(batch_size, workers or cpu_count(), views, coarsen_gps)
+    options = PredictOptions(batch_size, workers or _default_workers(len(found)), views, coarsen_gps)
     with stop_on_signal() as stop:
         try:
             summary = predict_to_file(
@@ -130,6 +129,14 @@ def predict(
     if summary.n_unreadable == summary.n_photos:
         print("Error: none of the photos can be read.", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def _default_workers(n_photos: int) -> int:
+    if n_photos == 1:
+        return 1  # without joblib, which is slow to import
+    from joblib import cpu_count
+
+    return int(cpu_count())
 
 
 def _print_found(found: FoundPhotos) -> None:

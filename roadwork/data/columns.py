@@ -1,4 +1,4 @@
-"""From a dataset's own columns to a SampleTable: columns found by name, labels and positions checked."""
+"""Maps a dataset's columns to a SampleTable, and checks labels and positions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from roadwork.core.errors import DataError
 from roadwork.data.table import SampleTable
 from roadwork.data.utils.gps_utils import normalize_gps
 
-# The names, in order of preference, under which each field is looked for; a nested column counts by its last part.
+# The column names of each field, in order of preference; a nested column matches by its last part.
 COLUMN_NAMES: dict[str, tuple[str, ...]] = {
     "id": ("id",),
     "filename": ("filename", "file_name", "image_path", "image.path"),
@@ -27,25 +27,30 @@ _NUMERIC_LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "False": 0, "True": 1}
 _SHOWN = 5
 
 
-def find_columns(names: Sequence[str], overrides: Mapping[str, str]) -> dict[str, str]:
-    """Which column holds which field, by name, `overrides` first.
+def find_columns(names: Sequence[str], overrides: Mapping[str, str], *, key: str = "data") -> dict[str, str]:
+    """The column of each field, found by name unless `overrides` names it.
+
+    Args:
+        names: of the dataset's columns.
+        overrides: field to column.
+        key: of the dataset's settings, for messages.
 
     Raises:
-        DataError: an override names an unknown field or a column that is not there.
+        DataError: an override names an unknown field or a missing column.
     """
     for field, column in overrides.items():
         if field not in COLUMN_NAMES:
-            raise DataError(f"data.columns.{field} is not a field. Allowed: {', '.join(COLUMN_NAMES)}.")
+            raise DataError(f"{key}.columns.{field} is not a field. Allowed: {', '.join(COLUMN_NAMES)}.")
         if column not in names:
             raise DataError(
-                f"data.columns.{field} names the column {column!r}; the dataset has {', '.join(names)}. "
-                "Name one of these, or leave the key out to have it found by name."
+                f"{key}.columns.{field} names the column {column!r}; the dataset has {', '.join(names)}. "
+                "Name one of these, or omit the key to find the column by name."
             )
     found = dict(overrides)
     by_name = {name.lower(): name for name in reversed(names)}
     by_last_part = {name.lower().rpartition(".")[2]: name for name in reversed(names)}
     for field, candidates in COLUMN_NAMES.items():
-        # File names can be the ids as well; no other column has two meanings.
+        # The file name column may also be the id; no other column serves two fields.
         taken = {column for other, column in found.items() if other != "id"}
         matches = [known[c] for known in (by_name, by_last_part) for c in candidates if c in known]
         free = [column for column in matches if column not in taken]
@@ -55,18 +60,20 @@ def find_columns(names: Sequence[str], overrides: Mapping[str, str]) -> dict[str
 
 
 def label_of(value: Any, class_names: Mapping[str, int]) -> int | None:
-    """0 or 1 for a number, truth value or class name; None for anything else, a missing value among them."""
+    """0 or 1 for a number, truth value or class name; None for anything else, including missing values."""
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
-        return None  # before str(), which would make None the name of a class
+        return None  # before str(), which would turn None into the class name
     text = str(value).strip()
     return class_names.get(text, _NUMERIC_LABELS.get(text))
 
 
-def parse_labels(values: Sequence[object], class_names: Mapping[str, int], row_names: Sequence[str]) -> np.ndarray:
+def parse_labels(
+    values: Sequence[object], class_names: Mapping[str, int], row_names: Sequence[str], *, key: str = "data"
+) -> np.ndarray:
     """(N,) int64 labels from 0/1 numbers or class names.
 
     Raises:
-        DataError: anything else, with the rows and their values.
+        DataError: a label is anything else; the message shows the first rows.
     """
     labels = [label_of(value, class_names) for value in values]
     bad = [row for row, label in enumerate(labels) if label is None]
@@ -74,35 +81,36 @@ def parse_labels(values: Sequence[object], class_names: Mapping[str, int], row_n
         shown = "; ".join(f"{row_names[row]}: {values[row]!r}" for row in bad[:_SHOWN])
         raise DataError(
             f"{len(bad)} of {len(labels)} rows have a label that is missing or unknown, first: {shown}. "
-            f"Allowed: 0, 1, and the class names {dict(class_names)}. Set others with data.class_names, "
-            "or mend or remove these rows."
+            f"Allowed: 0, 1, and the class names {dict(class_names)}. Set others with {key}.class_names, "
+            "or fix or remove these rows."
         )
     return np.array(labels, dtype=np.int64)
 
 
 def table_from_frame(
-    frame: pd.DataFrame, columns: Mapping[str, str], class_names: Mapping[str, int], *, source: str
+    frame: pd.DataFrame, columns: Mapping[str, str], class_names: Mapping[str, int], *, source: str, key: str = "data"
 ) -> SampleTable:
     """The sample table of a metadata frame.
 
     Args:
-        frame: one row an image; no image column.
-        columns: field to column, from `find_columns`; `label` must be there.
+        frame: one row per image; no image column.
+        columns: field to column, from `find_columns`; `label` is required.
         class_names: label names to 0 and 1.
-        source: names the dataset in messages.
+        source: name of the dataset for messages.
+        key: of the dataset's settings, for messages.
 
     Raises:
-        DataError: no rows, no labels, or labels, ids or positions that cannot be used.
+        DataError: no rows, no labels, or unusable labels, ids or positions.
     """
     if len(frame) == 0:
         raise DataError(f"{source} has no rows. A dataset needs at least one image with a label.")
     if "label" not in columns:
         raise DataError(
             f"{source} has no label column; it has {', '.join(map(str, frame.columns))}. "
-            "Name yours with data.columns.label=NAME."
+            f"Name yours with {key}.columns.label=NAME."
         )
     filenames = _strings(frame, columns.get("filename"))
-    ids, id_note = _ids(frame, columns, filenames)
+    ids, id_note = _ids(frame, columns, filenames, key)
     row_names = [f"row {i} ({name or ids[i]})" for i, name in enumerate(filenames)]
     latitude, longitude, text = (
         frame[columns[field]].tolist() if field in columns else None for field in ("latitude", "longitude", "gps")
@@ -113,7 +121,7 @@ def table_from_frame(
     return SampleTable(
         ids=ids,
         filenames=filenames,
-        labels=parse_labels(frame[columns["label"]].tolist(), class_names, row_names),
+        labels=parse_labels(frame[columns["label"]].tolist(), class_names, row_names, key=key),
         gps=gps.coordinates,
         sequence_ids=_strings(frame, columns.get("sequence_id")),
         slices=frame[[c for c in frame.columns if c not in used]].reset_index(drop=True),
@@ -127,21 +135,21 @@ def _strings(frame: pd.DataFrame, column: str | None) -> np.ndarray:
         return np.full(len(frame), "", dtype=object)
     values = frame[column]
     if pd.api.types.is_float_dtype(values) and (values.dropna() % 1 == 0).all():
-        values = values.astype("Int64")  # whole numbers that became floats because one is missing: 12, not 12.0
+        values = values.astype("Int64")  # 12, not 12.0: pandas makes whole numbers floats if one is missing
     return np.where(values.isna(), "", values.astype(str)).astype(object)
 
 
-def _ids(frame: pd.DataFrame, columns: Mapping[str, str], filenames: np.ndarray) -> tuple[np.ndarray, str]:
+def _ids(frame: pd.DataFrame, columns: Mapping[str, str], filenames: np.ndarray, key: str) -> tuple[np.ndarray, str]:
     if "id" in columns:
         ids = _strings(frame, columns["id"])
         missing = np.flatnonzero(ids == "")
         if len(missing):
             raise DataError(
                 f"The column {columns['id']} is empty in {len(missing)} rows, first row {missing[0]}. "
-                "Each row needs an id: fill it in, or map another column with data.columns.id=NAME."
+                f"Each row needs an id: fill it in, or map another column with {key}.columns.id=NAME."
             )
         return ids, f"ids from {columns['id']}"
     if (filenames != "").all() and len(set(filenames)) == len(filenames):
         return filenames, "ids are the file names"
     row_numbers = np.array([f"{i:08d}" for i in range(len(frame))], dtype=object)
-    return row_numbers, "ids are row numbers, since file names are missing or repeated"
+    return row_numbers, "ids are row numbers, because file names are missing or repeated"

@@ -38,11 +38,11 @@ _CHUNK_ROWS = 1024
 
 @dataclass
 class UnreadableLedger:
-    """Counts the unreadable images of a run, and ends it above the share that is allowed.
+    """Collects the unreadable images of a run, and stops it if they exceed the allowed share.
 
     Attributes:
-        table: names the rows.
-        max_share: of all rows, 0 to 1.
+        table: the metadata of all rows.
+        max_share: allowed share of all rows, 0 to 1.
         reasons: row to reason.
     """
 
@@ -51,10 +51,10 @@ class UnreadableLedger:
     reasons: dict[int, str] = field(default_factory=dict)
 
     def add(self, found: Sequence[UnreadableImage]) -> None:
-        """Notes unreadable images.
+        """Adds unreadable images.
 
         Raises:
-            DataError: more of them than `max_share`; the first 20 are listed.
+            DataError: there are more than `max_share`; the message lists the first 20.
         """
         new = {image.row: image.reason for image in found if image.row not in self.reasons}
         if not new:
@@ -70,19 +70,19 @@ class UnreadableLedger:
         if share > self.max_share:
             raise DataError(
                 f"{message}\nAllowed: {self.max_share:.2%} (data.max_unreadable). "
-                "Mend or remove them, or raise the share to go on without them."
+                "Fix or remove them, or raise the share to continue without them."
             )
-        logger.warning("%s\nThey are left out.", message)
+        logger.warning("%s\nThey are skipped.", message)
 
 
 class ImageStore:
-    """Images of rows as (3, size, size) uint8: from RAM where they were loaded, else from the copy, else the photos.
+    """Images of rows as (3, size, size) uint8, from the RAM cache, else the resized copy, else the photos.
 
     Args:
         source: the photos.
         size: pixels.
-        scale: how finely photos are decoded, as `decode_image` takes it.
-        copy: the resized copy, where there is one and it may be read.
+        scale: of decoding, as for `decode_image`.
+        copy: the resized copy, if there is one to read.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class ImageStore:
         self._place = np.zeros(0, dtype=np.int64)
 
     def get(self, row: int) -> Tensor | UnreadableImage:
-        """(3, size, size) uint8 RGB of a row, or why there is none."""
+        """(3, size, size) uint8 RGB of a row, or the reason that it cannot be read."""
         if self.loaded is not None and row < len(self._place) and self._place[row] >= 0:
             return self.loaded[self._place[row]]
         try:
@@ -108,12 +108,12 @@ class ImageStore:
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
     def find_unreadable(self, rows: np.ndarray) -> list[UnreadableImage]:
-        """The images that are missing, empty, cut off or no image; no whole image is decoded for it."""
+        """The files that are missing, empty, truncated or not images, found without decoding whole images."""
         reasons = _in_threads(lambda row: quick_check(self.source, row), rows, 16, "Checking images")
         return [UnreadableImage(row, why) for row, why in zip(rows.tolist(), reasons, strict=True) if why]
 
     def load_into_ram(self, rows: np.ndarray) -> list[UnreadableImage]:
-        """Decodes these rows into RAM, once; gives those that cannot be decoded."""
+        """Decodes these rows into the RAM cache; returns those that cannot be decoded."""
         loaded = torch.zeros((len(rows), 3, self.size, self.size), dtype=torch.uint8)
         place = np.full(int(rows.max(initial=-1)) + 1, -1)
         unreadable = []
@@ -129,7 +129,7 @@ class ImageStore:
 
 
 def _in_threads(function: Callable[[int], T], rows: np.ndarray, n_threads: int | None, description: str) -> Iterator[T]:
-    """`function` of each row, in order, with a progress bar; a chunk at a time, to keep memory and Ctrl-C quick."""
+    """`function` of each row, in order, with a progress bar; in chunks, to bound memory and react to Ctrl-C."""
     with ThreadPoolExecutor(n_threads) as pool:
         chunks = (rows[start : start + _CHUNK_ROWS].tolist() for start in range(0, len(rows), _CHUNK_ROWS))
         yield from track(chain.from_iterable(pool.map(function, chunk) for chunk in chunks), len(rows), description)
@@ -138,7 +138,7 @@ def _in_threads(function: Callable[[int], T], rows: np.ndarray, n_threads: int |
 class RoadworkDataset(Dataset[dict[str, Any] | UnreadableImage]):
     """The images and labels of one split.
 
-    An item is a dict: `image` (3, size, size) uint8, `label` 0 or 1, `index` the row of the whole table.
+    An item is a dict: `image` (3, size, size) uint8, `label` 0 or 1, `index` the row of the table.
     """
 
     def __init__(self, table: SampleTable, rows: np.ndarray, store: ImageStore) -> None:
@@ -161,7 +161,7 @@ class RoadworkDataset(Dataset[dict[str, Any] | UnreadableImage]):
 def collate(items: Sequence[dict[str, Any] | UnreadableImage]) -> dict[str, Any]:
     """A batch of the readable items: `image` (B, 3, S, S) uint8, `label` and `index` (B,) int64.
 
-    `unreadable` names the others.
+    `unreadable` lists the others.
     """
     readable = [item for item in items if not isinstance(item, UnreadableImage)]
     unreadable = [item for item in items if isinstance(item, UnreadableImage)]
@@ -171,38 +171,41 @@ def collate(items: Sequence[dict[str, Any] | UnreadableImage]) -> dict[str, Any]
 
 
 def ignore_interrupts(worker: int) -> None:
-    """For a worker process: Ctrl-C reaches all processes of a terminal, and what becomes of it the main one decides."""
+    """Makes a worker process ignore Ctrl-C, which reaches all processes of a terminal; the main process handles it."""
     del worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class ResumableLoader(DataLoader[dict[str, Any]]):
-    """A ``DataLoader`` whose passes begin with the first batch that its trainer has not completed in the epoch.
+    """A ``DataLoader`` that continues inside an epoch, at the first batch that its trainer has not completed.
 
-    That is the first of all, unless the trainer was restarted from a checkpoint inside an epoch. A position of its own
-    would be no guide, as it runs ahead of the training by what it prefetches. The sampler needs ``start_at``.
+    Only a trainer resumed from a checkpoint inside an epoch has completed batches; every other pass starts at the
+    beginning. The loader's own position would be wrong, because prefetching runs ahead of training. The sampler needs
+    ``start_at``.
 
-    Each batch says where it stands: `epoch`, and `position`, the number of this rank's rows before it in the epoch; and
-    `is_repeat` where its rows are another rank's.
+    Training batches have their `epoch` and `position`, the number of this rank's rows before them in the epoch. Batches
+    with another rank's rows have `is_repeat`.
 
     Attributes:
-        trainer: whose training loader this is; without one each pass begins at the beginning.
-        is_repeat: whether its rows are another rank's, and must not count twice.
+        trainer: the trainer whose training loader this is, if any.
+        is_repeat: whether the rows belong to another rank and must not count twice.
     """
 
     trainer: L.Trainer | None = None
     is_repeat = False
 
     def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]  # torch names its own iterator's class
-        # Lightning asks for the iterator before it has restored its counts and the epoch, and worker processes draw
-        # at once. A generator waits until the first batch is asked for.
+        # Lightning requests the iterator before it restores its counts and the epoch, and worker processes draw at
+        # once. A generator waits for the request of the first batch.
         n_completed = self._completed_batches()
         if n_completed:
             self.sampler.start_at(n_completed * self.batch_size)  # type: ignore[attr-defined, operator]
         epoch = getattr(self.sampler, "epoch", 0)
         repeat = {"is_repeat": True} if self.is_repeat else {}
         for number, batch in enumerate(super().__iter__(), n_completed):
-            yield batch | repeat | {"epoch": epoch, "position": number * self.batch_size}  # type: ignore[operator]
+            # Trainer.predict replaces the batch sampler, and then there is no batch size.
+            where = {} if self.batch_size is None else {"epoch": epoch, "position": number * self.batch_size}
+            yield batch | repeat | where
 
     def _completed_batches(self) -> int:
         trainer = self.trainer
@@ -211,8 +214,8 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
         return trainer.fit_loop.epoch_loop.batch_progress.current.completed
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing; that there is one tells Lightning that this loader can be resumed inside an epoch."""
+        """Empty; its presence marks the loader as stateful for Lightning, so that it can resume inside an epoch."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing is to be restored: the trainer knows the position."""
+        """Does nothing, because the trainer knows the position."""

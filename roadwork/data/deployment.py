@@ -1,4 +1,4 @@
-"""Where the detector will be deployed, and how well the training photos cover it."""
+"""The places of deployment, and how well the training photos cover them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _DATASET_PREFIX = "dataset:"
 _SPLIT_COLUMN = "split"
 REACH_KM = 200.0
 
-# Training rows are searched this many at a time, and most deployments are found within reach by the first of them.
+# Training rows are searched in chunks; for most deployments the first chunk has rows within reach of all points.
 _CHUNK_ROWS = 1 << 20
 _SHOWN = 5
 
@@ -41,7 +41,7 @@ def load_deployment_points(path: Path) -> np.ndarray:
     ``gps`` as text. GeoJSON holds Points or MultiPoints, longitude first (RFC 7946).
 
     Raises:
-        DataError: The file is missing, of another kind, damaged, or without a point; or its positions cannot be used.
+        DataError: the file is missing, damaged, of another format, without points, or its positions are unusable.
     """
     path = Path(path)
     if not path.is_file():
@@ -54,11 +54,11 @@ def load_deployment_points(path: Path) -> np.ndarray:
         raise DataError(f"{path}: {error}") from error
     except (ValueError, OSError) as error:
         raise DataError(
-            f"{path} cannot be read as {path.suffix[1:]}: {error}. Mend it, or name another file with "
+            f"{path} cannot be read as {path.suffix[1:]}: {error}. Fix it, or name another file with "
             "data.gps_sampling.target."
         ) from error
     if len(points) == 0:
-        raise DataError(f"{path} holds no point with a position. Give at least one place of deployment.")
+        raise DataError(f"{path} has no point with a position. Add at least one place of deployment.")
     return points
 
 
@@ -105,13 +105,13 @@ def _normalized(latitude: Any, longitude: Any, text: Any, row_word: str, file_na
 
 
 def _geojson_positions(node: Any) -> Iterator[tuple[Any, Any]]:
-    """Longitude and latitude of each point below a GeoJSON object."""
+    """Longitude and latitude of each point in a GeoJSON object."""
     kind = node.get("type") if isinstance(node, dict) else None
     if kind == "FeatureCollection":
         for feature in node.get("features") or []:
             yield from _geojson_positions(feature)
     elif kind == "Feature":
-        if node.get("geometry") is not None:  # RFC 7946: a feature without a place
+        if node.get("geometry") is not None:  # RFC 7946: a feature without a location
             yield from _geojson_positions(node["geometry"])
     elif kind in {"Point", "MultiPoint"}:
         coordinates = node.get("coordinates") or []
@@ -127,16 +127,16 @@ def _geojson_positions(node: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def find_deployment(data: DataSettings, table: SampleTable, split_names: np.ndarray) -> tuple[np.ndarray, str]:
-    """((M, 2) latitude and longitude in degrees where the detector will be deployed, where they come from).
+    """(M, 2) latitude and longitude in degrees of the deployment, and their origin in words.
 
     Args:
-        data: names the target.
-        table: of the dataset.
+        data: the settings, with `gps_sampling.target`.
+        table: the metadata of N rows.
         split_names: (N,) split of each row.
 
     Raises:
-        ConfigError: `data.gps_sampling.target` is nothing that is allowed, or gives no position.
-        DataError: the file or the dataset's split that it names cannot be read.
+        ConfigError: `data.gps_sampling.target` is not allowed, or has no position.
+        DataError: the file or the dataset's split cannot be read.
     """
     target = data.gps_sampling.target
     if isinstance(target, Sequence) and not isinstance(target, str):
@@ -154,7 +154,7 @@ def find_deployment(data: DataSettings, table: SampleTable, split_names: np.ndar
         return load_deployment_points(Path(target)), target
     raise ConfigError(
         f"{_KEY} is {target!r}. Allowed: auto; {', '.join(SPLIT_NAMES)}; dataset:NAME, the dataset's own split of that "
-        "name; a csv, parquet or GeoJSON file that is there; or points, such as [[52.37, 4.90], [35.68, 139.65]]."
+        "name; a csv, parquet or GeoJSON file that exists; or points, such as [[52.37, 4.90], [35.68, 139.65]]."
     )
 
 
@@ -169,13 +169,13 @@ def _known(points: np.ndarray, data: DataSettings, target: str) -> np.ndarray:
 
 
 def _dataset_split(data: DataSettings, table: SampleTable, name: str) -> np.ndarray:
-    """(M, 2) positions of a split that the dataset's makers made, NaN where missing; nothing else of it is read."""
+    """(M, 2) positions of the dataset's own split, NaN where missing; reads nothing else of it."""
     if data.mode == "huggingface":
         return read_huggingface_gps(data.hub.name, name, data.columns)
     if _SPLIT_COLUMN not in table.slices:
         raise ConfigError(
-            f"{_KEY} is dataset:{name}, but {data.root} has no column `{_SPLIT_COLUMN}` that would say which rows "
-            f"those are. Add one to the labels file, or name a split of ours: {', '.join(SPLIT_NAMES)}."
+            f"{_KEY} is dataset:{name}, but {data.root} has no column `{_SPLIT_COLUMN}` with the "
+            f"split of each row. Add one to the labels file, or name one of the four splits: {', '.join(SPLIT_NAMES)}."
         )
     values = table.slices[_SPLIT_COLUMN].astype(str).str.strip()
     if not (values == name).any():
@@ -189,7 +189,7 @@ def _dataset_split(data: DataSettings, table: SampleTable, name: str) -> np.ndar
 
 def _inline_points(target: Sequence[Any]) -> np.ndarray:
     if not len(target):
-        raise ConfigError(f"{_KEY} is an empty list. Give at least one point, such as [[52.37, 4.90]].")
+        raise ConfigError(f"{_KEY} is an empty list. List at least one point, such as [[52.37, 4.90]].")
     return np.array([_inline_point(position) for position in target])
 
 
@@ -204,24 +204,24 @@ def _inline_point(position: Any) -> tuple[float, float]:
         latitude, longitude = map(_number, () if isinstance(position, str) else position)
     except (TypeError, ValueError):
         raise ConfigError(
-            f"{_KEY} holds {position!r}, which is not a pair of numbers. "
+            f"{_KEY} has {position!r}, which is not a pair of numbers. "
             "Write points as [[latitude, longitude], ...], such as [[52.37, 4.90]]."
         ) from None
     if not (abs(latitude) <= 90 and abs(longitude) <= 180):
         raise ConfigError(
-            f"{_KEY} holds [{latitude:g}, {longitude:g}], which is no place. Write degrees, latitude (±90) first, then "
-            "longitude (±180)."
+            f"{_KEY} has [{latitude:g}, {longitude:g}], which is outside the globe. Write degrees, latitude (±90) "
+            "first, then longitude (±180)."
         )
     return latitude, longitude
 
 
 def unreachable_targets(points: np.ndarray, train_gps: np.ndarray, radius_km: float = REACH_KM) -> str | None:
-    """A sentence that names the deployment points without a training image within reach; None where there are none.
+    """A warning about deployment points without a training image within reach; None if all have one.
 
     Args:
-        points: (M, 2) latitude, longitude of the deployment in degrees; rows with NaN are left out.
+        points: (M, 2) latitude, longitude of the deployment in degrees; rows with NaN are ignored.
         train_gps: (N, 2) of the training rows; likewise.
-        radius_km: reach, kilometres along a great circle.
+        radius_km: of reach, in km along a great circle.
     """
     points = points[~np.isnan(points).any(axis=1)]
     nearest_km = _nearest_row_km(points, train_gps, radius_km)
@@ -229,7 +229,7 @@ def unreachable_targets(points: np.ndarray, train_gps: np.ndarray, radius_km: fl
     if not is_far.any():
         return None
     if np.isinf(nearest_km).any():
-        return "No training image has GPS, so weighting cannot help: no row is known to be close to the deployment."
+        return "No training image has GPS, so weighting cannot help: no row is known to be near the deployment."
     places = _places(points[is_far], nearest_km[is_far], radius_km)
     shown = [
         f"{count:,} near {latitude:.1f}, {longitude:.1f} (the closest training image is {km:,.0f} km away)"
@@ -244,7 +244,7 @@ def unreachable_targets(points: np.ndarray, train_gps: np.ndarray, radius_km: fl
 
 
 def _nearest_row_km(points: np.ndarray, train_gps: np.ndarray, radius_km: float) -> np.ndarray:
-    """(M,) distance to the nearest training row, exact where it is over the radius; inf without any row with GPS."""
+    """(M,) distance to the nearest training row, exact if above the radius; inf without any row with GPS."""
     vectors = unit_vectors(points)
     chord = np.full(len(points), np.inf)
     for start in range(0, len(train_gps), _CHUNK_ROWS):
@@ -262,15 +262,15 @@ def _nearest_row_km(points: np.ndarray, train_gps: np.ndarray, radius_km: float)
 
 
 def _places(points: np.ndarray, nearest_km: np.ndarray, radius_km: float) -> list[tuple[int, float, float, float]]:
-    """Points grouped around the first that is left: how many, their mean latitude and longitude, and the shortest way.
+    """Groups of nearby points, the largest first: number, mean latitude and longitude, smallest `nearest_km`.
 
-    The largest group first.
+    The first remaining point is the centre of each group.
     """
     vectors = unit_vectors(points)
     places = []
     while len(vectors):
         is_here = vectors @ vectors[0] >= np.cos(radius_km / EARTH_RADIUS_KM)
-        is_here[0] = True  # whatever rounding makes of its distance to itself
+        is_here[0] = True  # even if rounding makes its distance to itself positive
         latitude, longitude = degrees_of(vectors[is_here].sum(axis=0, keepdims=True))[0].tolist()
         places.append((int(is_here.sum()), latitude, longitude, float(nearest_km[is_here].min())))
         vectors, nearest_km = vectors[~is_here], nearest_km[~is_here]

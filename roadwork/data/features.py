@@ -1,4 +1,4 @@
-"""Features of a frozen backbone, computed once, and a data module that serves them."""
+"""Features of a frozen backbone, computed once, and a data module of features."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PreTrainedModel
 from typing_extensions import override
 
+from roadwork.core.devices import choose_device
 from roadwork.core.errors import DataError
 from roadwork.core.files import atomic_path, cache_folder
 from roadwork.core.progress import track
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_BATCH_SIZE = 32
 
 
-# Row id to (what its file was like, its features).
+# Row id to (fingerprint of its file, its features).
 _Known = dict[str, tuple[str, np.ndarray]]
 
 
@@ -43,9 +44,9 @@ class Features:
     """Frozen features of n rows.
 
     Attributes:
-        rows: (n,) int64 rows of the table; those that were asked for and can be read.
+        rows: (n,) int64, the readable ones of the requested rows of the table.
         values: (n, D) float32.
-        backbone: SHA-256 over the backbone's weights, its configuration and how its images are read and prepared.
+        backbone: SHA-256 over the backbone's weights, its configuration, and the reading and preparing of its images.
     """
 
     rows: np.ndarray
@@ -53,7 +54,7 @@ class Features:
     backbone: str
 
     def of(self, rows: np.ndarray) -> np.ndarray:
-        """(len(rows), D) float32 of these rows, all of which must be among its own."""
+        """(len(rows), D) float32 of these rows; each must be in `self.rows`."""
         order = np.argsort(self.rows)
         return self.values[order[np.searchsorted(self.rows, rows, sorter=order)]]
 
@@ -61,16 +62,16 @@ class Features:
 def compute_features(
     network: PreTrainedModel, settings: Settings, ledger: UnreadableLedger, source: ImageSource, rows: np.ndarray
 ) -> Features:
-    """What the network's head would be given for each of these rows, without augmentation and in evaluation mode.
+    """The inputs of the network's head for these rows, without augmentation and in evaluation mode.
 
-    The photos are read at the scale of evaluation, whatever training reads. The features are kept in the user's cache
-    folder, one file for each dataset and backbone; a row whose image has changed since is computed again.
+    Photos are read as for evaluation, whatever training reads. The user's cache folder keeps the features, in one file
+    per dataset and backbone; rows whose images have changed are computed again.
 
     Args:
-        network: a classifier; its weights and modes stay as they are.
-        settings: the size of images, how they are normalised, and where it is computed.
-        ledger: names the rows, and takes down those that cannot be read.
-        source: their images.
+        network: a classifier; its weights and modes do not change.
+        settings: the size and normalisation of images, and the device.
+        ledger: collects unreadable images; its table has the rows' ids.
+        source: the images.
         rows: (n,) int64 rows of the ledger's table.
 
     Raises:
@@ -85,18 +86,18 @@ def compute_features(
         known = _read_cache(path)
         current = np.array([row_id in known and known[row_id][0] == files[row_id] for row_id in ids], dtype=bool)
         if known:
-            _say_what_is_known(path, ids, known, current)
+            _log_cache_hits(path, ids, known, current)
         if not current.all():
             known = {row_id: entry for row_id, entry in known.items() if files.get(row_id, entry[0]) == entry[0]}
             try:
                 for row, values in _run_backbone(network, settings, ledger, source, rows[~current]):
                     row_id = str(ledger.table.ids[row])
                     known[row_id] = (files[row_id], values)
-            finally:  # what an interrupted computation has done is kept
+            finally:  # keeps the features of an interrupted computation
                 _write_cache(path, known)
     readable = np.array([row_id in known for row_id in ids], dtype=bool)
     if not readable.any():
-        raise DataError("None of the images could be read. Check data.root, or mend the images.")
+        raise DataError("None of the images could be read. Check data.root, or fix the images.")
     values = np.stack([known[row_id][1] for row_id in ledger.table.ids[rows[readable]].tolist()])
     return Features(rows[readable], values, identity)
 
@@ -105,18 +106,19 @@ def compute_features(
 def _run_backbone(
     backbone: PreTrainedModel, settings: Settings, ledger: UnreadableLedger, source: ImageSource, rows: np.ndarray
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Each readable row with its features (D,)."""
+    """Yields each readable row with its features (D,)."""
     started = time.monotonic()
-    home, device = next(backbone.parameters()).device, choose_device(settings.training.accelerator)
+    home = next(backbone.parameters()).device
+    device = choose_device("cpu" if settings.training.accelerator == "cpu" else "auto")
     statistics = image_statistics(settings.model)
     dataloader = settings.data.dataloader
     loader: DataLoader[dict[str, Any]] = DataLoader(
         RoadworkDataset(ledger.table, rows, ImageStore(source, settings.data.img_size)),  # type: ignore[arg-type]  # its items become dicts in collate
         batch_size=DEFAULT_BATCH_SIZE if dataloader.batch_size == "auto" else dataloader.fixed_batch_size,
         collate_fn=collate,
-        # On a CPU, processes that decode would take the cores from the backbone.
+        # On a CPU, decoding processes would take cores from the backbone.
         num_workers=dataloader.num_workers if dataloader.num_workers >= 0 else 0 if device.type == "cpu" else 8,
-        # Else it would draw from the global one, and a run would depend on whether its features were known.
+        # The default is the global generator: a run would then depend on whether its features were in the cache.
         generator=torch.Generator(),
     )
     backbone.to(device)
@@ -131,11 +133,6 @@ def _run_backbone(
     finally:
         backbone.to(home)
     logger.info("Computed the features of %d images in %.1f s.", len(rows), time.monotonic() - started)
-
-
-def choose_device(accelerator: str) -> torch.device:
-    found = torch.accelerator.current_accelerator(check_available=True)
-    return torch.device("cpu") if accelerator == "cpu" or found is None else found
 
 
 def _identify_backbone(backbone: PreTrainedModel, settings: Settings) -> str:
@@ -156,7 +153,7 @@ def _read_cache(path: Path) -> _Known:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             columns = (stored["ids"].tolist(), stored["files"].tolist(), stored["values"])
     except (OSError, ValueError, KeyError, BadZipFile) as error:
-        logger.warning("%s cannot be read (%s): the features are computed again.", path, error)
+        logger.warning("%s cannot be read (%s). The features are computed again.", path, error)
         return {}
     return {row_id: (file, values) for row_id, file, values in zip(*columns, strict=True)}
 
@@ -173,18 +170,18 @@ def _write_cache(path: Path, known: _Known) -> None:
         )
 
 
-def _say_what_is_known(path: Path, ids: list[str], known: _Known, current: np.ndarray) -> None:
+def _log_cache_hits(path: Path, ids: list[str], known: _Known, current: np.ndarray) -> None:
     n_changed = sum(row_id in known for row_id in ids) - int(current.sum())
     n_new = len(ids) - int(current.sum()) - n_changed
-    logger.info("%d of %d rows have their features in %s.", current.sum(), len(ids), path)
+    logger.info("%d of %d rows have features in %s.", current.sum(), len(ids), path)
     if n_changed or n_new:
-        logger.info("%d images have changed since and %d are new: their features are computed.", n_changed, n_new)
+        logger.info("%d images have changed since and %d are new. Their features are computed.", n_changed, n_new)
 
 
 class FeatureDataset(Dataset[dict[str, Tensor]]):
-    """Those rows of a split that have features.
+    """The rows of a split that have features.
 
-    It gives whole batches: `features` (B, D) float32, `label` and `index` (B,) int64, the rows of the whole table.
+    It returns whole batches: `features` (B, D) float32, `label` and `index` (B,) int64, the rows of the whole table.
     """
 
     def __init__(self, photos: RoadworkDataset, features: Features) -> None:
@@ -204,7 +201,7 @@ class FeatureDataset(Dataset[dict[str, Tensor]]):
 
 
 class FeatureDataModule(NATIXDataModule):
-    """Gives `train` and `val_select` as a fit of `photos` would, with the images' features in their place.
+    """Batches of `train` and `val_select` as in a fit of `photos`, with features in place of images.
 
     Args:
         photos: set up for a fit.
@@ -217,22 +214,25 @@ class FeatureDataModule(NATIXDataModule):
         self.backbone = features.backbone
         self.settings = photos.settings
         self.table = photos.table
-        self.train_sampler = photos.train_sampler
-        self.datasets = {split: FeatureDataset(photos.datasets[split], features) for split in FITTED_SPLITS}  # type: ignore[misc]  # it has what samplers and loaders read
+        self.datasets = {split: FeatureDataset(photos.datasets[split], features) for split in FITTED_SPLITS}  # type: ignore[misc]  # samplers and loaders need no more
+
+    @override
+    def setup(self, stage: str | None = None) -> None:
+        """Does nothing: the photos' module is set up."""
 
     @override
     def _get_test_gps_coords(self) -> np.ndarray:
-        points = self.photos._get_test_gps_coords()  # noqa: SLF001 -- a seam that users override
+        points = self.photos._get_test_gps_coords()  # noqa: SLF001 -- users override it
         self.target_source = self.photos.target_source
         return points
 
     @override
     def _loader(self, split: str, sampler: Sampler[int] | range) -> ResumableLoader:
         return ResumableLoader(
-            self.datasets[split],  # type: ignore[arg-type]  # it gives whole batches
+            self.datasets[split],  # type: ignore[arg-type]  # it returns whole batches
             batch_size=self.settings.data.dataloader.fixed_batch_size,
             sampler=sampler,
-            collate_fn=_as_it_is,
+            collate_fn=_identity,
         )
 
     @override
@@ -251,10 +251,10 @@ class FeatureDataModule(NATIXDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict["backbone"] != self.backbone:
             raise DataError(
-                "The run was begun on features of other backbone weights, or of images read in another way: those of "
-                "model.name, or roadwork itself, have changed since. Restore them, or train without --resume."
+                "The run started with features of other weights, or of images read in another way: the weights of "
+                "model.name or roadwork itself have changed since. Restore them, or train without --resume."
             )
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch

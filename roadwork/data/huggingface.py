@@ -24,7 +24,7 @@ class ArrowImages:
     """Images embedded in a dataset's image column, as structs of bytes and path."""
 
     def __init__(self, dataset: datasets.Dataset, column: str) -> None:
-        # Rows through the dataset, not through its Arrow table, which ignores a shuffle or selection.
+        # Reads rows through the dataset: its Arrow table ignores a shuffle or selection.
         self.rows = dataset.select_columns([column]).with_format("arrow")
 
     def read(self, row: int) -> bytes:
@@ -39,7 +39,7 @@ class ArrowImages:
         return ImageEnds(encoded[:N_END_BYTES].to_pybytes(), last.to_pybytes(), len(encoded))
 
     def _bytes_and_path(self, row: int) -> tuple[Any, Path]:
-        """A view of the encoded bytes (empty or None where they lie in a file), and that file."""
+        """A view of the encoded bytes (empty or None if they are in a file), and that file."""
         value = self.rows[row].column(0)[0]
         encoded = value["bytes"].as_buffer() if value.is_valid else None
         path = value["path"].as_py() if value.is_valid and "path" in value else None
@@ -49,20 +49,21 @@ class ArrowImages:
 
 
 def read_huggingface(
-    name: str, split: str, columns: Mapping[str, str], class_names: Mapping[str, int]
+    name: str, split: str, columns: Mapping[str, str], class_names: Mapping[str, int], *, key: str = "data"
 ) -> tuple[SampleTable, ArrowImages]:
-    """The table of a Hugging Face dataset, read without decoding an image, and its images.
+    """The table of a Hugging Face dataset, read without decoding images, and its images.
 
     Args:
-        name: hub name, `save_to_disk` folder, parquet file, glob of such, or folder with parquet files.
+        name: hub name, `save_to_disk` folder, parquet file, glob of parquet files, or folder with parquet files.
         split: the dataset's split to read.
         columns: overrides of the columns found by name.
         class_names: names of string or ClassLabel labels.
+        key: of the dataset's settings, for messages.
 
     Raises:
         DataError: the dataset cannot be loaded, or its columns cannot be used.
     """
-    dataset = _load(name, split)
+    dataset = _load(name, split, key)
     image = _image_column(dataset, name)
     undecoded = dataset
     if isinstance(dataset.features[image], datasets.Image):
@@ -71,29 +72,30 @@ def read_huggingface(
     frame = flat.remove_columns(f"{image}.bytes").to_pandas()
     if f"{image}.path" in frame:
         frame = frame.rename(columns={f"{image}.path": "image.path"})
-    found = find_columns([str(c) for c in frame.columns], columns)
+    found = find_columns([str(c) for c in frame.columns], columns, key=key)
     if isinstance(feature := flat.features.get(found.get("label", "")), datasets.ClassLabel):
-        frame[found["label"]] = _named_labels(feature, found["label"], frame[found["label"]], class_names)
-    return table_from_frame(frame, found, class_names, source=f"{name} [{split}]"), ArrowImages(dataset, image)
+        frame[found["label"]] = _named_labels(feature, found["label"], frame[found["label"]], class_names, key)
+    table = table_from_frame(frame, found, class_names, source=f"{name} [{split}]", key=key)
+    return table, ArrowImages(dataset, image)
 
 
 def read_huggingface_gps(name: str, split: str, columns: Mapping[str, str]) -> np.ndarray:
-    """(M, 2) latitude, longitude in degrees of a dataset's split, NaN where missing; only these columns are read.
+    """(M, 2) latitude, longitude in degrees of a dataset's split, NaN where missing; reads no other column.
 
     Args:
-        name: as of `read_huggingface`.
+        name: as for `read_huggingface`.
         split: the dataset's split to read; it needs no labels.
         columns: overrides of the columns found by name.
 
     Raises:
-        DataError: the split cannot be loaded, has no column of positions, or some that cannot be used.
+        DataError: the split cannot be loaded, or has no positions or unusable ones.
     """
-    if Path(name).is_file() or (Path(name) / "state.json").is_file():  # would be read whole, whatever the split
+    if Path(name).is_file() or (Path(name) / "state.json").is_file():  # these would be read whole, whatever the split
         raise DataError(
-            f"{name} holds one split only, so there is no {split!r} beside it. Name a hub dataset, a saved DatasetDict "
-            "or a folder of parquet files; or take the positions from a file of deployment points."
+            f"{name} holds one split only, so it has no {split!r} as well. Name a hub dataset, a saved DatasetDict "
+            "or a folder of parquet files, or give the positions in a file of deployment points."
         )
-    flat = _load(name, split).flatten()
+    flat = _load(name, split, "data").flatten()
     overrides = {field: column for field, column in columns.items() if field in _POSITION_FIELDS}
     found = find_columns(flat.column_names, overrides)
     present = {field: found[field] for field in _POSITION_FIELDS if field in found}
@@ -110,7 +112,7 @@ def read_huggingface_gps(name: str, split: str, columns: Mapping[str, str]) -> n
 
 
 def _image_column(dataset: datasets.Dataset, name: str) -> str:
-    """The one column of images: of the Image type, or structs of bytes and path as pandas writes them."""
+    """The image column: of the Image type, or structs of bytes and path as pandas writes them."""
     images = [
         column
         for column, feature in dataset.features.items()
@@ -121,39 +123,40 @@ def _image_column(dataset: datasets.Dataset, name: str) -> str:
     if len(images) != 1:
         raise DataError(
             f"{name} has {len(images)} image columns {images or ''} among {', '.join(dataset.features)}. "
-            "Needed: one of the datasets.Image type, or of structs of bytes and path; of several, one named image."
+            "Needed: one of the datasets.Image type, or of structs of bytes and path. "
+            "If there are several, name one of them image."
         )
     return str(images[0])
 
 
-def _load(name: str, split: str) -> datasets.Dataset:
+def _load(name: str, split: str, key: str) -> datasets.Dataset:
     try:
         if (Path(name) / "state.json").is_file():
             return datasets.load_from_disk(name)
         if (Path(name) / "dataset_dict.json").is_file():
-            return _one_split(datasets.load_from_disk(name), name, split)
+            return _one_split(datasets.load_from_disk(name), name, split, key)
         if Path(name).exists() or "*" in name:
-            files = _parquet_files(name, split)
+            files = _parquet_files(name, split, key)
             return datasets.load_dataset("parquet", data_files=files, split="train")
         return datasets.load_dataset(name, split=split)
     except DataError:
         raise
     except Exception as error:  # the hub, fsspec, pyarrow and datasets each raise their own
         raise DataError(
-            f"data.hub.name={name!r}, data.hub.split={split!r} cannot be loaded "
+            f"{key}.hub.name={name!r}, {key}.hub.split={split!r} cannot be loaded "
             f"({type(error).__name__}: {_first_line(error)}). "
             "Allowed: a hub dataset that this machine can reach, a save_to_disk folder, or parquet files."
         ) from error
 
 
-def _one_split(loaded: Mapping[str, Any], name: str, split: str) -> datasets.Dataset:
+def _one_split(loaded: Mapping[str, Any], name: str, split: str, key: str) -> datasets.Dataset:
     if split not in loaded:
-        raise DataError(f"{name} has no split {split!r}; it has {', '.join(loaded)}. Choose with data.hub.split=NAME.")
+        raise DataError(f"{name} has no split {split!r}; it has {', '.join(loaded)}. Choose with {key}.hub.split=NAME.")
     return loaded[split]
 
 
-def _parquet_files(name: str, split: str) -> list[str]:
-    """The files of a split: those with its name in theirs, as the hub writes them; for train, else all of them."""
+def _parquet_files(name: str, split: str, key: str) -> list[str]:
+    """The files whose names have the split's, as the hub writes them. For train, all files if none has it."""
     path = Path(name)
     if path.is_file():
         return [name]
@@ -165,8 +168,8 @@ def _parquet_files(name: str, split: str) -> list[str]:
         return [str(file) for file in chosen or files]
     has = f"its parquet files are {', '.join(f.name for f in files[:5])}" if files else "it has no parquet files"
     raise DataError(
-        f"data.hub.name={name!r} has no split {split!r}: {has}, and it was not written by save_to_disk. "
-        "Allowed: parquet files with the split in their names, or data.hub.split=train for all of them."
+        f"{key}.hub.name={name!r} has no split {split!r}: {has}, and it was not written by save_to_disk. "
+        f"Allowed: parquet files with the split in their names, or {key}.hub.split=train for all of them."
     )
 
 
@@ -175,14 +178,14 @@ def _first_line(error: Exception) -> str:
 
 
 def _named_labels(
-    feature: datasets.ClassLabel, column: str, values: pd.Series, class_names: Mapping[str, int]
+    feature: datasets.ClassLabel, column: str, values: pd.Series, class_names: Mapping[str, int], key: str
 ) -> list[str | None]:
-    """ClassLabel numbers follow the dataset's own order of names: go by the names, not the numbers."""
+    """The class names of ClassLabel numbers, which follow the dataset's own order of names."""
     unknown = [name for name in feature.names if name not in class_names and name not in ("0", "1")]
     if unknown:
         raise DataError(
-            f"The label column {column} has the classes {feature.names}; data.class_names knows {dict(class_names)}. "
-            f"Say which is 0 and which is 1, such as 'data.class_names={{{unknown[0]}: 0, ...}}'."
+            f"The label column {column} has the classes {feature.names}; {key}.class_names has {dict(class_names)}. "
+            f"Set which is 0 and which is 1, such as '{key}.class_names={{{unknown[0]}: 0, ...}}'."
         )
-    names = dict(enumerate(feature.names))  # -1, the library's mark of a missing label, is in it as little as null
+    names = dict(enumerate(feature.names))  # -1 marks a missing label, like null
     return [None if pd.isna(value) else names.get(int(value)) for value in values]

@@ -19,17 +19,17 @@ from torch.nn import functional
 
 from roadwork.models.processor import ImageStatistics
 
-# torch wants the pixels in an array of its own. Above so many of them, Pillow resizes in place: only a PNG or a WebP is
-# so large here, and two more copies of it, in each worker, may not fit.
+# torch needs a copy of the pixels. Above this number Pillow resizes instead: only a PNG or WebP is so large here, and
+# two more copies of it in each worker may not fit in memory.
 MAX_COPIED_PIXELS = 32_000_000
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 200_000_000
 MAX_JPEG_SIDE = 65_000
 
-# Counts up whenever the same bytes give other pixels, so that nothing made by an older reader is taken for new.
+# Increases whenever the same bytes give other pixels, so that copies and features of an older reader are not used.
 READER_VERSION = 1
 
-# A JPEG is decoded at the smallest of 1/1, 1/2, 1/4 and 1/8 that is still this many times the size that is wanted.
+# A JPEG is decoded at the smallest of 1/1, 1/2, 1/4 and 1/8 that is at least this many times the wanted size.
 TRAINING_SCALE = 1
 EVALUATION_SCALE = 2
 N_END_BYTES = 16
@@ -48,10 +48,10 @@ UNREADABLE = "unreadable"
 
 
 def resize_antialiased(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
-    """(height, width, 3) uint8 of an RGB picture, bicubic; `size` is the width and height in pixels.
+    """(height, width, 3) uint8 of an RGB image, bicubic; `size` is width and height in pixels.
 
-    torch's is Pillow's algorithm in whole numbers, so that a processor's vector units change nothing. The two differ by
-    1 of 255 in a few pixels.
+    torch implements Pillow's algorithm in integers, so the result is the same on every CPU. The two differ by 1 of 255
+    in a few pixels.
     """
     if image.size == size or image.width * image.height > MAX_COPIED_PIXELS:
         return np.asarray(image.resize(size, Image.Resampling.BICUBIC))
@@ -60,7 +60,7 @@ def resize_antialiased(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
     return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
 
 
-# Pillow's own guard refuses below our limit, and so a 200-megapixel phone's photos.
+# Pillow's default limit would refuse the photos of a 200-megapixel phone.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
 
@@ -68,19 +68,19 @@ Size = tuple[int, int]  # width, height
 
 
 class UnreadableImageError(Exception):
-    """One image cannot be read; the caller decides whether the run can go on without it."""
+    """An image cannot be read; the caller decides whether to continue without it."""
 
 
 @dataclass(frozen=True)
 class UnreadableImage:
-    """Takes the place of an image that cannot be read; `collate` drops it from the batch and reports it."""
+    """Placeholder for an image that cannot be read; `collate` drops it from the batch and reports it."""
 
     row: int
     reason: str
 
 
 class ImageEnds(NamedTuple):
-    """What shows cheaply whether an encoded image is whole: its first and last 16 bytes, and its size."""
+    """The first and last 16 bytes and the size of an encoded image, which show whether it is complete."""
 
     first: bytes
     last: bytes
@@ -88,9 +88,9 @@ class ImageEnds(NamedTuple):
 
 
 class ImageSource(Protocol):
-    """Where the encoded images of a table lie, by row.
+    """The encoded images of a table, by row.
 
-    Both methods raise `UnreadableImageError` where the image is missing.
+    Both methods raise `UnreadableImageError` if the image is missing.
     """
 
     def read(self, row: int) -> bytes:
@@ -98,7 +98,7 @@ class ImageSource(Protocol):
         ...
 
     def read_ends(self, row: int) -> ImageEnds:
-        """Its first and last bytes, without reading the others."""
+        """The first and last bytes and the size, without reading the rest."""
         ...
 
 
@@ -126,50 +126,50 @@ class FileImages:
 
 
 def decode_image(data: bytes, size: int, scale: int = EVALUATION_SCALE) -> np.ndarray:
-    """(size, size, 3) uint8 RGB: the whole picture, resized with antialiasing and turned upright by its EXIF.
+    """(size, size, 3) uint8 RGB: the whole image, resized with antialiasing and rotated upright by its EXIF data.
 
     Args:
         data: an encoded JPEG, PNG or WebP.
         size: in pixels.
-        scale: `EVALUATION_SCALE` wherever a decision depends on it; `TRAINING_SCALE` is quicker and a little coarser.
+        scale: `EVALUATION_SCALE` for validation and prediction; `TRAINING_SCALE` is faster and slightly coarser.
 
     Raises:
-        UnreadableImageError: not a JPEG, PNG or WebP, damaged, or above 200 million pixels. A JPEG whose damaged bytes
-            still decode to some picture is not noticed: the format has no checksum.
+        UnreadableImageError: not a JPEG, PNG or WebP, damaged, or above 200 million pixels. A damaged JPEG that still
+            decodes is not detected: the format has no checksum.
     """
     return _decode(data, lambda _: (size, size), scale)
 
 
 def decode_short_side(data: bytes, short_side: int) -> np.ndarray:
-    """(H, W, 3) uint8 RGB: the whole picture upright, its shorter side `short_side` pixels, its aspect kept.
+    """(H, W, 3) uint8 RGB: the whole image upright, with a shorter side of `short_side` pixels and the same aspect.
 
-    A smaller picture keeps its size.
+    A smaller image keeps its size.
 
     Args:
-        data: as of `decode_image`, which gives nearly the same pixels from the result as from `data`.
+        data: as for `decode_image`, which gives nearly the same pixels from the result as from `data`.
         short_side: in pixels.
 
     Raises:
-        UnreadableImageError: as of `decode_image`.
+        UnreadableImageError: as for `decode_image`.
     """
     return _decode(data, lambda stored: _fit_short_side(stored, short_side), EVALUATION_SCALE)
 
 
 def _fit_short_side(stored: Size, short_side: int) -> Size:
     shrink = min(1.0, short_side / min(stored))
-    # The limit is JPEG's own: a strip that is longer yet is squashed.
+    # A side above JPEG's limit is squashed.
     width, height = (min(MAX_JPEG_SIDE, max(1, round(side * shrink))) for side in stored)
     return width, height
 
 
 def _decode(data: bytes, choose_size: Callable[[Size], Size], scale: int) -> np.ndarray:
-    """`choose_size` gives the width and height that are wanted from those that are stored, before any turning."""
+    """`choose_size` maps the stored width and height to the wanted ones, before any rotation."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_pixels(image)
             width, height = choose_size(image.size)
             image.draft("RGB", (scale * width, scale * height))
-            image.decodermaxblock = max(1, len(data))  # all at once: the decoder is not stopped and started on the way
+            image.decodermaxblock = max(1, len(data))  # decodes in one pass
             resized = resize_antialiased(_to_rgb(image), (width, height))
             turn = _UPRIGHT.get(_orientation(image))
             return resized if turn is None else np.asarray(Image.fromarray(resized).transpose(turn))
@@ -180,9 +180,9 @@ def _decode(data: bytes, choose_size: Callable[[Size], Size], scale: int) -> np.
 
 
 def quick_check(source: ImageSource, row: int) -> str | None:
-    """Why an image cannot be read, found without decoding it where its ends are those of a whole file; else None.
+    """The reason that an image cannot be read, or None. Decodes only files whose ends look incomplete.
 
-    Only a real decode says that an image is broken: photos of phones end with data of their own after the end marker.
+    Such files may still be fine: phones append their own data after the end marker.
     """
     try:
         if not _has_whole_ends(source.read_ends(row)):
@@ -205,7 +205,7 @@ def _has_whole_ends(ends: ImageEnds) -> bool:
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # noqa: BLE001  (a damaged header raises nearly anything, and the picture is still good)
+    except Exception:  # noqa: BLE001  (a damaged header raises nearly anything, and the image is still readable)
         return 1
 
 
@@ -231,14 +231,14 @@ def _reason(error: Exception) -> str:
 
 
 class StackedImages:
-    """Images of several sources, one after the other."""
+    """The images of several sources, concatenated."""
 
     def __init__(self, parts: Sequence[ImageSource], sizes: Sequence[int]) -> None:
         self.parts = parts
         self.ends = np.cumsum(sizes)
 
     def find(self, row: int) -> tuple[ImageSource, int]:
-        """The source that has a row, and the row's number there."""
+        """The source of a row, and its row number there."""
         part = int(np.searchsorted(self.ends, row, side="right"))
         return self.parts[part], int(row) - (int(self.ends[part - 1]) if part else 0)
 
@@ -252,7 +252,7 @@ class StackedImages:
 
 
 def stack_images(parts: Sequence[ImageSource], sizes: Sequence[int]) -> ImageSource:
-    """One source with the images of all `parts`, of which each has so many rows; files stay files."""
+    """One source of the images of all `parts`, which have `sizes` rows; stays `FileImages` if all parts are files."""
     files = [part for part in parts if isinstance(part, FileImages)]
     if len(files) == len(parts):
         return FileImages(list(chain.from_iterable(part.paths for part in files)))
@@ -260,7 +260,7 @@ def stack_images(parts: Sequence[ImageSource], sizes: Sequence[int]) -> ImageSou
 
 
 def identify_image(source: ImageSource, row: int) -> str:
-    """Text that changes when the image does: a file's size and time of change, else its length and both its ends."""
+    """A cheap fingerprint of an image: size and modification time of a file, else length, first and last bytes."""
     if isinstance(source, StackedImages):
         return identify_image(*source.find(row))
     try:
@@ -274,35 +274,35 @@ def identify_image(source: ImageSource, row: int) -> str:
 
 
 def read_pixels(data: bytes, size: int) -> Tensor:
-    """(3, size, size) uint8 RGB of an encoded JPEG, PNG or WebP: the whole picture, upright.
+    """(3, size, size) uint8 RGB of an encoded JPEG, PNG or WebP: the whole image, upright.
 
     Raises:
-        UnreadableImageError: as `decode_image`.
+        UnreadableImageError: as for `decode_image`.
     """
     pixels = decode_image(data, size, EVALUATION_SCALE)
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
 def to_network_input(images: Tensor, statistics: ImageStatistics) -> Tensor:
-    """What a network takes, float32 of the same shape, for images (B, 3, S, S) uint8."""
+    """The network input, float32 of the same shape, of images (B, 3, S, S) uint8."""
     return normalise(to_unit_range(images), statistics)
 
 
 def to_unit_range(images: Tensor) -> Tensor:
-    """Images in [0, 1], float32, for uint8 ones: what augmentation works on."""
+    """uint8 images as float32 in [0, 1], the input of augmentation."""
     return images.float().div_(255)
 
 
 def normalise(images: Tensor, statistics: ImageStatistics) -> Tensor:
-    """Images (B, 3, S, S) in [0, 1] as the network was trained to see them: less its mean, by its deviation."""
+    """Images (B, 3, S, S) in [0, 1], less the mean and divided by the standard deviation of the network's training."""
     mean, std = _on_device(statistics, images.device, images.dtype)
     return (images - mean) / std
 
 
 @lru_cache
 def _on_device(statistics: ImageStatistics, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Mean and deviation (1, 3, 1, 1), made once: a copy to a GPU at each step would wait for all queued before it."""
-    with torch.inference_mode(mode=False):  # they outlive a prediction, and training may need them next
+    """Mean and standard deviation (1, 3, 1, 1), cached: a copy to the GPU in each step would wait for its queue."""
+    with torch.inference_mode(mode=False):  # cached for training too, which refuses inference tensors
         mean, std = (
             torch.tensor(values, device=device, dtype=dtype).view(1, 3, 1, 1)
             for values in (statistics.mean, statistics.std)

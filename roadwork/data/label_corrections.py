@@ -1,4 +1,4 @@
-"""A person's answers to the label audit, read back from its csv."""
+"""Applies the label corrections that a person wrote into the csv of the label audit."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from roadwork.core.errors import DataError
 from roadwork.data.columns import label_of
 from roadwork.data.table import Corrections, SampleTable
 
-# What a person writes where neither label fits, such as for a picture that shows nothing.
+# The correction for an image that fits neither label.
 DROP = "drop"
 _COLUMNS = ("id", "label", "corrected_label")
 _SHOWN = 5
 
 
 def apply_label_corrections(table: SampleTable, path: Path, class_names: Mapping[str, int]) -> SampleTable:
-    """The table with the labels that a person has corrected, and the rows that they dropped marked.
+    """The table with corrected labels and dropped rows.
 
-    The file is `label_audit.csv` of `roadwork experiment cv`, filled in on the audit's page or in a spreadsheet. Rows
-    whose `corrected_label` is empty change nothing; 0, 1 or a class name is the row's label; `drop` leaves it out of
-    every split.
+    The file is `label_audit.csv` of `roadwork experiment cv`, filled in on the audit's page or in a spreadsheet. An
+    empty `corrected_label` changes nothing; 0, 1 or a class name replaces the label; `drop` excludes the row from every
+    split.
 
     Args:
         table: the dataset as it was audited.
         path: the edited file.
-        class_names: names that labels may have.
+        class_names: class names to 0 and 1.
 
     Returns:
-        The new table, row-aligned with the old one, whose splits still fit it.
+        The new table, row-aligned with the old one. Existing splits still fit it.
 
     Raises:
-        DataError: the file cannot be read; a value is none of these; an id is not the table's, or occurs twice; or the
-            table's label is not the one that was audited.
+        DataError: the file cannot be read, has an unknown value, an unknown or repeated id, or a label that the table
+            no longer has.
     """
     answers = _read_answers(path)
     unknown = answers[~answers["id"].isin(table.ids)]
@@ -47,15 +47,15 @@ def apply_label_corrections(table: SampleTable, path: Path, class_names: Mapping
         )
     repeated = answers[answers["id"].duplicated(keep=False)]
     if len(repeated):
-        raise DataError(f"{path} corrects rows more than once: {_show(repeated, 'id')}. Keep one line for each.")
+        raise DataError(f"{path} corrects rows more than once: {_show(repeated, 'id')}. Keep one line per row.")
     rows = pd.Series(np.arange(len(table)), index=table.ids)[answers["id"]].to_numpy()
     answers["now"] = table.labels[rows]
     audited = np.array([label_of(value, class_names) for value in answers["label"]])
     changed = answers[audited != table.labels[rows]]
     if len(changed):
         raise DataError(
-            f"{path} was made from other labels: {_show(changed, 'id', 'label', 'now')}. "
-            "Clear corrected_label where the data has been mended since, or run `roadwork experiment cv` again."
+            f"{path} was made with other labels: {_show(changed, 'id', 'label', 'now')}. "
+            "Clear corrected_label in rows that were fixed in the data since, or run `roadwork experiment cv` again."
         )
     is_dropped = (answers["corrected_label"].str.lower() == DROP).to_numpy()
     labels = table.labels.copy()
@@ -68,10 +68,10 @@ def apply_label_corrections(table: SampleTable, path: Path, class_names: Mapping
 
 
 def is_filled_in(path: Path) -> bool:
-    """Whether a person has worked on the file, so that it may not be overwritten."""
+    """Whether the file has corrections, and so must not be overwritten."""
     try:
         return path.is_file() and len(_read_answers(path)) > 0
-    except DataError:  # whatever it has become, it is not as it was written
+    except DataError:  # changed since it was written
         return True
 
 
@@ -80,16 +80,16 @@ def _read_answers(path: Path) -> pd.DataFrame:
     try:
         with path.open(encoding="utf-8-sig") as file:  # spreadsheets write a byte order mark
             header = file.readline()
-        separator = next((s for s in (";", "\t") if s in header), ",")  # ours names no column with either
+        separator = next((s for s in (";", "\t") if s in header), ",")  # label_audit.csv has neither in a column name
         frame = pd.read_csv(path, sep=separator, encoding="utf-8-sig", dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise DataError(
             f"data.label_corrections is {path}, which cannot be read: {error}. "
             "Name the label_audit.csv that you have filled in; a spreadsheet saves it as 'CSV UTF-8'."
         ) from error
-    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes surplus first fields for row names
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas reads surplus first fields as row names
         raise DataError(
-            f"{path} has rows with more fields than the {frame.shape[1]} columns that its first line names. "
+            f"{path} has rows with more fields than the {frame.shape[1]} columns of its header. "
             f"Needed: {', '.join(_COLUMNS)}, as in label_audit.csv; remove the surplus fields."
         )
     frame.columns = frame.columns.str.strip().str.lower()
@@ -105,19 +105,19 @@ def _read_answers(path: Path) -> pd.DataFrame:
 
 
 def _parse(answers: pd.DataFrame, class_names: Mapping[str, int], path: Path) -> np.ndarray:
-    """(A,) int64 labels of the answers that are not `drop`."""
+    """(A,) int64 labels of answers other than `drop`."""
     labels = [label_of(value, class_names) for value in answers["corrected_label"]]
     wrong = answers[[label is None for label in labels]]
     if len(wrong):
         raise DataError(
-            f"{path}: corrected_label is no label in {len(wrong)} rows: {_show(wrong, 'id', 'corrected_label')}. "
-            f"Allowed: 0, 1, {', '.join(class_names)}, {DROP} (removes the row), or nothing."
+            f"{path}: corrected_label is not a label in {len(wrong)} rows: {_show(wrong, 'id', 'corrected_label')}. "
+            f"Allowed: 0, 1, {', '.join(class_names)}, {DROP} (removes the row), or empty."
         )
     return np.array(labels, dtype=np.int64)
 
 
 def _show(rows: pd.DataFrame, *columns: str) -> str:
-    """The first rows with their line in the file and these columns."""
+    """The first rows, with line number and these columns, for a message."""
     shown = [
         f"line {row['line']} ({', '.join(f'{name} {row[name]!r}' for name in columns)})"
         for row in rows.head(_SHOWN).to_dict("records")

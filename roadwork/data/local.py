@@ -1,4 +1,4 @@
-"""The local mode: a folder of images with a labels file, or with one folder a class."""
+"""Reads a folder of images with a labels file, or with one folder per class."""
 
 from __future__ import annotations
 
@@ -25,41 +25,41 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def read_local(
-    root: Path, columns: Mapping[str, str], class_names: Mapping[str, int]
+    root: Path, columns: Mapping[str, str], class_names: Mapping[str, int], *, key: str = "data"
 ) -> tuple[SampleTable, FileImages]:
-    """The table of a folder, and its images.
+    """The table and the images of a folder.
 
     Args:
-        root: the folder, with `labels.csv`, `.json`, `.jsonl` or `.parquet`, or with one folder a class.
+        root: the folder, with `labels.csv`, `.json`, `.jsonl` or `.parquet`, or with one folder per class.
         columns: overrides of the columns found by name.
         class_names: names of class folders and string labels.
+        key: of the dataset's settings, for messages.
 
     Raises:
         DataError: no folder, no or several labels files, unusable labels or positions.
     """
     if not root.is_dir():
         raise DataError(
-            f"data.root is {root}, which is not a folder. "
-            "Name your dataset's folder with data.root=DIR or ROADWORK_DATA, "
+            f"{key}.root is {root}, which is not a folder. "
+            f"Name your dataset's folder with {key}.root=DIR or ROADWORK_DATA, "
             "or make a demo dataset with `roadwork demo-data DIR`."
         )
     present = [root / name for name in LABELS_FILES if (root / name).is_file()]
     if len(present) > 1:
         raise DataError(
-            f"{root} has {' and '.join(p.name for p in present)}. "
-            "Keep one labels file, so that it is clear which counts."
+            f"{root} has {' and '.join(p.name for p in present)}. Keep one labels file and remove the others."
         )
     if present:
         frame, source = read_labels_file(present[0]), str(present[0])
     else:
-        frame, source = _frame_of_class_folders(root, class_names), f"{root} (one folder a class)"
-    found = find_columns([str(c) for c in frame.columns], columns)
+        frame, source = _frame_of_class_folders(root, class_names, key), f"{root} (one folder per class)"
+    found = find_columns([str(c) for c in frame.columns], columns, key=key)
     if "filename" not in found:
         raise DataError(
             f"{source} has no filename column; it has {', '.join(map(str, frame.columns))}. "
-            "Name yours with data.columns.filename=NAME."
+            f"Name yours with {key}.columns.filename=NAME."
         )
-    table = table_from_frame(frame, found, class_names, source=source)
+    table = table_from_frame(frame, found, class_names, source=source, key=key)
     _check_no_repeats(table.filenames, source)
     paths = _resolve(root, table.filenames)
     if not {"latitude", "longitude", "gps"} & set(found):
@@ -68,7 +68,7 @@ def read_local(
 
 
 def read_labels_file(path: Path) -> pd.DataFrame:
-    """The rows of a labels file; strings stay strings (a class named "None" is no missing value).
+    """The rows of a labels file; strings stay strings (a class named "None" is not a missing value).
 
     Raises:
         DataError: the file cannot be parsed.
@@ -86,9 +86,9 @@ def read_labels_file(path: Path) -> pd.DataFrame:
                 return pd.read_parquet(path)
     except (ValueError, OSError) as error:
         raise DataError(
-            f"{path} cannot be read as {path.suffix[1:]}: {error}. Needed: one row an image, with filename and label."
+            f"{path} cannot be read as {path.suffix[1:]}: {error}. Needed: one row per image, with filename and label."
         ) from error
-    raise DataError(f"{path} is no labels file. Allowed: {', '.join(LABELS_FILES)}.")
+    raise DataError(f"{path} is not a labels file. Allowed: {', '.join(LABELS_FILES)}.")
 
 
 def _json_line(number: int, line: str) -> Any:
@@ -99,19 +99,19 @@ def _json_line(number: int, line: str) -> Any:
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
-    """Numbers become numbers, but for codes such as 007; only an empty field is missing."""
+    """Parses numbers, except codes such as 007; only empty fields are missing."""
     # utf-8-sig: spreadsheets write a byte order mark, which would hide the first column's name
     with path.open(encoding="utf-8-sig") as file:
         header = file.readline()
     separator = next((s for s in (",", ";", "\t") if s in header), ",")
     names = next(csv.reader([header], delimiter=separator), [])
     if repeated := sorted({name for name in names if names.count(name) > 1}):  # pandas would rename the second
-        raise ValueError(f"its first line names {', '.join(map(repr, repeated))} more than once")
+        raise ValueError(f"its header has {', '.join(map(repr, repeated))} more than once")
     options: dict[str, Any] = {"sep": separator, "encoding": "utf-8-sig", "keep_default_na": False, "na_values": [""]}
     text = pd.read_csv(path, dtype=str, **options)
-    shifted = not isinstance(text.index, pd.RangeIndex)  # pandas takes surplus first fields for row names
+    shifted = not isinstance(text.index, pd.RangeIndex)  # pandas reads surplus first fields as row names
     if shifted:
-        raise ValueError(f"its rows have more fields than the {text.shape[1]} columns that its first line names")
+        raise ValueError(f"its rows have more fields than the {text.shape[1]} columns of its header")
     codes = [column for column in text if text[column].astype(str).str.match(r"0\d").any()]
     frame: pd.DataFrame = pd.read_csv(path, dtype=dict.fromkeys(codes, str), low_memory=False, **options)
     return frame
@@ -119,11 +119,11 @@ def _read_csv(path: Path) -> pd.DataFrame:
 
 def _frame_of_objects(rows: Any) -> pd.DataFrame:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"it holds no list of objects, but {str(rows)[:60]}")
+        raise ValueError(f"it is not a list of objects, but {str(rows)[:60]}")
     return pd.DataFrame(rows)
 
 
-def _frame_of_class_folders(root: Path, class_names: Mapping[str, int]) -> pd.DataFrame:
+def _frame_of_class_folders(root: Path, class_names: Mapping[str, int], key: str) -> pd.DataFrame:
     folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     rows = [
         (file.relative_to(root).as_posix(), folder.name)
@@ -133,34 +133,33 @@ def _frame_of_class_folders(root: Path, class_names: Mapping[str, int]) -> pd.Da
     ]
     unknown = sorted({label for _, label in rows} - set(class_names))
     if not rows or unknown:
-        what = f"the folders {', '.join(unknown)} are no class" if rows else "no class folder with images"
+        what = f"the folders {', '.join(unknown)} are not classes" if rows else "no class folder with images"
         raise DataError(
             f"{root} has no labels file ({', '.join(LABELS_FILES)}), and {what}. Allowed: a labels file with filename "
-            f"and label, or folders named {' and '.join(class_names)} (other names: data.class_names) "
+            f"and label, or folders named {' and '.join(class_names)} (other names: {key}.class_names) "
             f"with {', '.join(IMAGE_SUFFIXES)} files."
         )
     return pd.DataFrame(rows, columns=["filename", "label"])
 
 
 def _check_no_repeats(filenames: np.ndarray, source: str) -> None:
-    """A photo with two rows could be trained on and tested with."""
+    """Refuses a photo with two rows, which could be in both train and test."""
     names, counts = np.unique(filenames.astype(str), return_counts=True)
     repeated = names[counts > 1]
     if len(repeated):
         raise DataError(
-            f"{source} names {len(repeated)} photos more than once: {', '.join(repeated[:5])}. "
-            "A photo has one row and one label; remove the others."
+            f"{source} names {len(repeated)} photos more than once: {', '.join(repeated[:5])}. Keep one row per photo."
         )
 
 
 def _resolve(root: Path, filenames: np.ndarray) -> list[Path]:
-    """Paths of the images, below the root or its `images` folder; a missing one is found out by the image check."""
+    """Paths of the images, below the root or its `images` folder. Missing files are left to the image check."""
     has_images_folder = (root / "images").is_dir()
     resolved = []
     for row, name in enumerate(filenames):
         if not name:
             raise DataError(f"Row {row} of {root}'s labels file has no file name. Fill it in, or remove the row.")
-        # By the name alone: a link that the user put into the folder may lead anywhere.
+        # Checks the name only: a link that the user made may lead anywhere.
         if not Path(name).is_absolute() and os.path.normpath(name).startswith(".."):
             raise DataError(f"The file name {name!r} leads out of {root}. Use names below it, or absolute paths.")
         path = root / name

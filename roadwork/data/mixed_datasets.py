@@ -1,9 +1,8 @@
-"""Further datasets that training mixes with the main one."""
+"""Further datasets (`data.extra`) that training mixes with the main one."""
 
 from __future__ import annotations
 
 import logging
-import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,24 +22,24 @@ from roadwork.settings import ORIGINS, DataSettings, ExtraDatasetSettings
 logger = logging.getLogger(__name__)
 
 
-# The columns of `SampleTable.slices` that say where a row comes from.
+# The columns of `SampleTable.slices` with a row's origin (real or generated) and its dataset's name.
 ORIGIN, SOURCE = "origin", "source"
 _SHOWN = 5
 
 
 def add_extra(data: DataSettings, table: SampleTable, source: ImageSource) -> tuple[SampleTable, ImageSource]:
-    """The main dataset's rows, then those of each of `data.extra`, and the images of all.
+    """The rows of the main dataset, then of each of `data.extra`, and the images of all.
 
-    The slices gain the columns `origin` (`real` or `generated`) and `source` (a dataset's name). A main dataset that is
-    real and has nothing mixed in is given back as it is.
+    The slices gain the columns `origin` (`real` or `generated`) and `source` (a dataset's name). A real main dataset
+    without mixed datasets is returned unchanged.
 
     Args:
-        data: names the datasets.
-        table: of the main one.
-        source: of its images.
+        data: the settings.
+        table: of the main dataset.
+        source: the images of the main dataset.
 
     Raises:
-        ConfigError: a name that would give two rows one id.
+        ConfigError: a dataset's name would give two rows the same id.
         DataError: one of the datasets cannot be used.
     """
     if not data.extra and data.origin == ORIGINS[0]:
@@ -73,7 +72,7 @@ def add_extra(data: DataSettings, table: SampleTable, source: ImageSource) -> tu
 
 
 def find_mixture(data: DataSettings, table: SampleTable, rows: np.ndarray) -> Mixture | None:
-    """How training draws from the datasets of these (n,) rows; None where no share or weight is asked for."""
+    """The datasets of these (n,) rows with their shares and weights; None if the settings have no share or weight."""
     if all(extra.share is None and extra.weight == 1 for extra in data.extra):
         return None
     names = [data.dataset_name, *(extra.dataset_name for extra in data.extra)]
@@ -86,7 +85,7 @@ def find_mixture(data: DataSettings, table: SampleTable, rows: np.ndarray) -> Mi
 
 
 def _read(extra: ExtraDatasetSettings, key: str, main_names: Mapping[str, int]) -> tuple[SampleTable, ImageSource]:
-    """The table and images of a dataset; errors name its own keys.
+    """The table and the images of a dataset; errors name its own keys.
 
     Raises:
         DataError: it cannot be used.
@@ -96,26 +95,25 @@ def _read(extra: ExtraDatasetSettings, key: str, main_names: Mapping[str, int]) 
         raise DataError(f"{key}.root is {extra.root}, which is not a folder. Name the dataset's folder there.")
     try:
         if extra.root is not None:
-            return read_local(Path(extra.root), extra.columns, names)
+            return read_local(Path(extra.root), extra.columns, names, key=key)
         if extra.hub is None:  # refused by the settings
-            raise ConfigError(f"{key} has neither root nor hub.")
-        return read_huggingface(extra.hub.name, extra.hub.split, extra.columns, names)
+            raise ConfigError(f"{key} has neither root nor hub. Set one of them.")
+        return read_huggingface(extra.hub.name, extra.hub.split, extra.columns, names, key=key)
     except DataError as error:
-        message = re.sub(r"\bdata\.(columns|class_names|hub|root)\b", rf"{key}.\1", str(error))
-        raise DataError(f"{key} ({extra.dataset_name}): {message}") from error
+        raise DataError(f"{key} ({extra.dataset_name}): {error}") from error
 
 
 def _check_prefix(name: str, main_ids: np.ndarray) -> None:
     taken = next((row_id for row_id in main_ids if str(row_id).startswith(f"{name}/")), None)
     if taken is not None:
         raise ConfigError(
-            f"data.extra has a dataset of the name {name!r}, whose ids would begin with {name + '/'!r}, as {taken!r} "
-            "of the main dataset does. Give it another `name`."
+            f"data.extra has a dataset named {name!r}, whose ids would start with {name + '/'!r}, like {taken!r} "
+            "of the main dataset. Give it another `name`."
         )
 
 
 def _prefixed(table: SampleTable, name: str) -> SampleTable:
-    """The table with its dataset's name before ids, file names and sequences."""
+    """The table with the dataset's name as a prefix of ids, file names and sequences."""
 
     def prefix(values: np.ndarray) -> np.ndarray:
         return np.array([f"{name}/{value}" if value else "" for value in values], dtype=object)
@@ -129,32 +127,32 @@ def _prefixed(table: SampleTable, name: str) -> SampleTable:
 
 
 def _with_origin(table: SampleTable, name: str, origin: str) -> SampleTable:
-    """The table with its `origin` and `source`; a dataset's own columns of these names are kept under another.
+    """The table with the columns `origin` and `source`; the dataset's own columns of these names are renamed.
 
     Raises:
-        DataError: its own column `origin` holds the words for some rows and something else for others.
+        DataError: the dataset's own column `origin` has unknown values beside `real` and `generated`.
     """
     slices = table.slices
     origins = np.full(len(table), origin, dtype=object)
     if ORIGIN in slices:
         own = np.array([text.lower() for text in column_text(slices[ORIGIN])], dtype=object)
-        is_said = np.isin(own, ORIGINS)
-        if is_said.any():
-            _check_origins(table, own, is_said, name)
-            origins[is_said] = own[is_said]
+        is_known = np.isin(own, ORIGINS)
+        if is_known.any():
+            _check_origins(table, own, is_known, name)
+            origins[is_known] = own[is_known]
             slices = slices.drop(columns=ORIGIN)
     new = pd.DataFrame({ORIGIN: origins, SOURCE: np.full(len(table), name, dtype=object)})
     kept = slices.rename(columns={taken: _free_name(taken, slices) for taken in (ORIGIN, SOURCE) if taken in slices})
     return replace(table, slices=pd.concat([new, kept], axis=1))
 
 
-def _check_origins(table: SampleTable, own: np.ndarray, is_said: np.ndarray, name: str) -> None:
-    wrong = np.flatnonzero(~is_said & (own != ""))
+def _check_origins(table: SampleTable, own: np.ndarray, is_known: np.ndarray, name: str) -> None:
+    wrong = np.flatnonzero(~is_known & (own != ""))
     if len(wrong):
         shown = "; ".join(f"{table.ids[row]}: {own[row]!r}" for row in wrong[:_SHOWN])
         raise DataError(
-            f"{name}: the column `origin` says {' or '.join(ORIGINS)} for some rows, and something else for "
-            f"{len(wrong):,}, first {shown}. Allowed: {', '.join(ORIGINS)}, or empty for what the configuration says."
+            f"{name}: the column `origin` is {' or '.join(ORIGINS)} in some rows, and something else in "
+            f"{len(wrong):,}, first {shown}. Allowed: {', '.join(ORIGINS)}, or empty for the configured origin."
         )
 
 
@@ -165,11 +163,11 @@ def _free_name(name: str, frame: pd.DataFrame) -> str:
 
 
 def _stack(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    """The rows of all frames; a column that a dataset lacks is empty in its rows."""
+    """The rows of all frames; a column that a frame lacks is empty in its rows."""
     columns = dict.fromkeys(column for frame in frames for column in frame)
     stacked = {}
     for column in columns:
-        # By way of objects, so that what one dataset lacks does not depend on what pandas makes of empty columns.
+        # As objects, so that the result does not depend on the type that pandas gives empty columns.
         parts = [frame[column].astype(object) if column in frame else [None] * len(frame) for frame in frames]
         stacked[column] = pd.Series(np.concatenate([np.asarray(part, dtype=object) for part in parts])).infer_objects()
     return pd.DataFrame(stacked)
@@ -178,19 +176,19 @@ def _stack(frames: list[pd.DataFrame]) -> pd.DataFrame:
 def _note(extra: ExtraDatasetSettings, table: SampleTable) -> str:
     generated = int((table.slices[ORIGIN] == ORIGINS[1]).sum())
     drawn = f"{extra.share:.0%} of the training draws" if extra.share is not None else f"weight {extra.weight:g}"
-    where = "trained on only" if extra.is_train_only else "split with the main dataset's rows"
+    where = "used for training only" if extra.is_train_only else "split with the main dataset's rows"
     return f"Mixed in: {extra.dataset_name}, {generated:,} of its rows generated, {drawn}, {where}. {table.notes[0]}"
 
 
 def pairs_with_originals(data: DataSettings, table: SampleTable) -> np.ndarray:
-    """(P, 2) int64 row pairs: pictures of `data.extra` with the photo that `generated_from` says they were made from.
+    """(P, 2) int64 row pairs: generated images and the photos that they were made from (`generated_from`).
 
-    An original is named by its id, its file name, or the last part of that; where several rows have the name, all of
-    them count. Pictures made from one photo that is not in the data are paired with each other.
+    An original is named by its id, its file name, or the last part of that; all rows with the name count. Images made
+    from the same photo are paired with each other if the photo is not in the data.
 
     Raises:
         ConfigError: a dataset has no such column.
-        DataError: no picture of it has an original in the data.
+        DataError: no image of a dataset has its original in the data.
     """
     named = [extra for extra in data.extra if extra.generated_from is not None]
     if not named:
@@ -204,7 +202,7 @@ def pairs_with_originals(data: DataSettings, table: SampleTable) -> np.ndarray:
         for row in np.flatnonzero((table.slices[SOURCE] == extra.dataset_name).to_numpy() & (values != "")).tolist():
             made_from[values[row]].append(row)
         originals = {name: known.get(name) or known.get(_last_part(name), []) for name in made_from}
-        _say_unknown(key, originals, table)
+        _check_originals(key, originals, table)
         for name, rows in made_from.items():
             pairs += [(min(pair), max(pair)) for row in rows for pair in _pairs(row, originals[name] or rows[:1])]
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)
@@ -215,7 +213,7 @@ def _pairs(row: int, others: list[int]) -> list[tuple[int, int]]:
 
 
 def _rows_by_name(table: SampleTable) -> dict[str, list[int]]:
-    """The rows that are not of `data.extra`, by id, file name and its last part."""
+    """The main dataset's rows by id, file name, and last part of the file name."""
     known: dict[str, list[int]] = defaultdict(list)
     for row in np.flatnonzero(~table.is_extra).tolist():
         row_id, filename = str(table.ids[row]), str(table.filenames[row])
@@ -228,18 +226,18 @@ def _last_part(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-def _say_unknown(key: str, originals: dict[str, list[int]], table: SampleTable) -> None:
+def _check_originals(key: str, originals: dict[str, list[int]], table: SampleTable) -> None:
     unknown = [name for name, rows in originals.items() if not rows]
     if not unknown:
         return
     shown = ", ".join(map(repr, unknown[:_SHOWN]))
     if len(unknown) == len(originals):
         raise DataError(
-            f"{key}: none of the {len(originals):,} originals that it names is in the main dataset, first {shown}. "
+            f"{key}: none of its {len(originals):,} originals is in the main dataset, first {shown}. "
             f"Allowed: the main dataset's ids (such as {table.ids[0]!r}) or file names, or empty. "
-            "Mend the column, or set generated_from to null."
+            "Fix the column, or set generated_from to null."
         )
     logger.warning(
-        "%s: %s of %s originals are not in the main dataset, first %s: what was made from them is kept together.",
+        "%s: %s of %s originals are not in the main dataset, first %s. Images of the same one stay in one split.",
         *(key, f"{len(unknown):,}", f"{len(originals):,}", shown),
     )

@@ -1,9 +1,8 @@
-"""Filters that leave rows out of a dataset before anything else sees it."""
+"""Reads the rows of a dataset: its source, its row filter, its mixed-in datasets and its label corrections."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 from dataclasses import dataclass, replace
@@ -12,26 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from roadwork.core.errors import ConfigError, DataError, SplitError
-from roadwork.core.files import cache_folder
+from roadwork.core.errors import DataError
 from roadwork.core.progress import new_progress
-from roadwork.data.grouping.groups import Groups
-from roadwork.data.grouping.near_duplicates import image_hashes
 from roadwork.data.huggingface import read_huggingface
 from roadwork.data.images import FileImages, ImageEnds, ImageSource
 from roadwork.data.label_corrections import apply_label_corrections
 from roadwork.data.local import read_local
-from roadwork.data.mixed_datasets import add_extra, pairs_with_originals
-from roadwork.data.splitting.splits import Splits, make_splits, read_splits
-from roadwork.data.splitting.train_only import (
-    check_names_extra,
-    find_duplicates,
-    make_groups_of_split_rows,
-    place_train_only,
-)
+from roadwork.data.mixed_datasets import add_extra
 from roadwork.data.table import SampleTable
 from roadwork.demo import generate_demo_data
-from roadwork.settings import DataSettings, Settings
+from roadwork.settings import DataSettings
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +48,7 @@ class SelectedImages:
 
 
 def select_images(source: ImageSource, rows: np.ndarray) -> ImageSource:
-    """The images of these rows (N,); files stay `FileImages`, which are known again by their time of change."""
+    """The images of these rows (N,); stays `FileImages`, whose fingerprint is the modification time."""
     if isinstance(source, FileImages):
         return FileImages([source.paths[row] for row in rows.tolist()])
     return SelectedImages(source, rows)
@@ -68,10 +57,10 @@ def select_images(source: ImageSource, rows: np.ndarray) -> ImageSource:
 def keep_streetvision_rows(table: SampleTable, source: ImageSource) -> tuple[SampleTable, ImageSource]:
     """The rows that the StreetVision validator keeps: Roadwork with a `scene_description`, and None without one.
 
-    A description of spaces alone is none. A note of the table says how many rows were left out.
+    A blank description counts as none. A note of the table has the number of excluded rows.
 
     Raises:
-        DataError: there is no such column, or no row is left.
+        DataError: there is no such column, or no row remains.
     """
     columns = list(map(str, table.slices.columns))
     if DESCRIPTION_COLUMN not in columns:
@@ -100,14 +89,14 @@ def keep_streetvision_rows(table: SampleTable, source: ImageSource) -> tuple[Sam
 
 
 def read_dataset(data: DataSettings) -> tuple[SampleTable, ImageSource]:
-    """The table and the images that `data.mode` names and `data.row_filter` keeps, `data.label_corrections` mended.
+    """The table and the images of `data.mode`, after `data.row_filter`, `data.extra` and `data.label_corrections`.
 
-    Makes the demo data on the shipped default's first use.
+    Makes the demo data on first use of the shipped default.
 
     Raises:
-        DataError: the dataset, or the file of corrections, cannot be used.
+        DataError: the dataset, or the file of label corrections, cannot be used.
     """
-    table, source = _read_as_it_is(data)
+    table, source = _read_unfiltered(data)
     if data.row_filter == "streetvision":
         table, source = keep_streetvision_rows(table, source)
     table, source = add_extra(data, table, source)
@@ -116,13 +105,13 @@ def read_dataset(data: DataSettings) -> tuple[SampleTable, ImageSource]:
     return apply_label_corrections(table, Path(data.label_corrections), data.class_names), source
 
 
-def _read_as_it_is(data: DataSettings) -> tuple[SampleTable, ImageSource]:
+def _read_unfiltered(data: DataSettings) -> tuple[SampleTable, ImageSource]:
     if data.mode == "huggingface":
         return read_huggingface(data.hub.name, data.hub.split, data.columns, data.class_names)
     root = Path(data.root)
     if root == DEMO_ROOT and not root.exists() and "ROADWORK_DATA" not in os.environ:
         logger.info(
-            "data.root is the shipped default %s, which is not there yet: making the demo data (synthetic scenes).",
+            "data.root is the shipped default %s, which does not exist yet. Making the demo data (synthetic scenes).",
             root,
         )
         make_demo_data(root)
@@ -145,131 +134,12 @@ def make_demo_data(root: Path, **options: Any) -> None:
 
 
 def dataset_key(data: DataSettings) -> str:
-    """16 hexadecimal digits that name a dataset in the cache folder: of its folder, or of its name and split.
+    """16 hexadecimal digits that identify a dataset in the cache folder, from its folder, or its name and split.
 
-    With those of `data.extra` and their names, whatever their order.
+    They include the datasets of `data.extra`, in any order.
     """
     name = str(Path(data.root).resolve()) if data.mode == "local" else f"{data.hub.name}:{data.hub.split}"
     for extra in sorted(data.extra, key=lambda extra: extra.dataset_name):
         where = str(Path(extra.root).resolve()) if extra.root is not None else f"{extra.hub}"
         name += f"\n{extra.dataset_name}\n{where}"
     return hashlib.sha256(name.encode()).hexdigest()[:16]
-
-
-def splits_path(settings: Settings) -> Path:
-    """Where `roadwork split` writes: `data.splits_file`, else beside the local data, else the output folder."""
-    if settings.data.splits_file:
-        return Path(settings.data.splits_file)
-    folder = Path(settings.data.root) if settings.data.mode == "local" else Path(settings.output_dir)
-    return folder / "splits.json"
-
-
-def splits_files(settings: Settings) -> list[Path]:
-    """The files that may hold the splits, in the order in which they are looked for."""
-    first = splits_path(settings)
-    return [first] if settings.data.splits_file else [first, Path(settings.output_dir) / "splits.json"]
-
-
-def check_may_replace(path: Path) -> None:
-    """Whether `roadwork split` may write to `path`: its own files come back from their seed, a user's do not.
-
-    Raises:
-        SplitError: a file is there that `roadwork split` has not made.
-    """
-    if not path.is_file():
-        return
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError:
-        content = None
-    if not isinstance(content, dict) or not content.get("fingerprint"):
-        raise SplitError(
-            f"{path} was not made by `roadwork split`, so it is not overwritten. "
-            "Move it away first, or write elsewhere with data.splits_file=FILE."
-        )
-
-
-def find_groups(data: DataSettings, table: SampleTable, source: ImageSource) -> Groups:
-    """What must not be separated, from sequences, positions, perceptual hashes, and what was made from what.
-
-    The images are hashed once; the hashes are kept in the user's cache folder.
-    """
-    splitting = data.splitting
-    duplicates = pairs_with_originals(data, table)
-    if splitting.near_duplicates:
-        cache = cache_folder() / "image-hashes" / f"{dataset_key(data)}.npz"
-        alike = find_duplicates(table, image_hashes(source, table.ids, cache))
-        duplicates = np.unique(np.concatenate([duplicates, alike]), axis=0)
-    groups = make_groups_of_split_rows(
-        table, buffer_km=splitting.buffer_km, max_group_share=splitting.max_group_share, duplicates=duplicates
-    )
-    return replace(groups, set_aside=groups.set_aside | np.isin(table.ids, list(table.dropped_ids)))
-
-
-def find_splits(settings: Settings, table: SampleTable, groups: Groups) -> Splits:
-    """The splits on disk (`data.splits_file`, `<root>/splits.json`, `outputs/splits.json`), else new ones, not written.
-
-    Rows of `data.extra` that are only trained on are in train, or set aside where they would leak.
-
-    Raises:
-        ConfigError: a `data.splits_file` that is not there.
-        SplitError: a file that does not fit the data, or data that cannot be split.
-    """
-    data = settings.data
-    splits = read_existing_splits(settings, table)
-    if splits is None:
-        splits = make_splits(table, groups, data.splits, data.splitting)
-    else:
-        _say_what_differs(splits, data)
-    return place_train_only(splits, table, groups)
-
-
-def read_existing_splits(settings: Settings, table: SampleTable) -> Splits | None:
-    """The splits on disk, or None where there are none; they are not checked yet.
-
-    Raises:
-        ConfigError: a `data.splits_file` that is not there.
-        SplitError: a file that does not fit the data.
-    """
-    named = settings.data.splits_file
-    if named and not Path(named).is_file():
-        raise ConfigError(f"data.splits_file is {named}, which is not there. Run `roadwork split`, or leave it null.")
-    existing = next((path for path in splits_files(settings) if path.is_file()), None)
-    if existing is None:
-        return None
-    splits = read_splits(existing, table, settings.data.class_names)
-    check_names_extra(splits, table, settings.data)
-    return splits
-
-
-def require_existing_splits(settings: Settings, table: SampleTable) -> Splits:
-    """The splits on disk.
-
-    Raises:
-        ConfigError: a `data.splits_file` that is not there.
-        SplitError: there are none, or they do not fit the data.
-    """
-    splits = read_existing_splits(settings, table)
-    if splits is None:
-        files = " or ".join(dict.fromkeys(map(str, splits_files(settings))))
-        raise SplitError(
-            f"There is no splits file at {files}. "
-            "Run `roadwork split` to make one, or name yours with data.splits_file=FILE."
-        )
-    return splits
-
-
-def _say_what_differs(splits: Splits, data: DataSettings) -> None:
-    """Warns where a file of ours was made with other settings than the configuration's."""
-    if not splits.is_ours:
-        return
-    for what, made_with, key, configured in (
-        ("ratios", dict(splits.ratios), "data.splits", dict(data.splits)),
-        ("strategy", splits.strategy, "data.splitting.strategy", data.splitting.strategy),
-        ("buffer of km", splits.buffer_km, "data.splitting.buffer_km", data.splitting.buffer_km),
-    ):
-        if made_with != configured:
-            logger.warning(
-                "%s was made with the %s %s, %s says %s: the file counts. Run `roadwork split` to change it.",
-                *(splits.source, what, made_with, key, configured),
-            )

@@ -10,7 +10,7 @@ from scipy.stats import wasserstein_distance
 
 from roadwork.core.errors import DataError
 from roadwork.data.deployment import find_deployment
-from roadwork.data.source import find_groups, read_dataset, require_existing_splits
+from roadwork.data.open import open_dataset
 from roadwork.data.splitting.check import SplitReport, inspect_splits
 from roadwork.data.splitting.leaks import format_km
 from roadwork.data.splitting.train_only import place_train_only
@@ -18,18 +18,18 @@ from roadwork.data.table import SampleTable
 from roadwork.data.utils.geo import PositionTree
 from roadwork.settings import SPLIT_NAMES, DataSettings, Settings
 
-# W below this share of the deployment's mean distance counts as resembling.
+# The distributions count as alike if W is at most this share of the deployment's mean distance.
 _ALIKE = 0.1
 
 
 @dataclass(frozen=True)
 class Resemblance:
-    """Nearest-training distances of val_test beside the deployment's, in kilometres.
+    """Distances to the nearest training row, of val_test and of the deployment, in km.
 
     Attributes:
-        test_median_km, test_mean_km: of the val_test rows' distances to the nearest training row.
-        deployment_median_km, deployment_mean_km: of the deployment points' distances.
-        wasserstein_km: W of kNNDM; 0 where the two distributions are the same.
+        test_median_km, test_mean_km: of the val_test rows.
+        deployment_median_km, deployment_mean_km: of the deployment points.
+        wasserstein_km: W of kNNDM; 0 if the two distributions are equal.
     """
 
     test_median_km: float
@@ -40,12 +40,12 @@ class Resemblance:
 
     @property
     def verdict(self) -> str:
-        """`alike`, `easier` or `harder` than the deployment, or `mixed`: nearer here and farther there."""
+        """`alike`, `easier` or `harder` than the deployment, or `mixed`: partly nearer, partly farther."""
         if self.wasserstein_km <= _ALIKE * self.deployment_mean_km:
             return "alike"
         by_mean = self.deployment_mean_km - self.test_mean_km
         by_median = self.deployment_median_km - self.test_median_km
-        # Where one distribution lies wholly beyond the other, the means differ by all of W.
+        # If one distribution lies wholly beyond the other, the means differ by W.
         if abs(by_mean) < self.wasserstein_km / 2 or by_mean * by_median < 0:
             return "mixed"
         return "easier" if by_mean > 0 else "harder"
@@ -65,7 +65,7 @@ class Resemblance:
 
 
 def compare_with_deployment(train_gps: np.ndarray, test_gps: np.ndarray, deployment_gps: np.ndarray) -> Resemblance:
-    """The nearest-neighbour distance statistic of kNNDM, for one split in place of k folds.
+    """The nearest-neighbour distance statistic of kNNDM, for one split instead of k folds.
 
     W is the integral of |F - G|, with F the empirical distribution of the distances from a test row to the nearest
     training row, and G that from a deployment point to the nearest training row: Linnenbrink, Milà, Ludwig and Meyer,
@@ -73,9 +73,9 @@ def compare_with_deployment(train_gps: np.ndarray, test_gps: np.ndarray, deploym
     Geoscientific Model Development 17 (2024), 5897-5912.
 
     Args:
-        train_gps: (N, 2) latitude, longitude in degrees; rows with NaN are left out, as in the others.
-        test_gps: (M, 2) likewise.
-        deployment_gps: (K, 2) likewise.
+        train_gps: (N, 2) latitude, longitude in degrees; rows with NaN are ignored.
+        test_gps: (M, 2) the same.
+        deployment_gps: (K, 2) the same.
 
     Raises:
         DataError: one of them has no position.
@@ -99,16 +99,16 @@ def compare_with_deployment(train_gps: np.ndarray, test_gps: np.ndarray, deploym
 
 @dataclass(frozen=True)
 class Verification:
-    """A splits file, measured.
+    """The measurements of a splits file.
 
     Attributes:
         file, strategy, leaks_by_design: of the splits; the strategy is empty for a user's own file.
         fingerprint: of the data.
         report: rows, shares, leaks and distances.
-        ratios: the shares that the file, or else the configuration, asks for.
-        resemblance: val_test beside the deployment; None where positions are missing.
-        comparison: the same in a sentence, with where the deployment points come from.
-        notes: what could not be looked at, and other remarks.
+        ratios: the shares that the file, or else the configuration, sets.
+        resemblance: of val_test to the deployment; None if positions are missing.
+        comparison: the resemblance in words, with the origin of the deployment points.
+        notes: checks that were not possible, and other remarks.
     """
 
     file: str
@@ -123,11 +123,11 @@ class Verification:
 
     @property
     def leaks_nothing(self) -> bool:
-        """Whether nothing is on both sides of a split, and not by luck."""
+        """Whether the splits have no leak, and their strategy allows none."""
         return not self.report.leaks and not self.leaks_by_design
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """All fields, for JSON."""
         report = self.report
         return {
             "file": self.file,
@@ -156,16 +156,15 @@ class Verification:
 
 
 def verify_splits(settings: Settings) -> Verification:
-    """Measures the splits file that the configuration names; writes nothing but the cache of image hashes.
+    """Measures the splits file of the configuration; writes only the cache of image hashes.
 
     Raises:
-        SplitError: there is no such file, or it does not fit the data.
+        SplitError: the file does not exist, or does not fit the data.
     """
     data = settings.data
-    table, source = read_dataset(data)
-    splits = require_existing_splits(settings, table)
-    groups = find_groups(data, table, source)
-    splits = place_train_only(splits, table, groups)
+    dataset = open_dataset(settings)
+    table, existing, groups = dataset.table, dataset.require_existing_splits(), dataset.groups
+    splits = place_train_only(existing, table, groups)
     report = inspect_splits(splits, table, groups)
     names = splits.names_by_row(table)
     resemblance, comparison = _compare(data, table, names)
@@ -178,12 +177,12 @@ def verify_splits(settings: Settings) -> Verification:
         ratios={**data.splits, **splits.ratios},
         resemblance=resemblance,
         comparison=comparison,
-        notes=(*groups.notes, *_not_looked_at(data, table, names, report)),
+        notes=(*groups.notes, *_skipped_checks(data, table, names, report)),
     )
 
 
 def _compare(data: DataSettings, table: SampleTable, names: np.ndarray) -> tuple[Resemblance | None, str]:
-    """(val_test beside the deployment, what that means)."""
+    """The resemblance of val_test to the deployment, and its meaning in words."""
     train, test = (table.gps[(names == name) & table.has_gps] for name in ("train", "val_test"))
     if not len(train) or not len(test):
         without = "train" if not len(train) else "val_test"
@@ -198,7 +197,7 @@ def _compare(data: DataSettings, table: SampleTable, names: np.ndarray) -> tuple
     return resemblance, f"{resemblance} The deployment is {where}."
 
 
-def _not_looked_at(data: DataSettings, table: SampleTable, names: np.ndarray, report: SplitReport) -> list[str]:
+def _skipped_checks(data: DataSettings, table: SampleTable, names: np.ndarray, report: SplitReport) -> list[str]:
     notes = []
     if not data.splitting.near_duplicates:
         notes.append("Near-duplicate images were not looked for: data.splitting.near_duplicates is false.")

@@ -1,4 +1,4 @@
-"""One row an image: the metadata that every part of roadwork reads, and never a pixel."""
+"""The metadata table of a dataset: one row per image."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _SHOWN = 8
 
 @dataclass(frozen=True)
 class Corrections:
-    """What a person changed in a table.
+    """The corrections that a person made to a table.
 
     Attributes:
-        fingerprint: of the table as it was before, so that splits made then still fit.
-        dropped_ids: rows to be left out of every split.
+        fingerprint: of the table before them, so that existing splits still fit.
+        dropped_ids: rows to exclude from every split.
     """
 
     fingerprint: str
@@ -29,11 +29,11 @@ class Corrections:
 
 @dataclass(frozen=True)
 class ExtraRows:
-    """Which rows of a table come from `data.extra`; the column `source` of its slices says from which dataset.
+    """The rows of a table that come from `data.extra`; the column `source` of its slices names their dataset.
 
     Attributes:
         ids: of all of them.
-        train_only: of those that no file of splits is made for: they are trained on, or set aside.
+        train_only: of those that are no part of splits files: each is in train or set aside.
     """
 
     ids: frozenset[str]
@@ -45,15 +45,15 @@ class SampleTable:
     """Metadata of N images, row-aligned.
 
     Attributes:
-        ids: (N,) unique strings; what ``splits.json`` and ``predictions.parquet`` name a row by.
-        filenames: (N,) strings, as the source gives them; for people to find the picture.
+        ids: (N,) unique strings, which ``splits.json`` and ``predictions.parquet`` use.
+        filenames: (N,) strings from the source, for people to find the image.
         labels: (N,) int64, 0 for None and 1 for Roadwork.
         gps: (N, 2) float64 latitude and longitude in degrees, NaN where missing.
         sequence_ids: (N,) strings, empty where unknown.
-        slices: (N, ...) the dataset's further columns, carried into predictions and reports.
-        notes: what reading the source found worth saying, one sentence each.
-        corrections: what a person changed in it, where there is anything.
-        extra: which rows were mixed in from other datasets, where there are any.
+        slices: (N, ...) the dataset's further columns, copied into predictions and reports.
+        notes: remarks from reading the source, one sentence each.
+        corrections: by a person, if any.
+        extra: the rows of mixed datasets, if any.
     """
 
     ids: np.ndarray
@@ -77,7 +77,7 @@ class SampleTable:
         duplicated = pd.Series(self.ids)[pd.Series(self.ids).duplicated()].unique()
         if len(duplicated):
             raise DataError(
-                f"{len(duplicated)} ids occur more than once, first {duplicated[0]!r}. Each row needs its own. "
+                f"{len(duplicated)} ids occur more than once, first {duplicated[0]!r}. Each row needs a unique id. "
                 "Remove the repeated rows, or map another column with data.columns.id=NAME."
             )
 
@@ -96,7 +96,7 @@ class SampleTable:
         return float(self.has_gps.mean()) if len(self) else 0.0
 
     def take(self, rows: np.ndarray) -> SampleTable:
-        """The table of these rows (integer positions or a boolean mask), in their order."""
+        """The table of these rows (integer positions or a boolean mask), in that order."""
         return replace(
             self,
             ids=self.ids[rows],
@@ -108,7 +108,7 @@ class SampleTable:
         )
 
     def fingerprint(self) -> str:
-        """SHA-256 over ids, labels, positions, sequences and dropped rows, whatever the order of the rows."""
+        """SHA-256 over ids, labels, positions, sequences and dropped rows, independent of the order of rows."""
         order = np.argsort(self.ids)
         digest = hashlib.sha256()
         for values in (self.ids, self.labels, np.round(self.gps, 7), self.sequence_ids):
@@ -118,14 +118,14 @@ class SampleTable:
         return f"sha256:{digest.hexdigest()}"
 
     def source_fingerprint(self) -> str:
-        """What splits are made for: the data as it came, before corrections of labels, without train-only rows."""
+        """The fingerprint in splits files: of the data before label corrections, without train-only rows."""
         if self.corrections:
             return self.corrections.fingerprint
         return self.take(~self.is_train_only).fingerprint() if self.is_train_only.any() else self.fingerprint()
 
     @property
     def dropped_ids(self) -> frozenset[str]:
-        """Rows that a person has thrown out; they stay in the table, so that row numbers keep their meaning."""
+        """Ids of rows that a person has dropped. They stay in the table, so that row numbers do not change."""
         return self.corrections.dropped_ids if self.corrections else frozenset()
 
     @property
@@ -135,7 +135,7 @@ class SampleTable:
 
     @property
     def is_train_only(self) -> np.ndarray:
-        """(N,) bool, the rows of `data.extra` that are trained on or set aside, and never judged by."""
+        """(N,) bool, the rows of `data.extra` that are in train or set aside, never in other splits."""
         return self._has_id(self.extra.train_only if self.extra else frozenset())
 
     def _has_id(self, ids: frozenset[str]) -> np.ndarray:
@@ -148,7 +148,7 @@ def find_slice_column(table: SampleTable, key: str, column: str) -> pd.Series:
     """The column of `table.slices` that the setting `key` names.
 
     Raises:
-        ConfigError: there is none of this name.
+        ConfigError: there is no such column.
     """
     if column not in table.slices:
         raise ConfigError(
@@ -161,13 +161,13 @@ def find_slice_column(table: SampleTable, key: str, column: str) -> pd.Series:
 def column_text(values: pd.Series) -> np.ndarray:
     """(N,) str of a column's values, empty where missing; whole numbers without a decimal point."""
     if pd.api.types.is_float_dtype(values) and (values.dropna() % 1 == 0).all():
-        values = values.astype("Int64")  # whole numbers that became floats because one is missing
+        values = values.astype("Int64")  # pandas makes whole numbers floats if one is missing
     text = values.astype(object).where(values.notna(), "")
     return np.array([str(value).strip() for value in text], dtype=object)
 
 
 def most_frequent(values: Iterable[object]) -> str:
-    """The values that occur most, with their counts, for a message."""
+    """The most frequent values with their counts, for a message."""
     counts = pd.Series([value for value in values if value != ""], dtype=object).value_counts()
     shown = ", ".join(f"{value} ({count:,} rows)" for value, count in counts.head(_SHOWN).items())
     more = f" and {len(counts) - _SHOWN:,} others" if len(counts) > _SHOWN else ""

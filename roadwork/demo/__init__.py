@@ -1,4 +1,4 @@
-"""Synthetic street scenes: a dataset to try everything on, drawn from a seed."""
+"""Synthetic street scenes: a demo dataset drawn from a seed."""
 
 from roadwork.demo.generate import DemoSummary, generate_demo_data
 

@@ -25,7 +25,7 @@ class Building:
     """One facade in the plane x, from near to far.
 
     Attributes:
-        glass: (floors, columns) integers below 4: which pane a window shows, 3 is lit at dusk.
+        glass: (floors, columns) index of each window's pane, 0 to 3; 3 is lit at dusk.
     """
 
     x: float
@@ -41,12 +41,12 @@ class Building:
 
     @property
     def out(self) -> int:
-        """Direction away from the street."""
+        """Direction away from the street: 1 or -1."""
         return 1 if self.x > 0 else -1
 
 
 def plan_buildings(look: Look, half_width: float, rng: np.random.Generator) -> list[Building]:
-    """Both sides of the street, with gaps where streets cross or a park lies, the farthest first."""
+    """Buildings on both sides of the street, with gaps for side streets and parks; the farthest first."""
     buildings = []
     for side in (-1, 1):
         z = float(rng.uniform(4, 12))
@@ -125,7 +125,7 @@ def _draw_roof(canvas: Canvas, building: Building) -> None:
 
 
 def _draw_windows(canvas: Canvas, building: Building, shade: float) -> None:
-    """Panes with frames nearby, panes alone further away, and bands of glass in the distance."""
+    """Windows with frames nearby, without frames further away, and bands of glass in the distance."""
     camera, light = canvas.camera, canvas.light
     floors, columns = building.glass.shape
     sky = mix(light.haze, light.zenith, 0.5)
@@ -203,7 +203,7 @@ def _draw_awning(canvas: Canvas, building: Building, colour: RGB, shade: float) 
 
 
 class Tree:
-    """A tree whose leaves are drawn once and kept for every picture."""
+    """A tree whose random shape is fixed for all images of a sequence."""
 
     def __init__(self, kind: str, leaves: RGB, rng: np.random.Generator) -> None:
         self.kind = kind
@@ -235,7 +235,7 @@ class Tree:
         self._clumps(pen, -1.2, top * 0.85, 1.1, 0.7)
 
     def _clumps(self, pen: Pen, x: float, y: float, wide: float, tall: float) -> None:
-        """Dark below and behind, bright above and in front."""
+        """Clumps of leaves, dark below and bright above."""
         order = np.argsort(self.clumps[:, 1])
         for rank, (cx, cy, size) in enumerate(self.clumps[order].tolist()):
             shade = 0.66 + 0.5 * (rank / len(order))

@@ -1,4 +1,4 @@
-"""What scenes are drawn with: a pinhole camera, a canvas in metres, and placed items."""
+"""Drawing tools: a pinhole camera, a canvas in metres, and placed items."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from PIL import Image, ImageDraw
 
 from roadwork.demo.light import RGB, Light
 
-NEAR_M = 1.2  # what lies nearer than this is cut off, so that nothing is projected from behind the lens
+NEAR_M = 1.2  # near clipping distance, so that nothing behind the lens is projected
 
 
 @dataclass(frozen=True)
 class Camera:
     """A level camera looking along the street.
 
-    The world has x to the right of the centre line, y up and z along the street, in metres. Everything is planned
-    for traffic on the right; ``side`` -1 mirrors it for countries that drive on the left.
+    World coordinates in metres: x to the right of the centre line, y up, z along the street. Scenes are planned for
+    right-hand traffic; ``side`` -1 mirrors them for left-hand traffic.
 
     Attributes:
         width: of the canvas, in pixels.
@@ -29,7 +29,7 @@ class Camera:
         centre: column of the vanishing point, in pixels.
         horizon: row of the vanishing point, in pixels.
         x: position across the street, in metres.
-        y: height of the eye above the road, in metres.
+        y: height above the road, in metres.
         z: position along the street, in metres.
         side: 1 drives on the right, -1 on the left.
     """
@@ -45,7 +45,7 @@ class Camera:
     side: int
 
     def scale(self, z: float) -> float:
-        """Pixels a metre at this place along the street."""
+        """Pixels per metre at this position along the street."""
         return self.focal / max(z - self.z, NEAR_M)
 
     def project(self, x: float, y: float, z: float) -> tuple[float, float]:
@@ -54,7 +54,7 @@ class Camera:
         return self.centre + self.side * (x - self.x) * scale, self.horizon - (y - self.y) * scale
 
     def sees(self, z: float) -> bool:
-        """Whether something at this place along the street lies in front of the lens."""
+        """Whether this position along the street is in front of the camera."""
         return z - self.z > NEAR_M
 
 
@@ -62,9 +62,9 @@ Point = tuple[float, float]
 
 
 class Canvas:
-    """A picture seen through a camera in some light.
+    """An image drawn through a camera in some light.
 
-    With ``stencil`` every shape has that one value: so the visible area of some objects is measured, in grey.
+    With ``stencil`` every shape has that grey value, which measures the visible area of objects.
     """
 
     def __init__(self, image: Image.Image, camera: Camera, light: Light) -> None:
@@ -76,30 +76,30 @@ class Canvas:
         self._veil = ImageDraw.Draw(image, "RGBA") if image.mode == "RGB" else None
 
     def fill(self, points: Sequence[Point], colour: RGB) -> None:
-        """A polygon in pixels, in a colour as seen."""
+        """Draws a polygon in pixel coordinates, in this final colour."""
         self._draw.polygon(points, fill=colour if self.stencil is None else self.stencil)
 
     def ellipse(self, box: tuple[float, float, float, float], colour: RGB) -> None:
-        """An ellipse in pixels, in a colour as seen."""
+        """Draws an ellipse in pixel coordinates, in this final colour."""
         if box[2] - box[0] >= 1 and box[3] - box[1] >= 1:
             self._draw.ellipse(box, fill=colour if self.stencil is None else self.stencil)
 
     def line(self, points: Sequence[Point], width: int, colour: RGB) -> None:
-        """A line in pixels, in a colour as seen."""
+        """Draws a line in pixel coordinates, in this final colour."""
         self._draw.line(points, fill=colour if self.stencil is None else self.stencil, width=max(1, width))
 
     def solid(self, points: Sequence[tuple[float, float, float]], colour: RGB, shade: float = 1.0) -> None:
-        """A polygon through points of the world, in the light of its first point."""
+        """Draws a polygon in world coordinates, with the light at its first point."""
         project = self.camera.project
         distance = max(0.0, points[0][2] - self.camera.z)
         self.fill([project(*point) for point in points], self.light.tone(colour, distance, shade))
 
     def ground(self, x0: float, x1: float, z0: float, z1: float, colour: RGB) -> None:
-        """A rectangle on the road."""
+        """Draws a rectangle on the road."""
         self.solid(((x0, 0.0, z0), (x1, 0.0, z0), (x1, 0.0, z1), (x0, 0.0, z1)), colour)
 
     def shadow(self, x: float, z: float, half_width: float, length: float) -> None:
-        """A soft dark patch on the road under what stands there from z on."""
+        """Draws the soft shadow of an object that starts at z."""
         if self._veil is None:
             return
         project, strength = self.camera.project, 46
@@ -118,7 +118,7 @@ class Canvas:
                 self._veil.ellipse((min(left, right), far, max(left, right), near), fill=(8, 10, 16, strength))
 
     def halo(self, u: float, v: float, radius: float, colour: RGB) -> None:
-        """A disc of light in pixels that fades out towards its rim."""
+        """Draws a disc of light in pixel coordinates that fades towards its rim."""
         image = self.image
         size = min(round(radius * 2), image.height)
         if size < 3 or not (-radius < u < image.width + radius and -radius < v < image.height + radius):
@@ -128,7 +128,7 @@ class Canvas:
 
 
 class Pen:
-    """Draws in metres around a foot point, in the upright plane that faces the camera there."""
+    """Draws in metres around a foot point, in the vertical plane that faces the camera."""
 
     def __init__(self, canvas: Canvas, x: float, z: float) -> None:
         camera = canvas.camera
@@ -163,12 +163,12 @@ class Pen:
         self.canvas.line([(u + x * du, v - y * scale) for x, y in points], round(width * scale), tone)
 
     def glow(self, x: float, y: float, radius: float, colour: RGB) -> None:
-        """The halo of a lamp that is on."""
+        """Draws the halo of a lamp."""
         if self.canvas.stencil is None:
             self.canvas.halo(self._u + x * self._du, self._v - y * self.scale, radius * self.scale * 2.2, colour)
 
     def stripes(self, x0: float, y0: float, x1: float, y1: float, colours: tuple[RGB, RGB], *, pitch: float) -> None:
-        """A board with diagonal stripes, ``pitch`` metres from one to the next."""
+        """Draws a board with diagonal stripes, ``pitch`` metres apart."""
         self.rect(x0, y0, x1, y1, colours[0])
         slant = y1 - y0
         left = x0 - slant
@@ -181,7 +181,7 @@ class Pen:
             left += pitch
 
     def box(self, x0: float, x1: float, y0: float, y1: float, length: float, *, colour: RGB) -> None:
-        """A box from this plane ``length`` metres away: its front, and the side and top that the camera sees."""
+        """Draws a box that extends ``length`` metres away: its front, visible side and top."""
         camera, canvas = self.canvas.camera, self.canvas
         far = self.z + length
         for x, facing in ((x0, -1), (x1, 1)):
@@ -218,11 +218,11 @@ def _clip(points: Sequence[Point], limit: float, sign: int) -> list[Point]:
 
 @dataclass(frozen=True)
 class Item:
-    """Something with a foot point, a shadow and a way to draw itself.
+    """An object with a foot point, a shadow and a drawing function.
 
     Attributes:
         x: to the right of the centre line, in metres.
-        z: along the street in the first picture, in metres.
+        z: along the street in the first image, in metres.
         draw: draws it with a pen at its foot point.
         half_width: of its shadow, in metres.
         length: of its shadow, away from the camera, in metres.
@@ -239,12 +239,12 @@ class Item:
     is_roadwork: bool = False
 
     def place(self, frame: int) -> float:
-        """Position along the street in this picture, in metres."""
+        """Position along the street in this image, in metres."""
         return self.z + frame * self.speed
 
 
 def draw_items(canvas: Canvas, items: list[Item], frame: int) -> None:
-    """All shadows, then all things, the farthest first."""
+    """Draws all shadows, then all items, the farthest first."""
     seen = [item for item in items if canvas.camera.sees(item.place(frame) - 0.3)]
     seen.sort(key=lambda item: -item.place(frame))
     for item in seen:
@@ -254,7 +254,7 @@ def draw_items(canvas: Canvas, items: list[Item], frame: int) -> None:
 
 
 def stencil_items(canvas: Canvas, items: list[Item], frame: int) -> None:
-    """Roadwork in white, and what hides it in black."""
+    """Draws roadwork in white and whatever occludes it in black."""
     works = [item.place(frame) for item in items if item.is_roadwork]
     seen = [item for item in items if canvas.camera.sees(item.place(frame) - 0.3) and item.place(frame) <= max(works)]
     for item in sorted(seen, key=lambda item: -item.place(frame)):

@@ -1,4 +1,4 @@
-"""The whole dataset: scenes drawn by a pool of processes, written beside the target and then renamed."""
+"""Generates the demo dataset with a pool of processes, in a temporary folder that is then renamed."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ deployment.geojson: where the model is meant to work, in cities that few of the 
 
 @dataclass(frozen=True)
 class DemoSummary:
-    """What was generated.
+    """Summary of a generated dataset.
 
     Attributes:
-        folder: the dataset.
-        images: rows.
-        positives: rows with label Roadwork.
-        sequences: places filmed.
-        cities: rows by city.
+        folder: folder of the dataset.
+        images: number of images.
+        positives: images with label Roadwork.
+        sequences: number of sequences.
+        cities: images by city.
         deployment_points: points in ``deployment.geojson``.
-        rows_without_gps: rows without any position.
-        rows_with_text_gps: rows with a position as text only.
+        rows_without_gps: images without a position.
+        rows_with_text_gps: images with a position as text only.
     """
 
     folder: Path
@@ -74,21 +74,21 @@ def generate_demo_data(
 ) -> DemoSummary:
     """Draws a dataset of street scenes, half of them with roadwork, into a new folder.
 
-    The bytes depend on the arguments up to ``fmt`` alone. A run that is interrupted leaves nothing.
+    The bytes depend only on the arguments up to ``fmt``. An interrupted run leaves nothing.
 
     Args:
-        out: folder to make; it may exist if it is empty.
-        images: number of pictures; every four make one sequence.
+        out: folder to create; it may exist if it is empty.
+        images: number of images; four make one sequence.
         size: width and height in pixels.
-        seed: of everything random, 0 or more.
-        geo_shift: how much the cities differ in looks, 0 to 1: the probability that a sequence looks as its own city
-            does, and not as one drawn at random. Labels, places and times do not depend on it.
+        seed: seed of all random numbers, 0 or more.
+        geo_shift: how much the looks of cities differ: the probability, 0 to 1, that a sequence has its own city's
+            look instead of a random city's. Labels, places and times do not depend on it.
         fmt: ``local`` (images/ and labels.csv) or ``parquet`` (as on the Hugging Face hub).
-        processes: that draw; by default one for each core. 1 draws in this process.
-        on_progress: called with the pictures done and their total.
+        processes: number of processes, by default one per core. 1 draws in this process.
+        on_progress: called with the number of finished images and the total.
 
     Raises:
-        DataError: the folder holds something already, or an argument is out of range.
+        DataError: the folder is not empty, or an argument is out of range.
     """
     _check_numbers(images, size, seed, geo_shift)
     _check_target(out, fmt)
@@ -111,7 +111,7 @@ def generate_demo_data(
 
 
 def draw_sequence(sequence: Sequence, size: tuple[int, int], seed: int) -> list[Picture]:
-    """All pictures of one sequence, drawn and encoded."""
+    """All images of a sequence, drawn and encoded."""
     drawn = []
     for frame, image in enumerate(plan_scene(sequence, seed).pictures(size)):
         position = None if sequence.gps_form == "none" else sequence.position(frame)
@@ -122,7 +122,7 @@ def draw_sequence(sequence: Sequence, size: tuple[int, int], seed: int) -> list[
 
 def _check_numbers(images: int, size: tuple[int, int], seed: int, geo_shift: float) -> None:
     if images < 1:
-        raise DataError(f"images is {images}; ask for 1 or more.")
+        raise DataError(f"images is {images}; it must be 1 or more.")
     if seed < 0:
         raise DataError(f"seed is {seed}; it must be 0 or more.")
     if not 0 <= geo_shift <= 1:
@@ -140,7 +140,7 @@ def _check_target(out: Path, fmt: str) -> None:
 
 @contextmanager
 def _new_folder(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` that takes its name once the block is done, and goes if it fails."""
+    """A temporary folder beside ``out``, renamed to it after the block, or deleted if the block fails."""
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
@@ -156,11 +156,11 @@ def _new_folder(out: Path) -> Iterator[Path]:
 
 @contextmanager
 def _mapper(processes: int) -> Iterator[Callable[..., Iterator[list[Picture]]]]:
-    """The built-in map, or one that spreads the work over processes and keeps its order."""
+    """The built-in map, or an ordered map over a pool of processes."""
     if processes == 1:
         yield map
         return
-    # Forked workers start at once, and need no `if __name__ == "__main__"` in a user's script.
+    # Forked workers start fast, and need no `if __name__ == "__main__"` in a user's script.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     pool = ProcessPoolExecutor(processes, mp_context=context)
     try:

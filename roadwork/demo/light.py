@@ -1,4 +1,4 @@
-"""Weather, time of day, and the effects of lens and sensor."""
+"""Weather, time of day, and sensor noise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image, ImageChops, ImageDraw
 
 RGB = tuple[int, int, int]
 
-# weather, time of day: share of scenes
+# (weather, time of day): share of scenes
 CONDITIONS = {
     ("clear", "day"): 0.36,
     ("overcast", "day"): 0.24,
@@ -34,11 +34,11 @@ GAINS = {
     ("rain", "dusk"): (0.58, 0.57, 0.64),
 }
 HAZE_PER_M = {"clear": 0.0035, "overcast": 0.006, "rain": 0.012}
-NOISE_SIZE = (900, 700)  # pictures cut their noise out of this; larger ones enlarge it
+NOISE_SIZE = (900, 700)  # images use a random crop of this; larger images scale it up
 
 
 def mix(first: RGB, second: RGB, share: float) -> RGB:
-    """The colour that lies this share of the way from the first to the second."""
+    """Linear interpolation from the first colour (share 0) to the second (share 1)."""
     rest = 1.0 - share
     return (
         int(first[0] * rest + second[0] * share),
@@ -49,18 +49,18 @@ def mix(first: RGB, second: RGB, share: float) -> RGB:
 
 @dataclass(frozen=True)
 class Light:
-    """What the weather and the hour do to colours.
+    """How weather and time of day change colours.
 
     Attributes:
         weather: ``clear``, ``overcast`` or ``rain``.
         time_of_day: ``day`` or ``dusk``.
         zenith: colour of the sky above.
-        haze: colour of the sky at the horizon, and of everything far away.
-        gain: factor on red, green and blue.
-        haze_per_m: how fast things fade into the haze.
+        haze: colour of the sky at the horizon, and of distant objects.
+        gain: factors on red, green and blue.
+        haze_per_m: rate at which objects fade into the haze.
         sunny_side: 1 or -1, the side of the street whose facades face the sun.
         contrast: factor between the sunny and the shaded side.
-        saturation: 0 is grey, 1 leaves colours as they are; cameras differ.
+        saturation: 0 is grey, 1 leaves colours unchanged.
     """
 
     weather: str
@@ -83,7 +83,7 @@ class Light:
         return self.weather == "rain"
 
     def tone(self, colour: RGB, distance_m: float, shade: float = 1.0) -> RGB:
-        """The colour as it is seen at this distance."""
+        """The colour as seen from this distance."""
         grey = (colour[0] * 0.3 + colour[1] * 0.59 + colour[2] * 0.11) * (1.0 - self.saturation)
         clear = math.exp(-self.haze_per_m * distance_m)
         gain, haze, vivid, fog = self.gain, self.haze, self.saturation, 1.0 - clear
@@ -95,12 +95,12 @@ class Light:
         )
 
     def shade(self, side: float) -> float:
-        """Factor for surfaces that face away from this side of the street."""
+        """Brightness factor for surfaces on this side of the street."""
         return 1.0 if side * self.sunny_side > 0 else self.contrast
 
 
 def draw_light(rng: np.random.Generator, condition: tuple[str, str], warmth: float) -> Light:
-    """Light of one scene; the warmth of a region turns it from blue (below 1) to yellow (above 1)."""
+    """Random light of a scene; a warmth below 1 makes it bluer, above 1 yellower."""
     weather, _ = condition
     exposure = rng.uniform(0.74, 1.16)
     cast = rng.normal(0.0, 0.05, 3)
@@ -120,7 +120,7 @@ def draw_light(rng: np.random.Generator, condition: tuple[str, str], warmth: flo
 
 
 def finish(image: Image.Image, light: Light, rng: np.random.Generator) -> Image.Image:
-    """The finished picture, with rain where it rains, and noise."""
+    """The image with rain (if the weather has it) and sensor noise."""
     if light.is_wet:
         _draw_rain(image, rng)
     return _add_noise(image, float(rng.uniform(0.6, 1.6)), rng)

@@ -1,4 +1,4 @@
-"""Cities of the demo data, and where and when its sequences are taken."""
+"""Cities of the demo data, and the places and times of its sequences."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from roadwork.demo.light import CONDITIONS, RGB
 
 RED, WHITE, BLACK = (206, 30, 34), (240, 240, 236), (26, 26, 28)
 ORANGE, YELLOW = (244, 110, 24), (246, 190, 22)
-APART_M = 1200.0  # more than data.splitting.buffer_km, with room for the metres driven and for the flat map
+APART_M = 1200.0  # above data.splitting.buffer_km, with a margin for the distance driven and the flat map
 RADIUS_M = 22_000.0
 REVISITED_SHARE = 1 / 8
 REVISIT_M = (100.0, 800.0)
-FRAMES = 4  # pictures in a sequence
+FRAMES = 4  # images in a sequence
 DEPLOYMENT_POINTS = 200
 METRES_PER_DEGREE = 111_320.0
 GPS_NOTATIONS = (
@@ -32,7 +32,7 @@ GPS_NOTATIONS = (
 
 @dataclass(frozen=True)
 class Look:
-    """What a street of a region looks like.
+    """The look of a region's streets.
 
     Attributes:
         side: 1 drives on the right, -1 on the left.
@@ -41,17 +41,17 @@ class Look:
         frontage: narrowest and widest building, in metres.
         roof: ``flat``, ``gable`` or ``pitched``.
         setback: metres of garden between sidewalk and facade.
-        lanes: lanes a direction.
-        centre_line: paint between the directions.
+        lanes: lanes per direction.
+        centre_line: colour of the line between the directions.
         double_line: whether that line is double and solid.
         trees: kinds of street trees.
         sign: shape of a warning sign, ``triangle`` or ``diamond``.
-        sign_face: ground of a roadwork sign.
-        channeliser: what closes a lane, ``panel``, ``barrel`` or ``cone``.
+        sign_face: background of a roadwork sign.
+        channeliser: device that closes a lane, ``panel``, ``barrel`` or ``cone``.
         barrier: ``board``, ``barricade``, ``frame`` or ``plastic``.
         stripes: the two colours of its stripes.
         poles: whether wires hang on poles along the street.
-        warmth: tint of the light, above 1 is yellow.
+        warmth: tint of the light; above 1 is yellow.
     """
 
     side: int
@@ -78,7 +78,7 @@ class City:
     """A city of the demo data.
 
     Attributes:
-        share: of all sequences; small where the deployment is, as it is in practice.
+        share: share of all sequences; small for deployment cities, as in practice.
         is_deployment: whether ``deployment.geojson`` has points here.
     """
 
@@ -179,18 +179,18 @@ CITIES = (
 
 
 def stream(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
-    """The generator for one purpose, and for one numbered thing of it.
+    """The random generator for a purpose and, optionally, numbered items of it.
 
-    The purpose comes first because numpy ignores trailing zeros: (0, 0) would repeat what a user draws from seed 0.
+    The purpose comes first because numpy ignores trailing zeros: (0, 0) would equal a user's generator of seed 0.
     """
     return np.random.default_rng((int.from_bytes(purpose.encode()), seed, *numbers))
 
 
 def scatter(count: int, rng: np.random.Generator) -> np.ndarray:
-    """(count, 2) metres north and east of a city's centre, in random order.
+    """(count, 2) places in metres north and east of a city's centre, in random order.
 
-    One place in eight lies 100 to 800 m from another one, and 1.2 km or more from all the rest; all others lie 1.2 km
-    or more apart. They fill a disc of ``radius_m(count)`` evenly.
+    One place in eight is 100 to 800 m from another one, and at least 1.2 km from the rest; all others are at least
+    1.2 km apart. They fill a disc of ``radius_m(count)`` evenly.
     """
     disc = _Disc(radius_m(count))
     revisits = round(REVISITED_SHARE * count)
@@ -207,16 +207,16 @@ def scatter(count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def radius_m(count: int) -> float:
-    """How far from the centre places may lie: 22 km, and farther for more than 336.
+    """Radius of the disc of places: 22 km, or more for over 336 places.
 
-    Half of ``APART_M`` around each place then covers a quarter of the disc at most. Points that are drawn at random
-    and kept where they fit get stuck at 0.547 (Feder, 1980); at a quarter about every fourth still fits.
+    Discs of radius ``APART_M / 2`` around the places then cover at most a quarter of the area. Random sequential
+    placement saturates at 0.547 (Feder, 1980); at a quarter, about one candidate in four still fits.
     """
     return max(RADIUS_M, APART_M * math.sqrt(count))
 
 
 class _Disc:
-    """Points by squares of ``APART_M``: whatever is nearer than that lies in the nine squares around a point."""
+    """Points in a grid of ``APART_M`` squares: all points within that distance are in the nine surrounding squares."""
 
     def __init__(self, radius: float) -> None:
         self.radius = radius
@@ -228,7 +228,7 @@ class _Disc:
         self.points.append(point)
 
     def near(self, point: tuple[float, float]) -> list[int]:
-        """Numbers of the points nearer than ``APART_M``."""
+        """Indices of the points closer than ``APART_M``."""
         row, column = _square(point)
         squares = [(row + i, column + j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
         return [
@@ -244,29 +244,29 @@ def _square(point: tuple[float, float]) -> tuple[int, int]:
 
 
 def _step(distance: float, rng: np.random.Generator, start: tuple[float, float] = (0.0, 0.0)) -> tuple[float, float]:
-    """The point at this distance from the start, in a random direction."""
+    """A point at this distance from the start in a random direction."""
     angle = rng.uniform(0, 2 * math.pi)
     return start[0] + distance * math.cos(angle), start[1] + distance * math.sin(angle)
 
 
 @dataclass(frozen=True)
 class Sequence:
-    """One place, filmed once.
+    """A sequence of images from one place.
 
     Attributes:
-        index: number over all cities; with the seed it fixes everything random in the pictures.
-        name: as in ``berlin-0012``; says nothing of the label.
-        city: where it is.
-        look: what the street looks like: its city's look, or another's where ``geo_shift`` is below 1.
+        index: index over all cities; with the seed it determines the images.
+        name: such as ``berlin-0012``; independent of the label.
+        city: city of the place.
+        look: look of the street: the city's own, or possibly another city's if ``geo_shift`` is below 1.
         label: 0 for None, 1 for Roadwork.
-        frames: number of pictures, in order of time.
-        latitude: of the first picture, in degrees.
-        longitude: of the first picture, in degrees.
-        heading: in radians, clockwise from north.
-        step_m: metres driven from one picture to the next.
+        frames: number of images.
+        latitude: latitude of the first image in degrees.
+        longitude: longitude of the first image in degrees.
+        heading: driving direction in radians, clockwise from north.
+        step_m: metres driven between images.
         gps_form: ``columns``, ``text`` or ``none``.
-        notation: format of the position where it is given as text.
-        start: time of the first picture.
+        notation: format of a position given as text.
+        start: time of the first image.
         condition: weather and time of day.
     """
 
@@ -286,7 +286,7 @@ class Sequence:
     condition: tuple[str, str]
 
     def position(self, frame: int) -> tuple[float, float]:
-        """Latitude and longitude of one picture, in degrees to 6 decimals (0.1 m)."""
+        """Latitude and longitude of an image, in degrees to 6 decimals (0.1 m)."""
         metres = frame * self.step_m
         north, east = metres * np.cos(self.heading), metres * np.sin(self.heading)
         latitude = self.latitude + north / METRES_PER_DEGREE
@@ -294,7 +294,7 @@ class Sequence:
         return round(float(latitude), 6), round(float(longitude), 6)
 
     def gps_text(self, frame: int) -> str:
-        """The position of one picture, as people and tools write it."""
+        """The position of an image as text, in the sequence's notation."""
         lat, lon = self.position(frame)
         return self.notation.format(
             lat=lat, lon=lon, north=abs(lat), east=abs(lon), ns="N" if lat >= 0 else "S", ew="E" if lon >= 0 else "W"
@@ -305,10 +305,10 @@ class Sequence:
 
 
 def plan_sequences(images: int, seed: int, geo_shift: float = 1.0) -> list[Sequence]:
-    """All sequences of a dataset, in order; each city has as many with roadwork as without.
+    """All sequences of a dataset, in order; half of each city's sequences show roadwork.
 
-    ``geo_shift`` is the probability, 0 to 1, that a sequence looks as its own city does. Nothing else depends on it,
-    and those that look their own way still do so at any higher ``geo_shift``.
+    ``geo_shift`` is the probability, 0 to 1, that a sequence has its own city's look. Nothing else depends on it, and
+    sequences with their own look keep it at any higher ``geo_shift``.
     """
     total = -(-images // FRAMES)
     rng = stream(seed, "gps")
@@ -349,7 +349,7 @@ def plan_sequences(images: int, seed: int, geo_shift: float = 1.0) -> list[Seque
 
 
 def deployment_points(seed: int) -> np.ndarray:
-    """(M, 2) latitude and longitude in degrees of where the model will be used."""
+    """(M, 2) latitude and longitude in degrees of the deployment points."""
     cities = [city for city in CITIES if city.is_deployment]
     counts = [len(part) for part in np.array_split(np.arange(DEPLOYMENT_POINTS), len(cities))]
     points = [
@@ -360,7 +360,7 @@ def deployment_points(seed: int) -> np.ndarray:
 
 
 def _city_counts(total: int) -> list[int]:
-    """Sequences of each city, by the largest remainders."""
+    """Number of sequences per city, by the largest-remainder method."""
     exact = np.array([city.share for city in CITIES]) * total
     counts = np.floor(exact).astype(int)
     largest = np.argsort(counts - exact, kind="stable")[: total - int(counts.sum())]
@@ -369,9 +369,9 @@ def _city_counts(total: int) -> list[int]:
 
 
 def _draw_looks(total: int, geo_shift: float, seed: int) -> tuple[np.ndarray, list[Look]]:
-    """Which sequences keep their city's look, and the one that each would borrow.
+    """Whether each sequence keeps its city's look, and the look that it would use instead.
 
-    Cities lend by their shares, so that each look is as frequent in the dataset at any ``geo_shift``.
+    Looks are drawn by the cities' shares, so each look is equally frequent at any ``geo_shift``.
     """
     rng = stream(seed, "look")
     is_own = rng.random(total) < geo_shift
@@ -386,7 +386,7 @@ def _scatter(city: City, count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _draw_time(city: City, time_of_day: str, rng: np.random.Generator) -> datetime:
-    """A moment in UTC at which the local sun stands as the picture shows."""
+    """A time in UTC at which the local time of day matches the image."""
     hour = rng.uniform(18.0, 20.5) if time_of_day == "dusk" else rng.uniform(8.5, 16.5)
     day = datetime(2024, 4, 1, tzinfo=UTC) + timedelta(days=int(rng.integers(0, 540)))
     return (day + timedelta(hours=hour - city.longitude / 15)).replace(microsecond=0)

@@ -1,4 +1,4 @@
-"""Cones, barrels, barriers and signs: what closes a road, in each region's convention."""
+"""Cones, barrels, barriers and signs in each region's style."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _beacon(pen: Pen, x: float, y: float) -> None:
 
 @dataclass(frozen=True)
 class Barrier:
-    """What bars the way, ``width`` metres wide.
+    """A barrier, ``width`` metres wide.
 
     Attributes:
         kind: ``board`` (Europe: one striped board with lamps), ``barricade`` (America: three boards), ``frame``
@@ -150,7 +150,7 @@ class WorkSign:
 
 
 def _digger(pen: Pen, x: float, y: float, size: float) -> None:
-    """The figure with a shovel beside a heap that the world's signs share."""
+    """The standard pictogram of a figure with a shovel beside a heap."""
     s = size
     pen.polygon(((x + 0.12 * s, y), (x + 0.5 * s, y), (x + 0.3 * s, y + 0.24 * s)), BLACK)
     pen.line(((x - 0.3 * s, y), (x - 0.2 * s, y + 0.4 * s), (x - 0.04 * s, y + 0.66 * s)), 0.13 * s, BLACK)

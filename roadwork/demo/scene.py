@@ -1,4 +1,4 @@
-"""One scene: planned from its sequence's seed, then drawn picture by picture."""
+"""Plans a scene from its sequence and seed, and draws its images."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from roadwork.demo.worksites import AHEAD, BESIDE, Worksite, closed_lane
 
 SUPERSAMPLING = 2
 
-# Share of the first picture that roadwork covers: below 1.3 % a small network no longer finds it, and where there is
-# much more a histogram of colours would do.
+# Share of the first image that roadwork covers. Below 1.3 % a small network no longer finds it; far above this range a
+# colour histogram would be enough.
 VISIBLE_SHARE = (0.018, 0.04)
 ATTEMPTS = 12
 STENCIL_WIDTH = 160
@@ -26,7 +26,7 @@ STENCIL_WIDTH = 160
 
 @dataclass(frozen=True)
 class Lens:
-    """How the camera is mounted: lengths as shares of the picture, except ``x`` and ``y`` in metres."""
+    """Camera mounting: lengths as shares of the image, except ``x`` and ``y`` in metres."""
 
     focal: float
     centre: float
@@ -37,7 +37,7 @@ class Lens:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that is seen at one place; ``items`` stand or move in front of the buildings."""
+    """Everything visible at one place; ``items`` are in front of the buildings."""
 
     sequence: Sequence
     seed: int
@@ -48,7 +48,7 @@ class Scene:
     items: list[Item]
 
     def camera(self, frame: int, size: tuple[int, int]) -> Camera:
-        """The camera of one picture, on a canvas of this many pixels."""
+        """The camera of one image, on a canvas of this size in pixels."""
         width, height = size
         lens, sequence = self.lens, self.sequence
         return Camera(
@@ -64,7 +64,7 @@ class Scene:
         )
 
     def visible_share(self, frame: int) -> float:
-        """Share of one picture in which roadwork is seen, not hidden behind anything."""
+        """Share of an image's pixels that show unoccluded roadwork."""
         if not any(item.is_roadwork for item in self.items):
             return 0.0
         size = (STENCIL_WIDTH, STENCIL_WIDTH * 3 // 4)
@@ -73,7 +73,7 @@ class Scene:
         return stencil.histogram()[255] / (size[0] * size[1])
 
     def pictures(self, size: tuple[int, int]) -> list[Image.Image]:
-        """All pictures of the sequence, in order of time."""
+        """All images of the sequence, in order of time."""
         canvas_size = (size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING)
         sky = draw_sky(
             canvas_size,
@@ -96,7 +96,7 @@ class Scene:
 
 
 def plan_scene(sequence: Sequence, seed: int) -> Scene:
-    """Everything in one scene; the roadwork alone depends on the label, all else on the seed and the number."""
+    """The scene of a sequence; only the roadwork depends on the label, the rest on seed and index."""
     rng = stream(seed, "scene", sequence.index)
     look = sequence.look
     light = draw_light(rng, sequence.condition, look.warmth)
@@ -116,7 +116,7 @@ def plan_scene(sequence: Sequence, seed: int) -> Scene:
 
 
 def _with_roadwork(scene: Scene, side: int) -> Scene:
-    """The scene with a worksite, drawn again nearer or farther until it is seen as well as it should be."""
+    """The scene with a worksite, moved nearer or farther until its visible share is within VISIBLE_SHARE."""
     least, most = VISIBLE_SHARE
     index, last = scene.sequence.index, scene.sequence.frames - 1
     distance = float(stream(scene.seed, "distance", index).uniform(4.5, 9.0))
@@ -136,7 +136,7 @@ def _with_roadwork(scene: Scene, side: int) -> Scene:
 
 
 def _draw_works(scene: Scene, side: int, distance: float, attempt: int, rng: np.random.Generator) -> list[Item]:
-    """A layout at the side that traffic keeps free; the last attempts close the camera's own lane."""
+    """A random layout on the side that traffic keeps free; the last attempts close the camera's own lane."""
     street, sequence = scene.street, scene.sequence
     z = (sequence.frames - 1) * sequence.step_m + distance
     x, layouts, inner = street.drive_x, AHEAD, -1

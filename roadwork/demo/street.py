@@ -1,4 +1,4 @@
-"""The street itself: sky, ground, road surface and paint."""
+"""Draws the sky, the ground, the road surface and its markings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from roadwork.demo.places import WHITE, Look
 LANE_M = 3.3
 FAR_M = 400.0
 SKYLINE_M = 190.0
-BANDS_M = (1.2, 5.0, 10.0, 18.0, 32.0, 60.0, 120.0, FAR_M)  # the road fades into the haze in these steps
+BANDS_M = (1.2, 5.0, 10.0, 18.0, 32.0, 60.0, 120.0, FAR_M)  # distances at which the haze on the road changes
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Street:
 
     Attributes:
         half_road: from the centre line to the kerb.
-        half_width: from the centre line to the end of the sidewalk.
+        half_width: from the centre line to the outer edge of the sidewalk.
         has_parking: whether cars park along both kerbs.
-        crossing_z: where a zebra crossing lies, or none.
+        crossing_z: position of a zebra crossing, or None.
         patches: (K, 5) repaired asphalt: x0, x1, z0, z1 and brightness.
-        bike_lane: its colour, or none.
+        bike_lane: its colour, or None.
         skyline: (K, 3) buildings at the far end: x0, x1 and height.
     """
 
@@ -46,7 +46,7 @@ class Street:
 
     @property
     def drive_x(self) -> float:
-        """Middle of the lane that the camera drives in."""
+        """Middle of the camera's lane."""
         return LANE_M * (self.look.lanes - 0.5)
 
     @property
@@ -104,7 +104,7 @@ def draw_sky(size: tuple[int, int], horizon: float, light: Light, rng: np.random
 
 
 def draw_ground(canvas: Canvas, street: Street) -> None:
-    """The skyline; verges, sidewalks, kerbs and asphalt, fading into the haze; then patches and paint."""
+    """Draws skyline, verges, sidewalks, kerbs and asphalt, then patches and markings."""
     start = canvas.camera.z
     for x0, x1, height in street.skyline.tolist():
         z = start + SKYLINE_M
@@ -175,7 +175,7 @@ def _dashes(canvas: Canvas, x: float, colour: RGB) -> None:
 
 
 def draw_reflections(canvas: Canvas, camera: Camera) -> None:
-    """The wet road mirrors, blurred and dark, what stands above the horizon."""
+    """Blends a blurred mirror image of everything above the horizon into the wet road."""
     horizon, width, height = int(camera.horizon), camera.width, camera.height
     above = canvas.image.crop((0, 0, width, horizon)).resize((width // 8, horizon // 8), reducing_gap=1.0)
     blurred = above.transpose(Image.Transpose.FLIP_TOP_BOTTOM).filter(ImageFilter.BoxBlur((1, 4)))

@@ -19,7 +19,7 @@ ADVERTS: tuple[tuple[RGB, RGB], ...] = (
     ((26, 26, 28), (255, 196, 40)), ((206, 236, 40), (26, 26, 28)), ((244, 110, 24), (26, 26, 28)),
     ((40, 96, 168), (240, 240, 240)), ((242, 242, 240), (206, 30, 34)),
 )  # fmt: skip
-ZONE_M = (3.0, 22.0)  # traffic keeps this stretch of the chosen side free, whether there is roadwork or not
+ZONE_M = (3.0, 22.0)  # kept free of traffic on the chosen side, with or without roadwork
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Bin:
 
 
 class Surroundings:
-    """Draws the items of one scene, ``side`` 1 keeping the right of the camera free and -1 the left."""
+    """Draws the items of a scene; ``side`` 1 keeps the right of the camera free, -1 the left."""
 
     def __init__(self, street: Street, light: Light, side: int, step_m: float, rng: np.random.Generator) -> None:
         self.street, self.light, self.side, self.step_m, self.rng = street, light, side, step_m, rng
@@ -192,7 +192,7 @@ class Surroundings:
         return Truck(paint, self._pick((paint, (236, 236, 234))), kind, is_oncoming, lit)
 
     def _traffic(self) -> None:
-        """Cars that drive away ahead, and cars that come towards the camera; none of them inside the free stretch."""
+        """Cars ahead and oncoming cars; none inside ZONE_M on the free side."""
         rng, lanes = self.rng, self.street.look.lanes
         for lane in range(lanes):
             z = float(rng.uniform(24, 42))
@@ -243,7 +243,7 @@ class Surroundings:
         return Pedestrian(self._pick(COATS), self._pick(TROUSERS), self._pick(SKINS), stride)
 
     def _distractor(self) -> None:
-        """Something red, white, orange or yellow that is no roadwork."""
+        """A hard negative: something red, white, orange or yellow that is not roadwork."""
         rng, street = self.rng, self.street
         side = int(rng.choice((-1, 1)))
         kerb, z = side * (street.half_road + 0.35), float(rng.uniform(6, 24))

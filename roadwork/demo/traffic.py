@@ -13,7 +13,7 @@ TYRE: RGB = (24, 24, 26)
 TAIL: RGB = (196, 24, 26)
 LAMP: RGB = (240, 238, 220)
 
-# Half of the paints are those of cones, barriers and machines.
+# Half of these colours also occur on cones, barriers and machines.
 PAINTS: tuple[RGB, ...] = (
     (232, 232, 230), (36, 38, 42), (120, 124, 130), (176, 180, 184), (38, 66, 122), (206, 30, 34), (70, 84, 72),
     (204, 186, 150), (250, 84, 20), (244, 110, 24), (246, 190, 22), (58, 110, 140), (255, 196, 40), (250, 100, 30),
@@ -23,7 +23,7 @@ FREIGHT: tuple[RGB, ...] = (
     (206, 236, 40),
 )  # fmt: skip
 
-# Runners and cyclists wear the colours that road crews wear.
+# Runners and cyclists wear the colours of road crews.
 COATS: tuple[RGB, ...] = (
     (46, 54, 78), (120, 40, 44), (70, 90, 76), (36, 36, 40), (176, 168, 156), (96, 72, 110), (206, 30, 34),
     (255, 104, 20), (255, 104, 20), (206, 236, 40), (206, 236, 40), (250, 200, 30),
@@ -82,7 +82,7 @@ class Car:
 
 
 def _flank(pen: Pen, w: float, paint: RGB) -> None:
-    """The long side that the camera sees: body, windows and wheels."""
+    """The visible long side: body, windows and wheels."""
     side = 1 if pen.canvas.camera.x > pen.x else -1
     x, z, solid = pen.x + side * w, pen.z, pen.canvas.solid
     body = ((0.0, 0.3), (0.0, 0.9), (0.9, 1.0), (1.2, 1.42), (2.7, 1.42), (3.4, 0.95), (4.3, 0.8), (4.3, 0.3))
@@ -182,7 +182,7 @@ class Truck:
 
 @dataclass(frozen=True)
 class Pedestrian:
-    """Somebody walking, 1.72 m tall; ``stride`` is how far the feet are apart, in metres."""
+    """A pedestrian 1.72 m tall; ``stride`` is the distance between the feet in metres."""
 
     coat: RGB
     trousers: RGB
@@ -200,7 +200,7 @@ class Pedestrian:
 
 @dataclass(frozen=True)
 class Worker:
-    """Somebody in a hi-vis vest and helmet.
+    """A worker in a hi-vis vest and helmet.
 
     Attributes:
         vest: colour of the vest.
@@ -250,7 +250,7 @@ def _legs(pen: Pen, colour: RGB, stride: float) -> None:
 
 @dataclass(frozen=True)
 class Cyclist:
-    """A pedestrian on a bicycle, with or without a rider's box for food."""
+    """A cyclist, with or without a delivery box."""
 
     rider: Pedestrian
     box: RGB | None

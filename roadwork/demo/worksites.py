@@ -1,4 +1,4 @@
-"""Worksites: construction machines, and the layouts that objects stand in."""
+"""Construction machines and worksite layouts."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Excavator:
 
 
 class _Scaled:
-    """A pen for shapes planned at the size of a large machine."""
+    """A pen that scales coordinates by `size`."""
 
     def __init__(self, pen: Pen, size: float) -> None:
         self.pen, self.size = pen, size
@@ -81,7 +81,7 @@ class Roller:
 
 @dataclass(frozen=True)
 class CrewTruck:
-    """A works truck from behind: chevrons below, an arrow of lamps above."""
+    """A works truck seen from behind, with chevrons and an arrow of lamps."""
 
     paint: RGB
     stripes: tuple[RGB, RGB]
@@ -116,11 +116,11 @@ class Worksite:
     """Objects around a closed strip of road.
 
     Args:
-        look: the region's convention.
+        look: the region's style.
         x: middle of the strip, in metres to the right of the centre line.
         z: its near end, in metres along the street.
         inner: -1 where traffic passes on its left, 1 on its right.
-        rng: draws everything.
+        rng: source of all random choices.
     """
 
     def __init__(self, look: Look, x: float, z: float, inner: int, rng: np.random.Generator) -> None:
@@ -188,7 +188,7 @@ def closed_lane(site: Worksite) -> None:
 
 
 def pit(site: Worksite) -> None:
-    """A hole fenced in on two sides, with its heap and its digger."""
+    """A hole fenced on two sides, with a heap and an excavator."""
     site.barrier(-0.5, 0.0, 2.2)
     site.barrier(1.5, 0.2, 1.8)
     site.edge_row(4, 0.8)
@@ -200,7 +200,7 @@ def pit(site: Worksite) -> None:
 
 
 def blocked_road(site: Worksite) -> None:
-    """Barriers over the whole road, with a sign before and a plate between."""
+    """Barriers across the whole road, with a sign and a road-closed plate."""
     for dx in (-3.4, -1.1, 1.2, 3.5):
         site.barrier(dx, site.rng.uniform(1.0, 1.5), 2.1)
     closed = DetourSign(YELLOW if site.look.sign == "triangle" else ORANGE, BLACK)
@@ -214,7 +214,7 @@ def blocked_road(site: Worksite) -> None:
 
 
 def mobile_crew(site: Worksite) -> None:
-    """A works truck with its arrow, some cones, a worker or two."""
+    """A works truck with an arrow board, cones, and one or two workers."""
     stripes = (WHITE, RED) if site.look.sign == "triangle" else (YELLOW, BLACK)
     site.add(CrewTruck(site.machine_paint(), stripes), 0.0, 2.6, 1.2, 5.5)
     for i in range(4):
@@ -249,6 +249,4 @@ def sidewalk_works(site: Worksite) -> None:
 
 
 AHEAD = (closed_lane, mobile_crew, paving, blocked_road)
-
-
 BESIDE = (pit, sidewalk_works, closed_lane, paving)

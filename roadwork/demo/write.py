@@ -39,7 +39,7 @@ PARQUET_SCHEMA = pa.schema(
     }
 )
 
-# What `datasets` reads from the schema to decode the column as pictures.
+# Schema metadata from which `datasets` decodes the column as images.
 _PLAIN = {name: {"dtype": str(PARQUET_SCHEMA.field(name).type), "_type": "Value"} for name in PARQUET_SCHEMA.names[4:9]}
 HUGGINGFACE_FEATURES = {
     "image": {"_type": "Image"},
@@ -52,7 +52,7 @@ HUGGINGFACE_FEATURES = {
 
 
 def encode_jpeg(image: Image.Image, position: tuple[float, float] | None, taken_at: str) -> bytes:
-    """The picture as JPEG; without a position there is no GPS block either."""
+    """The image as JPEG; without a position it has no GPS block."""
     exif = Image.Exif()
     exif[ExifTags.Base.Software] = "roadwork demo-data"
     exif[ExifTags.Base.DateTime] = taken_at
@@ -79,7 +79,7 @@ def _degrees_minutes_seconds(angle: float) -> tuple[IFDRational, IFDRational, IF
 
 @dataclass(frozen=True)
 class Picture:
-    """One row: a frame of a sequence, and its JPEG."""
+    """One row: a frame of a sequence and its JPEG."""
 
     sequence: Sequence
     frame: int
@@ -91,12 +91,12 @@ class Picture:
 
     @property
     def position(self) -> tuple[float, float] | tuple[None, None]:
-        """What the latitude and longitude columns hold."""
+        """Values of the latitude and longitude columns."""
         return self.sequence.position(self.frame) if self.sequence.gps_form == "columns" else (None, None)
 
     @property
     def gps(self) -> str | None:
-        """What the gps column holds."""
+        """Value of the gps column."""
         return self.sequence.gps_text(self.frame) if self.sequence.gps_form == "text" else None
 
     @property
@@ -142,7 +142,7 @@ def write_parquet(folder: Path, pictures: Iterable[Picture], count: int) -> None
 
 
 def _parquet_row(picture: Picture) -> dict[str, object]:
-    """One row; every seventh sequence lacks its metadata, as some of the real ones do."""
+    """One row; every seventh sequence lacks metadata, as in the real dataset."""
     sequence = picture.sequence
     latitude, longitude = picture.position
     is_described = sequence.index % 7 != 3

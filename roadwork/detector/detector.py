@@ -1,7 +1,8 @@
-"""An exported detector, loaded: photos in, calibrated answers out."""
+"""Loads an exported detector and predicts photos with calibrated probabilities."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -15,8 +16,8 @@ from torch import Tensor
 
 from roadwork.core.errors import DataError
 from roadwork.data.images import FORMATS, UnreadableImageError, read_pixels, to_network_input
-from roadwork.detector.folding import calibrated_probability
 from roadwork.detector.format import ExportFacts, Preprocessing
+from roadwork.detector.networks import choose_network_device, load_network
 
 ROADWORK, NONE = "Roadwork", "None"
 
@@ -26,12 +27,12 @@ Photo = str | Path | bytes | Image.Image | np.ndarray
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a detector says of a photo.
+    """The prediction for one photo.
 
     Attributes:
-        label: `Roadwork` or `None`, decided at the calibrated threshold.
-        probability: calibrated, of Roadwork.
-        abstain: whether it is too near the threshold to be answered at the risk that calibration was given.
+        label: `Roadwork` or `None` (text), decided at the calibrated threshold.
+        probability: calibrated probability of Roadwork.
+        abstain: whether the probability is in the abstain band, too near the threshold to rely on.
     """
 
     label: str
@@ -40,16 +41,21 @@ class Prediction:
 
 
 class Detector:
-    """An exported detector.
+    """An exported detector: call it with a photo, or `predict_many` with a batch.
 
-        detector = Detector.load("model")
-        detector("photo.jpg")  # Prediction(label='Roadwork', probability=0.93, abstain=False)
+    Example:
+        >>> from roadwork import Detector
+        >>> detector = Detector.load("model")  # written by: roadwork export RUN --out model
+        >>> detector("photo.jpg")  # doctest: +SKIP
+        Prediction(label='Roadwork', probability=0.93, abstain=False)
+        >>> [answer.label for answer in detector.predict_many(["a.jpg", "b.png"])]  # doctest: +SKIP
+        ['Roadwork', 'None']
 
     Attributes:
-        network: maps what it takes, (B, 3, S, S) float32, to folded logits (B, 2), both on `device`.
-        preprocessing: how a photo becomes that.
-        facts: the calibration that is folded into its head.
-        device: where it computes.
+        network: maps (B, 3, S, S) float32 to folded logits (B, 2), both on `device`.
+        preprocessing: image size and normalisation.
+        facts: the calibration folded into the head.
+        device: the device of the network.
     """
 
     def __init__(
@@ -66,42 +72,40 @@ class Detector:
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "auto") -> Self:
-        """The detector of a folder that `roadwork export` has written.
+        """The detector in a folder written by `roadwork export`.
 
         Args:
             folder: with config.json, preprocessor_config.json and model.safetensors or model.onnx.
             device: `auto` (a GPU where there is one), `cpu`, `cuda`, ...
 
         Raises:
-            DataError: it is no such folder, or a file of it is damaged.
-            ConfigError: there is no such device.
+            DataError: the folder is not an export, or one of its files is damaged.
+            ConfigError: the device does not exist.
             MissingExtraError: the folder holds ONNX, and onnxruntime is not installed.
         """
-        from roadwork.detector.networks import choose_device, load_network  # noqa: PLC0415 -- transformers is slow
-
         folder = Path(folder)
         facts, preprocessing = ExportFacts.read(folder), Preprocessing.read(folder)
-        chosen = choose_device(folder, device)
+        chosen = choose_network_device(folder, device)
         return cls(load_network(folder, chosen), preprocessing, facts, chosen)
 
     def __call__(self, photo: Photo) -> Prediction:
-        """The answer for one photo; see `read` for what a photo may be."""
+        """The prediction for one photo, in any form that `read` takes."""
         return self.predict_many([photo])[0]
 
     def predict_many(self, photos: Sequence[Photo]) -> list[Prediction]:
-        """The answers for a batch of photos."""
+        """The predictions for a batch of photos, in their order."""
         if not photos:
             return []
-        return self.judge(self.probabilities(self.logits(torch.stack([self.read(photo) for photo in photos]))))
+        return self.decide(self.probabilities(self.logits(torch.stack([self.read(photo) for photo in photos]))))
 
     def read(self, photo: Photo) -> Tensor:
-        """(3, S, S) uint8 of a photo, as evaluation read it.
+        """(3, S, S) uint8 pixels of a photo, read as in evaluation.
 
         Args:
             photo: a path, the bytes of an encoded JPEG, PNG or WebP, an opened PIL image, or (H, W, 3) uint8 RGB.
 
         Raises:
-            DataError: it cannot be read.
+            DataError: the photo cannot be read.
         """
         try:
             return read_pixels(_encoded(photo), self.preprocessing.size)
@@ -115,12 +119,12 @@ class Detector:
         return self.network(to_network_input(pixels.to(self.device), self.preprocessing.statistics)).float().cpu()
 
     def probabilities(self, logits: Tensor) -> np.ndarray:
-        """(B,) calibrated probability of Roadwork, float64, for folded logits (B, 2)."""
+        """(B,) float64 calibrated probabilities of Roadwork, from folded logits (B, 2)."""
         probabilities: np.ndarray = calibrated_probability(logits, self.facts.threshold).numpy()
         return probabilities
 
-    def judge(self, probabilities: np.ndarray) -> list[Prediction]:
-        """The answers that follow from calibrated probabilities (B,)."""
+    def decide(self, probabilities: np.ndarray) -> list[Prediction]:
+        """The predictions that follow from calibrated probabilities (B,)."""
         facts = self.facts
         low, high = facts.abstain_low, facts.abstain_high
         return [
@@ -133,8 +137,17 @@ class Detector:
         ]
 
 
+def calibrated_probability(folded_logits: Tensor, threshold: float) -> Tensor:
+    """(B,) the calibrated probability of Roadwork behind the logits (B, 2) of a folded network.
+
+    Folding moved the threshold to 0.5 by subtracting logit(t); this adds it again.
+    """
+    d = folded_logits[:, 1] - folded_logits[:, 0]
+    return torch.sigmoid(d.double() + math.log(threshold / (1 - threshold)))
+
+
 def _encoded(photo: Any) -> bytes:
-    """The bytes of an encoded image; what is decoded already is encoded without loss, so that there is one reader."""
+    """The bytes of an encoded image. Decoded images are encoded losslessly, so that one reader serves all."""
     if isinstance(photo, bytes):
         return photo
     if isinstance(photo, str | Path):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from roadwork.core.errors import DataError
-from roadwork.detector.photos import FoundPhotos, PhotoFiles, PhotoSource, open_parquet
+from roadwork.detector.photos import FoundPhotos, PhotoFiles, PhotoSource
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +98,8 @@ class _Finder:
     def _add_parquet(self, path: str) -> None:
         if not self._is_new(os.path.realpath(path)):
             return
+        from roadwork.detector.parquet_photos import open_parquet  # noqa: PLC0415 -- pandas and pyarrow are slow
+
         source = open_parquet(Path(path))
         if not isinstance(source, PhotoFiles):
             self._close_files()

@@ -12,7 +12,7 @@ import math
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from roadwork.calibration.data import read_rows
 from roadwork.core.errors import ConfigError, DataError
@@ -51,15 +51,6 @@ def _fold_layer(layer: nn.Linear, temperature: float, threshold: float) -> None:
     half_bias = ((bias[1] - bias[0]) / temperature - math.log(threshold / (1 - threshold))) / 2
     layer.weight.copy_(torch.stack([-half_weight, half_weight]))
     layer.bias.copy_(torch.stack([-half_bias, half_bias]))
-
-
-def calibrated_probability(folded_logits: Tensor, threshold: float) -> Tensor:
-    """(B,) the calibrated probability of Roadwork behind the logits (B, 2) of a folded network.
-
-    Folding moved the threshold to 0.5 by subtracting logit(t); this adds it again.
-    """
-    d = folded_logits[:, 1] - folded_logits[:, 0]
-    return torch.sigmoid(d.double() + math.log(threshold / (1 - threshold)))
 
 
 def last_linear(network: nn.Module) -> nn.Linear:

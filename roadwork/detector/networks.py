@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModelForImageClassification, PreTrainedModel
 
+from roadwork.core.devices import choose_device
 from roadwork.core.errors import ConfigError, DataError, MissingExtraError
-from roadwork.models.architecture import register_networks
-from roadwork.models.build import without_transformers_report
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 INPUT_NAME, OUTPUT_NAME = "pixel_values", "logits"
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -104,8 +103,8 @@ class TorchNetwork:
         return logits
 
 
-def choose_device(folder: Path, device: str) -> torch.device:
-    """Where an exported network computes: `auto` is a GPU where there is one that this folder's form can use.
+def choose_network_device(folder: Path, device: str) -> torch.device:
+    """The device of an exported network; `auto` is a GPU if the machine has one that the folder's format can use.
 
     Raises:
         ConfigError: there is no such device.
@@ -113,15 +112,7 @@ def choose_device(folder: Path, device: str) -> torch.device:
     if device == "auto":
         usable = torch.cuda.is_available() and ((folder / WEIGHTS_FILE).is_file() or has_cuda())
         return torch.device("cuda" if usable else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"The device is {device!r}, which cannot be used here ({str(error).splitlines()[0]}). Allowed: auto, cpu, "
-            "or a device that torch has, as cuda or cuda:1."
-        ) from None
-    return chosen
+    return choose_device(device)
 
 
 def load_network(folder: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -140,6 +131,14 @@ def load_network(folder: Path, device: torch.device) -> Callable[[Tensor], Tenso
 
 
 def _load_weights(folder: Path) -> PreTrainedModel:
+    # Slow to import, and a detector in ONNX needs none of them.
+    from huggingface_hub.errors import StrictDataclassError  # noqa: PLC0415
+    from safetensors import SafetensorError  # noqa: PLC0415
+    from transformers import AutoModelForImageClassification  # noqa: PLC0415
+
+    from roadwork.models.architecture import register_networks  # noqa: PLC0415
+    from roadwork.models.build import without_transformers_report  # noqa: PLC0415
+
     path = folder / WEIGHTS_FILE
     register_networks()
     try:

@@ -12,9 +12,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from roadwork.core.errors import ConfigError
 from roadwork.core.files import atomic_path
 from roadwork.detector.detector import NONE, ROADWORK
@@ -25,31 +22,19 @@ _ROWS_PER_GROUP = 50_000
 
 # RFC 7946 advises against more: 7 decimals of a degree are a centimetre.
 _DECIMALS = 7
-_SCHEMA = pa.schema(
-    [
-        ("filename", pa.string()),
-        ("label", pa.string()),
-        ("probability", pa.float64()),
-        ("abstain", pa.bool_()),
-        ("latitude", pa.float64()),
-        ("longitude", pa.float64()),
-        ("captured_at", pa.string()),
-        ("error", pa.string()),
-    ]
-)
 _SITE_SUFFIXES = (".geojson", ".csv")
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is said of a photo, or why nothing could be.
+    """The prediction of one photo, or why it could not be read.
 
     Attributes:
-        key: by which the photo is known again; not in the output.
+        key: identifies the photo in a later call; not in the output.
         filename: as the user named it.
         label: `Roadwork` or `None` (the text); None, as the next two, where the photo cannot be read.
         probability: calibrated, of Roadwork.
-        abstain: whether the detector would rather not answer.
+        abstain: whether the probability is in the abstain band.
         latitude, longitude: in degrees; None without a position.
         captured_at: ISO 8601, with the camera's offset from UTC where it wrote one; None where unknown.
         error: why the photo cannot be read.
@@ -217,8 +202,13 @@ def _write_csv(path: Path, records: Iterable[Record], _: Facts) -> None:
 
 
 def _write_parquet(path: Path, records: Iterable[Record], facts: Facts) -> None:
+    import pyarrow as pa  # noqa: PLC0415 -- slow to import, and only this form needs it
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    columns = {name: pa.string() for name in COLUMNS}
+    columns |= {"probability": pa.float64(), "abstain": pa.bool_(), "latitude": pa.float64(), "longitude": pa.float64()}
+    schema = pa.schema(columns, metadata={"roadwork": json.dumps(facts)})
     rows = (record.as_row() for record in records)
-    schema = _SCHEMA.with_metadata({"roadwork": json.dumps(facts)})
     with pq.ParquetWriter(path, schema) as writer:
         while group := list(islice(rows, _ROWS_PER_GROUP)):
             writer.write_table(pa.Table.from_pylist(group, schema=schema))

@@ -23,15 +23,13 @@ from roadwork.core.errors import DataError
 from roadwork.core.files import sha256_of
 from roadwork.core.progress import new_progress
 from roadwork.data.images import READER_VERSION, UnreadableImageError
-from roadwork.data.utils.exif import CameraFacts, read_camera_facts
-from roadwork.data.utils.privacy import coarsen, grain_km
+from roadwork.data.utils.exif import CameraMetadata, read_camera_metadata
 from roadwork.detector.detector import Detector, Prediction
 from roadwork.detector.format import CONFIG_FILE
 from roadwork.detector.networks import ONNX_FILE, WEIGHTS_FILE
 from roadwork.detector.outputs import Record, Summary, known, shown_name, write_records
 from roadwork.detector.photos import FoundPhotos, Photo
 from roadwork.detector.resume import Partial, open_partial, partial_path
-from roadwork.detector.sites import SITE_RADIUS_M, write_prediction_sites
 from roadwork.detector.views import combine_logits, read_views
 from roadwork.models.processor import PROCESSOR_FILE
 
@@ -40,23 +38,23 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 S = TypeVar("S")
 
-# Photos that each thread may have begun beyond the next batch: one that is slow does not hold up the others.
+# Photos per thread decoded beyond the next batch, so that one slow photo does not block the others.
 _AHEAD_PER_WORKER = 2
 
 
 class ReadPhoto(NamedTuple):
-    """A photo as the network takes it, or why it cannot be read.
+    """A decoded photo, or the reason why it cannot be read.
 
     Attributes:
-        photo: which.
-        pixels: (V, 3, S, S) uint8, a view each, or None.
-        camera: what its EXIF header says.
-        error: why there are no pixels; empty where there are.
+        photo: the source photo.
+        pixels: (V, 3, S, S) uint8, one entry per view; None if unreadable.
+        camera: position and time from EXIF.
+        error: why there are no pixels; else empty.
     """
 
     photo: Photo
     pixels: Tensor | None
-    camera: CameraFacts = CameraFacts()
+    camera: CameraMetadata = CameraMetadata()
     error: str = ""
 
 
@@ -64,30 +62,30 @@ def read_photo(photo: Photo, size: int, views: str) -> ReadPhoto:
     """Reads and decodes a photo.
 
     Args:
-        photo: which.
-        size: of the network's input, in pixels.
-        views: as of `read_views`.
+        photo: the photo to read.
+        size: side of the network input, in pixels.
+        views: as in `read_views`.
     """
-    camera = CameraFacts()
+    camera = CameraMetadata()
     try:
         data = photo.load()
-        camera = read_camera_facts(data)
+        camera = read_camera_metadata(data)
         return ReadPhoto(photo, read_views(data, size, views), camera)
     except (OSError, ValueError, UnreadableImageError) as error:  # ValueError: a zero byte in a name
         return ReadPhoto(photo, None, camera, getattr(error, "strerror", None) or str(error))
 
 
 def map_ahead(function: Callable[[T], S], items: Iterable[T], threads: int, ahead: int) -> Iterator[S]:
-    """What `function` gives for each item, in order, worked out by threads.
+    """Yields `function(item)` for each item, in order, computed by a thread pool.
 
-    Threads, not processes: decoders and resizing let go of the interpreter, and pixels need not be copied. Each has one
-    torch thread, or as many cores as there are would be asked for by each of them.
+    Threads, not processes: decoding and resizing release the GIL, and pixels need no copy. Each thread uses one torch
+    thread, or each would start one per core.
 
     Args:
-        function: is called in the threads.
-        items: are taken from the caller's thread.
-        threads: that work.
-        ahead: results that are begun before they are asked for: the bound of the memory.
+        function: called in the threads.
+        items: consumed in the caller's thread.
+        threads: size of the pool.
+        ahead: results computed in advance; this bounds the memory.
     """
     iterator = iter(items)
     with ThreadPoolExecutor(threads, "decode", initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -98,7 +96,7 @@ def map_ahead(function: Callable[[T], S], items: Iterable[T], threads: int, ahea
                 with suppress(StopIteration):
                     pending.append(pool.submit(function, next(iterator)))
                 yield result
-                del result  # or it would live as long as the caller takes with the next one
+                del result  # free it before the caller asks for the next one
         finally:
             for future in pending:
                 future.cancel()
@@ -113,13 +111,13 @@ def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """How photos are predicted.
+    """Options of a prediction.
 
     Attributes:
-        batch_size: pictures that the network gets at once.
-        workers: threads that read and decode.
-        views: as of `roadwork.detector.views`.
-        coarsen_gps: decimals to which positions are rounded; None keeps them.
+        batch_size: images per forward pass.
+        workers: decoding threads.
+        views: test-time augmentation, one of `roadwork.detector.views.VIEWS`.
+        coarsen_gps: decimals of rounded positions; None keeps them.
     """
 
     batch_size: int
@@ -131,24 +129,24 @@ class PredictOptions:
 def read_batches(
     found: FoundPhotos, wanted: np.ndarray, detector: Detector, options: PredictOptions
 ) -> Iterator[list[ReadPhoto]]:
-    """The photos where `wanted`, (N,) bool, is true, decoded in order; a bounded number of them waits."""
+    """Batches of decoded photos where `wanted`, (N,) bool, is true, in order, with bounded read-ahead."""
     read = partial(read_photo, size=detector.preprocessing.size, views=options.views)
     ahead = options.batch_size + _AHEAD_PER_WORKER * options.workers
     return in_batches(map_ahead(read, found.photos(wanted), options.workers, ahead), options.batch_size)
 
 
-def judge_batch(detector: Detector, batch: Sequence[ReadPhoto], options: PredictOptions) -> dict[int, Record]:
-    """The records of a batch, by the photos' positions."""
+def predict_batch(detector: Detector, batch: Sequence[ReadPhoto], options: PredictOptions) -> dict[int, Record]:
+    """Predicts a batch: records by photo number."""
     views = [read.pixels for read in batch if read.pixels is not None]
     answers: Iterator[Prediction] = iter(())
     if views:
         parts = torch.split(torch.cat(views), options.batch_size)
         logits = torch.cat([detector.logits(part) for part in parts])
-        answers = iter(detector.judge(detector.probabilities(combine_logits(logits, len(views[0])))))
+        answers = iter(detector.decide(detector.probabilities(combine_logits(logits, len(views[0])))))
     records = {}
     for read in batch:
         answer = next(answers) if read.pixels is not None else None
-        latitude, longitude = coarsen(np.array([_position(read)]), options.coarsen_gps)[0].tolist()
+        latitude, longitude = _position(read, options.coarsen_gps)
         records[read.photo.position] = Record(
             key=read.photo.key,
             filename=shown_name(read.photo.name),
@@ -163,13 +161,18 @@ def judge_batch(detector: Detector, batch: Sequence[ReadPhoto], options: Predict
     return records
 
 
-def _position(read: ReadPhoto) -> tuple[float, float]:
-    """That of the dataset's columns, else the camera's."""
-    return read.camera[:2] if np.isnan(read.photo.gps[0]) else read.photo.gps
+def _position(read: ReadPhoto, decimals: int | None) -> tuple[float, float]:
+    """Latitude and longitude from the dataset's columns, else from the EXIF header; rounded if asked for."""
+    latitude, longitude = read.camera[:2] if np.isnan(read.photo.gps[0]) else read.photo.gps
+    if decimals is not None:
+        from roadwork.data.utils.privacy import round_positions  # noqa: PLC0415 -- pandas and h3 are slow to import
+
+        latitude, longitude = round_positions(np.array([(latitude, longitude)]), decimals)[0].tolist()
+    return latitude, longitude
 
 
 class InterruptedPredictionError(Exception):
-    """A prediction was asked to stop, and has; what is answered is kept."""
+    """A prediction stopped on request; finished records are kept."""
 
     def __init__(self, n_done: int, n_photos: int) -> None:
         super().__init__(n_done, n_photos)
@@ -187,56 +190,49 @@ def predict_to_file(
     overwrite: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Summary:
-    """Answers for all photos in `out`; goes on where an earlier call was interrupted.
+    """Predicts all photos to `out`; continues where an earlier call was interrupted.
 
     Args:
-        model: the exported folder, by whose files the answers of an earlier call are known as this model's.
-        detector: of that folder.
+        model: the exported folder; its files identify the model in partial results.
+        detector: loaded from that folder.
         found: the photos.
         out: ends in .csv, .parquet or .geojson.
-        options: how.
+        options: batch size, workers, views, rounding.
         sites: where to write the roadwork sites, or None.
-        overwrite: replace `out`, and answers of another model or other options that were not finished.
-        should_stop: is asked between batches.
+        overwrite: replace `out`, and partial results of another model or other options.
+        should_stop: called between batches.
 
     Raises:
-        DataError: `out` is there already, or another process writes to it, or unfinished answers are of another model.
-        InterruptedPredictionError: `should_stop` said so.
+        DataError: `out` exists, another process writes to it, or partial results are from another model.
+        InterruptedPredictionError: `should_stop` returned True.
     """
     kept = partial_path(out)
     if not overwrite and not kept.exists():
         _refuse_existing(out, sites)
     made_by = {"model": fingerprint(model), "views": options.views, "coarsen_gps": options.coarsen_gps}
     with open_partial(kept, made_by | {"reader": READER_VERSION}, found.keys(), overwrite=overwrite) as unfinished:
-        summary = _answer(detector, found, unfinished, options, should_stop)
+        summary = _predict_missing(detector, found, unfinished, options, should_stop)
         facts = asdict(detector.facts) | made_by
         write_records(out, summary.count(unfinished.records()), facts)
         if sites is not None:
+            from roadwork.detector.sites import write_prediction_sites  # noqa: PLC0415 -- pandas and scipy are slow
+
             summary.n_sites = write_prediction_sites(sites, unfinished.records, detector.facts.prior)
         kept.unlink()
     return summary
 
 
-def warn_of_coarse_sites(decimals: int | None) -> None:
-    """Says so where positions are rounded to more than a site's radius."""
-    if grain_km(decimals) * 1000 > SITE_RADIUS_M:
-        logger.warning(
-            "Positions are rounded to %s decimals, %.0f m: sites of %.0f m are then found on that grid.",
-            decimals, grain_km(decimals) * 1000, SITE_RADIUS_M,
-        )  # fmt: skip
-
-
 def fingerprint(model: Path) -> str:
-    """SHA-256 of what an exported folder's answers depend on."""
+    """SHA-256 prefixes of the files that determine a model's predictions."""
     names = (CONFIG_FILE, PROCESSOR_FILE, WEIGHTS_FILE, ONNX_FILE, f"{ONNX_FILE}.data")
     return " ".join(sha256_of(model / name)[:16] for name in names if (model / name).is_file())
 
 
 def require_export(model: Path) -> None:
-    """Refuses a run's folder, whose checkpoint is not yet a detector.
+    """Checks that `model` is an exported folder, not a run.
 
     Raises:
-        DataError: with the command that makes one.
+        DataError: it is a run; the message has the export command.
     """
     if (model / "config.yaml").is_file() and not (model / CONFIG_FILE).is_file():
         raise DataError(
@@ -248,30 +244,30 @@ def require_export(model: Path) -> None:
 def _refuse_existing(*paths: Path | None) -> None:
     for path in paths:
         if path is not None and path.exists():
-            raise DataError(f"{path} is there already. Name another file, or replace it with --overwrite.")
+            raise DataError(f"{path} exists. Name another file, or replace it with --overwrite.")
 
 
-def _answer(
+def _predict_missing(
     detector: Detector,
     found: FoundPhotos,
     unfinished: Partial,
     options: PredictOptions,
     should_stop: Callable[[], bool],
 ) -> Summary:
-    """Adds the records that `unfinished` lacks; says how many, and in what time."""
+    """Predicts the photos that `unfinished` lacks; returns their number and the time."""
     summary = Summary()
     is_done = unfinished.is_done
     n_done = int(is_done.sum())
     if unfinished.n_left_out:
-        logger.info("%s earlier answers are of photos that the inputs no longer name: left out.", unfinished.n_left_out)
+        logger.info("Ignored %s earlier predictions of photos that are no longer in the inputs.", unfinished.n_left_out)
     if n_done:
-        logger.info("%s of %s photos were answered before; going on.", f"{n_done:,}", f"{len(found):,}")
+        logger.info("%s of %s photos were predicted before; continuing.", f"{n_done:,}", f"{len(found):,}")
     started = time.perf_counter()
     with warnings.catch_warnings(), new_progress() as progress:
         warnings.simplefilter("ignore")  # Pillow's, of damaged headers; set once, as filters are not a thread's own
         task = progress.add_task("Predicting", total=len(found), completed=n_done)
         for batch in read_batches(found, ~is_done, detector, options):
-            unfinished.append(judge_batch(detector, batch, options))
+            unfinished.append(predict_batch(detector, batch, options))
             summary.n_answered += len(batch)
             summary.seconds = time.perf_counter() - started
             speed = summary.n_answered / summary.seconds

@@ -1,7 +1,7 @@
-"""The partial file of a prediction: what is answered stays answered, however the command ends.
+"""The partial file of a prediction, from which an interrupted command continues.
 
-Its first line says which model and options the answers come from; each further one is a record. Lines are only ever
-appended, so a kill can damage no more than the last one, which is then cut off.
+Its first line names the model and options; each further line is a record. Lines are only appended, so a kill can
+damage only the last one, which is then cut off.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _ABSENT = -1
 
 
 def partial_path(out: Path) -> Path:
-    """Where the answers are kept until `out` is written."""
+    """The file that holds predictions until `out` is written."""
     return out.with_name(f"{out.name}.partial")
 
 
 class Partial:
-    """Records on disk, found again by the position of their photo.
+    """Records on disk, indexed by photo number.
 
     Args:
         file: open for reading and writing, behind its first line.

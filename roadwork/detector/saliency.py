@@ -1,7 +1,7 @@
-"""Where a detector saw roadwork in a photo.
+"""Saliency maps: which parts of a photo raised the score of Roadwork.
 
-A map says which part of a picture moved the answer. It does not say why, nor that the answer is right. `look_map` takes
-one pass forward and back, `occlusion_map` tens of passes forward, and is the surer of the two.
+A map shows which part of a photo changed the prediction. It does not show why, nor that the prediction is right.
+`gradient_map` takes one forward and backward pass. `occlusion_map` takes tens of forward passes, and is more reliable.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _COLOUR = np.array([255, 32, 0], dtype=np.float32)
 _OPACITY = 0.6
 
 
-def look_map(network: nn.Module, pixels: Tensor) -> np.ndarray:
-    """(h, w) float32 in [0, 1]: how much each part of a picture spoke for Roadwork, on a grid of the network's own.
+def gradient_map(network: nn.Module, pixels: Tensor) -> np.ndarray:
+    """(h, w) float32 in [0, 1]: evidence for Roadwork by part of a photo, on the network's own grid.
 
     **Convolutional networks**: gradient times activation, summed over channels, what is above 0 of it (HiResCAM:
     Draelos and Carin, arXiv:2011.08891). It is taken at the last feature map of at least 12 x 12 cells, not at the very
@@ -59,7 +59,7 @@ def look_map(network: nn.Module, pixels: Tensor) -> np.ndarray:
 
 
 def occlusion_map(network: Callable[[Tensor], Tensor], pixels: Tensor, grid: int = OCCLUSION_GRID) -> np.ndarray:
-    """(grid, grid) float32 in [0, 1]: how much less a picture speaks for Roadwork with each part of it greyed out.
+    """(grid, grid) float32 in [0, 1]: drop of the Roadwork score when each part of the photo is masked.
 
     It needs no gradients, so it serves an ONNX folder, at the cost of grid² + 1 forward passes (Zeiler and Fergus,
     Visualizing and understanding convolutional networks, ECCV 2014).
@@ -81,15 +81,15 @@ def occlusion_map(network: Callable[[Tensor], Tensor], pixels: Tensor, grid: int
     return _scale((differences[-1] - differences[:-1]).view(grid, grid))
 
 
-def overlay(image: np.ndarray, look: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8: the picture with what was looked at in red.
+def overlay(image: np.ndarray, saliency: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8: the photo with its saliency map in red.
 
     Args:
         image: (H, W, 3) uint8 RGB. The map is stretched over it, as the picture was squashed to the square.
-        look: (h, w) in [0, 1].
+        saliency: (h, w) in [0, 1].
     """
     height, width = image.shape[:2]
-    stretched = Image.fromarray(look.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
+    stretched = Image.fromarray(saliency.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
     share = _OPACITY * np.asarray(stretched).clip(0, 1)[..., None]
     mixed: np.ndarray = (image * (1 - share) + _COLOUR * share).round().astype(np.uint8)
     return mixed
@@ -106,7 +106,7 @@ def _choose_features(states: tuple[Tensor, ...] | None, name: str) -> Tensor:
 
 
 def _count_patches(n_tokens: int, network: nn.Module, size: int) -> int:
-    """How many of the tokens are patches."""
+    """Number of tokens that are patches."""
     config = network.config
     patch = getattr(getattr(config, "vision_config", config), "patch_size", None)
     n_cut = (size // patch) ** 2 if isinstance(patch, int) else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -16,11 +17,14 @@ from scipy.special import expit, logit
 
 from roadwork.core.errors import ConfigError, DataError
 from roadwork.core.files import atomic_path
-from roadwork.data.grouping.proximity import chord_of
+from roadwork.data.grouping.proximity import chord_length
 from roadwork.data.utils.geo import PositionTree, degrees_of, haversine_km, unit_vectors
+from roadwork.data.utils.privacy import rounding_step_km
 from roadwork.detector.detector import ROADWORK
 from roadwork.detector.outputs import COLUMNS, Record
 from roadwork.metrics.decision import LIMIT
+
+logger = logging.getLogger(__name__)
 
 # Share of the photos within the radius of a roadwork that show it; the others look elsewhere. Assumed.
 _VISIBLE = 0.5
@@ -156,7 +160,7 @@ def _find_cores(gps: np.ndarray, radius_km: float) -> np.ndarray:
     """(K, 2) latitude, longitude of the cores among positions (N, 2), each farther than the radius from the others."""
     places = np.unique(gps, axis=0)
     vectors = unit_vectors(places)
-    chord = chord_of(radius_km)
+    chord = chord_length(radius_km)
     # Counted in grid cells, since in a dense city each position has thousands of others around it.
     cells, cell_of_place = np.unique(np.floor(vectors * (_CELLS_A_RADIUS / chord)), axis=0, return_inverse=True)
     n_around = cKDTree(cells).query_ball_point(cells, _CELLS_A_RADIUS, return_length=True, workers=-1)[cell_of_place]
@@ -259,6 +263,15 @@ def write_prediction_sites(path: Path, records: Callable[[], Iterable[Record]], 
     sites = find_sites(rows_near_roadwork(records), radius_m=SITE_RADIUS_M, prior=prior)
     write_sites(sites, path)
     return len(sites)
+
+
+def warn_of_coarse_sites(decimals: int | None) -> None:
+    """Says so where positions are rounded to more than a site's radius."""
+    if rounding_step_km(decimals) * 1000 > SITE_RADIUS_M:
+        logger.warning(
+            "Positions are rounded to %s decimals, %.0f m: sites of %.0f m are then found on that grid.",
+            decimals, rounding_step_km(decimals) * 1000, SITE_RADIUS_M,
+        )  # fmt: skip
 
 
 def rows_near_roadwork(records: Callable[[], Iterable[Record]]) -> pd.DataFrame:

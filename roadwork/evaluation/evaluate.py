@@ -14,11 +14,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from roadwork.core.devices import choose_device
 from roadwork.core.errors import DataError
 from roadwork.core.files import sha256_of, write_json
 from roadwork.core.progress import track
 from roadwork.data.datamodule import NATIXDataModule
-from roadwork.data.utils.privacy import coarsen, coarsen_km, number_cells, position_columns
+from roadwork.data.utils.privacy import number_cells, position_columns, round_distances, round_positions
 from roadwork.evaluation.ensemble import AveragedNetworks
 from roadwork.metrics.predictions import build_predictions, write_predictions
 from roadwork.metrics.results import evaluate_predictions
@@ -95,7 +96,7 @@ def build_run_datamodule(cfg: DictConfig, folder: Path) -> NATIXDataModule:
     """The data module of a run: its own configuration and its own splits, checked against the data as it is today."""
     own_splits = {"data": {"splits_file": str(Run(folder).splits_file)}}
     datamodule = NATIXDataModule(cast("DictConfig", OmegaConf.merge(cfg, own_splits)))
-    datamodule.setup("evaluate")
+    datamodule.setup("predict")
     return datamodule
 
 
@@ -131,7 +132,7 @@ def load_best_model(folder: Path, settings: Settings) -> nn.Module:
 
 def predict_splits(datamodule: NATIXDataModule, model: nn.Module, splits: Sequence[str]) -> pd.DataFrame:
     """The predictions table of these splits' readable rows."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     model = model.to(device)
     rows: list[np.ndarray] = []
     logits: list[np.ndarray] = []
@@ -142,7 +143,7 @@ def predict_splits(datamodule: NATIXDataModule, model: nn.Module, splits: Sequen
             moved = readable | {"image": readable["image"].to(device)}
             images = datamodule.on_after_batch_transfer(moved, 0)["image"]
             with torch.inference_mode():
-                logits.append(model(pixel_values=images).logits.double().cpu().numpy())
+                logits.append(model(pixel_values=images).logits.cpu().double().numpy())
             rows.append(readable["index"].numpy())
     return tabulate(datamodule, np.concatenate(rows), np.concatenate(logits))
 
@@ -156,11 +157,11 @@ def tabulate(datamodule: NATIXDataModule, chosen: np.ndarray, logits: np.ndarray
     hidden = position_columns(whole.slices, whole.gps, decimals)
     if hidden:
         logger.info("Predictions leave out %s: privacy.coarsen_gps is %s.", ", ".join(map(str, hidden)), decimals)
-    coarse = replace(whole, gps=coarsen(whole.gps, decimals), slices=whole.slices.drop(columns=hidden))
+    coarse = replace(whole, gps=round_positions(whole.gps, decimals), slices=whole.slices.drop(columns=hidden))
     return build_predictions(
         coarse.take(chosen),
         datamodule.split_names[chosen],
         (groups if decimals is None else number_cells(groups))[chosen],
         logits,
-        coarsen_km(datamodule.distances_to_deployment_km()[chosen], decimals),
+        round_distances(datamodule.distances_to_deployment_km()[chosen], decimals),
     )

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from roadwork.config import compose_config, to_settings
 from roadwork.core.errors import ConfigError
-from roadwork.data.source import find_groups, find_splits, read_dataset
+from roadwork.data.open import open_dataset
 from roadwork.data.splitting.splits import Splits
 from roadwork.experiments.cross_validation import check_same_plan, write_or_check_splits
 from roadwork.experiments.folds import make_fold_splits
@@ -209,16 +209,16 @@ def plan_ablation(cfg: DictConfig, design: Design, resume: Path | None = None) -
     settings = to_settings(cfg)
     _check_one_device(settings)
     arms = select_arms(design.arms, settings.training)
-    table, source = read_dataset(settings.data)
-    groups = find_groups(settings.data, table, source)
-    splits = find_splits(settings, table, groups)
-    by_fold = make_fold_splits(table, groups, splits, design.folds, seed=settings.data.splitting.seed)
+    dataset = open_dataset(settings)
+    by_fold = make_fold_splits(
+        dataset.table, dataset.groups, dataset.splits, design.folds, seed=settings.data.splitting.seed
+    )
     plan: dict[str, Any] = {
         "seeds": design.seeds,
         "folds": design.folds,
         "full": design.full,
         "steps": design.steps,
-        "data_fingerprint": table.fingerprint(),
+        "data_fingerprint": dataset.table.fingerprint(),
         "arms": arms,
         "config": OmegaConf.to_container(cfg, resolve=True),
     }
@@ -234,7 +234,7 @@ def plan_ablation(cfg: DictConfig, design: Design, resume: Path | None = None) -
         for seed, fold in design.pairs
         for arm, overrides in arms.items()
     ]
-    return Ablation(folder, settings, design, arms, fits, table.fingerprint())
+    return Ablation(folder, settings, design, arms, fits, dataset.table.fingerprint())
 
 
 def _splits_file(folder: Path, fold: int) -> Path:

@@ -18,7 +18,7 @@ from roadwork.core.files import write_json
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.data.grouping.groups import Groups
 from roadwork.data.images import ImageSource
-from roadwork.data.source import find_groups, find_splits, read_dataset
+from roadwork.data.open import open_dataset
 from roadwork.data.splitting.splits import Splits
 from roadwork.data.table import SampleTable
 from roadwork.evaluation.evaluate import load_best_model, predict_splits
@@ -102,9 +102,8 @@ def plan_cross_validation(
     cfg = compose_config(cfg)
     settings = to_settings(cfg)
     data = settings.data
-    table, source = read_dataset(data)
-    groups = find_groups(data, table, source)
-    splits = find_splits(settings, table, groups)
+    dataset = open_dataset(settings)
+    table, groups, splits = dataset.table, dataset.groups, dataset.splits
     regions = find_regions(table, data.splitting.region_column) if by == "region" else None
     fold_splits = make_fold_splits(table, groups, splits, n_folds, seed=data.splitting.seed, regions=regions)
     plan = {
@@ -127,7 +126,7 @@ def plan_cross_validation(
         }
         folds.append(Fold(number, fold_folder, cast("DictConfig", OmegaConf.merge(cfg, overrides)), own))
     OmegaConf.save(OmegaConf.create(plan), folder / PLAN_FILE)
-    return CrossValidation(folder, settings, table, source, groups, folds, regions)
+    return CrossValidation(folder, settings, table, dataset.source, groups, folds, regions)
 
 
 def check_same_plan(folder: Path, plan: dict[str, Any], kind: str = "cv") -> None:

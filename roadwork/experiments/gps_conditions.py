@@ -14,9 +14,10 @@ from roadwork.core.errors import ConfigError
 from roadwork.data.dataset import UnreadableLedger
 from roadwork.data.deployment import find_deployment
 from roadwork.data.features import compute_features
+from roadwork.data.open import open_dataset
+from roadwork.data.samplers.build import build_gps_sampler
 from roadwork.data.samplers.gps_weighted_sampler import GPSWeightedSampler
-from roadwork.data.samplers.stratified_sampler import WeightClasses, draw_systematic
-from roadwork.data.source import find_groups, find_splits, read_dataset
+from roadwork.data.samplers.stratified_sampler import Strata, draw_systematic
 from roadwork.data.table import SampleTable
 from roadwork.experiments.heads import HeadSettings
 from roadwork.metrics.intervals import effective_groups
@@ -67,16 +68,13 @@ def weigh_arms(
     """
 
     def weigh_by_gps(rows: TrainingRows, dose: float = 1.0) -> np.ndarray:
-        sampler = GPSWeightedSampler(
-            rows,
-            centers_deg,
+        dosed = replace(
+            sampling,
             n_clusters=len(centers_deg),
             weight_brackets=[[low, high, float(weight) ** dose] for low, high, weight in sampling.weight_brackets],
-            random_seed=sampling.random_seed,
             missing_weight=sampling.missing_weight**dose,
-            balance_labels=sampling.balance_labels,
         )
-        return sampler.weights
+        return build_gps_sampler(dosed, rows, centers_deg).weights
 
     by_gps = weigh_by_gps(rows)
     label_counts = np.bincount(rows.labels, minlength=2)
@@ -114,7 +112,7 @@ def draw_rows(weights: np.ndarray, n_draws: int, seed: list[int]) -> np.ndarray:
         seed: numbers >= 0; the epoch is added to them.
     """
     values, index = np.unique(weights, return_inverse=True)
-    classes = WeightClasses.from_index(index, values)
+    classes = Strata.from_index(index, values)
     n_epochs = -(-n_draws // len(weights))
     epochs = [draw_systematic(classes, np.random.default_rng([*seed, epoch])) for epoch in range(n_epochs)]
     return np.concatenate(epochs)[:n_draws].astype(np.int64)
@@ -185,11 +183,10 @@ def prepare_experiment(settings: Settings, heads: HeadSettings, n_folds: int) ->
             f"data.extra mixes in {', '.join(extra.dataset_name for extra in settings.data.extra)}. The experiment on "
             "GPS weighting draws by its arms' weights alone, without shares: set data.extra=[]."
         )
-    table, source = read_dataset(settings.data)
-    groups = find_groups(settings.data, table, source)
+    dataset = open_dataset(settings)
+    table, groups, split_names = dataset.table, dataset.groups, dataset.split_names
     for note in (*table.notes, *groups.notes):
         logger.info(note)
-    split_names = find_splits(settings, table, groups).names_by_row(table)
     target_deg, target_source = find_deployment(settings.data, table, split_names)
     if not settings.model.pretrained:
         logger.warning(
@@ -199,7 +196,7 @@ def prepare_experiment(settings: Settings, heads: HeadSettings, n_folds: int) ->
         )
     rows = np.flatnonzero(np.isin(split_names, DEVELOPMENT_SPLITS) & ~groups.set_aside)
     ledger = UnreadableLedger(table, settings.data.max_unreadable)
-    features = compute_features(_build_network(settings), settings, ledger, source, rows)
+    features = compute_features(_build_network(settings), settings, ledger, dataset.source, rows)
     return GpsExperiment(
         table.take(features.rows),
         groups.names[features.rows],
@@ -222,13 +219,5 @@ def _build_network(settings: Settings) -> PreTrainedModel:
 
 def build_sampler(experiment: GpsExperiment) -> GPSWeightedSampler:
     """The configured sampler on all rows of the experiment: its clusters and distances serve every fold."""
-    sampling = experiment.sampling
-    return GPSWeightedSampler(
-        TrainingRows(experiment.table.gps, experiment.table.labels, experiment.groups),
-        experiment.target_deg,
-        n_clusters=sampling.n_clusters,
-        weight_brackets=sampling.weight_brackets,
-        random_seed=sampling.random_seed,
-        missing_weight=sampling.missing_weight,
-        balance_labels=sampling.balance_labels,
-    )
+    rows = TrainingRows(experiment.table.gps, experiment.table.labels, experiment.groups)
+    return build_gps_sampler(experiment.sampling, rows, experiment.target_deg)

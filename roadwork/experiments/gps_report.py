@@ -20,7 +20,7 @@ from roadwork.config import to_settings
 from roadwork.core.errors import MissingExtraError
 from roadwork.core.files import atomic_path, write_json
 from roadwork.data.deployment import unreachable_targets
-from roadwork.data.utils.privacy import coarsen
+from roadwork.data.utils.privacy import round_positions
 from roadwork.experiments.gps_analysis import OVERALL, PRIMARY, analyse, decide_verdict
 from roadwork.experiments.gps_conditions import ARMS, PLACEBO, UNIFORM, GpsExperiment, build_sampler, prepare_experiment
 from roadwork.experiments.gps_seeds import run_seeds
@@ -316,12 +316,14 @@ def report_experiment(experiment: GpsExperiment, settings: Settings, seeds: rang
     decimals = settings.privacy.coarsen_gps
     for arm in figures["arms"].values():
         if arm["worst_cell"]:
-            arm["worst_cell"]["center_deg"] = coarsen(np.array(arm["worst_cell"]["center_deg"]), decimals).tolist()
+            arm["worst_cell"]["center_deg"] = round_positions(
+                np.array(arm["worst_cell"]["center_deg"]), decimals
+            ).tolist()
     model = settings.model
     weights = "pretrained" if model.pretrained else f"random weights of seed {settings.training.seed}"
     return {
         "verdict": decide_verdict(figures),
-        "unreachable": unreachable_targets(coarsen(experiment.target_deg, decimals), experiment.table.gps),
+        "unreachable": unreachable_targets(round_positions(experiment.target_deg, decimals), experiment.table.gps),
         "target_source": experiment.target_source,
         "model": f"{model.name}, {weights}, frozen, {settings.data.img_size} px",
         "pretrained": model.pretrained,

@@ -22,7 +22,7 @@ from roadwork.core.files import atomic_path
 from roadwork.core.progress import track
 from roadwork.data.images import FORMATS, ImageSource, UnreadableImageError
 from roadwork.data.label_corrections import DROP, is_filled_in
-from roadwork.data.utils.privacy import coarsen
+from roadwork.data.utils.privacy import round_positions
 from roadwork.experiments.cross_validation import CrossValidation
 from roadwork.metrics.results import errors_allowed
 
@@ -188,7 +188,7 @@ def write_label_audit(audit: LabelAudit, cross_validation: CrossValidation) -> t
     settings, table = cross_validation.settings, cross_validation.table
     rows = pd.Series(np.arange(len(table)), index=table.ids)[audit.listed["id"]].to_numpy()
     names = _names_of_labels(settings.data.class_names)
-    gps = coarsen(table.gps[rows], settings.privacy.coarsen_gps)
+    gps = round_positions(table.gps[rows], settings.privacy.coarsen_gps)
     columns = {
         "id": audit.listed["id"],
         "filename": audit.listed["filename"],

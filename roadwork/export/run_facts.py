@@ -74,7 +74,8 @@ def read_run_facts(run: Path, settings: Settings, facts: ExportFacts | None) -> 
     results = Run(run).read_results()
     calibrated = results.get(RESULT_KEY) if facts is not None else None
     at = facts.threshold if facts is not None and calibrated else 0.5
-    splits = json.loads(Run(run).splits_file.read_text(encoding="utf-8"))
+    path = Run(run).splits_file
+    splits = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     networks = tuple(member.read_settings() for member in read_members(run)) if is_ensemble(run) else (settings,)
     names = (_hub_name(network.model.name) for network in networks if network.model.pretrained)
     return RunFacts(

@@ -18,7 +18,7 @@ from roadwork.calibration.data import logit_differences
 from roadwork.core.errors import ConfigError, DataError
 from roadwork.core.progress import track
 from roadwork.data.images import UnreadableImageError
-from roadwork.data.source import read_dataset
+from roadwork.data.open import open_dataset
 from roadwork.detector.detector import ROADWORK, Detector
 from roadwork.detector.folding import PREDICTIONS_FILE, read_calibration
 from roadwork.detector.format import ExportFacts
@@ -119,7 +119,8 @@ def compare_with_run(detector: Detector, run: Path, *, limit_rows: int, tie: flo
 
 
 def _read_photos(run: Path, ids: list[str]) -> list[bytes]:
-    table, source = read_dataset(Run(run).read_settings().data)
+    dataset = open_dataset(Run(run).read_settings())
+    table, source = dataset.table, dataset.source
     if Run(run).read_manifest().get("data_fingerprint") not in (None, table.fingerprint()):
         raise DataError(
             f"{table.notes[0]} It is not the data that {run} was trained on: rows, labels, positions or sequences have "

@@ -6,7 +6,7 @@ import h3
 import numpy as np
 
 from roadwork.data.utils.geo import EARTH_RADIUS_KM, degrees_of, h3_cells, unit_vectors
-from roadwork.data.utils.privacy import grain_km
+from roadwork.data.utils.privacy import rounding_step_km
 
 # No place is farther than this from another.
 FARTHEST_KM = float(np.pi * EARTH_RADIUS_KM)
@@ -103,8 +103,8 @@ def _clipped(ring: np.ndarray, seam: float, *, keep_east: bool) -> np.ndarray:
 
 
 def finest_resolution(decimals: int | None) -> int:
-    """The finest resolution whose cells are no smaller than the grain of positions with so many decimals."""
-    fitting = [r for r in range(_COARSEST, _FINEST + 1) if _side_km(r) >= grain_km(decimals)]
+    """The finest resolution whose cells are no smaller than the step between positions rounded to so many decimals."""
+    fitting = [r for r in range(_COARSEST, _FINEST + 1) if _side_km(r) >= rounding_step_km(decimals)]
     return max(fitting)
 
 

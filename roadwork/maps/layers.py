@@ -13,7 +13,7 @@ import pandas as pd
 
 from roadwork.data.samplers.clusters import Clusters
 from roadwork.data.samplers.weights import Brackets
-from roadwork.data.utils.privacy import coarsen, coarsen_km
+from roadwork.data.utils.privacy import round_distances, round_positions
 from roadwork.maps.geometry import (
     FARTHEST_KM,
     cell_levels,
@@ -162,7 +162,7 @@ def rows_layer(
     cells, index = gather_cells(gps, finest_resolution(decimals), _MAX_MARKERS)
     counts, positives = np.bincount(index, minlength=len(cells)), np.bincount(index, labels, minlength=len(cells))
     # The mean of rounded positions lies between them; rounded again, it says no more than they do.
-    positions = coarsen(mean_positions(gps, index, len(cells)), decimals)
+    positions = round_positions(mean_positions(gps, index, len(cells)), decimals)
     features = [
         make_point(positions[i], f"{name}: {counted(counts[i], 'image')}, {positives[i]:.0f} with roadwork", counts[i])
         for i in np.argsort(-counts, kind="stable")
@@ -173,10 +173,10 @@ def rows_layer(
 
 def deployment_layers(deployment: DeploymentLayer, decimals: int | None) -> list[MapLayer]:
     """The deployment's points; and its centres, each with a true circle at the end of every bracket."""
-    points = coarsen(deployment.points_deg, decimals)
+    points = round_positions(deployment.points_deg, decimals)
     points = points[~np.isnan(points).any(axis=1)]
     cells, index = gather_cells(points, finest_resolution(decimals), _MAX_MARKERS)
-    positions = coarsen(mean_positions(points, index, len(cells)), decimals)
+    positions = round_positions(mean_positions(points, index, len(cells)), decimals)
     counts = np.bincount(index)
     features = [make_point(p, counted(n, "deployment point"), n) for p, n in zip(positions, counts, strict=True)]
     style = {"color": DEPLOYMENT, "weight": 1, "fillColor": "#FFFFFF", "fillOpacity": 0.9, "fill": True}
@@ -188,9 +188,9 @@ def deployment_layers(deployment: DeploymentLayer, decimals: int | None) -> list
 
 def _centers(deployment: DeploymentLayer, decimals: int | None) -> list[Feature]:
     clusters, brackets = deployment.clusters, deployment.brackets
-    radii = coarsen_km(clusters.radius_km, decimals)
+    radii = round_distances(clusters.radius_km, decimals)
     features = []
-    for number, center in enumerate(coarsen(clusters.centers_deg, decimals)):
+    for number, center in enumerate(round_positions(clusters.centers_deg, decimals)):
         what = (
             f"Centre {number + 1}: {counted(clusters.sizes[number], 'deployment point')} within {radii[number]:.0f} km"
         )
@@ -227,7 +227,9 @@ def error_layers(predictions: pd.DataFrame, decimals: int | None) -> list[MapLay
 def _error_layer(name: str, color: str, errors: pd.DataFrame, decimals: int | None) -> MapLayer:
     # The most confident first: they are the ones drawn where there are too many.
     errors = errors.iloc[np.argsort(-np.abs(errors["probability"].to_numpy() - 0.5), kind="stable")]
-    gps = coarsen(coarsen(errors[["latitude", "longitude"]].to_numpy(np.float64), decimals), _ERROR_DECIMALS)
+    gps = round_positions(
+        round_positions(errors[["latitude", "longitude"]].to_numpy(np.float64), decimals), _ERROR_DECIMALS
+    )
     lines = [
         f"{filename}: {probability:.1%} roadwork ({split})"
         for filename, probability, split in errors[["filename", "probability", "split"]].itertuples(index=False)

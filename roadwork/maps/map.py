@@ -12,12 +12,12 @@ import pandas as pd
 from roadwork.core.errors import DataError
 from roadwork.core.files import atomic_path
 from roadwork.data.deployment import find_deployment
+from roadwork.data.open import open_dataset
 from roadwork.data.samplers.clusters import cluster_deployment
 from roadwork.data.samplers.weights import parse_brackets
-from roadwork.data.source import read_dataset, require_existing_splits
 from roadwork.data.splitting.splits import Splits
 from roadwork.data.table import SampleTable
-from roadwork.data.utils.privacy import coarsen, grain_km
+from roadwork.data.utils.privacy import round_positions, rounding_step_km
 from roadwork.maps import layers
 from roadwork.maps.layers import (
     DeploymentLayer,
@@ -76,7 +76,7 @@ def build_map(
             f"None of the {len(table):,} rows has a position, so there is nothing to draw a map of. "
             "Name the columns of latitude and longitude with data.columns."
         )
-    table = replace(table, gps=coarsen(table.gps, decimals))
+    table = replace(table, gps=round_positions(table.gps, decimals))
     layers: list[MapLayer] = []
     legend: list[tuple[str, str]] = []
     is_trained_on = (split_names == _TRAIN) & table.has_gps
@@ -94,7 +94,7 @@ def build_map(
         legend,
         [*notes, *_notes(deployment, predictions, decimals)],
     )
-    extents = [table.gps] if deployment is None else [table.gps, coarsen(deployment.points_deg, decimals)]
+    extents = [table.gps] if deployment is None else [table.gps, round_positions(deployment.points_deg, decimals)]
     return render_page(layers, panel, bounds_of(*extents), tiles=tiles)
 
 
@@ -136,7 +136,7 @@ def _notes(deployment: DeploymentLayer | None, predictions: pd.DataFrame | None,
     else:
         notes.append(
             f"Positions are rounded to {decimals} decimal{'' if decimals == 1 else 's'} of a degree, "
-            f"about {grain_km(decimals):.2g} km."
+            f"about {rounding_step_km(decimals):.2g} km."
         )
     return notes
 
@@ -175,8 +175,8 @@ def write_run_map(run: Path, overrides: Sequence[str] = (), path: Path | None = 
 
 
 def _build(settings: Settings, title: str, predictions: pd.DataFrame | None, *, tiles: bool) -> str:
-    table, _ = read_dataset(settings.data)
-    splits = require_existing_splits(settings, table)  # none are made, since that compares images
+    dataset = open_dataset(settings)
+    table, splits = dataset.table, dataset.require_existing_splits()  # making new splits would compare images
     names = splits.names_by_row(table)
     deployment = None
     if settings.data.gps_sampling.enabled and table.has_gps.any():  # else there is no map to draw

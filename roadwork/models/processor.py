@@ -6,13 +6,12 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import RemoteEntryNotFoundError
+from typing import TYPE_CHECKING
 
 from roadwork.core.errors import ConfigError
-from roadwork.models.architecture import load_local_first
-from roadwork.settings import ModelSettings
+
+if TYPE_CHECKING:
+    from roadwork.settings import ModelSettings
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +55,12 @@ def _processor_file(name: str) -> Path | None:
     if Path(name).is_dir():
         path = Path(name) / PROCESSOR_FILE
         return path if path.is_file() else None
+
+    # An exported detector reads its statistics from its folder: it must not wait for transformers to be imported.
+    from huggingface_hub import hf_hub_download  # noqa: PLC0415
+    from huggingface_hub.errors import RemoteEntryNotFoundError  # noqa: PLC0415
+
+    from roadwork.models.architecture import load_local_first  # noqa: PLC0415
 
     def download(local_files_only: bool) -> Path | None:
         try:

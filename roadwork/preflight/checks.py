@@ -15,19 +15,19 @@ import torch
 from omegaconf import DictConfig
 
 from roadwork.config import to_settings
+from roadwork.core.devices import choose_device
 from roadwork.core.errors import RoadworkError
 from roadwork.data.augmentation.build import build_train_augmentation
 from roadwork.data.dataset import ImageStore, UnreadableLedger
 from roadwork.data.deployment import REACH_KM, find_deployment, unreachable_targets
-from roadwork.data.images import ImageSource, UnreadableImage
+from roadwork.data.images import UnreadableImage
 from roadwork.data.mixed_datasets import SOURCE, find_mixture
+from roadwork.data.open import Dataset, open_dataset
 from roadwork.data.samplers.build import build_gps_sampler
 from roadwork.data.samplers.clusters import COVERAGE_TARGET, cluster_deployment
 from roadwork.data.samplers.summary import Repeats
 from roadwork.data.samplers.weights import parse_brackets
-from roadwork.data.source import find_groups, find_splits, read_dataset
 from roadwork.data.split_verification import compare_with_deployment
-from roadwork.data.splitting.check import check_splits
 from roadwork.data.splitting.splits import Splits
 from roadwork.data.table import SampleTable
 from roadwork.models.build import build_model
@@ -89,8 +89,7 @@ class Preflight:
 
     def __init__(self, cfg: DictConfig) -> None:
         self.settings: Settings = to_settings(cfg)
-        self.table: SampleTable | None = None
-        self.source: ImageSource | None = None
+        self.dataset: Dataset | None = None
         self.splits: Splits | None = None
         self.seconds_per_image = 0.0
 
@@ -98,7 +97,7 @@ class Preflight:
         """Yields each check as it is done."""
         yield from self._guarded("environment", self._environment)
         yield from self._guarded("dataset", self._dataset)
-        if self.table is not None:
+        if self.dataset is not None:
             yield from self._guarded("images", self._images)
             yield from self._guarded("GPS", self._gps)
             yield from self._guarded("splits", self._splits)
@@ -136,20 +135,22 @@ class Preflight:
 
     def _dataset(self) -> Check:
         data = self.settings.data
-        self.table, self.source = read_dataset(data)
-        positives = int(self.table.labels.sum())
+        self.dataset = open_dataset(self.settings)
+        table = self.dataset.table
+        positives = int(table.labels.sum())
         mixed_in = "".join(
-            f" Mixed in: {int((self.table.slices[SOURCE] == extra.dataset_name).sum()):,} rows of {extra.dataset_name}."
+            f" Mixed in: {int((table.slices[SOURCE] == extra.dataset_name).sum()):,} rows of {extra.dataset_name}."
             for extra in data.extra
         )
         return Check(
             f"dataset mode {data.mode}",
             OK,
-            f"{' '.join(self.table.notes[:1])} {positives:,} Roadwork, {len(self.table) - positives:,} None.{mixed_in}",
+            f"{' '.join(table.notes[:1])} {positives:,} Roadwork, {len(table) - positives:,} None.{mixed_in}",
         )
 
     def _images(self) -> Check:
-        table, source = self._read()
+        dataset = self._opened()
+        table, source = dataset.table, dataset.source
         ledger = UnreadableLedger(table, self.settings.data.max_unreadable)
         store = ImageStore(source, self.settings.data.img_size)
         ledger.add(store.find_unreadable(np.arange(len(table))))
@@ -165,7 +166,7 @@ class Preflight:
         return Check("images decode", WARNING if ledger.reasons else OK, found, "mend or remove the unreadable ones")
 
     def _gps(self) -> Check:
-        table, _ = self._read()
+        table = self._opened().table
         minimum = self.settings.data.gps_sampling.min_coverage
         notes = " ".join(table.notes[1:])
         found = f"{table.gps_coverage:.1%} of {len(table):,} rows have a position. {notes}".strip()
@@ -177,17 +178,15 @@ class Preflight:
         return Check("GPS", OK if table.gps_coverage >= minimum else WARNING, found, fix)
 
     def _splits(self) -> Check:
-        table, source = self._read()
-        groups = find_groups(self.settings.data, table, source)
-        splits = find_splits(self.settings, table, groups)
-        report = check_splits(splits, table, groups)
-        self.splits = splits
+        dataset = self._opened()
+        splits, report = dataset.splits, dataset.report
+        self.splits = splits  # they can be used
         ratios = "/".join(f"{self.settings.data.splits[name]:.2f}" for name in SPLIT_NAMES)
         found = f"{splits.source}, configured {ratios}: {report}"
         return Check("splits", WARNING if report.warnings else OK, found, " ".join(report.warnings))
 
     def _sampling(self) -> tuple[Check, ...]:
-        table, _ = self._read()
+        table = self._opened().table
         sampling = self.settings.data.gps_sampling
         names = self.splits.names_by_row(table) if self.splits else np.array([])
         points, where = find_deployment(self.settings.data, table, names)
@@ -221,7 +220,7 @@ class Preflight:
         return (*checks, Check("val_test resembles the deployment", OK, str(resemblance)))
 
     def _repeats(self) -> Check:
-        table, _ = self._read()
+        table = self._opened().table
         names = self.splits.names_by_row(table) if self.splits else np.array([])
         repeats = plan_repeats(self.settings, table, names)
         return Check("repeats", WARNING if repeats.are_too_many else OK, str(repeats), repeats.advice)
@@ -251,14 +250,14 @@ class Preflight:
             "free some space, or set output_dir to another disk",
         )
         checks = (Check("model", OK, f"{family_of(model.config)} with {parameters / 1e6:.1f} M parameters"), disk)
-        if self.table is None:
+        if self.dataset is None:
             return checks
-        return (*checks, Check("time", OK, self._estimate(model, len(self.table))))
+        return (*checks, Check("time", OK, self._estimate(model, len(self.dataset.table))))
 
     def _estimate(self, model: torch.nn.Module, n_rows: int) -> str:
         """Measures forward and backward on a random batch."""
         data, training = self.settings.data, self.settings.training
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = choose_device()
         size = 8 if data.dataloader.batch_size == "auto" else min(data.dataloader.fixed_batch_size, 8)
         images = torch.rand(size, 3, data.img_size, data.img_size, device=device)
         model = model.to(device).train()
@@ -268,8 +267,8 @@ class Preflight:
         for _ in range(4):
             started = time.monotonic()
             model(pixel_values=images).logits.sum().backward()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
+            if device.type != "cpu":
+                torch.accelerator.synchronize()
             seconds.append(time.monotonic() - started)
         per_image = min(seconds) / size  # the first one warms up
         if training.freeze_backbone and data.augmentation.train.mode == "none":
@@ -285,7 +284,7 @@ class Preflight:
             f"of {n_train:,.0f} images ({1 / per_image:.0f} images/s), reading not counted"
         )
 
-    def _read(self) -> tuple[SampleTable, ImageSource]:
-        if self.table is None or self.source is None:
+    def _opened(self) -> Dataset:
+        if self.dataset is None:
             raise RoadworkError("The dataset could not be read.")
-        return self.table, self.source
+        return self.dataset

@@ -16,7 +16,7 @@ from roadwork.data.images import decode_image
 from roadwork.data.mixed_datasets import SOURCE
 from roadwork.data.samplers.build import BalancedSampler, MixtureSampler
 from roadwork.data.samplers.gps_weighted_sampler import GPSWeightedSampler
-from roadwork.data.samplers.stratified_sampler import ClassSampler
+from roadwork.data.samplers.stratified_sampler import StratifiedSampler
 from roadwork.data.samplers.summary import Repeats
 from roadwork.data.samplers.weights import parse_brackets
 from roadwork.preflight.recorder import Observations, StageRecord, WireRow
@@ -149,7 +149,7 @@ def _sampler_share_row(seen: Observations) -> WireRow:
     dataset = seen.datamodule.datasets["train"]
     counts = np.bincount(seen.next_epoch, minlength=len(dataset))
     sampler = seen.datamodule.train_sampler
-    weights = sampler.weights if isinstance(sampler, ClassSampler) else np.ones(len(dataset))
+    weights = sampler.weights if isinstance(sampler, StratifiedSampler) else np.ones(len(dataset))
     levels, inverse = np.unique(weights, return_inverse=True)
     wanted = np.bincount(inverse, weights=weights) / weights.sum()
     drawn = np.bincount(inverse, weights=counts) / max(1, counts.sum())
@@ -186,7 +186,7 @@ def augmentation_rows(seen: Observations) -> Iterator[WireRow]:
         f"its images reached the network in {arrived} of {len(seen.probe.augmented)} batches; "
         f"{changed:.0%} of {sum(map(len, seen.probe.train.images))} training images differ from their files",
         arrived == len(seen.probe.augmented)
-        and (changed == 0 if seen.datamodule.leaves_images_alone else changed > 0 or not is_ours),
+        and (changed == 0 if seen.datamodule.is_identity_augmentation else changed > 0 or not is_ours),
         "on_after_batch_transfer must call augment() while training, and pass on what it returns",
     )
     untouched = 1 - _share_changed(seen, "val_select", seen.probe.validation)
@@ -225,7 +225,7 @@ def _training_labels_row(seen: Observations) -> WireRow:
         and error < 1e-5
         and bool((labels >= 0).all())
         and (mixed > 0 or not _must_mix(seen))
-        and (unlike == 0 or not seen.datamodule.leaves_images_alone),
+        and (unlike == 0 or not seen.datamodule.is_identity_augmentation),
         "the augmentation must return the labels that go with its images",
     )
 

@@ -13,8 +13,9 @@ from sklearn.metrics import confusion_matrix, matthews_corrcoef
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from roadwork.core.devices import choose_device
 from roadwork.data.dataset import ImageStore
-from roadwork.data.features import FeatureDataset, choose_device, compute_features
+from roadwork.data.features import FeatureDataset, compute_features
 from roadwork.models.head import find_head, in_evaluation_mode
 from roadwork.preflight.recorder import Observations, Weights, WireRow
 from roadwork.settings import TrainingSettings
@@ -262,7 +263,7 @@ def _frozen_features_row(seen: Observations) -> WireRow:
     batch = dataset.__getitems__(range(len(dataset)))
     photos = ImageStore(datamodule.source, settings.data.img_size)
     images = torch.stack([cast("Tensor", photos.get(row)) for row in batch["index"].tolist()]).float().div_(255)
-    home, device = module.device, choose_device(settings.training.accelerator)
+    home, device = module.device, choose_device("cpu" if settings.training.accelerator == "cpu" else "auto")
     module.to(device)
     with torch.no_grad(), in_evaluation_mode(module):
         through_features = module.logits_of({"features": batch["features"].to(device)})

@@ -47,7 +47,7 @@ _LARGER_BATCH = "data.dataloader.batch_size=N: a larger batch shares what a step
 
 @dataclass(frozen=True)
 class Verdict:
-    """What bounds a run.
+    """The bottleneck of a run.
 
     Attributes:
         bound_by: "reading", "decoding", "the resized copy" or "the loader"; else "the transfer", "augmentation", "the
@@ -63,7 +63,9 @@ class Verdict:
     step_images_per_s: float
 
 
-def judge(mean_s: dict[str, float], images_per_step: float, times: InputTimes, workers: int, cores: int) -> Verdict:
+def find_bottleneck(
+    mean_s: dict[str, float], images_per_step: float, times: InputTimes, workers: int, cores: int
+) -> Verdict:
     """Compares what the loader gives with what the rest of the step takes.
 
     Without workers the two take turns, and the larger part of the step bounds it. With workers the slower of the two
@@ -120,13 +122,13 @@ def _of_workers(workers: int) -> str:
 
 
 def rate(images_per_s: float) -> str:
-    """Images per second with up to three digits, as people read them."""
+    """Images per second as text."""
     return f"{images_per_s:,.0f}" if images_per_s >= 10 else f"{images_per_s:.2g}"
 
 
 @dataclass(frozen=True)
-class Circumstances:
-    """What a run had at hand.
+class Environment:
+    """The machine and settings that a profile ran with.
 
     Attributes:
         device: torch's name of it, such as cpu or cuda:0.
@@ -149,8 +151,8 @@ class Circumstances:
         return self.device == "cpu"
 
 
-def what_to_try(bound_by: str, settings: Settings, here: Circumstances) -> list[str]:
-    """Changes that could move the bound, the most promising first."""
+def suggest_settings(bound_by: str, settings: Settings, here: Environment) -> list[str]:
+    """Settings that could relieve the bottleneck, the most promising first."""
     if bound_by in ("reading", "decoding", "the resized copy", "the loader"):
         return _for_input(bound_by, settings, here)
     if bound_by == "the network":
@@ -172,7 +174,7 @@ def what_to_try(bound_by: str, settings: Settings, here: Circumstances) -> list[
     return [*elsewhere[bound_by], _LARGER_BATCH]
 
 
-def _for_input(bound_by: str, settings: Settings, here: Circumstances) -> list[str]:
+def _for_input(bound_by: str, settings: Settings, here: Environment) -> list[str]:
     data, tries = settings.data, []
     if here.origin == PHOTOS and bound_by != "the loader":
         copies = "`roadwork prepare` makes a resized copy once, which training then reads by itself"
@@ -188,7 +190,7 @@ def _for_input(bound_by: str, settings: Settings, here: Circumstances) -> list[s
     return tries or ["more cores, or a smaller data.img_size"]
 
 
-def _for_network(settings: Settings, here: Circumstances) -> list[str]:
+def _for_network(settings: Settings, here: Environment) -> list[str]:
     training, tries = settings.training, _for_cpu(here)
     if not here.is_cpu and here.precision == "32-true":
         tries.append("training.precision=bf16-mixed, where the device has it")
@@ -208,7 +210,7 @@ def _for_network(settings: Settings, here: Circumstances) -> list[str]:
     return [*tries, "a smaller data.img_size or model: a question of accuracy first"]
 
 
-def _for_cpu(here: Circumstances) -> list[str]:
+def _for_cpu(here: Environment) -> list[str]:
     if not here.is_cpu:
         return []
     threads = f"OMP_NUM_THREADS={here.cores}: torch computes with {here.threads} of {here.cores} cores"
@@ -217,7 +219,7 @@ def _for_cpu(here: Circumstances) -> list[str]:
 
 @dataclass(frozen=True)
 class StageTime:
-    """A stage of the step: its milliseconds, and its share of all steps' time, 0 to 1."""
+    """One stage of a step: milliseconds, and share of the total time, 0 to 1."""
 
     stage: str
     ms: Spread
@@ -246,7 +248,7 @@ class TrainingProfile:
     batch_size: int
     img_size: int
     compile: bool
-    here: Circumstances
+    here: Environment
     steps: int
     warmup_steps: int
     stages: list[StageTime]
@@ -261,7 +263,7 @@ class TrainingProfile:
 
 
 def profile_training(datamodule: NATIXDataModule, n_steps: int, trace: Path | None = None) -> TrainingProfile:
-    """Times single images, then steps of the real training loop; nothing is left behind but the trace.
+    """Times single images, then steps of the real training loop; only the trace file is kept.
 
     Args:
         datamodule: of the configuration that is asked about.
@@ -286,9 +288,7 @@ def profile_training(datamodule: NATIXDataModule, n_steps: int, trace: Path | No
 
 
 def _summarise(settings: Settings, times: InputTimes, timed: TimedSteps) -> TrainingProfile:
-    here = Circumstances(
-        timed.device, timed.precision, timed.workers, cpu_count(), torch.get_num_threads(), times.origin
-    )
+    here = Environment(timed.device, timed.precision, timed.workers, cpu_count(), torch.get_num_threads(), times.origin)
     per_step = [sum(step.values()) for step in timed.seconds]
     step_s = sum(per_step) / len(per_step)
     stages = []
@@ -297,7 +297,7 @@ def _summarise(settings: Settings, times: InputTimes, timed: TimedSteps) -> Trai
         stages.append(StageTime(name, spread_ms(seconds), sum(seconds) / sum(per_step)))
     mean_s = {stage.stage: stage.ms.mean / 1000 for stage in stages}
     images_per_step = sum(timed.n_images) / len(timed.n_images)
-    verdict = judge(mean_s, images_per_step, times, timed.workers, here.cores)
+    verdict = find_bottleneck(mean_s, images_per_step, times, timed.workers, here.cores)
     pace_s = max(step_s, images_per_step / verdict.loader_images_per_s) if timed.workers else step_s
     return TrainingProfile(
         model=settings.model.name,
@@ -312,14 +312,14 @@ def _summarise(settings: Settings, times: InputTimes, timed: TimedSteps) -> Trai
         images_per_s=images_per_step / step_s,
         input=times,
         verdict=verdict,
-        options=what_to_try(verdict.bound_by, settings, here),
+        options=suggest_settings(verdict.bound_by, settings, here),
         batches_per_epoch=timed.batches_per_epoch,
         epoch_seconds=pace_s * timed.batches_per_epoch,
         notes=_notes(settings, here, times, timed),
     )
 
 
-def _notes(settings: Settings, here: Circumstances, times: InputTimes, timed: TimedSteps) -> list[str]:
+def _notes(settings: Settings, here: Environment, times: InputTimes, timed: TimedSteps) -> list[str]:
     notes = []
     if timed.n_warmup + len(timed.seconds) > timed.batches_per_epoch:
         notes.append(
@@ -328,7 +328,7 @@ def _notes(settings: Settings, here: Circumstances, times: InputTimes, timed: Ti
         )
     if not here.is_cpu:
         notes.append(
-            "Each stage was waited for before the next began. Training overlaps them, so it is somewhat quicker."
+            "The profiler waits for each stage before the next. Training overlaps them, so it is somewhat faster."
         )
     if len(times.origins) > 1:
         shares = ", ".join(f"{count} from {origin}" for origin, count in Counter(times.origins).most_common())

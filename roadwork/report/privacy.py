@@ -9,7 +9,7 @@ import pandas as pd
 from PIL import Image, ImageFilter
 
 from roadwork.data.images import decode_short_side
-from roadwork.data.utils.privacy import coarsen, coarsen_km, number_cells, position_columns
+from roadwork.data.utils.privacy import number_cells, position_columns, round_distances, round_positions
 from roadwork.metrics.predictions import CALIBRATED_COLUMN, COLUMNS
 
 _SHORT_SIDE, _LONG_SIDE = 180, 320
@@ -27,11 +27,11 @@ def coarsen_predictions(frame: pd.DataFrame, decimals: int | None) -> pd.DataFra
         return frame
     gps = frame[["latitude", "longitude"]].to_numpy(np.float64)
     further = frame[further_columns(frame)]
-    rounded = coarsen(gps, decimals)
+    rounded = round_positions(gps, decimals)
     return frame.drop(columns=position_columns(further, gps, decimals)).assign(
         latitude=rounded[:, 0],
         longitude=rounded[:, 1],
-        distance_km=coarsen_km(frame["distance_km"].to_numpy(np.float64), decimals),
+        distance_km=round_distances(frame["distance_km"].to_numpy(np.float64), decimals),
         group=number_cells(frame["group"].to_numpy()),
     )
 

@@ -1,4 +1,4 @@
-"""Admission control: queue length, upload sizes, photo headers."""
+"""Admits requests: reserves queue slots, reads uploads within the limits, checks photo headers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from roadwork.data.images import FORMATS
-from roadwork.data.utils.exif import CameraFacts, read_camera_facts
+from roadwork.data.utils.exif import CameraMetadata, read_camera_metadata
 from roadwork.serve import errors
 from roadwork.serve.errors import Limits, damaged_photo, empty_photo, queue_full, too_many_pixels, unsupported_format
 
@@ -23,82 +23,82 @@ _JPEG, _PNG, _RIFF, _WEBP = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"WE
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 FIELD = "images"
 
-# The types under which one photo may be the whole body. What it is, is read from its first bytes.
+# Content types of a body that is one photo. Its format is read from its first bytes.
 RAW_TYPES = ("image/jpeg", "image/jpg", "image/png", "image/webp", "application/octet-stream")
 _MAX_NAME = 255
-_IN_MEMORY = 1_000_000  # bytes of a file; what is above waits on disk for its turn to be decoded
+_IN_MEMORY = 1_000_000  # bytes of a file; a larger one waits on disk until it is decoded
 
 
-class Hold:
-    """The places of one request."""
+class Reservation:
+    """The queue slots of one request."""
 
-    def __init__(self, places: Places) -> None:
-        self._places = places
-        self.count = 0
+    def __init__(self, queue: AdmissionQueue) -> None:
+        self._queue = queue
+        self.n_slots = 0
 
-    def take(self, count: int) -> None:
-        """Takes further places.
+    def add(self, count: int) -> None:
+        """Reserves further slots.
 
         Raises:
-            Refusal: there are not so many left.
+            RequestError: fewer slots are free.
         """
-        self._places.take(count)
-        self.count += count
+        self._queue.check_free(count)
+        self._queue.used += count
+        self.n_slots += count
 
 
-class Places:
-    """One for each photo that is being uploaded, decoded or answered.
+class AdmissionQueue:
+    """Counts one slot per photo that is being uploaded, decoded or predicted.
 
-    A request has one from its first byte on, so that uploads are bounded as well, and one more for each further photo.
-    Used from the event loop only.
+    A request reserves a slot with its first byte, so that uploads are bounded too, and one more per further photo.
+    Use it from the event loop only.
 
     Attributes:
-        taken: how many are.
+        used: slots in use.
     """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self.taken = 0
+        self.used = 0
 
-    def take(self, count: int) -> None:
-        """As `Hold.take`."""
-        if self.taken + count > self._limits.queue:
+    def check_free(self, count: int) -> None:
+        """Raises RequestError if fewer than `count` slots are free."""
+        if self.used + count > self._limits.queue:
             raise queue_full(self._limits)
-        self.taken += count
 
     @contextmanager
-    def hold(self) -> Iterator[Hold]:
-        """One place, given back at the end with those that were taken on top.
+    def reserve(self) -> Iterator[Reservation]:
+        """Reserves one slot, and releases it at the end with all that were added.
 
         Raises:
-            Refusal: there is none left.
+            RequestError: no slot is free.
         """
-        hold = Hold(self)
-        hold.take(1)
+        reservation = Reservation(self)
+        reservation.add(1)
         try:
-            yield hold
+            yield reservation
         finally:
-            self.taken -= hold.count
+            self.used -= reservation.n_slots
 
 
 @dataclass(frozen=True)
 class PhotoHeader:
-    """What is known of a photo before it is decoded.
+    """Facts about a photo, read before its pixels are decoded.
 
     Attributes:
-        n_pixels: its width times its height.
-        camera: where and when it was taken, from EXIF.
+        n_pixels: width times height.
+        camera: position and time from EXIF.
     """
 
     n_pixels: int
-    camera: CameraFacts
+    camera: CameraMetadata
 
 
 def read_header(data: bytes, limits: Limits) -> PhotoHeader:
-    """The header of an encoded photo; no pixel is decoded.
+    """The header of an encoded photo, without decoding its pixels.
 
     Raises:
-        Refusal: it is empty, none of the formats, damaged, or has too many pixels.
+        RequestError: the photo is empty, damaged, in another format, or has too many pixels.
     """
     if not data:
         raise empty_photo()
@@ -111,7 +111,7 @@ def read_header(data: bytes, limits: Limits) -> PhotoHeader:
                 raise too_many_pixels(f"{image.width}x{image.height}", limits)
             # Pillow would decode a whole PNG to see whether EXIF comes after its pixels.
             has_exif = image.format != "PNG" or "exif" in image.info
-            return PhotoHeader(n_pixels, read_camera_facts(data) if has_exif else CameraFacts())
+            return PhotoHeader(n_pixels, read_camera_metadata(data) if has_exif else CameraMetadata())
     except _BOMBS:
         raise too_many_pixels("far too many", limits) from None
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError) as error:
@@ -124,10 +124,10 @@ def _begins_like_a_photo(data: bytes) -> bool:
 
 @asynccontextmanager
 async def open_uploads(request: Request, limits: Limits) -> AsyncGenerator[list[UploadFile]]:
-    """The files of a request, one or more, closed at the end.
+    """The uploaded files of a request, at least one; they are closed at the end.
 
     Raises:
-        Refusal: the body is too large, too slow, broken, of another type, or has no photo or too many.
+        RequestError: the body is too large, too slow, broken or of another type, or has no photo or too many.
     """
     files: list[UploadFile] = []
     try:
@@ -145,7 +145,7 @@ async def open_uploads(request: Request, limits: Limits) -> AsyncGenerator[list[
 
 
 def name_of(file: UploadFile) -> str | None:
-    """The file's name as its sender gave it, at most 255 characters of it."""
+    """The file name that the client sent, cut to 255 characters."""
     return file.filename[:_MAX_NAME] if file.filename else None
 
 
@@ -160,7 +160,7 @@ async def _read(request: Request, limits: Limits) -> list[UploadFile]:
 
 
 async def _chunks(request: Request, limits: Limits) -> AsyncGenerator[bytes]:
-    """The body, until it is above the limit."""
+    """Yields the body in chunks; raises RequestError once it exceeds the limit."""
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limits.max_bytes:
         raise errors.body_too_large(int(announced), limits)

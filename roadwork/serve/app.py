@@ -37,11 +37,11 @@ from roadwork.serve.schemas import (
     limit_facts,
     model_facts,
     photo_error,
-    refusal_response,
+    request_error_response,
 )
-from roadwork.serve.service import READY, SHUTTING_DOWN, Looker, Metrics, Service
+from roadwork.serve.service import READY, SHUTTING_DOWN, Metrics, SaliencyRenderer, Service
 
-_CLIENT_LEFT = 499  # as nginx has it; it is only counted
+_CLIENT_LEFT = 499  # nginx's status for a client that left; it is only counted
 _SECURITY = {
     # Nothing is loaded from elsewhere. Thumbnails are blobs; Leaflet's style sheet has two pictures as data.
     "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; "
@@ -70,11 +70,11 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 _logger = logging.getLogger(__name__)
 
 
-class Guard:
-    """The middleware around the routes."""
+class RequestMiddleware:
+    """Middleware that counts requests, adds security headers, and turns crashes into a JSON 500."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str]) -> None:
-        """Takes `app`, where to count, and the paths that are counted by name; all others are one."""
+        """Counts `paths` by name in `metrics`, and all other paths together."""
         self._app = app
         self._metrics = metrics
         self._paths = paths
@@ -85,13 +85,13 @@ class Guard:
             return
         started, status = time.perf_counter(), 0
 
-        async def receive_noted() -> Message:
+        async def receive_and_mark_end() -> Message:
             message = await receive()
             if not message.get("more_body", False):
                 scope[BODY_ENDED] = True
             return message
 
-        async def send_guarded(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -99,7 +99,7 @@ class Guard:
             await send(message)
 
         try:
-            await self._app(scope, receive_noted, send_guarded)
+            await self._app(scope, receive_and_mark_end, send_with_headers)
         except ClientDisconnect:
             status = _CLIENT_LEFT
         except Exception:
@@ -107,7 +107,7 @@ class Guard:
             if status:  # the answer has begun: the server cuts it off
                 raise
             await error_response(500, "internal", "The service failed; its log says why. Try again later.")(
-                scope, receive, send_guarded
+                scope, receive, send_with_headers
             )
         finally:
             path = scope["path"] if scope["path"] in self._paths else "other"
@@ -116,7 +116,7 @@ class Guard:
 
 def create_app(folder: Path, detector: Detector, limits: Limits) -> FastAPI:
     """The application that serves the detector of a folder; `app.state.service` is its service."""
-    service = Service(detector, limits, Looker(detector))
+    service = Service(detector, limits, SaliencyRenderer(detector))
     model = model_facts(detector, folder.resolve().name)
 
     @asynccontextmanager
@@ -124,10 +124,10 @@ def create_app(folder: Path, detector: Detector, limits: Limits) -> FastAPI:
         async with service.running():
             yield
 
-    # FastAPI's own /docs loads its scripts from elsewhere; here nothing is loaded from elsewhere.
+    # FastAPI's own /docs loads scripts from another host; this service loads nothing from other hosts.
     app = FastAPI(title="roadwork", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.service = service
-    app.add_middleware(Guard, metrics=service.metrics, paths=_PATHS)
+    app.add_middleware(RequestMiddleware, metrics=service.metrics, paths=_PATHS)
     _answer_errors(app, limits)
 
     @app.post("/predict", responses=_ERRORS, openapi_extra=_request_body(several=True))
@@ -153,10 +153,10 @@ def create_app(folder: Path, detector: Detector, limits: Limits) -> FastAPI:
         async with _accept(request, service) as uploads:
             if len(uploads) > 1:
                 raise errors.one_photo_only(len(uploads))
-            return Response(await service.look(uploads[0]), media_type="image/png")
+            return Response(await service.render_saliency(uploads[0]), media_type="image/png")
 
     @app.get("/model")
-    async def what_is_served() -> ServiceFacts:
+    async def model_and_limits() -> ServiceFacts:
         """The detector and the limits."""
         return ServiceFacts(model=model, limits=limit_facts(limits))
 
@@ -181,12 +181,12 @@ def create_app(folder: Path, detector: Detector, limits: Limits) -> FastAPI:
 
 @asynccontextmanager
 async def _accept(request: Request, service: Service) -> AsyncGenerator[list[UploadFile]]:
-    """The files of a request that there is room and time for."""
+    """The files of a request, within the limits of queue and time."""
     if service.state == SHUTTING_DOWN:
         raise errors.shutting_down()
-    with service.places.hold() as hold:
+    with service.queue.reserve() as reservation:
         async with open_uploads(request, service.limits) as uploads:
-            hold.take(len(uploads) - 1)
+            reservation.add(len(uploads) - 1)
             try:
                 async with asyncio.timeout(service.limits.timeout):
                     yield uploads
@@ -197,16 +197,16 @@ async def _accept(request: Request, service: Service) -> AsyncGenerator[list[Upl
 async def _predict_one(service: Service, upload: UploadFile) -> PhotoAnswer | PhotoError:
     try:
         return await service.predict(upload)
-    except errors.Refusal as refusal:
-        return photo_error(upload, refusal)
+    except errors.RequestError as error:
+        return photo_error(upload, error)
 
 
 def _answer_errors(app: FastAPI, limits: Limits) -> None:
     """Every error is JSON {"error", "code"}, those of unknown paths and methods too."""
 
-    @app.exception_handler(errors.Refusal)
-    async def refuse(request: Request, refusal: errors.Refusal) -> JSONResponse:
-        return refusal_response(request, refusal, limits)
+    @app.exception_handler(errors.RequestError)
+    async def refuse(request: Request, error: errors.RequestError) -> JSONResponse:
+        return request_error_response(request, error, limits)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
@@ -217,7 +217,7 @@ def _answer_errors(app: FastAPI, limits: Limits) -> None:
 
 
 def _request_body(*, several: bool) -> dict[str, Any]:
-    """The body that a route reads by itself, for /openapi.json."""
+    """The request body of a route, for /openapi.json."""
     binary = {"type": "string", "format": "binary"}
     photos = {"type": "array", "items": binary} if several else binary
     form = {"type": "object", "required": [FIELD], "properties": {FIELD: photos}}

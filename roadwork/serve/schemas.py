@@ -12,17 +12,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
-from roadwork.data.utils.exif import CameraFacts
+from roadwork.data.utils.exif import CameraMetadata
 from roadwork.detector.detector import Detector, Prediction
 from roadwork.serve.admission import name_of
-from roadwork.serve.errors import Limits, Refusal
+from roadwork.serve.errors import Limits, RequestError
 
 _LINGER_SECONDS = 2.0
 BODY_ENDED = "roadwork.body_ended"  # in a request's scope, once all of its body has come
 
 
 class PhotoAnswer(BaseModel):
-    """What the detector says of a photo."""
+    """The prediction for one photo."""
 
     filename: str | None = Field(description="As it came.")
     label: str = Field(description="`Roadwork` or `None`, decided at the model's threshold.")
@@ -33,7 +33,7 @@ class PhotoAnswer(BaseModel):
 
 
 class PhotoError(BaseModel):
-    """Why one photo of several is not answered."""
+    """Why one photo of several has no prediction."""
 
     filename: str | None = Field(description="As it came.")
     error: str = Field(description="For people: what came, what is allowed, what to do.")
@@ -41,7 +41,7 @@ class PhotoError(BaseModel):
 
 
 class ModelFacts(BaseModel):
-    """The detector that answered."""
+    """The detector that made the predictions."""
 
     name: str = Field(description="Of its folder.")
     threshold: float = Field(description="The probability from which Roadwork is said.")
@@ -51,14 +51,14 @@ class ModelFacts(BaseModel):
 
 
 class Predictions(BaseModel):
-    """The answers to a request, in the order of its photos."""
+    """The predictions of a request, in the order of its photos."""
 
     predictions: list[PhotoAnswer | PhotoError]
     model: ModelFacts
 
 
 class LimitFacts(BaseModel):
-    """What a request may be."""
+    """The limits of a request."""
 
     max_bytes: int = Field(description="Of a request's body.")
     max_images: int = Field(description="In a request.")
@@ -67,27 +67,27 @@ class LimitFacts(BaseModel):
 
 
 class ServiceFacts(BaseModel):
-    """What is served."""
+    """The detector and the limits of the service."""
 
     model: ModelFacts
     limits: LimitFacts
 
 
 class ErrorAnswer(BaseModel):
-    """Why a request is not answered."""
+    """Why a request was rejected."""
 
     error: str = Field(description="For people: what came, what is allowed, what to do.")
     code: str = Field(description="For programs; does not change.")
 
 
 class Health(BaseModel):
-    """Whether photos are answered now."""
+    """Whether the service can predict now."""
 
     status: str = Field(description="`ready`, `starting` or `shutting_down`.")
 
 
-def photo_answer(file: UploadFile, prediction: Prediction, camera: CameraFacts) -> PhotoAnswer:
-    """The answer for a photo."""
+def photo_answer(file: UploadFile, prediction: Prediction, camera: CameraMetadata) -> PhotoAnswer:
+    """The response entry of a predicted photo."""
     has_position = not math.isnan(camera.latitude)
     return PhotoAnswer(
         filename=name_of(file),
@@ -99,13 +99,13 @@ def photo_answer(file: UploadFile, prediction: Prediction, camera: CameraFacts) 
     )
 
 
-def photo_error(file: UploadFile, refusal: Refusal) -> PhotoError:
-    """The answer for a photo that is refused beside others."""
-    return PhotoError(filename=name_of(file), error=refusal.message, code=refusal.code)
+def photo_error(file: UploadFile, error: RequestError) -> PhotoError:
+    """The response entry of a photo that was rejected."""
+    return PhotoError(filename=name_of(file), error=error.message, code=error.code)
 
 
 def model_facts(detector: Detector, name: str) -> ModelFacts:
-    """What is said of a detector."""
+    """The facts of a detector that responses include."""
     facts = detector.facts
     return ModelFacts(
         name=name,
@@ -117,31 +117,31 @@ def model_facts(detector: Detector, name: str) -> ModelFacts:
 
 
 def limit_facts(limits: Limits) -> LimitFacts:
-    """What is said of the limits."""
+    """The limits that responses include."""
     return LimitFacts(
         max_bytes=limits.max_bytes, max_images=limits.max_images, max_pixels=limits.max_pixels, timeout=limits.timeout
     )
 
 
 def error_response(status: int, code: str, message: str) -> JSONResponse:
-    """An error that has nothing to do with the request's body."""
+    """An error response that does not depend on the request body."""
     return JSONResponse(ErrorAnswer(error=message, code=code).model_dump(), status)
 
 
-def refusal_response(request: Request, refusal: Refusal, limits: Limits) -> JSONResponse:
-    """The answer to a request that is refused, whether its body has come or not."""
-    response = error_response(refusal.status, refusal.code, refusal.message)
+def request_error_response(request: Request, error: RequestError, limits: Limits) -> JSONResponse:
+    """The response to a rejected request, also while its body is still arriving."""
+    response = error_response(error.status, error.code, error.message)
     if not request.scope.get(BODY_ENDED, False):
         response = _EarlyResponse(response, limits.max_bytes)
-    if refusal.retry_after is not None:
-        response.headers["retry-after"] = str(refusal.retry_after)
+    if error.retry_after is not None:
+        response.headers["retry-after"] = str(error.retry_after)
     return response
 
 
 class _EarlyResponse(JSONResponse):
-    """Answers while the body is still coming, takes in a little more of it, and closes the connection.
+    """Responds while the body is still arriving, drains a little more of it, and closes the connection.
 
-    To close at once on a client that still sends can lose it the answer; nginx's lingering_close does the same.
+    Closing at once on a client that still sends can lose the response; nginx's lingering_close does the same.
     """
 
     def __init__(self, response: JSONResponse, max_bytes: int) -> None:

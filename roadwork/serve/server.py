@@ -1,4 +1,4 @@
-"""The process that serves: an address, connections that must not idle, and an orderly end."""
+"""The server process: socket, header timeout, graceful shutdown."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _logger = logging.getLogger(__name__)
 
 
 def open_socket(host: str, port: int) -> socket.socket:
-    """A socket that is bound to the address, and listens once the server runs; port 0 takes a free one.
+    """A socket bound to the address; port 0 takes a free port.
 
     Raises:
-        ConfigError: the address is taken, or not of this machine.
+        ConfigError: the address is in use, or not one of this machine.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -48,18 +48,18 @@ def open_socket(host: str, port: int) -> socket.socket:
 
 
 def address_of(bound: socket.socket) -> str:
-    """Such as http://127.0.0.1:8000."""
+    """The URL of a bound socket, such as http://127.0.0.1:8000."""
     host, port = bound.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def serve(app: FastAPI, bound: socket.socket, on_ready: Callable[[], None]) -> None:
-    """Serves until SIGTERM or SIGINT (Ctrl-C), answers what has been taken in, and returns.
+    """Serves until SIGTERM or SIGINT (Ctrl-C), then drains accepted requests and returns.
 
     Args:
-        app: of `create_app`.
-        bound: of `open_socket`.
-        on_ready: is called when requests are answered.
+        app: from `create_app`.
+        bound: from `open_socket`.
+        on_ready: called once requests are accepted.
 
     Raises:
         SystemExit: the application did not start; its reason was logged.
@@ -67,16 +67,16 @@ def serve(app: FastAPI, bound: socket.socket, on_ready: Callable[[], None]) -> N
     _quiet_libraries()
     config = uvicorn.Config(
         app,
-        http=_ImpatientProtocol,
+        http=_HeaderTimeoutProtocol,
         ws="none",
         log_config=None,
-        access_log=False,  # who asked, and from where, is not written down
+        access_log=False,  # clients' addresses are not logged
         server_header=False,
         limit_concurrency=MAX_CONNECTIONS,
         timeout_graceful_shutdown=_CLOSING_SECONDS,
     )
     server = _Server(config, app.state.service, on_ready)
-    # uvicorn raises the signal again at its end; that it was asked to stop is no failure.
+    # uvicorn raises the signal again at its end; a requested stop is not a failure.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     server.run(sockets=[bound])
@@ -85,14 +85,14 @@ def serve(app: FastAPI, bound: socket.socket, on_ready: Callable[[], None]) -> N
 
 
 def _quiet_libraries() -> None:
-    """What any client can cause is counted, not logged: hostile ones could fill a disk with it."""
+    """Silences messages that any client can cause: hostile clients could fill a disk with them."""
     for name in ("python_multipart", "uvicorn.error"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"PIL\..*")
 
 
 class _Server(uvicorn.Server):
-    """Answers what has been taken in before it closes its doors; new requests are told so meanwhile."""
+    """Drains accepted requests before it closes; new requests get 503 meanwhile."""
 
     def __init__(self, config: uvicorn.Config, service: Service, on_ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -107,16 +107,16 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         service = self._service
         service.state = SHUTTING_DOWN
-        _logger.info("Stopping; %d photos are still in the service.", service.places.taken)
+        _logger.info("Stopping; %d photos are still in the service.", service.queue.used)
         latest = time.monotonic() + service.limits.timeout
         # As uvicorn's own loops: nothing tells of a second Ctrl-C.
-        while service.places.taken and not self.force_exit and time.monotonic() < latest:  # noqa: ASYNC110
+        while service.queue.used and not self.force_exit and time.monotonic() < latest:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         await super().shutdown(sockets)
 
 
-class _ImpatientProtocol(H11Protocol):
-    """Closes a connection whose next request's headers do not come to an end: uvicorn itself waits for ever."""
+class _HeaderTimeoutProtocol(H11Protocol):
+    """Closes a connection whose request headers do not arrive in time; uvicorn itself waits forever."""
 
     _timer: asyncio.TimerHandle | None = None
 

@@ -1,4 +1,4 @@
-"""Decodes uploads, batches them, predicts, and counts."""
+"""The service: decodes uploads, batches photos, predicts, and keeps metrics."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from roadwork.data.images import decode_short_side, to_network_input
 from roadwork.detector.detector import Detector, Prediction
 from roadwork.detector.networks import TorchNetwork
 from roadwork.serve import errors
-from roadwork.serve.admission import PhotoHeader, Places, read_header
+from roadwork.serve.admission import AdmissionQueue, PhotoHeader, read_header
 from roadwork.serve.errors import MEGAPIXEL, Limits
 from roadwork.serve.schemas import PhotoAnswer, photo_answer
 
@@ -33,7 +33,7 @@ SHORT_SIDE = 480  # pixels of the picture
 T = TypeVar("T")
 _MAX_DECODERS = 4
 
-# Photos above are decoded one at a time: a PNG takes several times its pixels of memory on the way.
+# Larger photos are decoded one at a time: decoding a PNG takes several times its pixels in memory.
 _LARGE = 16 * MEGAPIXEL
 STARTING, READY, SHUTTING_DOWN = "starting", "ready", "shutting_down"
 
@@ -42,7 +42,7 @@ class Metrics:
     """Counters of one service, as Prometheus reads them."""
 
     def __init__(self, taken: Callable[[], float]) -> None:
-        """Counts from zero; `taken` gives the places that are taken now."""
+        """Starts all counts at zero; `taken` gives the queue slots in use."""
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self._requests = Counter("roadwork_requests", "Requests answered.", ["path", "status"], registry=registry)
@@ -61,20 +61,20 @@ class Metrics:
         queue.set_function(taken)
 
     def count_request(self, path: str, status: int, seconds: float) -> None:
-        """A request was answered; `path`: one of few."""
+        """Counts a finished request; `path` must be one of few."""
         self._requests.labels(path, str(status)).inc()
         self._seconds.labels(path).observe(seconds)
 
     def count_photo(self, outcome: str) -> None:
-        """A photo was answered, or refused."""
+        """Counts a photo by outcome: `answered`, or an error code."""
         self._photos.labels(outcome).inc()
 
     def count_batch(self, size: int) -> None:
-        """So many photos went through the network at once."""
+        """Counts a batch of `size` photos."""
         self._batches.observe(size)
 
     def render(self) -> bytes:
-        """All of it, in Prometheus's text format."""
+        """The metrics in Prometheus's text format."""
         text: bytes = generate_latest(self._registry)
         return text
 
@@ -92,37 +92,37 @@ class _Waiting:
 
 
 class Batcher:
-    """Gathers photos until a batch is full, or its first photo has waited long enough.
+    """Collects photos until a batch is full, or its first photo has waited for `max_wait_ms`.
 
-    While the network computes, photos gather anyway: under load no one waits for the clock.
+    Photos also collect while the network computes, so under load no photo waits for the timer.
     """
 
     def __init__(self, answer: Answer, thread: Executor, limits: Limits, on_batch: Callable[[int], None]) -> None:
-        """Takes what it works with.
+        """Creates a batcher; `run` starts it.
 
         Args:
-            answer: of (B, 3, S, S) uint8, in order.
-            thread: where `answer` runs; of one thread, so that batches follow one another.
+            answer: predicts (B, 3, S, S) uint8, in order.
+            thread: the one thread where `answer` runs, batch after batch.
             limits: `max_batch` and `max_wait_ms`.
-            on_batch: is told the size of each batch.
+            on_batch: called with the size of each batch.
         """
         self._answer = answer
         self._thread = thread
         self._limits = limits
         self._on_batch = on_batch
-        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()  # bounded by Places, before anything is decoded
+        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()  # bounded by AdmissionQueue, before anything is decoded
 
     async def answer(self, pixels: Tensor) -> Prediction:
-        """The answer for one photo (3, S, S) uint8. What `answer` raised for its batch is raised here."""
+        """The prediction for one photo (3, S, S) uint8; raises what its batch raised."""
         loop = asyncio.get_running_loop()
         waiting = _Waiting(pixels, loop.time(), loop.create_future())
         self._queue.put_nowait(waiting)
         return await waiting.answer
 
     async def run(self) -> None:
-        """Answers batch after batch, until it is cancelled."""
+        """Predicts batch after batch until cancelled."""
         while True:
-            batch = [waiting for waiting in await self._gather() if not waiting.answer.done()]  # or who asked has left
+            batch = [waiting for waiting in await self._gather() if not waiting.answer.done()]  # else the client left
             if batch:
                 self._on_batch(len(batch))
                 await self._answer_batch(batch)
@@ -152,55 +152,55 @@ class Batcher:
                 waiting.answer.set_result(answer)
 
 
-class Looker:
-    """Draws where a detector looked: by gradients, or, as ONNX has none, by covering the photo part by part."""
+class SaliencyRenderer:
+    """Renders saliency maps: from gradients, or by occlusion for ONNX, which has no gradients."""
 
     def __init__(self, detector: Detector) -> None:
         self._detector = detector
 
-    def look(self, pixels: torch.Tensor) -> np.ndarray:
-        """(h, w) in [0, 1]: how much each part of a photo (3, S, S) uint8 spoke for Roadwork. One thread at a time."""
+    def saliency(self, pixels: torch.Tensor) -> np.ndarray:
+        """(h, w) in [0, 1]: evidence for Roadwork by part of a photo (3, S, S) uint8. One thread at a time."""
         from roadwork.detector import saliency  # noqa: PLC0415 -- transformers, which takes seconds
 
         detector = self._detector
         normalised = to_network_input(pixels[None].to(detector.device), detector.preprocessing.statistics)
         if isinstance(detector.network, TorchNetwork):
-            return saliency.look_map(detector.network.module, normalised)
+            return saliency.gradient_map(detector.network.module, normalised)
         return saliency.occlusion_map(detector.network, normalised)
 
     @staticmethod
-    def draw(data: bytes, look: np.ndarray) -> bytes:
-        """A PNG of the encoded photo under what `look` gave for it, in the photo's own aspect.
+    def draw(data: bytes, saliency_map: np.ndarray) -> bytes:
+        """A PNG of the encoded photo under its saliency map, in the photo's own aspect ratio.
 
         Raises:
             UnreadableImageError: as `decode_short_side`.
         """
         from roadwork.detector import saliency  # noqa: PLC0415
 
-        drawn = saliency.overlay(decode_short_side(data, SHORT_SIDE), look)
+        drawn = saliency.overlay(decode_short_side(data, SHORT_SIDE), saliency_map)
         buffer = io.BytesIO()
         Image.fromarray(drawn).save(buffer, "PNG", compress_level=1)
         return buffer.getvalue()
 
 
 class Service:
-    """A detector that answers many clients.
+    """A detector that serves many clients.
 
     Attributes:
-        detector: that answers.
-        limits: of what is taken.
-        places: the bounded queue.
-        metrics: what was counted.
+        detector: makes the predictions.
+        limits: the limits of requests.
+        queue: the bounded admission queue.
+        metrics: the Prometheus metrics.
         state: `starting`, `ready` or `shutting_down`.
     """
 
-    def __init__(self, detector: Detector, limits: Limits, looker: Looker) -> None:
+    def __init__(self, detector: Detector, limits: Limits, renderer: SaliencyRenderer) -> None:
         self.detector = detector
         self.limits = limits
-        self.places = Places(limits)
-        self.metrics = Metrics(lambda: self.places.taken)
+        self.queue = AdmissionQueue(limits)
+        self.metrics = Metrics(lambda: self.queue.used)
         self.state = STARTING
-        self._looker = looker
+        self._renderer = renderer
         n_decoders = min(_MAX_DECODERS, joblib.cpu_count())
         self._decoders = ThreadPoolExecutor(n_decoders, "decoder", _use_threads, (1,))
         self._network = ThreadPoolExecutor(1, "network", _use_threads, (torch.get_num_threads(),))
@@ -210,7 +210,7 @@ class Service:
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
-        """Answers photos within it; ready once the network has answered one."""
+        """Runs the service; it is ready once the network has made one prediction."""
         size = self.detector.preprocessing.size
         batches = asyncio.create_task(self._batcher.run())
         try:
@@ -224,33 +224,33 @@ class Service:
                 threads.shutdown(wait=False, cancel_futures=True)
 
     async def predict(self, file: UploadFile) -> PhotoAnswer:
-        """The answer for a file.
+        """The prediction for an uploaded file.
 
         Raises:
-            Refusal: it is no photo that can be answered.
+            RequestError: the file is not a photo that can be read.
         """
         try:
             header, pixels, _ = await self._decode(file)
-        except errors.Refusal as refusal:
-            self.metrics.count_photo(refusal.code)
+        except errors.RequestError as error:
+            self.metrics.count_photo(error.code)
             raise
         prediction = await self._batcher.answer(pixels)
         self.metrics.count_photo("answered")
         return photo_answer(file, prediction, header.camera)
 
-    async def look(self, file: UploadFile) -> bytes:
-        """A PNG of the photo and where the network looked.
+    async def render_saliency(self, file: UploadFile) -> bytes:
+        """A PNG of the photo with its saliency map in red.
 
         Raises:
-            Refusal: it is no photo that can be answered.
+            RequestError: the file is not a photo that can be read.
         """
         _, pixels, data = await self._decode(file)
-        look = await _run(self._network, lambda: self._looker.look(pixels))
+        saliency_map = await _run(self._network, lambda: self._renderer.saliency(pixels))
         async with self._free_decoders:
-            return await _run(self._decoders, lambda: self._looker.draw(data, look))
+            return await _run(self._decoders, lambda: self._renderer.draw(data, saliency_map))
 
     async def _decode(self, file: UploadFile) -> tuple[PhotoHeader, Tensor, bytes]:
-        """Header, pixels (3, S, S) uint8 and bytes of a file, once a thread is free: till then it waits on disk."""
+        """Header, pixels (3, S, S) uint8 and bytes of a file; it waits on disk until a decoder thread is free."""
         async with self._free_decoders:
             data = await file.read()
             header = await _run(self._decoders, lambda: read_header(data, self.limits))
@@ -265,7 +265,7 @@ class Service:
 
     def _answer(self, pixels: Tensor) -> list[Prediction]:
         detector = self.detector
-        return detector.judge(detector.probabilities(detector.logits(pixels)))
+        return detector.decide(detector.probabilities(detector.logits(pixels)))
 
 
 async def _run(threads: ThreadPoolExecutor, function: Callable[[], T]) -> T:
@@ -273,9 +273,9 @@ async def _run(threads: ThreadPoolExecutor, function: Callable[[], T]) -> T:
 
 
 def _use_threads(count: int) -> None:
-    """How many threads torch may use on behalf of this one: it counts apart for each that calls it.
+    """Sets how many threads torch uses for calls from this thread.
 
-    The decoders work side by side already, so each gets one; the network gets them all.
+    Decoders run in parallel, so each gets one; the network gets them all.
     """
     torch.get_num_threads()  # its first use would undo what is set before
     torch.set_num_threads(count)

@@ -35,14 +35,14 @@ _BUFFER_SYNC = next(
 
 def device_arguments(training: TrainingSettings, *, alone: bool = False) -> dict[str, Any]:
     """Lightning's arguments for the devices that train together; `alone`: for one device, whatever is set."""
-    if alone or devices_here(training) * training.num_nodes == 1:
+    if alone or devices_here(training.devices, training.accelerator) * training.num_nodes == 1:
         return {"accelerator": training.accelerator, "devices": 1}
     # Buffers need no broadcast: they are computed over all devices (batch_norm_plugins). A broadcast before each
     # forward pass would hang validation, in which processes have different numbers of batches.
     no_sync: dict[str, Any] = {_BUFFER_SYNC: False}
     return {
         "accelerator": training.accelerator,
-        "devices": devices_here(training),
+        "devices": devices_here(training.devices, training.accelerator),
         "num_nodes": training.num_nodes,
         "strategy": DDPStrategy(**no_sync),
         "use_distributed_sampler": False,  # our samplers know their rank, and repeat no row
@@ -51,7 +51,7 @@ def device_arguments(training: TrainingSettings, *, alone: bool = False) -> dict
 
 def batch_norm_plugins(training: TrainingSettings, *, alone: bool = False) -> list[LayerSync]:
     """Lightning plugins with which BatchNorm takes its statistics over the images of all devices."""
-    if alone or devices_here(training) * training.num_nodes == 1:
+    if alone or devices_here(training.devices, training.accelerator) * training.num_nodes == 1:
         return []
     on_cpu = training.accelerator == "cpu" or not torch.accelerator.is_available()
     return [CPUSyncBatchNorm() if on_cpu else TorchSyncBatchNorm()]

@@ -63,7 +63,7 @@ class ProcessGroup:
     def __init__(self, training: TrainingSettings) -> None:
         self.rank, self.world_size, self.local_rank = 0, 1, 0
         self._strategy: DDPStrategy | None = None
-        if devices_here(training) * training.num_nodes == 1:
+        if devices_here(training.devices, training.accelerator) * training.num_nodes == 1:
             return
         unused = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
         arguments: dict[str, Any] = device_arguments(training) | dict.fromkeys(unused, False)

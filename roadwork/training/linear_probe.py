@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 def why_no_features(network: nn.Module, datamodule: NATIXDataModule) -> str | None:
     """Why a frozen network must see the images of each batch, or None if its features can be computed once."""
-    if not datamodule.leaves_images_alone:
+    if not datamodule.is_identity_augmentation:
         mode = datamodule.settings.data.augmentation.train.mode
         return (
             f"the augmentation ({mode}, {type(datamodule.train_augmentation).__name__}) changes the images in each "

@@ -12,7 +12,8 @@ from roadwork.config import to_settings
 from roadwork.core.errors import ConfigError, DataError, SplitError
 from roadwork.data import source
 from roadwork.data.deployment import find_deployment
-from roadwork.data.source import find_groups, find_splits, read_dataset, splits_path
+from roadwork.data.open import find_groups, find_splits, splits_path
+from roadwork.data.source import read_dataset
 from roadwork.data.splitting.check import check_splits
 from roadwork.data.splitting.splits import Splits, make_splits
 from roadwork.demo import DemoSummary
@@ -127,7 +128,7 @@ def test_differing_split_ratios_are_warned_about(tmp_path, caplog):
     assert "`roadwork split`" in caplog.text
     caplog.clear()
     find_splits(settings(root="photos", splits=ratios, splitting={"buffer_km": 2.0}), table, groups)
-    assert "data.splitting.buffer_km says 2.0" in caplog.text
+    assert "data.splitting.buffer_km is 2.0" in caplog.text
     caplog.clear()
     find_splits(settings(root="photos", splits=ratios), table, groups)
     assert not caplog.text

@@ -21,11 +21,12 @@ from roadwork.data.grouping.near_duplicates import ImageHashes
 from roadwork.data.images import identify_image
 from roadwork.data.local import read_local
 from roadwork.data.mixed_datasets import find_mixture
+from roadwork.data.open import find_groups, find_splits
 from roadwork.data.prepared.copy import find_copy
 from roadwork.data.prepared.plan import plan_copy
-from roadwork.data.prepared.write import write_copy, writing
+from roadwork.data.prepared.write import lock_copy, write_copy
 from roadwork.data.samplers.build import UniformSampler
-from roadwork.data.source import dataset_key, find_groups, find_splits, read_dataset
+from roadwork.data.source import dataset_key, read_dataset
 from roadwork.data.splitting.check import check_splits
 from roadwork.data.splitting.splits import make_splits
 from roadwork.data.splitting.train_only import find_duplicates, make_groups_of_split_rows
@@ -340,7 +341,7 @@ def test_caches_notice_other_datasets(settings, tiny_config, generated, tmp_path
     keys = [dataset_key(data) for data in (alone, mixed, settings(generated.root, "name: other").data)]
     assert len(set(keys)) == 3
     assert dataset_key(settings(generated.root, "share: 0.2, splits: train").data) == keys[1]
-    with writing(mixed) as manifest:
+    with lock_copy(mixed) as manifest:
         summary = write_copy(plan_copy(mixed, manifest, *read_dataset(mixed)), processes=1)
     assert summary.n_held == 240 + N_NEW
     assert find_copy(mixed, *read_dataset(mixed)).has.all()

@@ -13,7 +13,7 @@ from roadwork.config import load_config, to_settings
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.data.images import EVALUATION_SCALE, TRAINING_SCALE, read_pixels, to_network_input
 from roadwork.data.prepared.plan import plan_copy
-from roadwork.data.prepared.write import write_copy, writing
+from roadwork.data.prepared.write import lock_copy, write_copy
 from roadwork.data.source import read_dataset
 from roadwork.models.processor import IMAGENET_STATISTICS
 
@@ -125,7 +125,7 @@ def test_evaluation_and_prediction_see_the_same_bits(files, stage, workers):
 
 def test_a_resized_copy_is_for_the_fit_alone(files):
     data = to_settings(config_of(files)).data
-    with writing(data) as manifest:
+    with lock_copy(data) as manifest:
         write_copy(plan_copy(data, manifest, *read_dataset(data)), processes=1)
     datamodule = open_data(files, "fit", "data.prepared.use=require", "data.cache=none")
     assert datamodule.datasets["train"].store.copy.has.all()

@@ -14,7 +14,8 @@ from PIL import Image
 from roadwork.config import to_settings
 from roadwork.core.errors import ConfigError, DataError
 from roadwork.data.images import FileImages, decode_image, identify_image, quick_check
-from roadwork.data.source import find_groups, find_splits, read_dataset
+from roadwork.data.open import find_groups, find_splits
+from roadwork.data.source import read_dataset
 
 DESCRIPTIONS = ["a digger", None, "", "  ", "cones", None, "a sunny street", None]
 LABELS = [1, 1, 1, 1, 1, 0, 0, 0]

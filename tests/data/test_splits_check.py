@@ -141,9 +141,9 @@ def test_shares_that_the_rows_do_not_have():
 def test_shares_far_from_their_ratios_are_warned_about():
     far = recorded(moved(OURS, 80, "train", "set_aside"))
     warnings = check_splits(far, TABLE, GROUPS).warnings
-    assert "train has 55.6% of the rows; 60.0% were asked for." in warnings
+    assert "train has 55.6% of the rows; the ratio is 60.0%." in warnings
     assert not any(
-        "were asked for" in warning for warning in check_splits(replace(far, ratios={}), TABLE, GROUPS).warnings
+        "the ratio is" in warning for warning in check_splits(replace(far, ratios={}), TABLE, GROUPS).warnings
     )
 
 

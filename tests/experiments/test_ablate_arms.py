@@ -108,7 +108,7 @@ CUTS = {
     "latest_2025": (NATIXDataModule, "augment", lambda self, images, labels: (images, labels)),
     "heavy_kornia": (NATIXDataModule, "augment", lambda self, images, labels: (images, labels)),
     "ema": (EMACallback, "update", lambda self: None),
-    "lora": (base_trainer, "apply_adapter", lambda model, *_, **__: model),
+    "lora": (base_trainer, "adapt_network", lambda model, *_: model),
 }
 
 

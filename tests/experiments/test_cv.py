@@ -95,7 +95,7 @@ def test_fold_is_a_run_and_its_best_checkpoint_predicts(finished):
         == (json.loads((fold / "splits.json").read_text())["splits"])
     )
     datamodule = NATIXDataModule(OmegaConf.load(run_folder / "config.yaml"))
-    datamodule.setup("evaluate")
+    datamodule.setup("predict")
     again = predict_splits(datamodule, load_best_model(run_folder, datamodule.settings), ["val_calib"])
     before = pd.read_parquet(fold / "predictions.parquet")
     assert again["id"].tolist() == before["id"].tolist()

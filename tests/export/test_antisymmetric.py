@@ -9,7 +9,8 @@ from scipy.special import expit
 from torch import nn
 
 from roadwork.core.errors import ConfigError
-from roadwork.detector.folding import calibrated_probability, fold_calibration
+from roadwork.detector.detector import calibrated_probability
+from roadwork.detector.folding import fold_calibration
 from roadwork.models.build import build_model
 from roadwork.settings import ModelSettings
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roadwork.core.errors import DataError
-from roadwork.detector.folding import calibrated_probability
+from roadwork.detector.detector import calibrated_probability
 from roadwork.export.parity import calibrated_from_score, compare
 
 

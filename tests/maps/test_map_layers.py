@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from map_worlds import make_deployment, make_world
 
-from roadwork.data.utils.privacy import coarsen
+from roadwork.data.utils.privacy import round_positions
 from roadwork.maps.geometry import cell_levels, finest_resolution, gather_cells, mean_positions, zoom_of
 from roadwork.maps.layers import density_layer, deployment_layers, error_layers, rows_layer
 
@@ -95,7 +95,7 @@ def test_markers_count_images_and_roadwork(gps):
 def test_markers_centres_and_errors_use_rounded_positions(gps, decimals):
     _, _, predictions = make_world(400)
     layers = [
-        rows_layer("train", "#000000", coarsen(gps, decimals), np.zeros(len(gps)), decimals, shown=True),
+        rows_layer("train", "#000000", round_positions(gps, decimals), np.zeros(len(gps)), decimals, shown=True),
         *deployment_layers(make_deployment(gps[:40]), decimals),
         *error_layers(predictions, decimals),
     ]

@@ -12,7 +12,7 @@ import pytest
 from map_worlds import layers_of, make_deployment, make_table, make_world, without_random_names
 
 from roadwork.core.errors import DataError, MissingExtraError
-from roadwork.data.utils.privacy import coarsen
+from roadwork.data.utils.privacy import round_positions
 from roadwork.maps.map import build_map, write_map
 
 HOSTILE = (
@@ -114,10 +114,10 @@ def test_names_stay_text(hostile):
 @pytest.mark.parametrize("decimals", [0, 1, 2])
 def test_a_rounded_map_is_the_map_of_rounded_positions(decimals):
     table, split_names, predictions = make_world(200)
-    rounded = coarsen(predictions[["latitude", "longitude"]].to_numpy(), decimals)
+    rounded = round_positions(predictions[["latitude", "longitude"]].to_numpy(), decimals)
     page = build_map(table, split_names, title="t", predictions=predictions, decimals=decimals)
     same = build_map(
-        make_table(coarsen(table.gps, decimals)),
+        make_table(round_positions(table.gps, decimals)),
         split_names,
         title="t",
         predictions=predictions.assign(latitude=rounded[:, 0], longitude=rounded[:, 1]),
@@ -129,7 +129,7 @@ def test_a_rounded_map_is_the_map_of_rounded_positions(decimals):
 
 def test_unrounded_map_keeps_distinct_positions():
     table, split_names, _ = make_world(200)
-    moved = make_table(coarsen(table.gps, 2))
+    moved = make_table(round_positions(table.gps, 2))
     pages = [build_map(t, split_names, title="t") for t in (table, moved)]
     assert without_random_names(pages[0]) != without_random_names(pages[1])
 

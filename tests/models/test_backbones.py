@@ -15,7 +15,7 @@ from roadwork.core.errors import ConfigError
 from roadwork.detector.detector import Detector
 from roadwork.detector.folding import fold_calibration
 from roadwork.detector.format import Preprocessing
-from roadwork.detector.saliency import look_map
+from roadwork.detector.saliency import gradient_map
 from roadwork.export.consumer import ask_consumer, check_answer, check_files
 from roadwork.export.folder import write_config, write_weights
 from roadwork.export.parity import calibrated_from_score
@@ -100,7 +100,7 @@ def test_every_family_trains_saves_loads_and_exports(family, pooling, tmp_path):
     by_transformers = pooling in OWN_POOLINGS.get(family, ("auto", "cls", "mean", "cls_mean"))
     assert isinstance(own, PooledClassifier) != by_transformers
     assert family_of(own.config) == {"siglip2": "siglip"}.get(family, family)
-    assert look_map(detector.network.module, pictures(1)).shape[0] > 1
+    assert gradient_map(detector.network.module, pictures(1)).shape[0] > 1
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "cls_mean"])
@@ -206,7 +206,7 @@ def test_pooled_classifier_supports_checkpointing_and_adapters(family):
 
 
 def test_no_gradient_checkpointing_in_a_convolutional_backbone():
-    with pytest.raises(ConfigError, match=r"gradient_checkpointing.*true.*roadwork_pooled"):
+    with pytest.raises(ConfigError, match=r"gradient_checkpointing is true.*roadwork_pooled"):
         checkpoint_gradients(build("dinov3_convnext"))
 
 

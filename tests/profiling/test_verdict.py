@@ -11,7 +11,7 @@ from roadwork.data import dataset as dataset_module
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.data.images import FileImages
 from roadwork.profiling.measure import COPY, PHOTOS, RAM, InputTimes, spread_ms
-from roadwork.profiling.profile import _GROUPS, Circumstances, judge, profile_training, what_to_try
+from roadwork.profiling.profile import _GROUPS, Environment, find_bottleneck, profile_training, suggest_settings
 from roadwork.settings import Settings
 from roadwork.training.callbacks.mcc_callback import MCCCallback
 from roadwork.training.module import RoadworkClassifier
@@ -40,20 +40,20 @@ STEP = {"transfer": 0.1, "augment": 0.2, "forward": 0.2, "backward": 0.3, "optim
     ],
 )
 def test_the_slower_side_is_named(wait_s, images, workers, times, bound_by):
-    verdict = judge(STEP | {"wait": wait_s}, images, times, workers, cores=4)
+    verdict = find_bottleneck(STEP | {"wait": wait_s}, images, times, workers, cores=4)
     assert verdict.bound_by == bound_by
     assert verdict.sentence.startswith(f"Bound by {bound_by}")
     assert verdict.step_images_per_s == pytest.approx(images)
 
 
 def test_sentence_compares_loader_rate_with_step_rate():
-    waiting = judge(STEP | {"wait": 1.0}, 32, _times(0.0, 0.125), 2, cores=2)
+    waiting = find_bottleneck(STEP | {"wait": 1.0}, 32, _times(0.0, 0.125), 2, cores=2)
     assert waiting.sentence == (
         "Bound by decoding: with 2 workers the loader gives 16 images/s, the rest of the step could take 32."
     )
-    hidden = judge(STEP | {"wait": 0.0}, 32, _times(0.0, 0.125), 2, cores=2)
+    hidden = find_bottleneck(STEP | {"wait": 0.0}, 32, _times(0.0, 0.125), 2, cores=2)
     assert hidden.sentence == waiting.sentence + " In these few steps the loader's queue still hid it."
-    network = judge(STEP, 32, _times(0.0, 0.001), 2, cores=2)
+    network = find_bottleneck(STEP, 32, _times(0.0, 0.001), 2, cores=2)
     assert network.sentence == "Bound by the network (forward and backward, 50% of a step): 32 images/s."
 
 
@@ -90,14 +90,14 @@ def test_slow_stage_is_reported_as_the_bottleneck(target, name, overrides, bound
 
 def _here(**changes):
     given = {"device": "cpu", "precision": "32-true", "workers": 2, "cores": 2, "threads": 2, "origin": PHOTOS}
-    return Circumstances(**given | changes)
+    return Environment(**given | changes)
 
 
 def _advice(bound_by, here, **training):
     settings = Settings()
     for key, value in training.items():
         setattr(settings.training, key, value)
-    return " ".join(what_to_try(bound_by, settings, here))
+    return " ".join(suggest_settings(bound_by, settings, here))
 
 
 def test_advice_skips_options_already_set():
@@ -119,4 +119,4 @@ def test_advice_skips_options_already_set():
     ["reading", "decoding", "the resized copy", "the loader", *_GROUPS],
 )
 def test_each_bottleneck_has_advice(bound_by):
-    assert what_to_try(bound_by, Settings(), _here(cores=2))
+    assert suggest_settings(bound_by, Settings(), _here(cores=2))

@@ -82,7 +82,7 @@ def test_single_process_starts_no_process_group(monkeypatch):
 
 @pytest.mark.parametrize(("devices", "expected"), [(1, 1), (3, 3), ("auto", 1)])
 def test_auto_devices_is_one_on_a_cpu(devices, expected):
-    assert devices_here(TrainingSettings(accelerator="cpu", devices=devices)) == expected
+    assert devices_here(devices, "cpu") == expected
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_resume_with_another_number_of_devices_is_refused(tiny_config):
     run = prepare_trainer(data).fit(data)
     Run(run).write_manifest(processes=2)  # as if it had been
     data = NATIXDataModule(tiny_config("training.epochs=2"))
-    with pytest.raises(ConfigError, match="was trained on 2 devices, now they are 1"):
+    with pytest.raises(ConfigError, match=r"2 devices.*\b1\b.*training\.devices"):
         prepare_trainer(data).fit(data, resume_from=run)
 
 

@@ -60,7 +60,7 @@ def test_each_group_is_drawn_equally_often(draw):
 def test_empty_combinations_are_warned_about(caplog):
     sampler = BalancedSampler([np.array(["a", "a", "b"]), np.array(["x", "", "x"])])
     with caplog.at_level("INFO", logger="roadwork"):
-        sampler.say(["label", "city"])
+        sampler.log_summary(["label", "city"])
     assert "label x city: 3 groups of 1 to 1 rows" in caplog.text
     assert "b, (empty)" in caplog.text
 

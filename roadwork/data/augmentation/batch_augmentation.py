@@ -1,8 +1,8 @@
-"""The base class of all batch augmentations: checks, random draws, resizing, precision.
+"""Base class of all batch augmentations: input checks, random numbers, resizing, precision.
 
-They come from torch's global generator on the CPU, whatever the device of the images: ``torch.manual_seed`` repeats
-them on every machine, and choosing rows never waits for the device. Noise fields, which have a value a pixel, are
-drawn on the images' device.
+Random numbers come from torch's global generator on the CPU, whatever the device of the images. So
+``torch.manual_seed`` reproduces them on every machine, and selecting rows never waits for the device. Per-pixel noise
+is generated on the images' device.
 """
 
 from __future__ import annotations
@@ -17,46 +17,46 @@ from torch import Tensor, nn
 from roadwork.core.errors import ConfigError, DataError
 from roadwork.settings import TrainAugmentationSettings
 
-# Bicubic or bf16 resizing upstream may overshoot by this much.
+# Bicubic or bfloat16 resizing may overshoot [0, 1] by this much.
 RANGE_TOLERANCE = 1e-2
 MIN_IMG_SIZE = 8
 
 
 def uniform(count: int, low: float, high: float) -> Tensor:
-    """(count,) float32 values between ``low`` and ``high``, on the CPU."""
+    """(count,) float32 samples from [``low``, ``high``), on the CPU."""
     return low + (high - low) * torch.rand(count)
 
 
-def coin(count: int, probability: float) -> Tensor:
-    """(count,) bool, each True with this probability, on the CPU."""
+def bernoulli(count: int, probability: float) -> Tensor:
+    """(count,) bool samples, True with this probability, on the CPU."""
     return torch.rand(count) < probability
 
 
 def rows_where(chosen: Tensor) -> Tensor:
-    """Positions (N,) int64 of the True ones of ``chosen`` (B,), on the CPU, where counting them is free."""
+    """Indices (N,) int64 of the True values of ``chosen`` (B,), which is on the CPU to avoid a device sync."""
     return chosen.nonzero().squeeze(1)
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """Values of the CPU on the device, without waiting for what is queued there, as a plain ``.to`` does.
+    """CPU values copied to the device without waiting for queued work, unlike a plain ``.to``.
 
-    CUDA stages memory that is not pinned before the call returns, so that the source may be freed at once.
+    CUDA stages unpinned memory before the call returns, so the source may be freed at once.
     """
     return values.to(device, non_blocking=device.type == "cuda")
 
 
 def per_image(values: Tensor, images: Tensor) -> Tensor:
-    """(B,) values moved to the images' device, and shaped (B, 1, 1, 1) to broadcast over them."""
+    """(B,) values on the images' device, shaped (B, 1, 1, 1) to broadcast over them."""
     return to_device(values, images.device).view(-1, 1, 1, 1)
 
 
 def change_rows_(images: Tensor, rows: Tensor, change: Callable[..., Tensor], *values: Tensor) -> None:
-    """Changes some images of a batch in place, all in one call.
+    """Changes some images of a batch in place, in one call.
 
     Args:
         images: (B, C, H, W).
-        rows: (N,) int64 on the CPU, positions of those to change; none is allowed.
-        change: takes a copy of them, (N, C, H, W), and ``values``, and gives what replaces them.
+        rows: (N,) int64 on the CPU, indices of the images to change; may be empty.
+        change: maps a copy of these images (N, C, H, W) and ``values`` to their replacement.
         values: further arguments of ``change``.
     """
     if len(rows):
@@ -67,30 +67,29 @@ def change_rows_(images: Tensor, rows: Tensor, change: Callable[..., Tensor], *v
 class BatchCheck:
     """Raises DataError unless images are float (B, 3, H, W) in [0, 1] and labels int64 (B,) of 0 and 1.
 
-    Form is known on the host. Ranges are values of the device, and reading one waits for the whole training step that
-    is queued there: on a GPU the first batch alone is waited for. Of each later one the ranges are measured too, and
-    read at the next call, when they have long arrived. A wrong batch is named, one step late; no batch goes unmeasured,
-    and only the last of all goes unread.
+    Shapes and dtypes are known on the host and checked at once. Value ranges are computed on the device, and reading
+    them waits for all work queued there. So on a GPU only the first batch is read at once; the ranges of each later
+    batch are copied asynchronously and checked at the next call, one step late. The last batch is never checked.
     """
 
-    late: HostCopy | None = None
+    pending: AsyncHostCopy | None = None
 
     def __call__(self, images: Tensor, labels: Tensor) -> None:
         check_form(images, labels)
         ranges = torch.stack([*images.detach().aminmax(), *labels.aminmax()])
-        if _runs_ahead(ranges.device):
-            earlier, self.late = self.late, HostCopy(ranges)
-            check_ranges(*(earlier or self.late).read())
+        if _is_asynchronous(ranges.device):
+            previous, self.pending = self.pending, AsyncHostCopy(ranges)
+            check_ranges(*(previous or self.pending).read())
         else:
             check_ranges(*ranges.tolist())
 
     def __getstate__(self) -> dict[str, object]:
-        """Nothing: what is on its way from a device cannot be pickled."""
+        """Empty: a pending device copy cannot be pickled."""
         return {}
 
 
-class HostCopy:
-    """Values on their way from the GPU."""
+class AsyncHostCopy:
+    """A copy from the GPU to the host that has been started but not waited for."""
 
     def __init__(self, values: Tensor) -> None:
         self.values = values.to("cpu", non_blocking=True)
@@ -98,14 +97,14 @@ class HostCopy:
         self.arrival.record(torch.cuda.current_stream(values.device))
 
     def read(self) -> list[float]:
-        """The values; waits for what was queued before them, and for nothing after."""
+        """The values; waits only for work that was queued before the copy."""
         self.arrival.synchronize()
         read: list[float] = self.values.tolist()
         return read
 
 
-def _runs_ahead(device: torch.device) -> bool:
-    """Whether the host queues work for this device, and goes on."""
+def _is_asynchronous(device: torch.device) -> bool:
+    """Whether operations on this device return before they have finished."""
     return device.type == "cuda"
 
 
@@ -118,14 +117,14 @@ def check_form(images: Tensor, labels: Tensor) -> None:
     if labels.shape != images.shape[:1]:
         raise DataError(
             f"labels have shape {tuple(labels.shape)} for {len(images)} images; they must be ({len(images)},), "
-            "one class index an image."
+            "one class index per image."
         )
     if labels.dtype != torch.int64:
         raise DataError(f"labels are {labels.dtype}; they must be torch.int64 class indices, 0 or 1.")
 
 
 def check_ranges(darkest: float, brightest: float, lowest_label: float, highest_label: float) -> None:
-    """Raises DataError unless images are within [0, 1], or nearly, and labels are 0 and 1."""
+    """Raises DataError unless images are within [0, 1], up to RANGE_TOLERANCE, and labels are 0 or 1."""
     if not (darkest >= -RANGE_TOLERANCE and brightest <= 1 + RANGE_TOLERANCE):  # also where one is NaN
         raise DataError(
             f"images range from {darkest:g} to {brightest:g}; they must be in [0, 1]. "
@@ -136,14 +135,14 @@ def check_ranges(darkest: float, brightest: float, lowest_label: float, highest_
 
 
 class BatchAugmentation(nn.Module):
-    """Augments a batch on the device where it is; normalisation comes after.
+    """Augments a batch on its own device, before normalisation.
 
-    Every image gets its own draws, from torch's global generator: ``torch.manual_seed`` repeats them. In evaluation
-    mode (``.eval()``) it only resizes, and labels keep the form they have in training.
+    Each image gets its own random numbers from torch's global generator, so ``torch.manual_seed`` reproduces them. In
+    evaluation mode (``.eval()``) images are only resized, and labels keep the same form as in training.
     """
 
     def __init__(self, img_size: int) -> None:
-        """Raises ConfigError where ``img_size``, the side of the output in pixels, is below 8."""
+        """Raises ConfigError if ``img_size``, the side of the output in pixels, is below 8."""
         super().__init__()
         if img_size < MIN_IMG_SIZE:
             raise ConfigError(f"img_size is {img_size}; it must be at least {MIN_IMG_SIZE} pixels.")
@@ -152,7 +151,7 @@ class BatchAugmentation(nn.Module):
 
     @classmethod
     def from_settings(cls, settings: TrainAugmentationSettings, img_size: int) -> Self:  # noqa: ARG003
-        """The augmentation that ``data.augmentation.train`` describes."""
+        """The augmentation with the settings of ``data.augmentation.train``."""
         return cls(img_size)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -166,12 +165,12 @@ class BatchAugmentation(nn.Module):
             Images (B, 3, img_size, img_size) in [0, 1] of the same dtype, and labels.
 
         Raises:
-            DataError: if images or labels are not of this form; where their values are not, on a GPU at the next call.
+            DataError: wrong shape, dtype or range; on a GPU a wrong range is reported one call later.
         """
         self.check(images, labels)
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             labels = self.encode_labels(labels)
-            # No name here holds the copy that augment may replace: another batch of memory, at 640 pixels.
+            # No variable here keeps the resized batch alive: augment may replace it, and it is large at 640 pixels.
             if self.training:
                 augmented, labels = self.augment(resize(images.float(), self.img_size), labels)
             else:
@@ -179,7 +178,7 @@ class BatchAugmentation(nn.Module):
             return augmented.to(images.dtype), labels
 
     def encode_labels(self, labels: Tensor) -> Tensor:
-        """Labels in the form that this augmentation returns; (B,) int64 by default."""
+        """Labels in the form that this augmentation returns: (B,) int64 by default."""
         return labels
 
     def augment(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -188,7 +187,7 @@ class BatchAugmentation(nn.Module):
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """Images (B, 3, size, size) in [0, 1], in memory of their own; antialiased where they shrink."""
+    """A copy of the images as (B, 3, size, size) in [0, 1]; antialiased when shrinking."""
     if images.shape[-2:] == (size, size):
         return images.clamp(0, 1)
     resized = F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False, antialias=True)

@@ -1,4 +1,4 @@
-"""Builds the augmentation that data.augmentation.train.mode names."""
+"""The registry of training augmentations, by `data.augmentation.train.mode`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from roadwork.settings import TrainAugmentationSettings
 
 
 class NoAugmentation(BatchAugmentation):
-    """Gives every image and label as it came, resized where it has another size."""
+    """Only resizes images; labels are unchanged."""
 
     def augment(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         return images, labels
 
 
+# The modes are those of settings.AUGMENTATION_MODES; a test compares the two.
 AUGMENTATIONS: dict[str, type[BatchAugmentation]] = {
     "latest_2025": LatestAugmentation2025,
     "heavy_kornia": HeavyAugmentationKornia,
@@ -30,16 +31,16 @@ AUGMENTATIONS: dict[str, type[BatchAugmentation]] = {
 
 
 def build_train_augmentation(settings: TrainAugmentationSettings, img_size: int) -> BatchAugmentation:
-    """The augmentation that ``data.augmentation.train`` names, for images of ``img_size`` pixels.
+    """The augmentation of ``data.augmentation.train`` for images of ``img_size`` pixels.
 
     Raises:
-        ConfigError: if there is no such mode, or one of its settings is out of range.
+        ConfigError: the mode is unknown, or a setting is out of range.
     """
     if settings.mode not in AUGMENTATIONS:
         nearest = difflib.get_close_matches(str(settings.mode), AUGMENTATIONS, n=1)
         hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
         raise ConfigError(
-            f"Unknown augmentation mode: {settings.mode!r}. data.augmentation.train.mode can be "
-            f"{', '.join(AUGMENTATIONS)}.{hint}"
+            f"Unknown augmentation mode: {settings.mode!r}. Allowed for "
+            f"data.augmentation.train.mode: {', '.join(AUGMENTATIONS)}.{hint}"
         )
     return AUGMENTATIONS[settings.mode].from_settings(settings, img_size)

@@ -1,7 +1,7 @@
-"""Colour arithmetic and simulated JPEG compression of a batch.
+"""Colour transforms and simulated JPEG compression of a batch.
 
-kornia's ``RandomJPEG`` compresses the whole batch to keep a share of it, and is differentiable, which no augmentation
-needs: this takes about a tenth of the time.
+This takes about a tenth of the time of kornia's ``RandomJPEG``, which compresses the whole batch even if only a share
+is used, and is differentiable, which an augmentation does not need.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from roadwork.data.augmentation.batch_augmentation import to_device
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)
 RGB_TO_YIQ = (LUMA_WEIGHTS, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 
-# Quantisation steps at quality 50: tables K.1 and K.2 of ITU-T T.81, by row.
+# Quantisation steps at quality 50: tables K.1 and K.2 of ITU-T T.81, row by row.
 # fmt: off
 LUMA_STEPS = (
     16, 11, 10, 16, 24, 40, 51, 61,  12, 12, 14, 19, 26, 58, 60, 55,  14, 13, 16, 24, 40, 57, 69, 56,
@@ -30,15 +30,15 @@ CHROMA_STEPS = (
     17, 18, 24, 47, 99, 99, 99, 99,  18, 21, 26, 66, 99, 99, 99, 99,  24, 26, 56, 99, 99, 99, 99, 99,
     47, 66, 99, 99, 99, 99, 99, 99,  *(99,) * 32,
 )
-
 # fmt: on
-# ITU-T T.871: scaled differences of blue and of red from luma, centred on 0, and the way back from both.
+
+# ITU-T T.871: RGB to Cb and Cr, centred on 0, and Cb and Cr to their contribution to RGB.
 RGB_TO_CHROMA = ((-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 CHROMA_TO_RGB = ((0.0, 1.402), (-0.344136, -0.714136), (1.772, 0.0))
 
 
 def luma(images: Tensor) -> Tensor:
-    """Brightness (B, 1, H, W) as people see it, of images (B, 3, H, W)."""
+    """Perceived brightness (B, 1, H, W) of images (B, 3, H, W)."""
     red, green, blue = LUMA_WEIGHTS
     return red * images[:, 0:1] + green * images[:, 1:2] + blue * images[:, 2:3]
 
@@ -46,22 +46,22 @@ def luma(images: Tensor) -> Tensor:
 def color_twist(
     images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue_shifts_deg: Tensor
 ) -> Tensor:
-    """Brightness, contrast, saturation and hue changed in one multiplication a pixel.
+    """Images with changed brightness, contrast, saturation and hue, in one matrix product per pixel.
 
-    All four are linear: hue turns and saturation stretches the I-Q plane, contrast scales about mid-grey. This is
-    ``ColorTwist`` of NVIDIA DALI; a way through HSV takes about ten times as long.
+    All four are linear: hue rotates and saturation scales the I-Q plane, contrast scales around mid-grey. This is
+    ``ColorTwist`` of NVIDIA DALI; a conversion to HSV takes about ten times as long.
 
     Args:
         images: (B, 3, H, W) in [0, 1].
-        brightness: (B,) factor; 1 changes nothing, here as in the next two.
-        contrast: (B,) factor.
-        saturation: (B,) factor; 0 is grey.
+        brightness: (B,) factor; 1 changes nothing.
+        contrast: (B,) factor; 1 changes nothing.
+        saturation: (B,) factor; 0 is grey, 1 changes nothing.
         hue_shifts_deg: (B,) angles.
 
     Returns:
         (B, 3, H, W), clipped to [0, 1].
     """
-    to_yiq = torch.tensor(RGB_TO_YIQ)  # on the CPU, as the draws are: small, and moved at once
+    to_yiq = torch.tensor(RGB_TO_YIQ)  # on the CPU like the factors; small, and moved in one copy
     radians = torch.deg2rad(hue_shifts_deg)
     cosines, sines = saturation * radians.cos(), saturation * radians.sin()
     turn = torch.zeros(len(images), 3, 3)
@@ -76,11 +76,11 @@ def color_twist(
 
 
 def compress(images: Tensor, qualities: Tensor) -> Tensor:
-    """Images as they come back from JPEG files with halved chroma (4:2:0), as most cameras write them.
+    """Images after JPEG compression with 4:2:0 chroma subsampling, as most cameras use.
 
     Args:
         images: (N, 3, S, S) in [0, 1].
-        qualities: (N,) of libjpeg's scale, 1 to 100.
+        qualities: (N,) on libjpeg's scale, 1 to 100.
 
     Returns:
         (N, 3, S, S) in [0, 1].
@@ -91,7 +91,7 @@ def compress(images: Tensor, qualities: Tensor) -> Tensor:
     luma_steps, chroma_steps = to_device(_quantisation_steps(qualities), images.device)
     to_chroma, to_rgb = _chroma_matrices(images.device)
     brightness = _quantise(luma(images).mul_(255).sub_(128), luma_steps).add_(128).div_(255)
-    # Halved before it is converted, and converted back before it is doubled: all are linear, and a quarter is less.
+    # All steps are linear, so the conversions run on the subsampled chroma, a quarter of the pixels.
     pairs = images[:, :, ::2] + images[:, :, 1::2]
     halved = (pairs[..., ::2] + pairs[..., 1::2]).mul_(255 / 4)
     chroma = _quantise(torch.einsum("ij,njhw->nihw", to_chroma, halved), chroma_steps).div_(255)
@@ -101,14 +101,14 @@ def compress(images: Tensor, qualities: Tensor) -> Tensor:
 
 
 def _quantisation_steps(qualities: Tensor) -> Tensor:
-    """Steps (2, N, 8, 8) of luma and of chroma, by vertical and horizontal frequency."""
+    """Steps (2, N, 8, 8) for luma and chroma, by vertical and horizontal frequency."""
     scale = torch.where(qualities < 50, 50 / qualities, 2 - qualities / 50)
     at_50 = torch.tensor([LUMA_STEPS, CHROMA_STEPS]).view(2, 1, 8, 8)
     return (at_50 * scale.view(-1, 1, 1)).round().clamp(1, 255)
 
 
 def _quantise(planes: Tensor, steps: Tensor) -> Tensor:
-    """Planes (N, C, H, W) through the cosine transform of their 8 x 8 blocks, rounded to ``steps``, and back."""
+    """Planes (N, C, H, W) after the DCT of their 8 x 8 blocks, rounding to ``steps``, and the inverse DCT."""
     count, channels, height, width = planes.shape
     basis, four_bases = _cosine_bases(planes.device)
     steps = steps.view(count, 1, 1, 8, 1, 8)
@@ -123,7 +123,7 @@ def _quantise(planes: Tensor, steps: Tensor) -> Tensor:
 def _cosine_bases(device: torch.device) -> tuple[Tensor, Tensor]:
     """Orthonormal DCT-II of 8 pixels, (8, 8), and of four such blocks side by side, (32, 32).
 
-    Four, since a product with 8 columns leaves most of a processor idle.
+    A matrix product with only 8 columns would leave most of a processor idle.
     """
     position = torch.arange(8)
     basis = torch.cos(math.pi / 8 * (position + 0.5) * position.view(-1, 1)) / 2

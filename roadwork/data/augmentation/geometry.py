@@ -1,8 +1,8 @@
-"""Homographies of a batch, and the one sampling that applies them.
+"""Homographies for a batch, applied by a single resampling.
 
-A matrix (3, 3) maps a point of the output to the point of the input that is shown there (as
-``torch.nn.functional.affine_grid`` does), in coordinates from -1 to 1 across the image. Images are square, so that
-rotations are rigid. Matrices are multiplied first and sampled once: each further sampling would blur.
+A (3, 3) matrix maps an output point to the input point shown there, as ``torch.nn.functional.affine_grid`` does, in
+coordinates from -1 to 1 across the image. Images are square, so rotations are rigid. Matrices are multiplied first and
+the images sampled once, since each resampling blurs.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def translate_y(shares: Tensor) -> Tensor:
 
 
 def rotate(angles_deg: Tensor) -> Tensor:
-    """Matrices (N, 3, 3) that turn the content counter-clockwise by ``angles_deg`` (N,) about the centre."""
+    """Matrices (N, 3, 3) that rotate the content counter-clockwise by ``angles_deg`` (N,) about the centre."""
     radians = torch.deg2rad(angles_deg)
     cosines, sines = radians.cos(), radians.sin()
     matrices = _identity(len(angles_deg))
@@ -71,11 +71,11 @@ def mirror(is_mirrored: Tensor) -> Tensor:
 
 
 def perspective(tilts_x: Tensor, tilts_y: Tensor) -> Tensor:
-    """Matrices (N, 3, 3) of a camera turned about its vertical and horizontal axis.
+    """Matrices (N, 3, 3) of a camera rotated about its vertical and horizontal axis.
 
     Args:
         tilts_x: (N,) relative change of scale from the centre to the right edge.
-        tilts_y: (N,) the same, to the lower edge. ``|tilts_x| + |tilts_y|`` must be below 1 (the horizon).
+        tilts_y: (N,) the same to the lower edge. ``|tilts_x| + |tilts_y|`` must be below 1, where the horizon is.
     """
     matrices = _identity(len(tilts_x))
     matrices[:, 2, 0], matrices[:, 2, 1] = tilts_x, tilts_y
@@ -83,16 +83,16 @@ def perspective(tilts_x: Tensor, tilts_y: Tensor) -> Tensor:
 
 
 def warp(images: Tensor, matrices: Tensor, padding: Literal["zeros", "border", "reflection"]) -> Tensor:
-    """Images (B, C, S, S) sampled bilinearly through ``matrices`` (B, 3, 3), in one pass."""
+    """Images (B, C, S, S) resampled bilinearly with ``matrices`` (B, 3, 3)."""
     grid = _grid(to_device(matrices, images.device), images.shape[-1])
     return F.grid_sample(images, grid, mode="bilinear", padding_mode=padding, align_corners=False)
 
 
 def _grid(matrices: Tensor, size: int) -> Tensor:
-    """Where each pixel of the output is taken from, (B, size, size, 2), as x and y.
+    """Input coordinates (x, y) of each output pixel, (B, size, size, 2).
 
-    A row of a matrix is a share of x and one of y. Added up by broadcasting, they take a tenth of the time of a
-    product of all pixels' coordinates with the matrices, which are far too small for one.
+    The x and y terms are added by broadcasting, in a tenth of the time of a product of all pixel coordinates with such
+    small matrices.
     """
     centres = (torch.arange(size, device=matrices.device) + 0.5) * (2 / size) - 1
     along_x = matrices[:, :, 0, None] * centres + matrices[:, :, 2, None]

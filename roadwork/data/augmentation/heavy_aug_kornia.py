@@ -1,9 +1,9 @@
 """Heavy augmentation: geometry, colour, weather, lens, sensor and compression.
 
-kornia 0.9 has rain of a fixed grey in fixed pixel sizes, snow that only brightens what is dark, and fog and
-shadows from plasma fractals at 1.6 to 3.4 ms an image of 96 pixels. These scale with the image, and take under 0.2.
-Each function takes images (N, 3, S, S) float32 in [0, 1], returns new ones in the same range, and draws anew for
-every image.
+kornia 0.9 draws rain in a fixed grey and size, its snow only brightens dark pixels, and its plasma fractals for fog and
+shadow take 1.6 to 3.4 ms per image of 96 pixels. The weather here scales with the image and takes under 0.2 ms.
+Each function takes images (N, 3, S, S) float32 in [0, 1], returns new ones in the same range, and uses new random
+numbers for every image.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch import Tensor
 from roadwork.data.augmentation import geometry
 from roadwork.data.augmentation.batch_augmentation import (
     BatchAugmentation,
+    bernoulli,
     change_rows_,
-    coin,
     per_image,
     rows_where,
     to_device,
@@ -30,19 +30,19 @@ from roadwork.data.augmentation.batch_augmentation import (
 from roadwork.data.augmentation.color import color_twist, compress
 
 
-def _cover(images: Tensor, color: float, opacity: Tensor) -> Tensor:
-    """Images under a grey layer of this opacity (N, 1, S, S)."""
+def _blend_grey(images: Tensor, color: float, opacity: Tensor) -> Tensor:
+    """Images blended with a uniform grey at this opacity (N, 1, S, S)."""
     return (images * (1 - opacity)).add_(color * opacity)
 
 
-def _specks(images: Tensor, size: int, low: float, high: float) -> Tensor:
-    """A layer (N, 1, size, size) that is True in places, their share drawn between ``low`` and ``high`` an image."""
+def _random_specks(images: Tensor, size: int, low: float, high: float) -> Tensor:
+    """A random mask (N, 1, size, size); the share of True pixels per image is between ``low`` and ``high``."""
     shares = per_image(uniform(len(images), low, high), images)
     return torch.rand(len(images), 1, size, size, device=images.device) < shares
 
 
 def _lengthen(specks: Tensor, half_length: int) -> Tensor:
-    """Specks (N, 1, S, S) grown up and down by ``half_length`` pixels, by doubling: a few passes at any length."""
+    """Specks (N, 1, S, S) extended up and down by ``half_length`` pixels, in logarithmically many passes."""
     length, grown = 1, F.pad(specks, (0, 0, half_length, half_length))
     while length < 2 * half_length + 1:
         step = min(length, 2 * half_length + 1 - length)
@@ -52,36 +52,36 @@ def _lengthen(specks: Tensor, half_length: int) -> Tensor:
 
 
 def rain(images: Tensor) -> Tensor:
-    """Slanted, half transparent streaks under a greyed sky."""
+    """Slanted, half-transparent streaks and a grey haze."""
     count, size = len(images), images.shape[-1]
-    streaks = _lengthen(_specks(images, size, 0.002, 0.008), max(1, size // 28)).float()
+    streaks = _lengthen(_random_specks(images, size, 0.002, 0.008), max(1, size // 28)).float()
     streaks = geometry.warp(streaks, geometry.shear_x(uniform(count, -0.3, 0.3)), padding="reflection")
     haze = per_image(uniform(count, 0.05, 0.2), images)
-    return _cover(_cover(images, 0.5, haze), 0.85, 0.5 * streaks)
+    return _blend_grey(_blend_grey(images, 0.5, haze), 0.85, 0.5 * streaks)
 
 
 def snow(images: Tensor) -> Tensor:
     """Soft white flakes in front of a paler scene."""
     count, size = len(images), images.shape[-1]
     flakes = F.interpolate(
-        _specks(images, max(4, min(size // 2, 128)), 0.01, 0.05).float(),
+        _random_specks(images, max(4, min(size // 2, 128)), 0.01, 0.05).float(),
         size=(size, size),
         mode="bilinear",
         align_corners=False,
     )
     haze = per_image(uniform(count, 0.1, 0.3), images)
-    return _cover(_cover(images, 0.9, haze), 1.0, 0.9 * flakes)
+    return _blend_grey(_blend_grey(images, 0.9, haze), 1.0, 0.9 * flakes)
 
 
 def fog(images: Tensor) -> Tensor:
-    """Light grey, in drifts, denser towards the top, where a street scene is far away."""
+    """Uneven light grey, denser towards the top, where a street scene is far away."""
     count, size = len(images), images.shape[-1]
     drifts = F.interpolate(
         torch.rand(count, 1, 5, 5, device=images.device), size=(size, size), mode="bilinear", align_corners=True
     )
     distance = torch.linspace(1.0, 0.4, size, device=images.device).view(1, 1, -1, 1)
     density = per_image(uniform(count, 0.3, 0.75), images)
-    return _cover(images, 0.8, density * distance * (0.6 + 0.4 * drifts))
+    return _blend_grey(images, 0.8, density * distance * (0.6 + 0.4 * drifts))
 
 
 def shadow(images: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ CONDITIONS = (rain, snow, fog, shadow)
 
 
 def random_weather_(images: Tensor) -> Tensor:
-    """Puts each of the images (N, 3, S, S) into one of the conditions, in place."""
+    """Applies one random condition to each of the images (N, 3, S, S), in place."""
     choices = torch.randint(len(CONDITIONS), (len(images),))
     for index, condition in enumerate(CONDITIONS):
         change_rows_(images, rows_where(choices == index), condition)
@@ -108,10 +108,10 @@ def random_weather_(images: Tensor) -> Tensor:
 
 
 def _move_camera(images: Tensor) -> Tensor:
-    """Mirroring, rotation, zoom, translation and perspective, in one sampling."""
+    """Mirroring, rotation, zoom, translation and perspective, in one resampling."""
     count = len(images)
     matrices = (
-        geometry.mirror(coin(count, 0.5))
+        geometry.mirror(bernoulli(count, 0.5))
         @ geometry.rotate(uniform(count, -8, 8))
         @ geometry.zoom(uniform(count, 0.85, 1.25))
         @ geometry.translate_x(uniform(count, -0.08, 0.08))
@@ -128,14 +128,14 @@ def _change_light(images: Tensor) -> Tensor:
         brightness=uniform(count, 0.65, 1.35),
         contrast=uniform(count, 0.7, 1.3),
         saturation=uniform(count, 0.6, 1.4),
-        hue_shifts_deg=uniform(count, -12, 12),  # narrow: orange is what roadwork is told by
+        hue_shifts_deg=uniform(count, -12, 12),  # narrow, since orange is a main cue for roadwork
     )
 
 
 def _blur(images: Tensor) -> Tensor:
-    """A moving camera: kornia's lines, whose border goes on outside and which are turned without gaps."""
+    """Motion blur with kornia, with replicated borders and bilinear rotation of the kernel."""
     count, longest = len(images), max(3, images.shape[-1] // 32)
-    size = 1 + 2 * int(torch.randint(1, (longest + 1) // 2, (1,)))  # odd, and one for all, since they share a call
+    size = 1 + 2 * int(torch.randint(1, (longest + 1) // 2, (1,)))  # odd, and shared by all images
     angles_deg, directions = (to_device(uniform(count, -limit, limit), images.device) for limit in (180, 0.5))
     blurred: Tensor = motion_blur(images, size, angles_deg, directions, border_type="replicate", mode="bilinear")
     return blurred
@@ -151,14 +151,14 @@ def _compress(images: Tensor) -> Tensor:
 
 
 def _erase(images: Tensor) -> Tensor:
-    """A grey box in each image, small: one that hides the only cone makes the label wrong."""
+    """A small grey box in each image; a large one could hide the only cone and make the label wrong."""
     erased: Tensor = RandomErasing(scale=(0.005, 0.03), ratio=(0.4, 2.5), value=0.5, p=1.0)(images)
     return erased
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Something that happens to a share of the images: (N, 3, S, S) to as many, in [0, 1]."""
+    """A transform of images (N, 3, S, S) in [0, 1], and the share of images that it applies to."""
 
     share: float
     change: Callable[[Tensor], Tensor]
@@ -175,15 +175,15 @@ STAGES = {
 
 
 class HeavyAugmentationKornia(BatchAugmentation):
-    """In the order in which a picture comes about: viewpoint, light, weather, lens, sensor, compression; erasing last.
+    """Transforms in physical order: viewpoint, light, weather, lens, sensor, compression; then erasing.
 
-    Every image gets a viewpoint of its own; each of the others happens to a share of the images. Labels stay as they
-    came, (B,) int64.
+    Every image gets its own viewpoint; each other stage applies to a share of the images. Labels are unchanged,
+    (B,) int64.
     """
 
     def augment(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, S, S) augmented, and the labels as they came."""
+        """Augmented images (B, 3, S, S) and unchanged labels."""
         images = _move_camera(images)
         for stage in STAGES.values():
-            change_rows_(images, rows_where(coin(len(images), stage.share)), stage.change)
+            change_rows_(images, rows_where(bernoulli(len(images), stage.share)), stage.change)
         return images.clamp_(0, 1), labels

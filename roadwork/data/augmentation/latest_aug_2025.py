@@ -11,8 +11,8 @@ from torch.distributions import Beta
 from roadwork.core.errors import ConfigError
 from roadwork.data.augmentation.batch_augmentation import (
     BatchAugmentation,
+    bernoulli,
     change_rows_,
-    coin,
     per_image,
     rows_where,
     to_device,
@@ -30,7 +30,7 @@ def mixup(images: Tensor, soft_labels: Tensor, partner: Tensor, lam: Tensor) -> 
         images: (B, C, H, W).
         soft_labels: (B, K), each row summing to 1.
         partner: (B,) int64, the row that each row is blended with.
-        lam: (B,) weight of the image itself; its partner has the rest.
+        lam: (B,) weight of the image itself; the partner has weight ``1 - lam``.
 
     Returns:
         Images and soft labels: ``lam * own + (1 - lam) * partner``.
@@ -47,10 +47,10 @@ def cutmix(images: Tensor, soft_labels: Tensor, partner: Tensor, boxes: Tensor) 
         images: (B, C, H, W).
         soft_labels: (B, K), each row summing to 1.
         partner: (B,) int64, the row that each box is cut from.
-        boxes: (B, 4) int64 top, bottom, left, right in pixels; bottom and right are outside the box. Within the image.
+        boxes: (B, 4) int64 top, bottom, left, right in pixels, within the image; bottom and right are exclusive.
 
     Returns:
-        Images, and soft labels weighted by the exact share of pixels that each side shows.
+        Images, and soft labels weighted by the exact pixel shares.
     """
     height, width = images.shape[-2:]
     theirs = images.index_select(0, partner)
@@ -69,7 +69,7 @@ def inside(boxes: Tensor, height: int, width: int) -> Tensor:
 
 
 def draw_boxes(lam: Tensor, height: int, width: int) -> Tensor:
-    """Boxes (B, 4) that would cover ``1 - lam`` of the image, centred anywhere in it and clipped to it.
+    """Boxes (B, 4) with an area of ``1 - lam`` of the image and a random centre, clipped to the image.
 
     Args:
         lam: (B,) share to keep, 0 to 1; clipping may keep more.
@@ -90,9 +90,9 @@ def _mix_labels(soft_labels: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
 
 
 class LatestAugmentation2025(BatchAugmentation):
-    """Horizontal flip and TrivialAugment an image, CutMix or MixUp a batch; labels become soft, (B, 2) float32.
+    """Horizontal flip and TrivialAugment per image, CutMix or MixUp per batch; labels become soft, (B, 2) float32.
 
-    In evaluation mode labels are one-hot, of the same shape.
+    In evaluation mode labels are one-hot, with the same shape.
     """
 
     def __init__(
@@ -105,18 +105,18 @@ class LatestAugmentation2025(BatchAugmentation):
         mixup_alpha: float = 0.2,
         trivial_strength: float = 1.0,
     ) -> None:
-        """Keeps the settings.
+        """Stores the settings.
 
         Args:
             img_size: side of the output in pixels.
             mix_probability: share of batches that are mixed.
-            cutmix_share: of the mixed batches, the share that is CutMix; the others are MixUp.
-            cutmix_alpha: both parameters of the Beta distribution that CutMix draws the share kept from.
-            mixup_alpha: the same, for MixUp.
+            cutmix_share: share of mixed batches that use CutMix; the others use MixUp.
+            cutmix_alpha: both parameters of the Beta distribution of CutMix's ``lam``.
+            mixup_alpha: the same for MixUp.
             trivial_strength: scales TrivialAugment's magnitudes; 1 is the paper's wide range.
 
         Raises:
-            ConfigError: if a share is outside [0, 1] or an alpha is not positive.
+            ConfigError: a share is outside [0, 1], or an alpha is not positive.
         """
         super().__init__(img_size)
         shares = {
@@ -138,7 +138,7 @@ class LatestAugmentation2025(BatchAugmentation):
 
     @classmethod
     def from_settings(cls, settings: TrainAugmentationSettings, img_size: int) -> Self:
-        """The augmentation that ``data.augmentation.train`` describes."""
+        """The augmentation with the settings of ``data.augmentation.train``."""
         return cls(
             img_size=img_size,
             mix_probability=settings.mix_probability,
@@ -153,17 +153,17 @@ class LatestAugmentation2025(BatchAugmentation):
         return (labels.view(-1, 1) == torch.arange(CLASSES, device=labels.device)).float()
 
     def augment(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, S, S) and soft labels (B, 2), augmented; changes ``images``."""
-        change_rows_(images, rows_where(coin(len(images), 0.5)), lambda chosen: chosen.flip(-1))
+        """Augmented images (B, 3, S, S) and soft labels (B, 2); changes ``images`` in place."""
+        change_rows_(images, rows_where(bernoulli(len(images), 0.5)), lambda chosen: chosen.flip(-1))
         trivial_augment_(images, self.trivial_strength)
-        if not coin(1, self.mix_probability):
+        if not bernoulli(1, self.mix_probability):
             return images, labels
         return self._mix(images, labels)
 
     def _mix(self, images: Tensor, soft_labels: Tensor) -> tuple[Tensor, Tensor]:
         count, _, height, width = images.shape
         partner = to_device(torch.randperm(count), images.device)
-        if coin(1, self.cutmix_share):
+        if bernoulli(1, self.cutmix_share):
             lam = Beta(self.cutmix_alpha, self.cutmix_alpha).sample((count,))
             return cutmix(images, soft_labels, partner, to_device(draw_boxes(lam, height, width), images.device))
         lam = Beta(self.mixup_alpha, self.mixup_alpha).sample((count,))

@@ -1,8 +1,8 @@
-"""TrivialAugment: one random operation an image, at a random strength (Müller & Hutter 2021, arXiv:2103.10158).
+"""TrivialAugment: one random operation per image, at a random strength (Müller & Hutter 2021, arXiv:2103.10158).
 
-Operations and ranges are the paper's "wide" space, as in torchvision's ``TrivialAugmentWide``, but for three things
-that suit batches of any size: translation is a share of the image (32 of 224 pixels), shearing is about the centre,
-and sampling is bilinear.
+Operations and ranges are the paper's "wide" space, as in torchvision's ``TrivialAugmentWide``, with three differences
+that suit any image size: translation is a share of the image (32/224), shearing is about the centre, and sampling is
+bilinear.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from roadwork.data.augmentation import geometry
-from roadwork.data.augmentation.batch_augmentation import change_rows_, coin, per_image, rows_where
+from roadwork.data.augmentation.batch_augmentation import bernoulli, change_rows_, per_image, rows_where
 from roadwork.data.augmentation.color import luma
 
-# Strengths are drawn from this many steps, 0 and the greatest included.
+# Number of strengths, from 0 to the maximum inclusive.
 STRENGTH_STEPS = 31
 
 
@@ -26,7 +26,7 @@ def _brightness(images: Tensor, magnitudes: Tensor) -> Tensor:
 
 
 def _enhance(images: Tensor, plain: Tensor, magnitudes: Tensor) -> Tensor:
-    """As PIL.ImageEnhance: away from or towards a plain version of the image, by the factor 1 + magnitude."""
+    """Like PIL.ImageEnhance: extrapolates from (or blends with) a plain version by the factor 1 + magnitude."""
     magnitudes = per_image(magnitudes, images)
     return (images * (1 + magnitudes)).sub_(plain * magnitudes).clamp_(0, 1)
 
@@ -40,7 +40,7 @@ def _contrast(images: Tensor, magnitudes: Tensor) -> Tensor:
 
 
 def _sharpness(images: Tensor, magnitudes: Tensor) -> Tensor:
-    # PIL's SMOOTH kernel: ones with 5 in the middle, over 13. The border has no neighbours and stays.
+    # PIL's SMOOTH kernel: ones with 5 in the middle, over 13. Border pixels lack neighbours and are unchanged.
     inner = images[:, :, 1:-1, 1:-1]
     rows = (images[:, :, :-2] + images[:, :, 1:-1]).add_(images[:, :, 2:])
     smooth = (rows[..., :-2] + rows[..., 1:-1]).add_(rows[..., 2:]).add_(inner, alpha=4).div_(13)
@@ -50,7 +50,7 @@ def _sharpness(images: Tensor, magnitudes: Tensor) -> Tensor:
 
 
 def _posterize(images: Tensor, magnitudes: Tensor) -> Tensor:
-    # As shifting 8-bit levels right and left again, but without leaving floats.
+    # Equals shifting 8-bit levels right and left again, but on floats.
     step = per_image(2 ** magnitudes.abs().round(), images)
     return (images * (255 / step)).floor_().mul_(step / 255)
 
@@ -66,10 +66,10 @@ def _auto_contrast(images: Tensor, _magnitudes: Tensor) -> Tensor:
 
 
 def _equalize(images: Tensor, _magnitudes: Tensor) -> Tensor:
-    """As PIL.ImageOps.equalize: each channel's 8-bit levels moved so that all are about equally common."""
-    levels = (images * 255).byte().flatten(0, 1).flatten(1).long()  # by way of bytes none is outside the table
+    """Like PIL.ImageOps.equalize: flattens the histogram of each channel's 8-bit levels."""
+    levels = (images * 255).byte().flatten(0, 1).flatten(1).long()  # the cast to bytes keeps indices within the table
     one = levels.new_ones(1, 1).expand_as(levels)
-    # Not histc or bincount: one takes a call a channel, the other waits for the device.
+    # histc would need one call per channel, and bincount waits for the device.
     counts = levels.new_zeros(len(levels), 256).scatter_add_(1, levels, one)
     up_to = counts.cumsum(1)
     brightest = levels.amax(1, keepdim=True)
@@ -85,7 +85,7 @@ def _move(images: Tensor, matrices: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Geometric:
-    """An operation that moves pixels: magnitudes (N,) to matrices (N, 3, 3); ``limit`` is the greatest magnitude."""
+    """An operation that moves pixels: maps magnitudes (N,), up to ``limit``, to matrices (N, 3, 3)."""
 
     limit: float
     matrices: Callable[[Tensor], Tensor]
@@ -93,7 +93,7 @@ class Geometric:
 
 @dataclass(frozen=True)
 class Photometric:
-    """An operation that changes values: images (N, 3, S, S) and magnitudes (N,) to images."""
+    """An operation that changes values: maps images (N, 3, S, S) and magnitudes (N,), up to ``limit``, to images."""
 
     limit: float
     apply: Callable[[Tensor, Tensor], Tensor]
@@ -106,19 +106,19 @@ OPERATIONS: dict[str, Geometric | Photometric | None] = {
     "TranslateX": Geometric(32 / 224, geometry.translate_x),  # share of the width
     "TranslateY": Geometric(32 / 224, geometry.translate_y),
     "Rotate": Geometric(135, geometry.rotate),  # degrees
-    "Brightness": Photometric(0.99, _brightness),  # factor 0.01 to 1.99, as in the next three
+    "Brightness": Photometric(0.99, _brightness),  # factor 0.01 to 1.99, also for the next three
     "Color": Photometric(0.99, _color),
     "Contrast": Photometric(0.99, _contrast),
     "Sharpness": Photometric(0.99, _sharpness),
-    "Posterize": Photometric(6, _posterize),  # bits dropped of 8
-    "Solarize": Photometric(1, _solarize),  # below 1: where inversion begins
+    "Posterize": Photometric(6, _posterize),  # of 8 bits dropped
+    "Solarize": Photometric(1, _solarize),  # inverts values from 1 - magnitude
     "AutoContrast": Photometric(0, _auto_contrast),
     "Equalize": Photometric(0, _equalize),
 }
 
 
 def trivial_augment_(images: Tensor, strength: float = 1.0) -> None:
-    """Changes each image by one operation of its own, in place.
+    """Applies one random operation to each image, in place.
 
     Args:
         images: (B, 3, S, S) float32 in [0, 1].
@@ -127,18 +127,18 @@ def trivial_augment_(images: Tensor, strength: float = 1.0) -> None:
     count = len(images)
     choices = torch.randint(len(OPERATIONS), (count,))
     levels = strength * torch.randint(STRENGTH_STEPS, (count,)) / (STRENGTH_STEPS - 1)
-    apply_operations_(images, choices, torch.where(coin(count, 0.5), levels, -levels))
+    apply_operations_(images, choices, torch.where(bernoulli(count, 0.5), levels, -levels))
 
 
 def apply_operations_(images: Tensor, choices: Tensor, levels: Tensor) -> None:
-    """Applies operation ``choices[i]`` to image i in place, in one call for all images that drew the same.
+    """Applies operation ``choices[i]`` to image i in place, with one call per operation.
 
-    All that move pixels are one group, whatever they do: their matrices differ, the sampling does not.
+    All geometric operations share a single resampling with different matrices.
 
     Args:
         images: (B, 3, S, S) float32 in [0, 1].
-        choices: (B,) int64 on the CPU, positions in ``OPERATIONS``.
-        levels: (B,) float32 on the CPU, -1 to 1 of each operation's limit; some have no direction.
+        choices: (B,) int64 on the CPU, indices into ``OPERATIONS``.
+        levels: (B,) float32 on the CPU, magnitudes from -1 to 1 times each operation's limit.
     """
     moved, matrices = [], []
     for index, operation in enumerate(OPERATIONS.values()):

@@ -1,1 +1,1 @@
-"""How groups are found: places, pictures, and dense cities in parts."""
+"""Groups rows by sequence, distance and near-duplicate images, and divides dense areas."""

@@ -1,4 +1,4 @@
-"""Finds near-duplicate images by perceptual hash and a second sign of agreement."""
+"""Finds near-duplicate images by perceptual hash and a second criterion."""
 
 from __future__ import annotations
 
@@ -27,27 +27,33 @@ from roadwork.data.utils.geo import haversine_km
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-THUMBNAIL_SIZE = 16
-_N_PIXELS = THUMBNAIL_SIZE**2
-_DECODED_SIZE = 64  # twice what the hash looks at, so that a large JPEG is decoded at an eighth
-_VERSION = 1  # of how hashes are made; files of another are not used
-_IMAGES_PER_WRITE = 20_000  # what an interruption loses at most
-_CHUNK_ROWS = 1024
-_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-MAX_BITS = 7
-_N_CHUNKS = 4
-_CHUNK_BITS = 16
-_BATCH = 1 << 22  # hashes compared at once
-_FLIPS = (0, *(1 << bit for bit in range(_CHUNK_BITS)))
-
 # Measured on 150 of the demo's scenes: JPEG at quality 30 to 95, half and a quarter of the size, brightness -20 to
-# +10 % and contrast +20 % differ by up to 6 bits and correlate at 0.996 or more. Of the 11.5 million pairs of different
-# places 11 lie within 6 bits, and none of those correlates at 0.9.
+# +10 % and contrast +20 % differ by up to 6 bits and correlate at 0.996 or more. 11 of the 11.5 million pairs of
+# different places are within 6 bits, and none of those correlates at 0.9.
 NEAR_DUPLICATE_BITS = 6
 MIN_CORRELATION = 0.99
 MAX_DISTANCE_KM = 0.1
-MIN_CONTRAST = 5.0  # standard deviation in grey levels; what is flatter, as at night, shows no scene to know again
-_MAX_COMPARED = 64  # images of one hash whose pairs are all looked at
+MIN_CONTRAST = 5.0  # standard deviation in grey levels; flatter images, as at night, show no recognizable scene
+
+THUMBNAIL_SIZE = 16
+_N_PIXELS = THUMBNAIL_SIZE**2
+_DECODED_SIZE = 64  # twice the size that the hash uses, so that large JPEGs are decoded at 1/8 scale
+
+# The cache of hashes.
+_VERSION = 1  # of the hash; caches of another version are ignored
+_IMAGES_PER_WRITE = 20_000  # an interruption loses at most this many
+_CHUNK_ROWS = 1024
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+
+# The search for close hashes.
+MAX_BITS = 7
+_N_CHUNKS = 4
+_CHUNK_BITS = 16
+_FLIPS = (0, *(1 << bit for bit in range(_CHUNK_BITS)))
+_BATCH = 1 << 22  # hashes compared at a time
+
+# The comparison of images with close hashes.
+_MAX_COMPARED = 64  # up to this many images of one hash, all pairs are compared
 _MAX_LEADERS = 1000
 _PAIRS_PER_BATCH = 1 << 21
 _THUMBNAILS_PER_BATCH = 1 << 15
@@ -55,13 +61,13 @@ _THUMBNAILS_PER_BATCH = 1 << 15
 
 @dataclass(frozen=True)
 class ImageHashes:
-    """What N images look like.
+    """Perceptual hashes and thumbnails of N images.
 
     Attributes:
-        keys: (N,) uint64, by which an image is known again; 0 where it cannot be read.
-        hashes: (N,) uint64 perceptual hashes (imagehash's phash); images that look alike differ in few bits.
-        thumbnails: (N, 256) uint8, the pictures in 16 x 16 grey levels.
-        known: (N,) bool, False where the image could not be read; its hash and thumbnail mean nothing then.
+        keys: (N,) uint64 fingerprints of the files; 0 if unreadable.
+        hashes: (N,) uint64 perceptual hashes (imagehash's phash); similar images differ in few bits.
+        thumbnails: (N, 256) uint8, the images in 16 x 16 grey pixels.
+        known: (N,) bool, False if the image is unreadable; its hash and thumbnail are then undefined.
     """
 
     keys: np.ndarray
@@ -71,29 +77,28 @@ class ImageHashes:
 
 
 def image_hashes(source: ImageSource, names: np.ndarray, cache: Path) -> ImageHashes:
-    """Hashes of all images: those that `cache` holds, and the others computed and added to it.
+    """Hashes of all images, read from `cache` or computed and added to it.
 
-    An image is known again by its name, length, first and last 16 bytes, so that one that was changed, replaced or
-    renamed is hashed anew, and no other.
+    A fingerprint of name, length, first and last 16 bytes identifies an image, so that only changed, replaced or
+    renamed images are hashed again.
 
     Args:
         source: the images of N rows.
         names: (N,) ids of the rows.
-        cache: an npz file, made where there is none, and made anew where it is damaged; nothing needs it.
+        cache: an npz file; created if missing, and rebuilt if damaged.
     """
     n = len(names)
-    keys = np.fromiter(
-        _in_threads(lambda row: _key(source, row, names[row]), range(n), "Looking at images"), np.uint64, n
-    )
-    found = _read(cache, keys)
+    numbers = _map_in_threads(lambda row: _image_key(source, row, names[row]), range(n), "Fingerprinting images")
+    keys = np.fromiter(numbers, np.uint64, n)
+    found = _read_cache(cache, keys)
     missing = np.flatnonzero(~found.known & (keys != 0))
-    todo = _in_threads(lambda row: _hash(source, row), missing.tolist(), "Hashing images")
+    todo = _map_in_threads(lambda row: _hash(source, row), missing.tolist(), "Hashing images")
     for number, (row, hashed) in enumerate(zip(missing.tolist(), todo, strict=True), 1):
         if hashed is not None:
             found.hashes[row], found.thumbnails[row] = hashed
             found.known[row] = True
         if number % _IMAGES_PER_WRITE == 0 or number == len(missing):
-            _write(cache, found)
+            _write_cache(cache, found)
     return found
 
 
@@ -116,7 +121,7 @@ def _hash(source: ImageSource, row: int) -> tuple[int, np.ndarray] | None:
         return None
 
 
-def _key(source: ImageSource, row: int, name: object) -> int:
+def _image_key(source: ImageSource, row: int, name: object) -> int:
     try:
         ends = source.read_ends(row)
     except UnreadableImageError:
@@ -125,21 +130,21 @@ def _key(source: ImageSource, row: int, name: object) -> int:
     return int.from_bytes(digest.digest(), "big")
 
 
-def _in_threads(function: Callable[[int], T], rows: Sequence[int], description: str) -> Iterator[T]:
-    """`function` of each row, in order; a chunk at a time, so that results do not pile up and Ctrl-C is quick."""
+def _map_in_threads(function: Callable[[int], T], rows: Sequence[int], description: str) -> Iterator[T]:
+    """`function(row)` of each row, in order; in chunks, which bounds memory and makes Ctrl-C quick."""
     with ThreadPoolExecutor() as pool:
         chunks = (rows[start : start + _CHUNK_ROWS] for start in range(0, len(rows), _CHUNK_ROWS))
         yield from track(chain.from_iterable(pool.map(function, chunk) for chunk in chunks), len(rows), description)
 
 
-def _nothing_of(keys: np.ndarray) -> ImageHashes:
+def _empty_hashes(keys: np.ndarray) -> ImageHashes:
     n = len(keys)
     return ImageHashes(keys, np.zeros(n, np.uint64), np.zeros((n, _N_PIXELS), np.uint8), np.zeros(n, dtype=bool))
 
 
-def _read(cache: Path, keys: np.ndarray) -> ImageHashes:
-    """What the file knows of the images with these keys."""
-    found = _nothing_of(keys)
+def _read_cache(cache: Path, keys: np.ndarray) -> ImageHashes:
+    """The cached hashes of the images with these keys."""
+    found = _empty_hashes(keys)
     if not cache.is_file():
         return found
     try:
@@ -153,12 +158,12 @@ def _read(cache: Path, keys: np.ndarray) -> ImageHashes:
             found.hashes[known], found.thumbnails[known] = hashes[place[known]], thumbnails[place[known]]
             found.known[:] = known
     except _DAMAGED as error:
-        logger.warning("%s is damaged (%s): the images are hashed again.", cache, error)
-        return _nothing_of(keys)
+        logger.warning("%s is damaged (%s). Hashing the images again.", cache, error)
+        return _empty_hashes(keys)
     return found
 
 
-def _write(cache: Path, found: ImageHashes) -> None:
+def _write_cache(cache: Path, found: ImageHashes) -> None:
     rows = np.flatnonzero(found.known)
     rows = rows[np.argsort(found.keys[rows])]
     try:
@@ -170,18 +175,18 @@ def _write(cache: Path, found: ImageHashes) -> None:
                 hashes=found.hashes[rows],
                 thumbnails=found.thumbnails[rows],
             )
-    except OSError as error:  # nothing in the cache is needed
-        logger.warning("Image hashes are not kept (%s). Name a folder for them with ROADWORK_CACHE.", error)
+    except OSError as error:  # the cache is optional
+        logger.warning("Cannot cache image hashes (%s). Set ROADWORK_CACHE to a writable folder.", error)
 
 
 def close_hashes(hashes: np.ndarray, max_bits: int) -> Iterator[np.ndarray]:
     """(P, 2) index pairs, in batches, of all 64-bit hashes that differ in at most `max_bits` bits; each pair once.
 
-    Where two hashes differ in at most 7 bits, one of their four chunks of 16 bits differs in at most one, so only
-    hashes that share a chunk but for one bit are compared (multi-index hashing; Norouzi, Punjani and Fleet, 2014).
+    If two hashes differ in at most 7 bits, one of their four 16-bit chunks differs in at most one bit. So only hashes
+    with such a chunk are compared (multi-index hashing; Norouzi, Punjani and Fleet, 2014).
 
     Args:
-        hashes: (N,) uint64, each once: thousands of equal ones would be millions of pairs.
+        hashes: (N,) uint64, unique: thousands of equal hashes would give millions of pairs.
         max_bits: 0 to 7.
     """
     if not 0 <= max_bits <= MAX_BITS:
@@ -198,7 +203,7 @@ def close_hashes(hashes: np.ndarray, max_bits: int) -> Iterator[np.ndarray]:
 
 
 def _sharing_chunk(chunk: np.ndarray, flip: int) -> Iterator[np.ndarray]:
-    """(P, 2) index pairs, in batches, whose chunks differ in the bits of `flip` alone, each pair once."""
+    """(P, 2) index pairs, in batches, whose chunks differ exactly in the bits of `flip`; each pair once."""
     order = np.argsort(chunk, kind="stable")
     values = chunk[order]
     starts = np.searchsorted(values, np.arange((1 << _CHUNK_BITS) + 1))
@@ -213,49 +218,49 @@ def _sharing_chunk(chunk: np.ndarray, flip: int) -> Iterator[np.ndarray]:
 def find_near_duplicates(table: SampleTable, hashes: ImageHashes) -> np.ndarray:
     """(P, 2) int64 row pairs of near-duplicates, the smaller row first, in ascending order.
 
-    A pair's hashes differ in at most 6 bits, and one thing more agrees: both are of one sequence, or their positions
-    are closer than 100 m, or their grey thumbnails correlate at 0.99 or more, however bright. Flat and unreadable
-    images are never duplicates. Where more than 64 images have the same hash, the pairs given are not all of them, but
-    chain them.
+    A pair's hashes differ in at most 6 bits, and a second criterion holds: both rows share a sequence, or their
+    positions are closer than 100 m, or their grey thumbnails correlate at 0.99 or more (independent of brightness).
+    Flat and unreadable images are never duplicates. If more than 64 images have the same hash, the pairs link all
+    duplicates among them, but are not every pair.
 
     Args:
         table: N rows.
-        hashes: of their images.
+        hashes: the hashes of their images.
     """
-    looks = _Looks(table, hashes)
-    rows = np.flatnonzero(hashes.known & (looks.contrast >= MIN_CONTRAST))
-    rows = rows[np.argsort(table.ids[rows])]  # who leads a crowd must not depend on the order of the rows
+    matcher = _SceneMatcher(table, hashes)
+    rows = np.flatnonzero(hashes.known & (matcher.contrast >= MIN_CONTRAST))
+    rows = rows[np.argsort(table.ids[rows])]  # the result must not depend on the order of the rows
     rows = rows[np.argsort(hashes.hashes[rows], kind="stable")]
     distinct, starts, counts = np.unique(hashes.hashes[rows], return_index=True, return_counts=True)
     found = [np.empty((0, 2), dtype=np.int64)]
-    for crowd in np.flatnonzero(counts > _MAX_COMPARED):
-        members = rows[starts[crowd] :][: counts[crowd]]
-        pairs, leaders = _chain(looks, members)
+    for bucket in np.flatnonzero(counts > _MAX_COMPARED):
+        members = rows[starts[bucket] :][: counts[bucket]]
+        pairs, leaders = _link_bucket(matcher, members)
         found.append(pairs)
-        counts[crowd] = len(leaders)
+        counts[bucket] = len(leaders)
         members[: len(leaders)] = leaders
     own = np.repeat(np.flatnonzero(counts > 1)[:, None], 2, axis=1)
     for close in chain([own], close_hashes(distinct, NEAR_DUPLICATE_BITS)):
-        found += [pairs[looks.agree(pairs)] for pairs in _row_pairs(close, rows, starts, counts)]
+        found += [pairs[matcher.matches(pairs)] for pairs in _row_pairs(close, rows, starts, counts)]
     return np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
 
 
-def _chain(looks: _Looks, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of images that share a hash with the first image that each agrees with, and up to 64 such first images.
+def _link_bucket(matcher: _SceneMatcher, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of images of one hash with the first image of their scene, and up to 64 such first images.
 
-    The work grows with the images times the scenes among them, not with their pairs.
+    The cost is O(images x scenes), not O(images^2).
     """
     pairs: list[np.ndarray] = []
     leaders: list[int] = []
     while len(members) and len(leaders) < _MAX_LEADERS:
         leaders.append(members[0])
         own = np.stack([np.full(len(members) - 1, members[0]), members[1:]], axis=1)
-        agrees = looks.agree(own)
+        agrees = matcher.matches(own)
         pairs.append(own[agrees])
         members = members[1:][~agrees]
     if len(members):
         logger.warning(
-            "%s images share one perceptual hash and differ from the first %s scenes that have it: "
+            "%s images share one perceptual hash with more than %s different scenes: "
             "they were not compared with each other.",
             f"{len(members):,}",
             f"{_MAX_LEADERS:,}",
@@ -264,18 +269,18 @@ def _chain(looks: _Looks, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _row_pairs(close: np.ndarray, rows: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> Iterator[np.ndarray]:
-    """(P, 2) row pairs, in batches, of pairs of hashes: each row of one with each row of the other."""
+    """(P, 2) row pairs, in batches: each row of one hash with each row of the other."""
     n_pairs = counts[close].prod(axis=1)
     for some in batches(n_pairs, _PAIRS_PER_BATCH):
         a, b = np.repeat(close[some], n_pairs[some], axis=0).T
         number = ranges(np.zeros_like(n_pairs[some]), n_pairs[some])
         first, second = starts[a] + number // counts[b], starts[b] + number % counts[b]
-        once = (a != b) | (first < second)  # a hash with itself gives each pair twice, and each row with itself
+        once = (a != b) | (first < second)  # a hash paired with itself gives each pair twice, and each row with itself
         yield np.stack([rows[first[once]], rows[second[once]]], axis=1)
 
 
-class _Looks:
-    """What tells whether two rows with much the same hash show the same scene."""
+class _SceneMatcher:
+    """Decides whether two rows with similar hashes show the same scene."""
 
     def __init__(self, table: SampleTable, hashes: ImageHashes) -> None:
         self.gps = table.gps
@@ -288,8 +293,8 @@ class _Looks:
             self.mean[some] = hashes.thumbnails[some].mean(axis=1, dtype=np.float32)
             self.contrast[some] = hashes.thumbnails[some].std(axis=1, dtype=np.float32)
 
-    def agree(self, pairs: np.ndarray) -> np.ndarray:
-        """(P,) bool, whether the sequence, the place or the pixels of two rows agree."""
+    def matches(self, pairs: np.ndarray) -> np.ndarray:
+        """(P,) bool, whether two rows share a sequence or a position, or their pixels correlate."""
         a, b = pairs.T
         agrees: np.ndarray = (self.sequences[a] == self.sequences[b]) & (self.sequences[a] >= 0)
         agrees |= haversine_km(self.gps[a], self.gps[b]) < MAX_DISTANCE_KM

@@ -1,4 +1,4 @@
-"""Many short ranges of unequal length as flat arrays, in batches that fit memory."""
+"""Connected components of points within a radius, and helpers for many small ranges in flat arrays."""
 
 from __future__ import annotations
 
@@ -12,61 +12,62 @@ from scipy.spatial import cKDTree
 
 from roadwork.data.utils.geo import EARTH_RADIUS_KM, unit_vectors
 
-_MIN_RADIUS_KM = 1e-5  # the grid's cells are numbered in 31 bits an axis
+_MIN_RADIUS_KM = 1e-5  # so that cell numbers fit 31 bits per axis
 _ROUNDING_KM = 1e-9
-_BATCH = 1 << 21  # distances held in memory at once
+_BATCH = 1 << 21  # distances in memory at a time
 
-# Two points within the radius lie at most two cells apart along an axis, since it is sqrt(3) cells long. One of each
-# two opposite directions is enough.
+# The radius is sqrt(3) cells long, so two points within it are at most two cells apart along each axis. Only one of
+# each two opposite directions is listed.
 _REACH = 2
 _COLUMNS = [(0, 0), *((dx, dy) for dx in range(_REACH + 1) for dy in range(-_REACH, _REACH + 1) if (dx, dy) > (0, 0))]
 
 
 def ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """`counts[i]` whole numbers from `starts[i]` on, for each i in turn."""
+    """Concatenation of `range(starts[i], starts[i] + counts[i])` for all i."""
     ends = np.cumsum(counts)
     numbers: np.ndarray = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + counts, counts)
     return numbers
 
 
 def batches(counts: np.ndarray, limit: int) -> Iterator[slice]:
-    """Slices that together hold every item, of about `limit` counts; an item above the limit begins its own."""
+    """Slices that cover all items, each with counts of about `limit`; an item above the limit starts its own slice."""
     cuts = np.flatnonzero(np.diff(np.cumsum(counts) // limit)) + 1
     for start, stop in zip([0, *cuts], [*cuts, len(counts)], strict=True):
         if stop > start:
             yield slice(int(start), int(stop))
 
 
-def chord_of(radius_km: float) -> float:
-    """The straight line through the unit sphere below which two points are closer than the radius.
+def chord_length(radius_km: float) -> float:
+    """Chord length on the unit sphere that corresponds to a great-circle distance of `radius_km`.
 
-    It includes a micrometre of rounding, so that whoever measures by another formula finds no pair left apart.
+    It includes a micrometre for rounding, so that no other distance formula finds a pair within the radius that was
+    missed.
     """
     return float(2 * np.sin(min((radius_km + _ROUNDING_KM) / EARTH_RADIUS_KM, np.pi) / 2))
 
 
-def unite(n_nodes: int, pairs: np.ndarray) -> np.ndarray:
-    """(n_nodes,) int64 numbers of the connected components that (P, 2) pairs of nodes make."""
+def component_labels(n_nodes: int, pairs: np.ndarray) -> np.ndarray:
+    """(n_nodes,) int64 label of each node's connected component, for edges (P, 2)."""
     graph = coo_array((np.ones(len(pairs), dtype=np.int8), (pairs[:, 0], pairs[:, 1])), shape=(n_nodes, n_nodes))
     components: np.ndarray = connected_components(graph, directed=False)[1].astype(np.int64)
     return components
 
 
 def components_within(gps: np.ndarray, radius_km: float) -> np.ndarray:
-    """(N,) int64 component of each point, where points whose great-circle distance is below the radius are joined.
+    """(N,) int64 component of each point; points closer than the radius (great-circle distance) are connected.
 
-    The sphere is that of `haversine_km`. Time and memory grow with the points, not with their pairs. The numbers have
-    no meaning but to be equal or not.
+    Uses the sphere of `haversine_km`. Time and memory grow with the number of points, not of pairs. Component numbers
+    are arbitrary.
 
     Args:
-        gps: (N, 2) latitude, longitude in degrees; a row with a NaN is a component of its own.
-        radius_km: 0 joins nothing; a positive one counts as at least 1 cm.
+        gps: (N, 2) latitude, longitude in degrees; a row with a NaN is its own component.
+        radius_km: 0 connects nothing; a positive radius is at least 1 cm.
     """
     components = np.arange(len(gps), dtype=np.int64)
     known = np.flatnonzero(~np.isnan(gps).any(axis=1))
     if radius_km <= 0 or len(known) < 2:
         return components
-    # Many rows at one place are one point, so that no tree meets a heap that it cannot divide.
+    # Equal positions are one point, since a k-d tree cannot divide them.
     places, place_of_row = np.unique(gps[known, 0] + 1j * gps[known, 1], return_inverse=True)
     vectors = unit_vectors(np.stack([places.real, places.imag], axis=1))
     components[known] = len(gps) + _components_of_vectors(vectors, max(radius_km, _MIN_RADIUS_KM))[place_of_row]
@@ -74,23 +75,23 @@ def components_within(gps: np.ndarray, radius_km: float) -> np.ndarray:
 
 
 def _components_of_vectors(vectors: np.ndarray, radius_km: float) -> np.ndarray:
-    cells = _Cells(vectors, side=chord_of(radius_km - _ROUNDING_KM) / np.sqrt(3))
-    chord = chord_of(radius_km)
-    sure, open_ = [], []
-    for pairs in _neighbours(cells.grid):
+    cells = _Cells(vectors, side=chord_length(radius_km - _ROUNDING_KM) / np.sqrt(3))
+    chord = chord_length(radius_km)
+    certain, uncertain = [], []
+    for pairs in _neighbouring_cells(cells.grid):
         gap, span = cells.bounds(pairs)
-        sure.append(pairs[span < chord])
-        open_.append(pairs[(gap < chord) & (span >= chord)])
-    components = unite(len(cells.grid), np.concatenate(sure))
+        certain.append(pairs[span < chord])
+        uncertain.append(pairs[(gap < chord) & (span >= chord)])
+    components = component_labels(len(cells.grid), np.concatenate(certain))
     for members in (cells.outermost(), cells.members):
-        components = _join(components, np.concatenate(open_), members, chord)
+        components = _join_close_cells(components, np.concatenate(uncertain), members, chord)
     of_vector = np.empty(len(vectors), dtype=np.int64)
     of_vector[cells.order] = np.repeat(components, cells.members.counts)
     return of_vector
 
 
 class _Members(NamedTuple):
-    """Points sorted by cell: `counts[c]` of them from `starts[c]` on lie in cell c."""
+    """Points sorted by cell: cell c has `counts[c]` points from index `starts[c]`."""
 
     vectors: np.ndarray
     starts: np.ndarray
@@ -98,7 +99,7 @@ class _Members(NamedTuple):
 
 
 class _Cells:
-    """The occupied cells of a cubic grid over the unit sphere, sorted by their place in it."""
+    """The occupied cells of a cubic grid around the unit sphere, sorted by x, y, z."""
 
     def __init__(self, vectors: np.ndarray, side: float) -> None:
         grid = np.floor((vectors + 1) / side).astype(np.int64)
@@ -111,14 +112,14 @@ class _Cells:
         self.high = np.maximum.reduceat(self.members.vectors, starts)
 
     def bounds(self, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The least and the greatest distance (P,) of points in two cells that their bounding boxes allow."""
+        """Lower and upper bounds (P,) for distances of points in two cells, from their bounding boxes."""
         a, b = pairs.T
         gap = np.maximum(self.low[b] - self.high[a], self.low[a] - self.high[b]).clip(min=0)
         span = np.maximum(self.high[b] - self.low[a], self.high[a] - self.low[b])
         return np.linalg.norm(gap, axis=1), np.linalg.norm(span, axis=1)
 
     def outermost(self) -> _Members:
-        """Of each cell the points that touch its bounding box."""
+        """The points of each cell that touch its bounding box."""
         vectors, starts, counts = self.members
         low, high = np.repeat(self.low, counts, axis=0), np.repeat(self.high, counts, axis=0)
         is_outer = ((vectors == low) | (vectors == high)).any(axis=1)
@@ -126,8 +127,8 @@ class _Cells:
         return _Members(vectors[is_outer], np.cumsum(n_outer) - n_outer, n_outer)
 
 
-def _neighbours(grid: np.ndarray) -> Iterator[np.ndarray]:
-    """(P, 2) index pairs of cells within reach of each other, each pair once, from cells sorted by x, y, z."""
+def _neighbouring_cells(grid: np.ndarray) -> Iterator[np.ndarray]:
+    """(P, 2) index pairs of cells at most two apart along each axis, each pair once; cells are sorted by x, y, z."""
     height, depth = grid[:, 1:].max(axis=0) + 2 * _REACH + 1
     columns, column_of_cell = np.unique(grid[:, 0] * height + grid[:, 1], return_inverse=True)
     z = grid[:, 2] + _REACH
@@ -142,8 +143,8 @@ def _neighbours(grid: np.ndarray) -> Iterator[np.ndarray]:
         yield np.stack([np.repeat(cells, counts), ranges(first, counts)], axis=1)
 
 
-def _join(components: np.ndarray, pairs: np.ndarray, members: _Members, chord: float) -> np.ndarray:
-    """Components of cells after joining those of the pairs that have members closer than `chord`."""
+def _join_close_cells(components: np.ndarray, pairs: np.ndarray, members: _Members, chord: float) -> np.ndarray:
+    """Components of cells after joining the pairs with members closer than `chord`."""
     pairs = pairs[components[pairs[:, 0]] != components[pairs[:, 1]]]
     n_distances = members.counts[pairs].prod(axis=1)
     order = np.argsort(n_distances, kind="stable")
@@ -152,7 +153,7 @@ def _join(components: np.ndarray, pairs: np.ndarray, members: _Members, chord: f
         batch = batch[components[batch[:, 0]] != components[batch[:, 1]]]
         touching = batch[_touch(batch, members, chord)]
         if len(touching):
-            components = unite(len(components), components[touching])[components]
+            components = component_labels(len(components), components[touching])[components]
     return components
 
 

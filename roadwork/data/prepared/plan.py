@@ -1,4 +1,4 @@
-"""What `roadwork prepare` has to do, and how it resizes one photo."""
+"""Plans a resized copy and resizes single photos."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ from roadwork.settings import DataSettings
 
 logger = logging.getLogger(__name__)
 
-FULL_COLOUR = 0  # Pillow's name for 4:4:4
+FULL_COLOUR = 0  # Pillow's value for 4:4:4 chroma subsampling
 _N_SAMPLED = 16
 
-# An image's id, identity and checksum in its shard, and the spread of a sample's mean.
-_MARGIN = 1.1
+# Allows for ids, identities and checksums in the shards, and for sampling error.
+_SIZE_MARGIN = 1.1
 
 
 class ResizedPhoto(NamedTuple):
-    """A photo's resized picture, or why there is none.
+    """A resized photo, or the reason why there is none.
 
     Attributes:
-        identity: what `identify_image` said of the photo before it was read, so that a later change is noticed.
-        jpeg: the encoded picture; empty where the photo cannot be read.
-        reason: why it cannot be read; empty where it can.
+        identity: `identify_image` of the photo before it was read, so that a later change is detected.
+        jpeg: the encoded image; empty if the photo cannot be read.
+        reason: why the photo cannot be read; empty if it can.
     """
 
     identity: str
@@ -57,7 +57,7 @@ class ResizedPhoto(NamedTuple):
 
 
 def resize_photo(source: ImageSource, row: int, short_side: int) -> ResizedPhoto:
-    """Reads a photo, makes its shorter side `short_side` pixels, encodes it and reads the result back."""
+    """The photo with a shorter side of `short_side` pixels as JPEG, decoded once to verify it."""
     identity = identify_image(source, row)
     try:
         pixels = decode_short_side(source.read(row), short_side)
@@ -65,37 +65,41 @@ def resize_photo(source: ImageSource, row: int, short_side: int) -> ResizedPhoto
         is_whole = decode_short_side(jpeg, MAX_JPEG_SIDE).shape == pixels.shape
     except UnreadableImageError as error:
         return ResizedPhoto(identity, b"", str(error))
-    return ResizedPhoto(identity, jpeg, "") if is_whole else ResizedPhoto(identity, b"", "its size came out wrong")
+    return (
+        ResizedPhoto(identity, jpeg, "")
+        if is_whole
+        else ResizedPhoto(identity, b"", "the resized JPEG has the wrong size")
+    )
 
 
 def encode_jpeg(pixels: np.ndarray) -> bytes:
-    """The JPEG that the copy keeps of (H, W, 3) uint8 RGB."""
+    """JPEG of (H, W, 3) uint8 RGB pixels, at the quality of the copy."""
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "JPEG", quality=QUALITY, subsampling=FULL_COLOUR)
     return stream.getvalue()
 
 
 def resize_photos(source: ImageSource, rows: Sequence[int], short_side: int) -> list[ResizedPhoto]:
-    """`resize_photo` of some rows, in order."""
+    """`resize_photo` of each row, in order."""
     return [resize_photo(source, row, short_side) for row in rows]
 
 
-def narrow(source: ImageSource, rows: Sequence[int]) -> tuple[ImageSource, Sequence[int]]:
-    """The part of `source` that has these rows, and what they are called in it.
+def select_rows(source: ImageSource, rows: Sequence[int]) -> tuple[ImageSource, Sequence[int]]:
+    """A smaller source with these rows, and their row numbers in it.
 
-    A million paths would take longer to send to a process than the photos to resize.
+    Sending the paths of a whole dataset to a worker would take longer than resizing the photos.
     """
     if isinstance(source, StackedImages):
         found = [source.find(row) for row in rows]
         if all(part is found[0][0] for part, _ in found):
-            return narrow(found[0][0], [own_row for _, own_row in found])
+            return select_rows(found[0][0], [own_row for _, own_row in found])
     if isinstance(source, FileImages):
         return FileImages([source.paths[row] for row in rows]), range(len(rows))
     return source, rows
 
 
 def start_worker() -> None:
-    """Works on one thread, leaves Ctrl-C to the process that started this one, and ends with it however it ends."""
+    """Sets up a worker: one thread, Ctrl-C left to the parent process, and exit when the parent exits."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -104,22 +108,22 @@ def start_worker() -> None:
 def _end_with_parent() -> None:
     parent = parent_process()
     if parent is not None:
-        parent.join()  # a worker of a killed process would else wait for ever
+        parent.join()  # otherwise a worker of a killed parent would wait forever
         os._exit(1)
 
 
 @dataclass(frozen=True)
 class CopyPlan:
-    """A copy that is to be made, or to be brought up to date.
+    """The work to create or update a copy.
 
     Attributes:
-        folder: of the copy.
-        manifest: what it is of, and how it is made.
+        folder: folder of the copy.
+        manifest: dataset and format of the copy.
         table, source: the dataset.
-        index: what the copy holds already.
-        rows: those to do.
-        image_bytes: bytes a resized image is likely to take, from a sample.
-        free_bytes: on the disk.
+        index: the existing content of the copy.
+        rows: rows to resize.
+        image_bytes: expected size of a resized image, from a sample.
+        free_bytes: free space on the disk.
     """
 
     folder: Path
@@ -133,25 +137,25 @@ class CopyPlan:
 
     @property
     def needed_bytes(self) -> int:
-        """What the rows to do are likely to take on the disk."""
-        return round(_MARGIN * self.image_bytes * len(self.rows))
+        """Expected size of the rows to resize."""
+        return round(_SIZE_MARGIN * self.image_bytes * len(self.rows))
 
     def check_space(self) -> None:
-        """Whether the copy fits on its disk.
+        """Checks that the copy fits on its disk.
 
         Raises:
-            DataError: it does not.
+            DataError: the copy does not fit.
         """
         if self.needed_bytes > self.free_bytes:
             raise DataError(
                 f"The copy needs about {format_bytes(self.needed_bytes)} more, and the disk of {self.folder} has "
                 f"{format_bytes(self.free_bytes)} free. Make room, name a folder on another disk with "
-                "data.prepared.folder=DIR, or make smaller images with data.prepared.short_side=PIXELS."
+                "data.prepared.folder=DIR, or choose smaller images with data.prepared.short_side=PIXELS."
             )
 
 
 def format_bytes(n: int) -> str:
-    """Bytes for people to read, such as 1.3 GB."""
+    """A size for readers, such as 1.3 GB."""
     for unit, name in ((1e9, "GB"), (1e6, "MB")):
         if n >= unit:
             return f"{n / unit:,.1f} {name}"
@@ -159,20 +163,20 @@ def format_bytes(n: int) -> str:
 
 
 def plan_copy(data: DataSettings, manifest: Manifest, table: SampleTable, source: ImageSource) -> CopyPlan:
-    """Finds the rows whose picture is missing, or not of the photo of today, and what they will take.
+    """The rows whose resized image is missing or outdated, and the space that they need.
 
-    Shards that are damaged, or of no more use, are removed and named.
+    Damaged and unused shards are removed, with a message.
     """
     folder = wanted_folder(data)
     index = index_copy(shard_paths(folder), table, source)
     for path, reason in index.damaged.items():
-        logger.warning("%s: its images are made again.", reason)
+        logger.warning("%s. Its images will be resized again.", reason)
         path.unlink()
     unused = index.unused_shards(table)
     for path in unused:
         path.unlink()
     if unused:
-        logger.info("%s shards were removed: their photos have changed, or are in the dataset no more.", len(unused))
+        logger.info("Removed %s shards: their photos have changed or left the dataset.", len(unused))
     rows = np.flatnonzero(~index.has)
     return CopyPlan(
         folder, manifest, table, source, index, rows,
@@ -182,7 +186,7 @@ def plan_copy(data: DataSettings, manifest: Manifest, table: SampleTable, source
 
 
 def _sample_bytes(source: ImageSource, rows: np.ndarray, short_side: int) -> int:
-    """Mean bytes of some resized photos, spread over `rows`; 0 where none can be read."""
+    """Mean size of a sample of resized photos, evenly spread over `rows`; 0 if none can be read."""
     sampled = rows[np.linspace(0, len(rows) - 1, min(len(rows), _N_SAMPLED)).astype(int)]
     sizes = [len(resize_photo(source, row, short_side).jpeg) for row in sampled.tolist()]
     return round(float(np.mean([size for size in sizes if size] or [0])))

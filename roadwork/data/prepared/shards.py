@@ -1,7 +1,7 @@
 """Files of a resized copy: folder, manifest, and Arrow shards.
 
-Any Arrow reader opens one. Here only the small columns are read that way, once; a picture is then read by its place in
-the file, so that thousands of shards need no open file, and a failing disk is an error of one picture.
+A shard is a standard Arrow file. Only its small columns are read through Arrow, once. Images are then read by offset,
+so that thousands of shards need no open file, and a disk error affects a single image.
 """
 
 from __future__ import annotations
@@ -29,36 +29,34 @@ from roadwork.data.images import (
 from roadwork.data.source import dataset_key
 from roadwork.settings import DataSettings
 
-SUFFIX = ".arrow"
-MAX_ROWS = 512  # what a kill loses at most,
-MAX_BYTES = 64 * 2**20  # and what is held in memory
-_SCHEMA = pa.schema(
-    [
-        pa.field(name, kind, nullable=False)
-        for name, kind in (
-            ("id", pa.string()),
-            ("identity", pa.string()),
-            ("checksum", pa.uint32()),
-            ("jpeg", pa.large_binary()),
-        )
-    ]
-)
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
+SUFFIX = ".arrow"
+MAX_ROWS = 512  # per shard: a killed process loses at most this many images
+MAX_BYTES = 64 * 2**20  # per shard: bounds the memory
 
-# Room for the resize to `img_size` to interpolate: at exactly `img_size` it would be that of the copy alone.
-ROOM = 1.15
+# The copy is larger than `img_size`, so that the final resize still interpolates between original pixels.
+RESIZE_MARGIN = 1.15
 
-# docs/decisions/0008: at this quality, with the colours at full resolution, the copy costs a fraction of a grey level.
+# At this quality and full chroma resolution, the error is a fraction of a grey level (docs/decisions/0008).
 QUALITY = 95
+
+_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("identity", pa.string(), nullable=False),
+        pa.field("checksum", pa.uint32(), nullable=False),
+        pa.field("jpeg", pa.large_binary(), nullable=False),
+    ]
+)
 
 
 class DamagedError(Exception):
-    """A shard or a picture in it is not what was written."""
+    """A shard or an image in it is damaged."""
 
 
 class Record(NamedTuple):
-    """A picture to be kept: its row's id, its photo's identity, its bytes."""
+    """A resized image with its row's id and its photo's identity."""
 
     id: str
     identity: str
@@ -67,15 +65,15 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True)
 class Shard:
-    """What a shard holds, without the pictures; n of them, aligned.
+    """Metadata of a shard with n images.
 
     Attributes:
         path: the file.
-        ids: of the rows.
-        identities: of the photos, as `identify_image` gave them.
-        checksums: (n,) uint32, as `read_jpeg` takes them.
-        offsets: (n,) int64, where a picture begins in the file, in bytes.
-        lengths: (n,) int64, its bytes.
+        ids: ids of the rows.
+        identities: `identify_image` of the photos.
+        checksums: (n,) uint32, for `read_jpeg`.
+        offsets: (n,) int64, byte offset of each image in the file.
+        lengths: (n,) int64, size of each image in bytes.
     """
 
     path: Path
@@ -90,12 +88,12 @@ class Shard:
 
 
 def key_checksum(row_id: str, identity: str) -> int:
-    """CRC-32 of what names a picture."""
+    """CRC-32 of an image's id and identity."""
     return zlib.crc32(f"{row_id}\0{identity}".encode())
 
 
 def write_shard(folder: Path, records: Sequence[Record]) -> Path:
-    """Writes a shard atomically, read back and checked before it takes its name, which follows from its content."""
+    """Writes a shard atomically and returns its path; the content is verified first, and determines the name."""
     checksums = [zlib.crc32(record.jpeg, key_checksum(record.id, record.identity)) for record in records]
     columns = [[record.id for record in records], [record.identity for record in records], checksums]
     batch = pa.record_batch([*columns, [record.jpeg for record in records]], schema=_SCHEMA)
@@ -110,10 +108,10 @@ def write_shard(folder: Path, records: Sequence[Record]) -> Path:
 
 
 def open_shard(path: Path) -> Shard:
-    """Reads a shard's small columns.
+    """Metadata of a shard.
 
     Raises:
-        DamagedError: it is not a whole shard.
+        DamagedError: the file is not a complete shard.
     """
     try:
         with pa.memory_map(str(path)) as file:
@@ -127,24 +125,28 @@ def open_shard(path: Path) -> Shard:
             _, bounds, content = jpegs.buffers()
             ends = np.frombuffer(bounds, np.int64, len(batch) + 1)
             start = content.address - whole.address
-            numbers = (checksums.to_numpy().copy(), start + ends[:-1], np.diff(ends))  # no view keeps the file open
+            numbers = (
+                checksums.to_numpy().copy(),
+                start + ends[:-1],
+                np.diff(ends),
+            )  # copies, since views would keep the file open
             return Shard(path, ids.to_pylist(), identities.to_pylist(), *numbers)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DamagedError(f"{path} cannot be opened: {error}") from error
 
 
 def read_jpeg(path: str | Path, offset: int, length: int, key: int, checksum: int) -> bytes:
-    """A picture by its place in a shard.
+    """The bytes of an image in a shard.
 
     Args:
-        path: of the shard.
-        offset: where it begins, in bytes.
-        length: its bytes.
-        key: the `key_checksum` of what must lie there.
-        checksum: of the picture, begun with `key`, so that the bytes of another row do not pass.
+        path: path of the shard.
+        offset: byte offset of the image.
+        length: size of the image in bytes.
+        key: `key_checksum` of the expected image.
+        checksum: CRC-32 of the image, started from `key`, so that another row's image fails the check.
 
     Raises:
-        DamagedError: it cannot be read, or the checksum does not fit.
+        DamagedError: the image cannot be read, or its checksum does not match.
     """
     try:
         file = os.open(path, os.O_RDONLY)
@@ -155,15 +157,15 @@ def read_jpeg(path: str | Path, offset: int, length: int, key: int, checksum: in
     except OSError as error:
         raise DamagedError(f"{path} cannot be read: {error.strerror}") from error
     if zlib.crc32(jpeg, key) != checksum:
-        raise DamagedError(f"{path}: a checksum does not fit the {length} bytes from {offset}")
+        raise DamagedError(f"{path}: a checksum does not match the {length} bytes at offset {offset}")
     return jpeg
 
 
 def read_all(shard: Shard) -> Iterator[bytes]:
-    """Its pictures, in order.
+    """The images of a shard, in order.
 
     Raises:
-        DamagedError: one cannot be read, or its checksum does not fit.
+        DamagedError: an image cannot be read, or its checksum does not match.
     """
     numbers = zip(shard.offsets.tolist(), shard.lengths.tolist(), shard.checksums.tolist(), strict=True)
     for row_id, identity, (offset, length, checksum) in zip(shard.ids, shard.identities, numbers, strict=True):
@@ -171,12 +173,12 @@ def read_all(shard: Shard) -> Iterator[bytes]:
 
 
 def find_damage(path: Path, short_side: int) -> str | None:
-    """Why a shard must be made again, found by decoding all of it; None where it is whole."""
+    """The damage found by decoding a whole shard; None if it is intact."""
     try:
         for jpeg in read_all(open_shard(path)):
             height, width, _ = decode_short_side(jpeg, MAX_JPEG_SIDE).shape
             if min(height, width) > short_side:
-                return f"{path} has a picture of {width}x{height} pixels"
+                return f"{path} has an image of {width}x{height} pixels"
     except (DamagedError, UnreadableImageError) as error:
         return str(error)
     return None
@@ -184,17 +186,17 @@ def find_damage(path: Path, short_side: int) -> str | None:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a copy is of, and how it was made.
+    """Dataset and format of a copy.
 
     Attributes:
-        dataset: `dataset_key` of its photos.
-        short_side: pixels of its pictures' shorter side.
-        reader: `READER_VERSION` of the code that made it.
-        format: `FORMAT_VERSION` likewise.
-        quality: of its JPEGs.
-        rows: pictures it held when it was last finished.
-        n_bytes: of their files.
-        unreadable: rows whose photos could not be read: id to the photo's identity.
+        dataset: `dataset_key` of the photos.
+        short_side: shorter side of the images in pixels.
+        reader: `READER_VERSION` of the code that wrote it.
+        format: `FORMAT_VERSION` of the code that wrote it.
+        quality: JPEG quality.
+        rows: number of images when last completed.
+        n_bytes: total size of the shards when last completed.
+        unreadable: identities of the photos that could not be read, by row id.
     """
 
     dataset: str
@@ -207,18 +209,18 @@ class Manifest:
     unreadable: dict[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
-        """Writes it into the copy's folder, atomically."""
+        """Writes the manifest atomically into the copy's folder."""
         write_json(folder / MANIFEST, asdict(self))
 
     @property
     def is_current(self) -> bool:
-        """Whether this version of the code would make the same pictures."""
+        """Whether this version of the code would produce the same images."""
         made_by = (self.reader, self.format, self.quality)
         return made_by == (READER_VERSION, FORMAT_VERSION, QUALITY)
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """A copy's manifest; None where the folder has none that can be read."""
+    """The manifest in a folder; None if missing or unreadable."""
     try:
         return Manifest(**json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -226,19 +228,19 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def wanted_short_side(data: DataSettings) -> int:
-    """Pixels of the copy's shorter side: `data.prepared.short_side`, else 1.15 x `data.img_size`, rounded up."""
-    return data.prepared.short_side or math.ceil(round(ROOM * data.img_size, 6))
+    """Shorter side of the images in pixels: `data.prepared.short_side`, else 1.15 x `data.img_size`, rounded up."""
+    return data.prepared.short_side or math.ceil(round(RESIZE_MARGIN * data.img_size, 6))
 
 
 def wanted_folder(data: DataSettings) -> Path:
-    """Where `roadwork prepare` writes."""
+    """The folder that `roadwork prepare` writes."""
     if data.prepared.folder:
         return Path(data.prepared.folder)
     return _cached_copies() / f"{dataset_key(data)}-{wanted_short_side(data)}-r{READER_VERSION}"
 
 
 def candidate_folders(data: DataSettings) -> list[Path]:
-    """The folders that may hold a copy of the dataset, the one that `roadwork prepare` writes first."""
+    """Folders that may hold a copy of the dataset; the first is the one that `roadwork prepare` writes."""
     wanted = wanted_folder(data)
     if data.prepared.folder:
         return [wanted]
@@ -246,7 +248,7 @@ def candidate_folders(data: DataSettings) -> list[Path]:
 
 
 def shard_paths(folder: Path) -> list[Path]:
-    """The shards of a copy."""
+    """Paths of a copy's shards, sorted."""
     return sorted(path for path in folder.glob(f"*{SUFFIX}") if not path.name.startswith("."))
 
 

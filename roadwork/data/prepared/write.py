@@ -20,7 +20,7 @@ from roadwork.core.errors import DataError
 from roadwork.core.progress import new_progress, track
 from roadwork.data.images import UnreadableImage
 from roadwork.data.prepared.copy import index_copy
-from roadwork.data.prepared.plan import CopyPlan, ResizedPhoto, narrow, resize_photos, start_worker
+from roadwork.data.prepared.plan import CopyPlan, ResizedPhoto, resize_photos, select_rows, start_worker
 from roadwork.data.prepared.shards import (
     MAX_BYTES,
     MAX_ROWS,
@@ -40,46 +40,46 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _ROWS_PER_JOB = 8
-_JOBS_AHEAD = 3  # a process, so that one slow photo does not hold up the others
+_JOBS_AHEAD = 3  # per process, so that one slow photo does not block the others
 
 
 @contextmanager
-def writing(data: DataSettings) -> Iterator[Manifest]:
-    """The folder of the copy that is wanted, made where there is none, for this process alone; gives its manifest.
+def lock_copy(data: DataSettings) -> Iterator[Manifest]:
+    """Creates and locks the folder of the configured copy; yields its manifest.
 
     Raises:
-        DataError: another process is writing to it, or it holds something else.
+        DataError: another process holds the lock, or the folder holds something else.
     """
     folder = wanted_folder(data)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:  # held by the open file, so that a kill frees it
+    with (folder / ".lock").open("w") as file:  # the lock ends with the process
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise DataError(f"Another `roadwork prepare` is writing to {folder}. Wait for it, or stop it.") from error
-        yield _clean(data)
+        yield _prepare_folder(data)
 
 
-def _clean(data: DataSettings) -> Manifest:
-    """Removes leftovers of a run that was killed, and what another version of the code has made."""
+def _prepare_folder(data: DataSettings) -> Manifest:
+    """Removes leftovers of a killed process and shards of another version; returns the manifest."""
     folder = wanted_folder(data)
     wanted = Manifest(dataset_key(data), wanted_short_side(data))
     found = read_manifest(folder)
     if found is None:
-        strangers = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
-        if strangers:
+        foreign = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+        if foreign:
             raise DataError(
-                f"{folder} holds {', '.join(sorted(strangers)[:3])} and no manifest of a resized copy. "
+                f"{folder} holds {', '.join(sorted(foreign)[:3])} but no manifest of a resized copy. "
                 "Name an empty folder with data.prepared.folder=DIR, or remove this one."
             )
     elif (found.dataset, found.short_side) != (wanted.dataset, wanted.short_side):
         what = "of another dataset" if found.dataset != wanted.dataset else f"with a short side of {found.short_side}"
         raise DataError(
-            f"{folder} holds a resized copy {what}; wanted is this dataset's with {wanted.short_side} pixels. "
+            f"{folder} holds a resized copy {what}; configured is this dataset with {wanted.short_side} pixels. "
             "Name another folder with data.prepared.folder=DIR, set data.prepared.short_side, or remove this one."
         )
     elif not found.is_current:
-        logger.info("The resized copy in %s was made by another version: it is made anew.", folder)
+        logger.info("The resized copy in %s is from another version; rebuilding it.", folder)
         for path in shard_paths(folder):
             path.unlink()
     else:
@@ -92,14 +92,14 @@ def _clean(data: DataSettings) -> Manifest:
 
 @dataclass(frozen=True)
 class CopySummary:
-    """What was made.
+    """Result of writing a copy.
 
     Attributes:
-        n_written: images made now.
-        n_held: rows of the table that the copy holds.
-        n_bytes: of the copy on the disk.
-        unreadable: rows that cannot be read, and why.
-        seconds: that it took.
+        n_written: images written now.
+        n_held: rows of the table with an up-to-date image in the copy.
+        n_bytes: size of the copy on disk.
+        unreadable: rows that cannot be read, with the reason.
+        seconds: duration.
     """
 
     n_written: int
@@ -110,10 +110,10 @@ class CopySummary:
 
 
 def write_copy(plan: CopyPlan, processes: int) -> CopySummary:
-    """Resizes the plan's rows into shards; each that is finished stays, however this ends.
+    """Resizes the plan's rows into shards; finished shards survive an interruption.
 
     Raises:
-        DataError: a process of the pool was killed.
+        DataError: a worker process was killed.
     """
     started = time.perf_counter()
     unreadable: list[UnreadableImage] = []
@@ -126,7 +126,7 @@ def write_copy(plan: CopyPlan, processes: int) -> CopySummary:
 
 
 def _readable(plan: CopyPlan, photos: Iterator[ResizedPhoto], unreadable: list[UnreadableImage]) -> Iterator[Record]:
-    """The records of the photos that can be read; the others go to `unreadable`."""
+    """Records of the readable photos; the others are appended to `unreadable`."""
     for row, photo in zip(plan.rows.tolist(), photos, strict=True):
         if photo.reason:
             unreadable.append(UnreadableImage(row, photo.reason))
@@ -169,12 +169,12 @@ def _resize_all(plan: CopyPlan, processes: int) -> Iterator[ResizedPhoto]:
     """The plan's photos, resized, in order."""
     starts = range(0, len(plan.rows), _ROWS_PER_JOB)
     jobs = (plan.rows[start : start + _ROWS_PER_JOB].tolist() for start in starts)
-    calls = ((*narrow(plan.source, job), plan.manifest.short_side) for job in jobs)
+    calls = ((*select_rows(plan.source, job), plan.manifest.short_side) for job in jobs)
     yield from chain.from_iterable(_in_order(resize_photos, calls, min(processes, len(starts))))
 
 
 def _in_order(function: Callable[..., T], calls: Iterable[tuple[Any, ...]], processes: int) -> Iterator[T]:
-    """What `function` gives of each call's arguments; only some calls ahead, so that results do not pile up."""
+    """Results of `function` in the order of `calls`; a limited number runs ahead, which bounds memory."""
     if processes <= 1:
         yield from starmap(function, calls)
         return
@@ -190,22 +190,22 @@ def _in_order(function: Callable[..., T], calls: Iterable[tuple[Any, ...]], proc
 
 @contextmanager
 def _pool(processes: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes that are spawned, as a fork of one with threads can hang, and that end with this one."""
+    """A pool of spawned processes (a fork of a process with threads can hang) that end with this one."""
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, mp_context=context, initializer=start_worker)
     try:
         yield pool
     except BrokenProcessPool as error:
         raise DataError(
-            "A process was killed, perhaps for want of memory. Finished shards are kept: run the command again, with "
-            f"fewer than --processes {processes}."
+            "A worker process was killed, perhaps out of memory. Finished shards are kept: run the command again with "
+            f"fewer processes than --processes {processes}."
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def remove_damaged(folder: Path, short_side: int, processes: int) -> list[str]:
-    """Decodes every image of a copy, and removes the shards that are damaged; gives what is wrong with each."""
+    """Removes the shards with an image that cannot be decoded; returns the damage of each."""
     paths = shard_paths(folder)
     reasons = _in_order(find_damage, ((path, short_side) for path in paths), min(processes, len(paths)))
     found = list(track(reasons, len(paths), "Checking shards"))

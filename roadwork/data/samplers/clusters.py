@@ -1,4 +1,4 @@
-"""K-means clusters of where the detector will be deployed."""
+"""K-means clusters of the deployment's positions."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -15,9 +15,9 @@ logger = logging.getLogger(__name__)
 MAX_AUTO_CLUSTERS = 64
 COVERAGE_TARGET = 0.95
 _N_RESTARTS = 4
-# Centres are fitted on at most this many points drawn at random; sizes, radii and coverage count all points.
+# Centres are fitted on at most this many random points; sizes, radii and coverage count all points.
 _MAX_FITTED_POINTS = 10_000
-# Unit vectors that agree to 9 decimals, 6 mm on the ground, are one place.
+# Unit vectors equal to 9 decimals (6 mm on the ground) are one place.
 _DISTINCT_DECIMALS = 9
 
 
@@ -29,8 +29,8 @@ class Clusters:
         centers_deg: (K, 2) float64 latitude, longitude in degrees.
         radius_km: (K,) float64 distance from each centre to its farthest point.
         sizes: (K,) int64 number of points nearest to each centre.
-        covered_share: share of the points closer to their centre than the first bracket's edge, 0 to 1.
-        needed: the number of clusters that covers 95 %: K where K does, else the fewest above it; None where 64 do not.
+        covered_share: share of the points nearer to their centre than the first bracket's edge, 0 to 1.
+        needed: the number of clusters that covers 95 %: K if K does, else the fewest above K; None if 64 do not.
     """
 
     centers_deg: np.ndarray
@@ -41,19 +41,19 @@ class Clusters:
 
 
 def cluster_deployment(points_deg: np.ndarray, n_clusters: int | str, first_edge_km: float, seed: int) -> Clusters:
-    """Clusters of the deployment's points, by K-means on the unit sphere, where the antimeridian is no border.
+    """Clusters of the deployment's points, by K-means on the unit sphere, which has no edge at the antimeridian.
 
-    A fixed number that leaves over 5 % of the points at or beyond the first bracket's edge is warned about.
+    Warns if a fixed number leaves over 5 % of the points at or beyond the first bracket's edge.
 
     Args:
         points_deg: (M, 2) latitude, longitude in degrees; rows with NaN are dropped.
         n_clusters: how many, or ``auto``: the fewest, up to 64, that cover 95 % of the points.
         first_edge_km: end of the first bracket in kilometres.
-        seed: of K-means; 0 is a seed.
+        seed: of K-means, 0 or more.
 
     Raises:
         ConfigError: ``n_clusters`` is neither ``auto`` nor a whole number >= 1.
-        DataError: There is no point.
+        DataError: there is no point.
     """
     is_count = isinstance(n_clusters, int | np.integer) and not isinstance(n_clusters, bool) and n_clusters >= 1
     if n_clusters != "auto" and not is_count:
@@ -61,8 +61,8 @@ def cluster_deployment(points_deg: np.ndarray, n_clusters: int | str, first_edge
     points_deg = points_deg[~np.isnan(points_deg).any(axis=1)]
     if len(points_deg) == 0:
         raise DataError(
-            "The deployment has no point with GPS, so no distance to it can be measured. Name another "
-            "data.gps_sampling.target, or switch the weighting off with data.gps_sampling.enabled=false."
+            "The deployment has no point with GPS, so no distance to it can be measured. Set another "
+            "data.gps_sampling.target, or turn the weighting off with data.gps_sampling.enabled=false."
         )
     sample_deg = _sample(points_deg, seed)
     # K-means cannot make more clusters than there are places.
@@ -106,9 +106,9 @@ def _warn_of_low_coverage(clusters: Clusters, first_edge_km: float) -> None:
 def _fewest_covering(
     sample_deg: np.ndarray, first: int, n_distinct: int, first_edge_km: float, seed: int
 ) -> int | None:
-    """The fewest clusters, ``first`` or more, that cover enough of the sample; None where the most allowed do not."""
+    """The fewest clusters, ``first`` or more, that cover 95 % of the sample; None if the largest number does not."""
     last = min(n_distinct, MAX_AUTO_CLUSTERS)
-    # The last is tried first: where it falls short, as in a deployment across a continent, the others need no fit.
+    # The largest is tried first: if it falls short, as in a deployment across a continent, the others need no fit.
     if first > last or _fit(sample_deg, sample_deg, last, first_edge_km, seed).covered_share < COVERAGE_TARGET:
         return None
     fits = (_fit(sample_deg, sample_deg, k, first_edge_km, seed) for k in range(first, last))
@@ -116,10 +116,10 @@ def _fewest_covering(
 
 
 def _fit(points_deg: np.ndarray, sample_deg: np.ndarray, n_clusters: int, first_edge_km: float, seed: int) -> Clusters:
-    """K-means of the sample, described by all points."""
+    """K-means of the sample; sizes, radii and coverage are of all points."""
     # scikit-learn takes seeds of 32 bits; ours may be any whole number >= 0.
     kmeans_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    # One thread: so small a problem gains nothing from more, which wait on each other 20 times as long on busy cores.
+    # One thread: more gain nothing on so small a problem, and take 20 times as long on busy cores.
     with threadpool_limits(1):
         kmeans = KMeans(n_clusters, n_init=_N_RESTARTS, random_state=kmeans_seed).fit(unit_vectors(sample_deg))
     centers_deg = degrees_of(kmeans.cluster_centers_)

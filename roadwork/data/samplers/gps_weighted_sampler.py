@@ -1,33 +1,32 @@
-"""Draws training rows by how close they are to where the detector will be deployed."""
+"""Draws training rows by their distance to the places of deployment."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-from roadwork.core.errors import ConfigError, DataError
+from roadwork.core.errors import DataError
 from roadwork.data.samplers.clusters import cluster_deployment
-from roadwork.data.samplers.stratified_sampler import ClassSampler, check_drawing
-from roadwork.data.samplers.summary import SamplerSummary, name_classes, summarize
-from roadwork.data.samplers.weights import Mixture, class_weights, measure_rows, parse_brackets
+from roadwork.data.samplers.stratified_sampler import StratifiedSampler
+from roadwork.data.samplers.summary import SamplerSummary, name_brackets, summarize
+from roadwork.data.samplers.weights import Mixture, measure_rows, parse_brackets, stratum_weights
 from roadwork.settings import GpsSamplingSettings
 
 
 class HasGps(Protocol):
-    """A dataset that knows its rows' positions without fetching a row."""
+    """A dataset that has its rows' positions without fetching a row."""
 
     gps: np.ndarray  # (N, 2) latitude, longitude in degrees, NaN where missing
 
     def __len__(self) -> int: ...
 
 
-class GPSWeightedSampler(ClassSampler):
+class GPSWeightedSampler(StratifiedSampler):
     """Row numbers of one epoch, N draws for N rows, weighted by distance to the nearest deployment cluster.
 
-    The order of an epoch, its ranks, and where it begins are those of ``ClassSampler``.
+    ``StratifiedSampler`` defines the order of an epoch, its ranks and its start.
 
-    10^8 rows take 1.3 GB beyond their positions, and an epoch's order another 2 GB while it is drawn.
+    10^8 rows take 1.3 GB beyond their positions, and drawing an epoch takes another 2 GB.
 
     Attributes:
         distances_km: (N,) float64 distance to the nearest cluster centre, NaN without GPS.
@@ -54,27 +53,25 @@ class GPSWeightedSampler(ClassSampler):
 
         Args:
             data_source: anything with ``__len__`` and ``gps`` (N, 2), latitude and longitude in degrees.
-            test_gps: (M, 2) where the detector will be deployed, in degrees; rows with NaN are dropped.
+            test_gps: (M, 2) latitude, longitude in degrees of the deployment; rows with NaN are dropped.
             n_clusters: K-means clusters of the deployment, or ``auto``.
-            weight_brackets: rows of [from_km, to_km, weight]; None for the defaults of the configuration.
-            random_seed: of clusters and draws; 0 is a seed.
+            weight_brackets: rows of [from_km, to_km, weight]; None for the default of the configuration.
+            random_seed: of clusters and draws, 0 or more.
             missing_weight: weight of a row without GPS.
-            balance_labels: scale the weights inside each bracket so that the label 1 keeps its share of all rows;
-                ``data_source`` then needs ``labels`` (N,) of 0 and 1. Otherwise such labels only serve the summary.
+            balance_labels: scale the weights inside each bracket so that label 1 keeps its share of all rows.
+                ``data_source`` then needs ``labels`` (N,) of 0 and 1; otherwise labels only serve the summary.
             draw: ``systematic``: each row is drawn the floor or ceiling of its expected count; ``iid``: independently.
-            rank: which share of the order this process takes, 0 to world_size - 1.
+            rank: of this process, 0 to world_size - 1.
             world_size: number of processes.
-            mixture: the datasets that the rows are of, where each is to have its share of the draws or its weight.
+            mixture: the dataset of each row, if several are mixed with shares or weights.
 
         Raises:
-            ConfigError: An argument that cannot be used; the message names its configuration key.
+            ConfigError: an argument that cannot be used; the message names its configuration key.
             DataError: GPS or labels of the wrong shape, no deployment point, or no row with a weight above 0.
         """
-        if weight_brackets is None:
-            weight_brackets = GpsSamplingSettings().weight_brackets
-        self._brackets = parse_brackets(weight_brackets)
-        _check_missing_weight(missing_weight)
-        check_drawing(random_seed, draw, rank, world_size)
+        # The settings check their own values, for callers that have no configuration too.
+        sampling = GpsSamplingSettings(random_seed=random_seed, missing_weight=missing_weight, draw=draw)
+        self._brackets = parse_brackets(sampling.weight_brackets if weight_brackets is None else weight_brackets)
         gps = _check_gps("data_source.gps", data_source.gps)
         if len(gps) != len(data_source):
             raise DataError(f"data_source.gps has {len(gps)} rows, the dataset {len(data_source)}; they must agree.")
@@ -86,21 +83,21 @@ class GPSWeightedSampler(ClassSampler):
         if balance_labels and labels is None:
             raise DataError(
                 "data.gps_sampling.balance_labels needs a dataset whose `labels` are 0 or 1, one a row. "
-                "Give it such labels, or set data.gps_sampling.balance_labels=false."
+                "Add such labels, or set data.gps_sampling.balance_labels=false."
             )
         self._has_labels = labels is not None
         self.distances_km, self._measured = measure_rows(gps, labels, self.cluster_centers, self._brackets, mixture)
         by_distance = np.append(self._brackets.weights, missing_weight)
         if not (self._measured.by_dataset @ by_distance).any():
             raise DataError(
-                f"Every one of the {len(gps)} rows has weight 0, so none could be drawn. Give the bracket they lie in "
-                "(data.gps_sampling.weight_brackets) or data.gps_sampling.missing_weight a weight above 0."
+                f"All {len(gps)} rows have weight 0, so none could be drawn. Set a weight above 0 for their bracket in "
+                "data.gps_sampling.weight_brackets, or for data.gps_sampling.missing_weight."
             )
         factors = mixture.factors(self._measured.by_dataset @ by_distance) if mixture else np.ones(1)
         self._mixture = mixture
         self._bracket_weights = np.outer(factors, by_distance).ravel()
         self._balance_labels = balance_labels
-        weights = class_weights(self._measured.sizes, self._bracket_weights, balance_labels=balance_labels)
+        weights = stratum_weights(self._measured.sizes, self._bracket_weights, balance_labels=balance_labels)
         super().__init__(
             self._measured.index,
             weights.ravel(),
@@ -111,20 +108,15 @@ class GPSWeightedSampler(ClassSampler):
         )
 
     def summary(self) -> SamplerSummary:
-        """What the weighting does; ``str`` of it is a short text for the log."""
+        """The effect of the weighting; ``str`` of it is a short text for the log."""
         return summarize(
             self._measured,
-            name_classes(self._brackets.names, self._mixture.names if self._mixture else ("",)),
+            name_brackets(self._brackets.names, self._mixture.names if self._mixture else ("",)),
             self._bracket_weights,
             self.clusters,
             has_labels=self._has_labels,
             balance_labels=self._balance_labels,
         )
-
-
-def _check_missing_weight(missing_weight: float) -> None:
-    if not (math.isfinite(missing_weight) and missing_weight >= 0):
-        raise ConfigError(f"data.gps_sampling.missing_weight is {missing_weight}; it must be a finite number >= 0.")
 
 
 def _check_gps(name: str, gps: np.ndarray) -> np.ndarray:
@@ -133,7 +125,7 @@ def _check_gps(name: str, gps: np.ndarray) -> np.ndarray:
         gps = gps.astype(np.float64)
     if gps.ndim != 2 or gps.shape[1] != 2:
         raise DataError(f"{name} has shape {gps.shape}; it must be (N, 2): latitude, longitude in degrees.")
-    # fmin and fmax pass NaN over, and leave no array of N behind; column by column they are 20 times as fast.
+    # fmin and fmax ignore NaN and allocate no array of N; column by column they are 20 times as fast.
     latitude, longitude = (max(np.fmax.reduce(c, initial=0), -np.fmin.reduce(c, initial=0)) for c in gps.T)
     if latitude > 90 or longitude > 180:
         raise DataError(f"{name} holds positions beyond latitude ±90 or longitude ±180 degrees; latitude comes first.")
@@ -141,7 +133,7 @@ def _check_gps(name: str, gps: np.ndarray) -> np.ndarray:
 
 
 def _usable_labels(data_source: HasGps) -> np.ndarray | None:
-    """(N,) labels where the dataset has them and each is 0 or 1, else None: only balancing needs any."""
+    """(N,) labels if the dataset has them and each is 0 or 1, else None; only balancing needs them."""
     try:
         labels = np.asarray(getattr(data_source, "labels", None))
     except ValueError:  # lists of several labels a row

@@ -1,4 +1,4 @@
-"""What a weighted sampler does to a dataset: shares, effective sample size, oversampling."""
+"""The effect of a weighted sampler: shares of draws, effective sample size, oversampling."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from roadwork.data.samplers.clusters import Clusters
-from roadwork.data.samplers.stratified_sampler import ClassSampler
-from roadwork.data.samplers.weights import DistanceClasses, class_weights
+from roadwork.data.samplers.stratified_sampler import StratifiedSampler
+from roadwork.data.samplers.weights import DistanceStrata, stratum_weights
 
-# Recipes that train from scratch show each photo about 100 times (ResNet on ImageNet: 90 epochs); above that a photo is
-# learned by heart more than it teaches.
+# Recipes that train from scratch show each photo about 100 times (ResNet on ImageNet: 90 epochs). Beyond that the
+# network memorizes photos.
 MAX_REPEATS = 100
 
 
 @dataclass(frozen=True)
 class Repeats:
-    """A run's draws against the rows that they come from.
+    """How often a run draws each of its training rows.
 
     Attributes:
         n_rows: rows of the training split, and draws of an epoch.
@@ -32,8 +32,8 @@ class Repeats:
 
     @classmethod
     def of(cls, sampler: object, n_rows: int, epochs: int) -> Repeats:
-        """Of a sampler of so many rows; one that is not of `roadwork.data.samplers` is held to draw every row alike."""
-        return cls(n_rows, sampler.effective_rows if isinstance(sampler, ClassSampler) else float(n_rows), epochs)
+        """The repeats of a sampler of `n_rows` rows; any but ours is assumed to draw uniformly."""
+        return cls(n_rows, sampler.effective_rows if isinstance(sampler, StratifiedSampler) else float(n_rows), epochs)
 
     @property
     def per_row(self) -> float:
@@ -46,7 +46,7 @@ class Repeats:
 
     @property
     def advice(self) -> str:
-        """What to do where they are too many."""
+        """What to do if they are too many."""
         fitting = max(1, int(MAX_REPEATS * self.effective_rows / self.n_rows))
         return (
             f"set training.epochs to {fitting} or less, even out data.gps_sampling.weight_brackets, or add photos near "
@@ -63,16 +63,16 @@ class Repeats:
 
 @dataclass(frozen=True)
 class LabelSummary:
-    """How the weighting shifts the share of Roadwork, label 1.
+    """How the weighting shifts the share of Roadwork (label 1).
 
     Attributes:
         share_of_rows: of the dataset's rows.
         share_by_distance: expected, of draws weighted by distance alone.
-        share_of_draws: expected, of the draws; that of the rows where labels are balanced in every bracket.
-        correlation_by_distance: Pearson's, over the rows, of their weight by distance alone and their label.
-        correlation: the same of their final weight; both are NaN where all weights or all labels are equal.
-        is_balanced: whether balancing was asked for.
-        unbalanced: brackets that could not be balanced, as their rows have one label only.
+        share_of_draws: expected, of the draws; equal to that of the rows if labels are balanced in every bracket.
+        correlation_by_distance: Pearson's, over the rows, between weight by distance alone and label.
+        correlation: the same for the final weight; both are NaN if all weights or all labels are equal.
+        is_balanced: whether balancing is on.
+        unbalanced: brackets that cannot be balanced, because all their rows have one label.
     """
 
     share_of_rows: float
@@ -86,20 +86,20 @@ class LabelSummary:
 
 @dataclass(frozen=True)
 class SamplerSummary:
-    """How weighting by distance shifts what is trained on.
+    """How weighting by distance shifts the training distribution.
 
     Attributes:
         n_rows: rows of the dataset.
         n_missing: rows without GPS.
-        bracket_names: (C,) names, the last for rows without GPS; of each dataset its own where there are several.
-        bracket_weights: (C,) weight of each row of the bracket; the mean of them where labels are balanced.
+        bracket_names: (C,) names, the last for rows without GPS; each of several datasets has its own.
+        bracket_weights: (C,) weight of each row of the bracket; their mean if labels are balanced.
         row_shares: (C,) share of the rows in each bracket.
         draw_shares: (C,) expected share of the draws from each bracket.
-        effective_rows: Kish's effective sample size, (sum w)^2 / sum w^2; N where all weights are equal.
+        effective_rows: Kish's effective sample size, (sum w)^2 / sum w^2; N if all weights are equal.
         mean_distance_uniform_km: mean distance to the nearest deployment centre of rows drawn uniformly.
-        mean_distance_weighted_km: the same, of rows drawn by weight; both are NaN where no such row has GPS.
+        mean_distance_weighted_km: the same for rows drawn by weight; both are NaN if no such row has GPS.
         clusters: of the deployment.
-        labels: what becomes of the labels; None where the dataset shows none.
+        labels: the effect on labels; None if the dataset has none.
     """
 
     n_rows: int
@@ -132,15 +132,15 @@ class SamplerSummary:
         return "\n".join(lines)
 
 
-def name_classes(bracket_names: tuple[str, ...], dataset_names: tuple[str, ...]) -> tuple[str, ...]:
-    """(C,) names of the brackets of each dataset; those of the first one are not said to be its."""
+def name_brackets(bracket_names: tuple[str, ...], dataset_names: tuple[str, ...]) -> tuple[str, ...]:
+    """(C,) names of the brackets of each dataset; all datasets but the first are a prefix."""
     names = (*bracket_names, "without GPS")
     further = (f"{dataset}: {name}" for dataset in dataset_names[1:] for name in names)
     return (*names, *further)
 
 
 def summarize(
-    measured: DistanceClasses,
+    measured: DistanceStrata,
     bracket_names: tuple[str, ...],
     bracket_weights: np.ndarray,
     clusters: Clusters,
@@ -148,10 +148,10 @@ def summarize(
     has_labels: bool,
     balance_labels: bool,
 ) -> SamplerSummary:
-    """The summary of rows by their classes; ``bracket_weights`` (C,) are by dataset and distance alone."""
+    """The summary of a sampler from its strata; ``bracket_weights`` (C,) are by dataset and distance alone."""
     sizes, km, has_gps = measured.sizes, measured.km, measured.has_gps
-    by_distance = class_weights(sizes, bracket_weights, balance_labels=False)
-    weights = class_weights(sizes, bracket_weights, balance_labels=balance_labels)
+    by_distance = stratum_weights(sizes, bracket_weights, balance_labels=False)
+    weights = stratum_weights(sizes, bracket_weights, balance_labels=balance_labels)
     mixed = (sizes > 0).all(axis=1)
     present = sizes.any(axis=1)
     labels = LabelSummary(
@@ -189,7 +189,7 @@ def _label_lines(labels: LabelSummary) -> list[str]:
     if not math.isnan(labels.correlation_by_distance):
         lines.append(f"correlation of weight and label: {', '.join(correlations)}")
     if labels.unbalanced:
-        lines.append(f"rows of one label only, so not balanced: {', '.join(labels.unbalanced)}")
+        lines.append(f"not balanced, because all rows have one label: {', '.join(labels.unbalanced)}")
     return lines
 
 
@@ -203,7 +203,7 @@ def _share_of_ones(amounts: np.ndarray) -> float:
 
 
 def _correlation_with_label(sizes: np.ndarray, weights: np.ndarray) -> float:
-    """Pearson's correlation over the rows, from (C, 2) class sizes and weights; NaN where one does not vary."""
+    """Pearson's correlation over the rows, from (C, 2) stratum sizes and weights; NaN if one does not vary."""
     prior = _share_of_ones(sizes)
     if np.ptp(weights[sizes > 0]) == 0 or prior in {0.0, 1.0}:
         return math.nan

@@ -12,9 +12,9 @@ from roadwork.core.errors import ConfigError, DataError
 from roadwork.data.utils.geo import nearest_km
 
 _KEY = "data.gps_sampling.weight_brackets"
-_REMEDY = "Write brackets as [from_km, to_km, weight] that run from 0 to inf, each beginning where the last one ends"
+_REMEDY = "Write brackets as [from_km, to_km, weight] that run from 0 to inf, each starting where the last one ends"
 
-# Rows are measured this many at a time, so that 10^8 of them leave no temporary arrays of their own length.
+# Rows are measured in chunks, so that 10^8 of them need no temporary arrays of their length.
 _CHUNK_ROWS = 1 << 20
 
 
@@ -35,7 +35,7 @@ class Brackets:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What a person calls each bracket, such as ``50-200 km``."""
+        """Name of each bracket, such as ``50-200 km``."""
         pairs = pairwise(self.edges_km)
         return tuple(f"{low:g}+ km" if math.isinf(high) else f"{low:g}-{high:g} km" for low, high in pairs)
 
@@ -50,13 +50,13 @@ def parse_brackets(brackets: Sequence[Sequence[Any]]) -> Brackets:
     """Brackets from rows of [from_km, to_km, weight], in any order; ``inf`` may be text, as YAML reads it.
 
     Raises:
-        ConfigError: The rows leave a gap, overlap, do not run from 0 to inf, or have weights that cannot be drawn by.
+        ConfigError: the rows leave a gap, overlap, do not run from 0 to inf, or have unusable weights.
     """
     rows = sorted(_read_row(bracket) for bracket in brackets)
     if not rows:
         raise ConfigError(f"{_KEY} is empty. {_REMEDY}.")
     if rows[0][0] != 0:
-        raise ConfigError(f"{_KEY} begins with {_show(rows[0])}; the first bracket must begin at 0. {_REMEDY}.")
+        raise ConfigError(f"{_KEY} starts with {_show(rows[0])}; the first bracket must start at 0. {_REMEDY}.")
     for row, following in pairwise(rows):
         if row[1] != following[0]:
             problem = "leave a gap between" if row[1] < following[0] else "overlap:"
@@ -65,7 +65,7 @@ def parse_brackets(brackets: Sequence[Sequence[Any]]) -> Brackets:
         raise ConfigError(f"{_KEY} ends with {_show(rows[-1])}; the last bracket must end at inf. {_REMEDY}.")
     weights = np.array([weight for _, _, weight in rows])
     if weights.sum() == 0:
-        raise ConfigError(f"{_KEY}: all weights are 0, so nothing could be drawn. Give one bracket a weight above 0.")
+        raise ConfigError(f"{_KEY}: all weights are 0, so nothing could be drawn. Set one weight above 0.")
     return Brackets(np.array([rows[0][0], *(high for _, high, _ in rows)]), weights)
 
 
@@ -91,9 +91,9 @@ class Mixture:
 
     Attributes:
         names: (D,) of the datasets.
-        index: (N,) int64, which dataset each row is of.
-        shares: (D,) share of all draws, or None where a dataset's rows are drawn by their weights; they sum to below 1.
-        weights: (D,) factor of its rows' weights; 1 where there is a share.
+        index: (N,) int64, the dataset of each row.
+        shares: (D,) share of all draws, or None if the dataset's rows are drawn by their weights; their sum is below 1.
+        weights: (D,) factor of its rows' weights; 1 if it has a share.
     """
 
     names: tuple[str, ...]
@@ -105,23 +105,23 @@ class Mixture:
         return len(self.names)
 
     def factors(self, totals: np.ndarray) -> np.ndarray:
-        """(D,) by which the weights of each dataset's rows are multiplied, so that the shares come out.
+        """(D,) factors of the datasets' row weights that produce the shares.
 
-        Weights inside a dataset keep their ratios, and so do those of the datasets without a share.
+        Weights keep their ratios inside a dataset, and among the datasets without a share.
 
         Args:
             totals: (D,) sum of the weights of each dataset's rows.
 
         Raises:
-            DataError: a share of nothing is asked for.
+            DataError: a share is asked of a dataset, or left for the others, that has no row to draw.
         """
         factors = np.array(self.weights, dtype=np.float64)
         is_shared = np.array([share is not None for share in self.shares])
         rest = float((factors * totals)[~is_shared].sum())
         if rest == 0:
             raise DataError(
-                "No training row outside the datasets with a `share` can be drawn: there is none, or all have the "
-                "weight 0. Give data.gps_sampling.weight_brackets or missing_weight a weight above 0 for them."
+                "No training row outside the datasets with a `share` can be drawn: there is none, or all have "
+                "weight 0. Set a weight above 0 for them in data.gps_sampling.weight_brackets or missing_weight."
             )
         left = 1 - sum(share for share in self.shares if share is not None)
         for number, share in enumerate(self.shares):
@@ -129,8 +129,8 @@ class Mixture:
                 continue
             if share > 0 and totals[number] == 0:
                 raise DataError(
-                    f"{share:.0%} of the training draws are to be of {self.names[number]}, but no row of it in "
-                    "train can be drawn: all were set aside or split away, or have the weight 0. Set its `share` to "
+                    f"{share:.0%} of the training draws should come from {self.names[number]}, but none of its rows in "
+                    "train can be drawn: all are set aside, in other splits, or have weight 0. Set its `share` to "
                     "null, its `splits` to train, or data.gps_sampling.missing_weight above 0."
                 )
             factors[number] = share * rest / (left * totals[number]) if share > 0 else 0.0
@@ -138,13 +138,13 @@ class Mixture:
 
 
 @dataclass(frozen=True)
-class DistanceClasses:
-    """N rows of D datasets in B brackets and the bracket of rows without GPS, each divided by label.
+class DistanceStrata:
+    """Strata of N rows, by dataset, distance bracket and label.
 
-    Each dataset has brackets of its own: there are C = D * (B + 1) of them, one dataset's after the other's.
+    Each of D datasets has B brackets and one for rows without GPS: C = D * (B + 1) brackets, dataset after dataset.
 
     Attributes:
-        index: (N,) small unsigned ints, 2 * bracket + label; the label counts as 0 where labels are unknown.
+        index: (N,) small unsigned ints, 2 * bracket + label, with label 0 if labels are unknown.
         sizes: (C, 2) int64 number of rows.
         km: (C, 2) float64 sum of the rows' distances in kilometres; 0 for rows without GPS.
         n_datasets: D.
@@ -157,7 +157,7 @@ class DistanceClasses:
 
     @property
     def by_dataset(self) -> np.ndarray:
-        """(D, B + 1) int64 number of rows of each dataset in each bracket."""
+        """(D, B + 1) int64 number of rows of each dataset in each bracket, the last without GPS."""
         rows: np.ndarray = self.sizes.sum(axis=1).reshape(self.n_datasets, -1)
         return rows
 
@@ -175,40 +175,40 @@ def measure_rows(
     centers_deg: np.ndarray,
     brackets: Brackets,
     mixture: Mixture | None = None,
-) -> tuple[np.ndarray, DistanceClasses]:
-    """Distances to the nearest centre, (N,) float64 kilometres with NaN where GPS is missing, and the rows' classes.
+) -> tuple[np.ndarray, DistanceStrata]:
+    """Distances to the nearest centre, (N,) float64 km with NaN where GPS is missing, and the strata of the rows.
 
     Args:
         gps: (N, 2) latitude, longitude in degrees.
-        labels: (N,) 0 or 1, or None where they are unknown.
+        labels: (N,) 0 or 1; None if unknown.
         centers_deg: (K, 2) latitude, longitude in degrees.
         brackets: of distance.
-        mixture: the rows' datasets; None for one.
+        mixture: the dataset of each row; None for a single dataset.
     """
     n_datasets = len(mixture) if mixture else 1
-    n_classes = 2 * (len(brackets) + 1) * n_datasets
+    n_strata = 2 * (len(brackets) + 1) * n_datasets
     distances_km = np.empty(len(gps))
-    index = np.empty(len(gps), dtype=np.min_scalar_type(n_classes - 1))
-    sizes, km = np.zeros(n_classes, dtype=np.int64), np.zeros(n_classes)
+    index = np.empty(len(gps), dtype=np.min_scalar_type(n_strata - 1))
+    sizes, km = np.zeros(n_strata, dtype=np.int64), np.zeros(n_strata)
     for start in range(0, len(gps), _CHUNK_ROWS):
         rows = slice(start, start + _CHUNK_ROWS)
         distances_km[rows], _ = nearest_km(gps[rows], centers_deg)
-        classes = 2 * brackets.index_of(distances_km[rows])
+        strata = 2 * brackets.index_of(distances_km[rows])
         if mixture is not None:
-            classes += 2 * (len(brackets) + 1) * mixture.index[rows]
+            strata += 2 * (len(brackets) + 1) * mixture.index[rows]
         if labels is not None:
-            classes += labels[rows].astype(np.int64)
-        index[rows] = classes
-        sizes += np.bincount(classes, minlength=n_classes)
-        km += np.bincount(classes, np.nan_to_num(distances_km[rows]), n_classes)
-    return distances_km, DistanceClasses(index, sizes.reshape(-1, 2), km.reshape(-1, 2), n_datasets)
+            strata += labels[rows].astype(np.int64)
+        index[rows] = strata
+        sizes += np.bincount(strata, minlength=n_strata)
+        km += np.bincount(strata, np.nan_to_num(distances_km[rows]), n_strata)
+    return distances_km, DistanceStrata(index, sizes.reshape(-1, 2), km.reshape(-1, 2), n_datasets)
 
 
-def class_weights(sizes: np.ndarray, bracket_weights: np.ndarray, *, balance_labels: bool) -> np.ndarray:
-    """(C, 2) weight of each row of a class.
+def stratum_weights(sizes: np.ndarray, bracket_weights: np.ndarray, *, balance_labels: bool) -> np.ndarray:
+    """(C, 2) weight of each row of a stratum.
 
-    Balanced, the rows of a bracket keep their total weight, but the label 1 has the share of it that it has of all
-    rows; so the weighting does not shift the prior. A bracket whose rows have one label only stays as it is.
+    Balancing keeps the total weight of a bracket and gives label 1 the share of it that label 1 has of all rows, so the
+    weighting does not shift the prior. A bracket whose rows all have one label does not change.
 
     Args:
         sizes: (C, 2) number of rows by bracket and label.

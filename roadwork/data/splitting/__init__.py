@@ -1,1 +1,1 @@
-"""How splits are made of groups, and how any splits are verified."""
+"""Makes splits from groups and verifies splits."""

@@ -1,4 +1,4 @@
-"""Whether splits are what they say, fit the data, and leak nothing; run on every load."""
+"""Checks splits for consistency, fit to the data, and leaks; runs on every load."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from roadwork.settings import SPLIT_NAMES
 RATIO_TOLERANCE = 0.01
 BALANCE_TOLERANCE = 0.02
 RECORD_TOLERANCE = 1e-4
-AGAIN = "Run `roadwork split` again."
-BY_DESIGN = "a RANDOM split, which leaks by design: its figures are for comparison only."
+RERUN_HINT = "Run `roadwork split` again."
+RANDOM_SPLIT_NOTE = "a RANDOM split, which leaks by design: its metrics are for comparison only."
 
 
 @dataclass(frozen=True)
 class SplitReport:
-    """What the check of splits found.
+    """Result of a check of splits.
 
     Attributes:
-        rows, positive_share, groups: split name to its rows, its share of Roadwork, and its groups.
-        ratios: split name to the share of rows that it was meant to have; empty for a user's own file.
+        rows, positive_share, groups: number of rows, share of Roadwork and number of groups by split name.
+        ratios: target share of the rows by split name; empty for a user's own file.
         set_aside: rows in no split.
-        leaks: what lies on both sides of a split, one entry a kind.
-        closest: the closest rows of each two splits that have positions.
-        buffer_km: rows of different splits that are closer leak.
-        leak_warnings: what its user must know of them, where they stop nothing.
-        train_only: rows of train that are only trained on (`data.extra`), and that no ratio counts.
+        leaks: leaks between splits, one entry per kind.
+        closest: the closest pair of rows for each pair of splits with positions.
+        buffer_km: rows of different splits that are closer than this leak.
+        leak_warnings: warnings about leaks that are not errors.
+        train_only: train-only rows of `data.extra` in train; no ratio counts them.
     """
 
     rows: dict[str, int]
@@ -50,16 +50,16 @@ class SplitReport:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is worth knowing, but stops nothing; the gravest first."""
+        """All warnings, the most severe first."""
         return self.leak_warnings + self.share_warnings
 
     @property
     def share_warnings(self) -> tuple[str, ...]:
-        """Shares of the rows that miss their ratios, and of Roadwork that miss the whole's."""
+        """Warnings about row shares that miss their ratios, and about label shares that differ from the whole."""
         positives = sum(self.positive_share[name] * rows for name, rows in self.rows.items())
         overall = positives / sum(self.rows.values())
         of_rows = (
-            f"{name} has {self.shares[name]:.1%} of the rows; {ratio:.1%} were asked for."
+            f"{name} has {self.shares[name]:.1%} of the rows; the ratio is {ratio:.1%}."
             for name, ratio in self.ratios.items()
             if abs(self.shares[name] - ratio) > RATIO_TOLERANCE
         )
@@ -72,7 +72,7 @@ class SplitReport:
 
     @property
     def shares(self) -> dict[str, float]:
-        """Share of each split in the rows of all four, train-only rows left out."""
+        """Share of the rows by split, without train-only rows."""
         return _shares(self.rows, self.train_only)
 
     def __str__(self) -> str:
@@ -81,7 +81,7 @@ class SplitReport:
             for name in SPLIT_NAMES
         ]
         if self.train_only:
-            parts.append(f"{self.train_only:,} rows of train are only trained on, and in no share")
+            parts.append(f"{self.train_only:,} train-only rows, not counted in the shares")
         if self.set_aside:
             parts.append(f"set aside {self.set_aside:,}")
         if distances_km := [pair.km for pair in self.closest if pair.km is not None]:
@@ -90,25 +90,25 @@ class SplitReport:
 
 
 def check_splits(splits: Splits, table: SampleTable, groups: Groups) -> SplitReport:
-    """Checks splits as `inspect_splits` does, and lets nothing leak in our own, but where they are random.
+    """Report of `inspect_splits`; leaks are an error in splits made by `roadwork split`, unless random.
 
     Raises:
-        SplitError: what is broken, with the rows.
+        SplitError: the splits are broken or leak; names the rows.
     """
     report = inspect_splits(splits, table, groups)
     if report.leaks and splits.is_ours and not splits.leaks_by_design:
-        raise SplitError(f"{splits.source} leaks. {_as_sentences(report.leaks)} {AGAIN}")
+        raise SplitError(f"{splits.source} leaks. {_as_sentences(report.leaks)} {RERUN_HINT}")
     return report
 
 
 def inspect_splits(splits: Splits, table: SampleTable, groups: Groups) -> SplitReport:
-    """Measures splits against the data they are for.
+    """Report on splits: sizes, label shares, leaks and closest rows.
 
-    All must be disjoint, with both labels in each. Ours must also name every row, and be true to the shares they record
-    and to the data's fingerprint. Whatever leaks is in the report, and in its warnings.
+    Splits must be disjoint, with both labels in each. Splits made by `roadwork split` must also name every row, and
+    match their recorded shares and the data's fingerprint. Leaks are in the report and in its warnings.
 
     Raises:
-        SplitError: the splits are not what they say, or do not fit the data.
+        SplitError: the splits are inconsistent, or do not fit the data.
     """
     _check_disjoint(splits)
     names = splits.names_by_row(table)
@@ -120,7 +120,7 @@ def inspect_splits(splits: Splits, table: SampleTable, groups: Groups) -> SplitR
         _check_made_from(splits, table, rows, train_only)
     buffer_km = groups.buffer_km if splits.buffer_km is None else splits.buffer_km
     neighbours = Neighbours(table, names)
-    # What was set aside so that it joins nothing must not join here what it resembles.
+    # A train-only row that was set aside must not link the scenes that it resembles.
     is_gone = outside & (names == "")
     duplicates = groups.duplicates[~is_gone[groups.duplicates].any(axis=1)]
     leaks = find_leaks(table, names, duplicates, neighbours, buffer_km)
@@ -151,7 +151,7 @@ def _check_disjoint(splits: Splits) -> None:
         where = [name for name, ids in lists.items() if repeated[0] in ids]
         raise SplitError(
             f"{splits.source} has {len(repeated)} rows more than once, first {repeated[0]!r} (in {', '.join(where)}). "
-            "Each row belongs to one split; mend the file, or delete it and run `roadwork split`."
+            "Each row belongs to one split; fix the file, or delete it and run `roadwork split`."
         )
 
 
@@ -178,14 +178,14 @@ def _check_made_from(splits: Splits, table: SampleTable, rows: dict[str, int], t
     named = sum(rows.values()) + len(splits.set_aside)
     if named != len(table):
         raise SplitError(
-            f"{splits.source} names {named:,} rows of {len(table):,}; the others are in no split and not set aside. "
-            f"{AGAIN}"
+            f"{splits.source} names {named:,} rows of {len(table):,}; the others are neither in a split nor set aside. "
+            f"{RERUN_HINT}"
         )
     for name, recorded in splits.shares.items():
         share = _shares(rows, train_only)[name]
         if abs(share - recorded) > RECORD_TOLERANCE:
             raise SplitError(
-                f"{splits.source} says {name} has {recorded:.2%} of the rows, but it is {share:.2%}. {AGAIN}"
+                f"{splits.source}: {name} should have {recorded:.2%} of the rows, but has {share:.2%}. {RERUN_HINT}"
             )
 
 
@@ -195,8 +195,8 @@ def _as_sentences(leaks: tuple[Leak, ...]) -> str:
 
 def _warn_of_leaks(splits: Splits, leaks: tuple[Leak, ...]) -> tuple[str, ...]:
     if splits.leaks_by_design:
-        return (f"{splits.source}: {BY_DESIGN} {_as_sentences(leaks)}".rstrip(),)
+        return (f"{splits.source}: {RANDOM_SPLIT_NOTE} {_as_sentences(leaks)}".rstrip(),)
     return tuple(
-        f"{splits.source}: {leak}. Scores on such a split are too good; `roadwork split` makes one without leaks."
+        f"{splits.source}: {leak}. Scores on such a split are too optimistic; `roadwork split` makes one without leaks."
         for leak in leaks
     )

@@ -1,4 +1,4 @@
-"""The nearest rows across splits."""
+"""Finds leaks between splits: shared sequences, near-duplicates, and rows that are too close."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from roadwork.data.grouping.proximity import unite
+from roadwork.data.grouping.proximity import component_labels
 from roadwork.data.table import SampleTable
 from roadwork.data.utils.geo import PositionTree, haversine_km
 from roadwork.settings import SPLIT_NAMES
@@ -17,16 +17,16 @@ MAX_EXAMPLES = 5
 
 
 class Neighbours:
-    """For each row its nearest row in another split, exact, in N log N steps.
+    """The exact nearest row in another split for each row, in O(N log N).
 
     Args:
         table: N rows.
-        names: (N,) split of each row, empty for a row in none.
+        names: (N,) split of each row, empty for a row in no split.
 
     Attributes:
-        km: (N,) distance to the nearest row of another split, infinite where there is none.
-        rows: (N,) that row, -1 where there is none.
-        closest: the closest two rows of each two splits that have positions.
+        km: (N,) distance to that row, infinite if there is none.
+        rows: (N,) index of that row, -1 if there is none.
+        closest: the closest pair of rows for each pair of splits with positions.
     """
 
     def __init__(self, table: SampleTable, names: np.ndarray) -> None:
@@ -42,7 +42,7 @@ class Neighbours:
     def _search(
         self, gps: np.ndarray, rows: np.ndarray, others: np.ndarray, tree_of_others: PositionTree
     ) -> tuple[int, int]:
-        """Takes in the nearest of the others for each row; returns the closest row and its other."""
+        """Updates each row's nearest row with the others; returns the closest pair."""
         km, index = tree_of_others.nearest(gps[rows])
         nearer = km < self.km[rows]
         self.km[rows[nearer]] = km[nearer]
@@ -56,8 +56,8 @@ class RowPair:
     """Two rows of different splits.
 
     Attributes:
-        sequence: the one that both belong to, empty where they do not.
-        km: between them; None where a position is unknown.
+        sequence: the sequence of both rows, empty if they differ.
+        km: distance; None if a position is unknown.
     """
 
     filenames: tuple[str, str]
@@ -73,13 +73,13 @@ class RowPair:
 
 @dataclass(frozen=True)
 class Leak:
-    """All leaks of one kind.
+    """Leaks of one kind.
 
     Attributes:
         kind: `sequence`, `near_duplicate` or `distance`.
-        what: what is counted, in words.
-        count: sequences or scenes in several splits, or rows close to another split.
-        examples: up to five of the pairs.
+        what: description of what is counted.
+        count: sequences or scenes in several splits, or rows too close to another split.
+        examples: up to five pairs.
     """
 
     kind: str
@@ -92,29 +92,29 @@ class Leak:
 
 
 def format_km(km: float) -> str:
-    """A distance as people say it: `300 m`, `1.4 km`."""
+    """A distance for readers: `300 m`, `1.4 km`."""
     return f"{km * 1000:,.0f} m" if km < 0.9995 else f"{km:,.1f} km"
 
 
 def find_leaks(
     table: SampleTable, names: np.ndarray, duplicates: np.ndarray, neighbours: Neighbours, buffer_km: float
 ) -> tuple[Leak, ...]:
-    """The kinds of leaks that there are.
+    """All leaks, one entry per kind.
 
     Args:
         table: N rows.
-        names: (N,) split of each row, empty for a row in none.
+        names: (N,) split of each row, empty for a row in no split.
         duplicates: (P, 2) row pairs that show the same scene.
-        neighbours: of these rows and splits.
-        buffer_km: rows of different splits that are closer leak.
+        neighbours: nearest rows across these splits.
+        buffer_km: rows of different splits that are closer than this leak.
     """
     leaks = []
     sequences = _cut(table.sequence_ids, np.flatnonzero((table.sequence_ids != "") & (names != "")), names)
     if len(sequences):
         examples = _examples(table, names, sequences)
         leaks.append(Leak("sequence", "Sequences in more than one split", len(sequences), examples))
-    # Scenes, not pairs: of a crowd of images alike, not every pair is given.
-    scene_of_row, alike = unite(len(table), duplicates), np.unique(duplicates)
+    # Counts scenes, not pairs: `duplicates` need not hold every pair of a large set of equal images.
+    scene_of_row, alike = component_labels(len(table), duplicates), np.unique(duplicates)
     scenes = _cut(scene_of_row, alike[names[alike] != ""], names)
     if len(scenes):
         across = duplicates[_are_across(names, duplicates)]
@@ -124,7 +124,7 @@ def find_leaks(
     rows = np.flatnonzero(neighbours.km < buffer_km)
     if len(rows):
         pairs = np.stack([rows, neighbours.rows[rows]], axis=1)
-        # The frames of a sequence and the images of a scene are the closest of all, and named above.
+        # Frames of a sequence and images of a scene are the closest of all, and already reported above.
         named = _alike(table.sequence_ids, pairs) & (table.sequence_ids[rows] != "") | _alike(scene_of_row, pairs)
         by_place_only = pairs[~named]
         examples = _examples(table, names, by_place_only if len(by_place_only) else pairs)
@@ -133,7 +133,7 @@ def find_leaks(
 
 
 def row_pair(table: SampleTable, names: np.ndarray, first: int, second: int) -> RowPair:
-    """What a reader needs to find two rows."""
+    """File names, splits, common sequence and distance of two rows."""
     rows = [first, second]
     sequences = table.sequence_ids[rows]
     km = float(haversine_km(*table.gps[rows]))
@@ -146,7 +146,7 @@ def row_pair(table: SampleTable, names: np.ndarray, first: int, second: int) -> 
 
 
 def _cut(labels: np.ndarray, rows: np.ndarray, names: np.ndarray) -> np.ndarray:
-    """(S, 2) two of the rows, of different splits, for each label that several splits have."""
+    """(S, 2) one pair of rows in different splits for each label that occurs in several splits."""
     seen: dict[Any, int] = {}
     cut: dict[Any, tuple[int, int]] = {}
     for row in rows.tolist():
@@ -158,7 +158,7 @@ def _cut(labels: np.ndarray, rows: np.ndarray, names: np.ndarray) -> np.ndarray:
 
 
 def _are_across(names: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """(P,) bool, whether the rows of a pair are in two splits."""
+    """(P,) bool, whether the rows of a pair are in different splits."""
     across: np.ndarray = ~_alike(names, pairs) & (names[pairs] != "").all(axis=1)
     return across
 
@@ -171,7 +171,7 @@ def _alike(labels: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
 
 def _examples(table: SampleTable, names: np.ndarray, pairs: np.ndarray) -> tuple[RowPair, ...]:
-    """The closest pairs, each once whichever row comes first; those of unknown distance last."""
+    """The closest pairs, without mirrored repeats; pairs of unknown distance come last."""
     _, once = np.unique(pairs.min(axis=1) * len(table) + pairs.max(axis=1), return_index=True)
     pairs = pairs[once]
     nearest_first = np.argsort(haversine_km(*table.gps[pairs.T]), kind="stable")[:MAX_EXAMPLES]

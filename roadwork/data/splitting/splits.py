@@ -1,4 +1,4 @@
-"""The four splits: made from groups, written to and read from splits.json."""
+"""Makes the four splits from groups, and reads and writes splits.json."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Splits:
-    """Which ids belong to which split.
+    """The ids of each split.
 
     Attributes:
-        ids: split name to ids.
-        set_aside: ids in none of them, on purpose.
-        strategy, seed, ratios, fingerprint: how and from which data the splits were made; empty for a user's own file.
-        source: the file, for messages.
-        buffer_km: the buffer of the groups they were made from; None where that is unknown.
-        shares: the splits' real shares of their rows, which whole groups and pins keep from the ratios.
+        ids: ids by split name.
+        set_aside: ids deliberately kept out of all splits.
+        strategy, seed, ratios, fingerprint: how and from what data the splits were made; empty for a user's own file.
+        source: name of the file in messages.
+        buffer_km: buffer of the groups; None if unknown.
+        shares: actual share of the rows by split; whole groups and pins make it differ from the ratios.
     """
 
     ids: Mapping[str, list[str]]
@@ -47,16 +47,16 @@ class Splits:
 
     @property
     def is_ours(self) -> bool:
-        """Made by `roadwork split`, so held to its ratios and its data's fingerprint."""
+        """Whether `roadwork split` made them, so that ratios and the data's fingerprint are checked."""
         return bool(self.fingerprint)
 
     @property
     def leaks_by_design(self) -> bool:
-        """Made row by row, for comparison only: neighbours are on both sides, and every figure from it is too good."""
+        """Whether rows were split at random: neighbours are in different splits, and metrics are too optimistic."""
         return self.strategy == "random"
 
     def names_by_row(self, table: SampleTable) -> np.ndarray:
-        """(N,) split name of each row of the table, empty where set aside."""
+        """(N,) split name of each row of the table, empty for rows in no split."""
         by_id = {row_id: name for name, ids in self.ids.items() for row_id in ids}
         return np.array([by_id.get(row_id, "") for row_id in table.ids], dtype=object)
 
@@ -81,13 +81,14 @@ class Splits:
 def make_splits(
     table: SampleTable, groups: Groups, ratios: Mapping[str, float], splitting: SplittingSettings
 ) -> Splits:
-    """Splits the table by `splitting.strategy`, but for its train-only rows; the same splits whatever the row order.
+    """The splits of all but the train-only rows by `splitting.strategy`; independent of the row order.
 
-    Ratios are of the rows that are not set aside. They are met within a point, and each split's share of Roadwork
-    within two points of the whole, as far as whole groups, pins and the strategy allow; `shares` says what was reached.
+    Ratios refer to the rows that are not set aside. They are met within one percentage point, and each split's share
+    of Roadwork within two points of the whole, as far as whole groups, pins and the strategy allow. `shares` has the
+    result.
 
     Raises:
-        SplitError: the data cannot be split as asked.
+        SplitError: the data cannot be split this way.
     """
     table, groups = split_rows(table, groups)
     assigned = assign_rows(table, groups, ratios, splitting)
@@ -107,7 +108,7 @@ def make_splits(
 
 
 def split_rows(table: SampleTable, groups: Groups) -> tuple[SampleTable, Groups]:
-    """The rows that splits are made for, which are not train-only, and their groups."""
+    """The table and groups without train-only rows."""
     inside = ~table.is_train_only
     if inside.all():
         return table, groups
@@ -120,23 +121,23 @@ def split_rows(table: SampleTable, groups: Groups) -> tuple[SampleTable, Groups]
 
 
 def read_splits(path: Path, table: SampleTable, class_names: Mapping[str, int] | None = None) -> Splits:
-    """Reads our `splits.json`, or a user's own `{split: [...]}`.
+    """The splits in a `splits.json` of `roadwork split`, or in a user's own `{split: [...]}`.
 
     A user's lists may hold ids, file names, row numbers, or objects with `filename` and `label`.
 
     Args:
         path: the file.
-        table: the data that it splits.
-        class_names: names that the labels of such objects may have.
+        table: the dataset.
+        class_names: allowed names of the labels in such objects.
 
     Raises:
-        SplitError: the file cannot be read, names rows that the data lacks, or labels that the data contradicts.
+        SplitError: the file cannot be read, names unknown rows, or contradicts the data's labels.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise SplitError(
-            f"{path} cannot be read as JSON: {error}. Mend it, or delete it and run `roadwork split`."
+            f"{path} cannot be read as JSON: {error}. Fix it, or delete it and run `roadwork split`."
         ) from error
     lists = _lists_of(content, path)
     reader = _RowReader(path, table, class_names or {})
@@ -156,13 +157,13 @@ def read_splits(path: Path, table: SampleTable, class_names: Mapping[str, int] |
         fingerprint=content.get("fingerprint", ""),
         source=str(path),
         buffer_km=content.get("buffer_km"),
-        shares={} if dropped else content.get("shares", {}),  # of the rows that were there then
+        shares={} if dropped else content.get("shares", {}),  # refers to rows that have since been dropped
     )
 
 
 def _lists_of(content: Any, path: Path) -> dict[str, list[Any]]:
-    """The split names and their entries; `content` itself where it is a user's own form."""
-    remedy = f"Needed: {', '.join(SPLIT_NAMES)}, each with a list. Mend it, or delete it and run `roadwork split`."
+    """The entries by split name; `content` itself if it has the user's own form."""
+    remedy = f"Needed: {', '.join(SPLIT_NAMES)}, each with a list. Fix it, or delete it and run `roadwork split`."
     if not isinstance(content, dict):
         raise SplitError(f"{path} holds a {type(content).__name__}, not an object. {remedy}")
     if "splits" in content and content.get("version") != VERSION:
@@ -182,21 +183,21 @@ def _lists_of(content: Any, path: Path) -> dict[str, list[Any]]:
 
 
 def _check_header(content: dict[str, Any], path: Path) -> None:
-    """Whether what surrounds the lists of our own form is of the right kind."""
+    """Checks the types of the header fields of a file from `roadwork split`."""
     for key, default, is_good, wanted in (
         ("strategy", "", lambda value: isinstance(value, str), "text"),
         ("seed", None, lambda value: value is None or isinstance(value, int), "a whole number"),
         ("ratios", {}, _is_shares, "an object of split names and numbers"),
         ("fingerprint", "", lambda value: isinstance(value, str), "text"),
         ("set_aside", [], lambda value: isinstance(value, list), "a list of ids"),
-        ("buffer_km", None, lambda value: value is None or _is_share(value), "a number of kilometres, 0 or more"),
+        ("buffer_km", None, lambda value: value is None or _is_share(value), "kilometres, 0 or more"),
         ("shares", {}, _is_shares, "an object of split names and numbers"),
     ):
         value = content.get(key, default)
         if not is_good(value):
             raise SplitError(
                 f"{path}: {key} is {value!r}. Allowed: {wanted}, as `roadwork split` writes it. "
-                "Mend it, or run `roadwork split` again."
+                "Fix it, or run `roadwork split` again."
             )
 
 
@@ -209,7 +210,7 @@ def _is_shares(value: object) -> bool:
 
 
 class _RowReader:
-    """Turns an entry of a splits file into a row's id, and gathers the entries that the data lacks."""
+    """Maps entries of a splits file to row ids, and collects the entries that match no row."""
 
     def __init__(self, path: Path, table: SampleTable, class_names: Mapping[str, int]) -> None:
         self.path = path
@@ -219,7 +220,7 @@ class _RowReader:
         self.rows_by_name: dict[str, list[int]] = {}
         is_extra = table.is_extra
         for row, name in enumerate(table.filenames):
-            # A generated picture often has its photo's name: by the last part alone, the main dataset's row is meant.
+            # A generated image often shares its photo's base name, so a base name refers to the main dataset only.
             for known in {name} if is_extra[row] else {name, _base_name(name)}:
                 self.rows_by_name.setdefault(known, []).append(row)
         self.unknown: list[str] = []
@@ -236,7 +237,7 @@ class _RowReader:
     def _row(self, entry: Any) -> int | None:
         if isinstance(entry, bool) or not isinstance(entry, (int, str)):
             return None
-        if str(entry) in self.rows_by_id:  # numbers too: a data set's own ids may be numbers
+        if str(entry) in self.rows_by_id:  # also for numbers, as ids may be numbers
             return self.rows_by_id[str(entry)]
         if isinstance(entry, int):
             return entry if 0 <= entry < len(self.table) else None
@@ -248,14 +249,14 @@ class _RowReader:
         if label != self.table.labels[row]:
             raise SplitError(
                 f"{self.path}: {split} has {entry}, but the label of {self.table.filenames[row]} in the data is "
-                f"{self.table.labels[row]}. Allowed: that label, a name of data.class_names for it, or none; "
-                "mend the splits file or the data."
+                f"{self.table.labels[row]}. Allowed: that label, a name of data.class_names for it, or none. "
+                "Fix the splits file or the data."
             )
 
     def raise_unknown(self) -> None:
         if self.unknown:
             raise SplitError(
-                f"{self.path} names {len(self.unknown)} rows that the data lacks, or has more than once, first: "
+                f"{self.path} names {len(self.unknown)} rows that are missing or ambiguous in the data, first: "
                 f"{'; '.join(self.unknown[:5])}. Allowed: ids (such as {self.table.ids[0]!r}), file names, or row "
                 f"numbers below {len(self.table)}. If the data has changed, run `roadwork split` for new splits."
             )

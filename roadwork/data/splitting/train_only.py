@@ -1,4 +1,4 @@
-"""Rows of `data.extra` and splits files: those only trained on stay out of them, and out of train where they leak."""
+"""Train-only rows of `data.extra`: kept out of splits files, and out of train if they would leak."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ import pandas as pd
 from roadwork.core.errors import SplitError
 from roadwork.data.grouping.groups import Groups, make_groups, pairs_within, sequence_groups
 from roadwork.data.grouping.near_duplicates import ImageHashes, find_near_duplicates
-from roadwork.data.grouping.proximity import unite
+from roadwork.data.grouping.proximity import component_labels
 from roadwork.data.mixed_datasets import SOURCE
 from roadwork.data.splitting.leaks import Neighbours
 from roadwork.data.splitting.splits import Splits
 from roadwork.data.table import SampleTable
 from roadwork.settings import DataSettings
+from roadwork.settings.sampling import TRAIN_SPLIT
 
 logger = logging.getLogger(__name__)
 
-_TRAIN = "train"
 _SHOWN = 5
 
 
 def find_duplicates(table: SampleTable, hashes: ImageHashes) -> np.ndarray:
-    """(P, 2) int64 row pairs of near-duplicates; those among the rows to split hang together without train-only rows.
+    """(P, 2) int64 row pairs of near-duplicates; rows to split stay linked even without train-only rows.
 
-    Of a crowd of images alike only a chain of pairs is given, which could run through a train-only row.
+    A large set of equal images is only chained by pairs, and a chain could run through a train-only row. So the rows to
+    split are also searched on their own.
     """
     found = find_near_duplicates(table, hashes)
     inside = np.flatnonzero(~table.is_train_only)
@@ -40,100 +41,103 @@ def find_duplicates(table: SampleTable, hashes: ImageHashes) -> np.ndarray:
 def make_groups_of_split_rows(
     table: SampleTable, *, buffer_km: float, max_group_share: float, duplicates: np.ndarray
 ) -> Groups:
-    """`make_groups` of the rows that splits are made for; train-only rows have a group by sequence and duplicates.
+    """`make_groups` of the rows to split; train-only rows are grouped by sequence and duplicates only.
 
-    So the groups of the others, and splits made from them, are the same with and without train-only rows. Those are
-    held to the splits by `place_train_only`.
+    So train-only rows change neither the other rows' groups nor the splits. `place_train_only` keeps them from leaking.
     """
-    outside = table.is_train_only
-    if not outside.any():
+    is_train_only = table.is_train_only
+    if not is_train_only.any():
         return make_groups(table, buffer_km=buffer_km, max_group_share=max_group_share, duplicates=duplicates)
     groups = make_groups(
-        table.take(~outside),
+        table.take(~is_train_only),
         buffer_km=buffer_km,
         max_group_share=max_group_share,
-        duplicates=pairs_within(duplicates, ~outside),
+        duplicates=pairs_within(duplicates, ~is_train_only),
     )
     names = sequence_groups(table)
-    names[~outside] = groups.names
+    names[~is_train_only] = groups.names
     set_aside = np.zeros(len(table), dtype=bool)
-    set_aside[~outside] = groups.set_aside
-    units = _units(table, duplicates[outside[duplicates].all(axis=1)])
-    names[outside] = pd.Series(names[outside]).groupby(units[outside]).transform("min").to_numpy()
+    set_aside[~is_train_only] = groups.set_aside
+    components = _scene_components(table, duplicates[is_train_only[duplicates].all(axis=1)])
+    names[is_train_only] = (
+        pd.Series(names[is_train_only]).groupby(components[is_train_only]).transform("min").to_numpy()
+    )
     return Groups(names, set_aside, duplicates, buffer_km, groups.notes)
 
 
 def place_train_only(splits: Splits, table: SampleTable, groups: Groups) -> Splits:
-    """The splits with the train-only rows that they do not name: in `train`, or set aside where that would leak.
+    """The splits, with the train-only rows that they do not name added to `train`, or set aside if they would leak.
 
-    A row leaks that shows a scene of another split's rows, or lies within the buffer of one; and so do the rows of its
-    sequence, and of its own scene.
+    A row leaks if it, or a row of its sequence or scene, shows the scene of a row in another split or is within the
+    buffer of one.
 
     Raises:
-        SplitError: a splits file has such a row elsewhere than in train.
+        SplitError: a splits file has a train-only row in another split than train.
     """
-    outside = table.is_train_only
-    if not outside.any():
+    is_train_only = table.is_train_only
+    if not is_train_only.any():
         return splits
     names = splits.names_by_row(table)
-    _check_places(splits, table, names)
-    new = outside & ~np.isin(table.ids, [*(row_id for ids in splits.ids.values() for row_id in ids), *splits.set_aside])
+    _check_assignment(splits, table, names)
+    new = is_train_only & ~np.isin(
+        table.ids, [*(row_id for ids in splits.ids.values() for row_id in ids), *splits.set_aside]
+    )
     new &= ~np.isin(table.ids, list(table.dropped_ids))
-    trial = np.where(new, _TRAIN, names)
+    trial = np.where(new, TRAIN_SPLIT, names)
     buffer_km = groups.buffer_km if splits.buffer_km is None else splits.buffer_km
-    elsewhere = ~np.isin(trial, ["", _TRAIN])
-    is_close = outside & (Neighbours(table, trial).km < buffer_km)
-    units = _units(table, groups.duplicates)
-    leaking = new & np.isin(units, units[elsewhere | is_close])
+    elsewhere = ~np.isin(trial, ["", TRAIN_SPLIT])
+    is_close = is_train_only & (Neighbours(table, trial).km < buffer_km)
+    components = _scene_components(table, groups.duplicates)
+    leaking = new & np.isin(components, components[elsewhere | is_close])
     if leaking.any():
-        _say_set_aside(table, new, leaking, buffer_km)
-    dropped = outside & ~new & (names == "") & ~np.isin(table.ids, list(splits.set_aside))
+        _log_set_aside(table, new, leaking, buffer_km)
+    dropped = is_train_only & ~new & (names == "") & ~np.isin(table.ids, list(splits.set_aside))
     return replace(
         splits,
-        ids={**splits.ids, _TRAIN: [*splits.ids[_TRAIN], *table.ids[new & ~leaking].tolist()]},
+        ids={**splits.ids, TRAIN_SPLIT: [*splits.ids[TRAIN_SPLIT], *table.ids[new & ~leaking].tolist()]},
         set_aside=[*splits.set_aside, *table.ids[leaking | dropped].tolist()],
     )
 
 
 def check_names_extra(splits: Splits, table: SampleTable, data: DataSettings) -> None:
-    """Whether a file was made with the datasets whose rows it should split.
+    """Checks that a splits file covers every dataset of `data.extra` whose rows should be split.
 
     Raises:
-        SplitError: it names no row of one of them.
+        SplitError: the file names no row of one of them.
     """
     named = {row_id for ids in splits.ids.values() for row_id in ids}
-    if splits.strategy:  # in a user's own file, set aside means no more than that a row is not named
+    if splits.strategy:  # in a user's own file, rows set aside are just those not named
         named |= set(splits.set_aside)
     for extra in data.extra:
         if not extra.is_train_only and named.isdisjoint(table.ids[table.slices[SOURCE] == extra.dataset_name]):
             raise SplitError(
                 f"{splits.source} names no row of {extra.dataset_name}: it was made without this dataset of "
-                "data.extra. Run `roadwork split` to split its rows with the others (the others may change places), or "
-                "set its `splits: train` to only train on it and keep the file as it is."
+                "data.extra. Run `roadwork split` to split all rows again (other rows may change splits), or "
+                "set its `splits: train` to only train on it and keep the file."
             )
 
 
-def _units(table: SampleTable, duplicates: np.ndarray) -> np.ndarray:
-    """(N,) number of each row's unit: rows of one sequence or scene."""
+def _scene_components(table: SampleTable, duplicates: np.ndarray) -> np.ndarray:
+    """(N,) component of each row: rows linked by sequence or near-duplicates share one."""
     sequences, names = pd.factorize(sequence_groups(table))
-    units: np.ndarray = unite(len(names), sequences[duplicates])[sequences]
-    return units
+    components: np.ndarray = component_labels(len(names), sequences[duplicates])[sequences]
+    return components
 
 
-def _check_places(splits: Splits, table: SampleTable, names: np.ndarray) -> None:
-    wrong = np.flatnonzero(table.is_train_only & ~np.isin(names, ["", _TRAIN]))
+def _check_assignment(splits: Splits, table: SampleTable, names: np.ndarray) -> None:
+    wrong = np.flatnonzero(table.is_train_only & ~np.isin(names, ["", TRAIN_SPLIT]))
     if len(wrong):
         raise SplitError(
-            f"{splits.source} has {len(wrong):,} rows of data.extra in other splits than train, first "
-            f"{table.ids[wrong[0]]!r} in {names[wrong[0]]}, and data.extra says `splits: train` of their dataset. "
+            f"{splits.source} has {len(wrong):,} rows of data.extra outside train, first "
+            f"{table.ids[wrong[0]]!r} in {names[wrong[0]]}, but data.extra has `splits: train` for their dataset. "
             "Set `splits` to null there, or run `roadwork split`."
         )
 
 
-def _say_set_aside(table: SampleTable, new: np.ndarray, leaking: np.ndarray, buffer_km: float) -> None:
+def _log_set_aside(table: SampleTable, new: np.ndarray, leaking: np.ndarray, buffer_km: float) -> None:
     shown = ", ".join(map(str, table.ids[leaking][:_SHOWN]))
     logger.warning(
-        "%s of %s rows of data.extra that are only trained on are set aside: they, or rows of their sequence or scene, "
-        "show what a row of another split shows, or lie within %g km of one (first %s).",
+        "%s of %s rows of data.extra (train-only) are set aside: they, or rows of their sequence or scene, are "
+        "near-duplicates of rows in another split, or within %g km of one (first %s).",
         *(f"{leaking.sum():,}", f"{new.sum():,}", buffer_km, shown),
     )

@@ -1,4 +1,4 @@
-"""Position and time that a camera wrote into a photo's EXIF header."""
+"""Reads position and time from EXIF headers."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ from roadwork.data.images import FORMATS
 
 _MISSING = (float("nan"), float("nan"))
 
-# One thread a file handle, not a core: the time goes into opening files.
+# More threads than cores, since most of the time goes into opening files.
 _N_THREADS = 16
 _PNG_EXIF = {"exif", "Raw profile type exif"}
 _OFFSET = re.compile(r"[+-]\d{2}:\d{2}|Z")
 
 
 def read_exif_gps(path: Path) -> tuple[float, float]:
-    """Latitude and longitude in degrees from the photo's header, (nan, nan) where it has none that can be read.
+    """Latitude and longitude in degrees from a photo's EXIF header; (nan, nan) if missing or unreadable.
 
-    No pixel is decoded. A file that is missing or no image counts as without GPS here: what cannot be decoded is
-    reported by those who need the pixels.
+    Decodes no pixels. A missing file or an invalid image has no position here; the code that needs the pixels reports
+    it.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of damaged EXIF, which is missing GPS here.
+        warnings.simplefilter("ignore")  # Pillow warns about damaged EXIF, which counts as missing.
         return _read(path)
 
 
 def read_exif_gps_table(paths: Sequence[Path]) -> np.ndarray:
-    """(N, 2) float64 of ``read_exif_gps`` for each path, read by a pool of threads."""
-    # Filters are process-wide state: set once around the pool, not in each thread.
+    """(N, 2) float64, ``read_exif_gps`` of each path, in parallel threads."""
+    # Warning filters are process-wide, so they are set once around the pool.
     with warnings.catch_warnings(), ThreadPoolExecutor(_N_THREADS) as pool:
         warnings.simplefilter("ignore")
         return np.array(list(pool.map(_read, paths)), dtype=np.float64).reshape(-1, 2)
 
 
-def position_in(exif: Image.Exif) -> tuple[float, float]:
-    """As `read_exif_gps`, of a header that is read already."""
+def position_from_exif(exif: Image.Exif) -> tuple[float, float]:
+    """Latitude and longitude in degrees from an EXIF header; (nan, nan) if missing or unreadable."""
     try:
         tags = exif.get_ifd(ExifTags.IFD.GPSInfo)
         latitude = _degrees(tags[ExifTags.GPS.GPSLatitude], tags[ExifTags.GPS.GPSLatitudeRef], "NS")
         longitude = _degrees(tags[ExifTags.GPS.GPSLongitude], tags[ExifTags.GPS.GPSLongitudeRef], "EW")
-    except Exception:  # noqa: BLE001  (damaged headers raise nearly anything: struct, key, type, OS errors)
+    except Exception:  # noqa: BLE001  (damaged headers raise many types: struct, key, type, OS errors)
         return _MISSING
     return (latitude, longitude) if abs(latitude) <= 90 and abs(longitude) <= 180 else _MISSING
 
@@ -57,16 +57,16 @@ def position_in(exif: Image.Exif) -> tuple[float, float]:
 def _read(path: Path) -> tuple[float, float]:
     try:
         with Image.open(path) as image:
-            return position_in(image.getexif())
+            return position_from_exif(image.getexif())
     except Exception:  # noqa: BLE001  (no image, or damaged)
         return _MISSING
 
 
 def _degrees(parts: Any, reference: Any, letters: str) -> float:
-    """Signed degrees of EXIF's (degrees, minutes, seconds); the second of ``letters`` is the negative side.
+    """Signed degrees from EXIF's (degrees, minutes, seconds); the second of ``letters`` marks negative values.
 
     Raises:
-        ValueError: The reference is none of the letters, which leaves the sign unknown, or there are not three parts.
+        ValueError: the reference is not one of the letters, or there are not three parts.
     """
     degrees, minutes, seconds = (float(part) for part in parts)
     letter = reference.decode("ascii") if isinstance(reference, bytes) else str(reference)
@@ -77,12 +77,12 @@ def _degrees(parts: Any, reference: Any, letters: str) -> float:
     return -size if letter == letters[1] else size
 
 
-class CameraFacts(NamedTuple):
+class CameraMetadata(NamedTuple):
     """Where and when a photo was taken.
 
     Attributes:
-        latitude, longitude: in degrees; NaN without a position, or at exactly (0, 0), as of a device without a fix.
-        captured_at: ISO 8601 of DateTimeOriginal, with its offset from UTC where there is one; empty where unknown.
+        latitude, longitude: in degrees; NaN if missing, or exactly (0, 0), which devices write without a fix.
+        captured_at: DateTimeOriginal in ISO 8601, with its UTC offset if given; empty if unknown.
     """
 
     latitude: float = float("nan")
@@ -90,22 +90,22 @@ class CameraFacts(NamedTuple):
     captured_at: str = ""
 
 
-def read_camera_facts(data: bytes) -> CameraFacts:
-    """The facts in an encoded photo's EXIF header; what is missing or damaged there counts as unknown.
+def read_camera_metadata(data: bytes) -> CameraMetadata:
+    """Position and time from an encoded photo's EXIF header; missing or damaged values count as unknown.
 
-    Pillow may warn of a damaged header: filters are the whole process's, so the caller sets them.
+    Pillow may warn about a damaged header. Warning filters are process-wide, so the caller sets them.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.format == "PNG" and not _PNG_EXIF.intersection(image.info):
-                return CameraFacts()  # getexif would decode all of it to look behind the pixels
+                return CameraMetadata()  # getexif would decode the whole image to look behind the pixels
             exif = image.getexif()
-    except Exception:  # noqa: BLE001 -- damaged headers raise nearly anything; who decodes the pixels reports it
-        return CameraFacts()
-    latitude, longitude = position_in(exif)
+    except Exception:  # noqa: BLE001 -- damaged headers raise many types; the decoder reports them
+        return CameraMetadata()
+    latitude, longitude = position_from_exif(exif)
     if latitude == longitude == 0:
         latitude = longitude = float("nan")
-    return CameraFacts(latitude, longitude, _captured_at(exif))
+    return CameraMetadata(latitude, longitude, _captured_at(exif))
 
 
 def _captured_at(exif: Image.Exif) -> str:

@@ -1,4 +1,4 @@
-"""Distances on a sphere of the Earth's mean radius, nearest neighbours, and H3 cells."""
+"""Great-circle distances, nearest neighbours and H3 cells."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _CHUNK_ROWS = 1 << 16
 
 
 def unit_vectors(points_deg: np.ndarray) -> np.ndarray:
-    """(N, 3) float64 points on the unit sphere of (N, 2) latitude, longitude in degrees."""
+    """(N, 3) float64 unit vectors of (N, 2) latitude, longitude in degrees."""
     points: np.ndarray = np.deg2rad(np.asarray(points_deg, dtype=np.float64))
     latitude, longitude = points[:, 0], points[:, 1]
     cos_latitude = np.cos(latitude)
@@ -28,8 +28,8 @@ def degrees_of(vectors: np.ndarray) -> np.ndarray:
 def haversine_km(a_deg: np.ndarray, b_deg: np.ndarray) -> np.ndarray:
     """Great-circle distance in kilometres between (..., 2) latitude, longitude in degrees; the two broadcast.
 
-    The haversine formula (Sinnott, 1984), which stays exact for points that nearly coincide, where the arc cosine
-    of a dot product does not. Differences are taken in degrees, before rounding to radians.
+    Uses the haversine formula (Sinnott, 1984), which is accurate for nearby points, unlike the arc cosine of a dot
+    product. Differences are computed in degrees, before rounding to radians.
     """
     a_deg, b_deg = np.asarray(a_deg, dtype=np.float64), np.asarray(b_deg, dtype=np.float64)
     half_delta = np.deg2rad(b_deg - a_deg) / 2
@@ -44,7 +44,7 @@ def nearest_km(points_deg: np.ndarray, centers_deg: np.ndarray) -> tuple[np.ndar
 
     Args:
         points_deg: (N, 2) latitude, longitude in degrees; a row with a NaN gets distance NaN and index -1.
-        centers_deg: (K, 2) likewise, without NaN, K >= 1.
+        centers_deg: (K, 2) latitude, longitude in degrees, without NaN, K >= 1.
     """
     points_deg, centers_deg = np.asarray(points_deg), np.asarray(centers_deg, dtype=np.float64)
     center_vectors = unit_vectors(centers_deg)
@@ -53,8 +53,8 @@ def nearest_km(points_deg: np.ndarray, centers_deg: np.ndarray) -> tuple[np.ndar
     for start in range(0, len(points_deg), _CHUNK_ROWS):
         chunk = points_deg[start : start + _CHUNK_ROWS]
         rows = slice(start, start + len(chunk))
-        # The largest cosine is the nearest; only the distance itself needs the formula that is exact when near.
-        # einsum, not a matrix product: the threads of BLAS cost more than they bring for three columns.
+        # The largest dot product is the nearest; only the distance needs the accurate formula.
+        # For three columns, einsum is faster than a multi-threaded BLAS product.
         index[rows] = np.einsum("nd,kd->nk", unit_vectors(chunk), center_vectors).argmax(axis=1)
         distance[rows] = haversine_km(chunk, centers_deg[index[rows]])
     index[np.isnan(distance)] = -1
@@ -66,7 +66,7 @@ def h3_cells(gps: np.ndarray, resolution: int) -> np.ndarray:
 
     Args:
         gps: (N, 2) latitude, longitude in degrees, NaN where missing.
-        resolution: H3's, from 0 (hexagons 1,281 km a side) to 15 (under a metre).
+        resolution: H3 resolution, from 0 (hexagon sides of 1,281 km) to 15 (under a metre).
     """
     gps = np.asarray(gps, dtype=np.float64)
     cells = np.full(len(gps), "", dtype=object)
@@ -76,7 +76,7 @@ def h3_cells(gps: np.ndarray, resolution: int) -> np.ndarray:
 
 
 class PositionTree:
-    """A k-d tree over unit vectors, where the shortest chord is the shortest great circle.
+    """Nearest-neighbour search by great-circle distance, with a k-d tree of unit vectors.
 
     Args:
         points_deg: (K, 2) latitude and longitude in degrees, K >= 1, without NaN.
@@ -84,7 +84,7 @@ class PositionTree:
 
     def __init__(self, points_deg: np.ndarray) -> None:
         points = np.asarray(points_deg, dtype=np.float64)
-        # Equal positions once: a tree cannot part them, and would search them all for each query.
+        # Equal positions are stored once: a tree cannot divide them, and would search all of them in each query.
         _, self._rows = np.unique(points[:, 0] + 1j * points[:, 1], return_index=True)
         self._points = points[self._rows]
         self._tree = cKDTree(unit_vectors(self._points))

@@ -1,7 +1,7 @@
-"""Parses positions from text and columns into one (N, 2) array of degrees.
+"""Parses positions from text and columns into an (N, 2) array of degrees.
 
 ``geopy.point.Point.from_string`` is not used: it skips leading garbage, reads "52,52 13,40" as (13, 40), loses
-the sign of -0°30', wraps longitudes beyond 180 in silence and takes 75 arc minutes for 1.25 degrees.
+the sign of -0°30', silently wraps longitudes beyond 180, and accepts 75 arc minutes as 1.25 degrees.
 """
 
 import json
@@ -25,12 +25,12 @@ LATITUDE_NAMES = ("latitude", "lat")
 LONGITUDE_NAMES = ("longitude", "lon", "lng")
 _MAX_LENGTH = 500
 
-# Look-alikes that keyboards, word processors and map sites write, and what they stand for.
+# Look-alike characters from keyboards, word processors and map sites.
 _LOOK_ALIKES = {"−": "-", "–": "-", "º": "°", "˚": "°", "′": "'", "’": "'", "´": "'", "″": '"', "”": '"', "“": '"'}
 _LOOK_ALIKES_TABLE = str.maketrans(_LOOK_ALIKES)
 _BRACKETS = {"(": ")", "[": "]"}
 
-# The exponent's sign is mandatory, as Python writes it: in "13.4E52.5N" the E is a direction.
+# The exponent needs a sign, as Python writes it, since the E in "13.4E52.5N" is a direction.
 _NUMBER = r"\d+(?:\.\d*)?(?:E[+-]\d{1,3})?"
 _SIZE = (
     rf"(?P<sign>[+-])?(?P<degrees>{_NUMBER})"
@@ -50,22 +50,22 @@ _WKT_PATTERN = re.compile(
 )
 _SHOWN = 5
 
-# Words of which a text without any position consists: "", "nan", "(None, None)", '{"lat": null, "lon": null}'.
+# A text of only these words has no position: "", "nan", "(None, None)", '{"lat": null, "lon": null}'.
 _MISSING_WORDS = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", *LATITUDE_NAMES, *LONGITUDE_NAMES})
 
 
 class Angle(NamedTuple):
-    """Degrees, and which axis a letter said they are on: ``latitude``, ``longitude`` or empty."""
+    """Degrees, and the axis given by a letter: ``latitude``, ``longitude`` or empty."""
 
     degrees: float
     axis: str
 
 
 def parse_gps_string(text: str) -> tuple[float, float]:
-    """Latitude and longitude in degrees, from any of the notations of ``ACCEPTED_FORMS``.
+    """Latitude and longitude in degrees, from any notation of ``ACCEPTED_FORMS``.
 
     Raises:
-        DataError: The text is not a position, or lies outside latitude ±90 and longitude ±180.
+        DataError: the text is not a position, or is outside latitude ±90 and longitude ±180.
     """
     try:
         latitude, longitude = read_pair(text)
@@ -85,10 +85,10 @@ def is_in_range(latitude: float, longitude: float) -> bool:
 
 
 def read_pair(text: str) -> tuple[float, float]:
-    """Latitude and longitude as written, in range or not.
+    """Latitude and longitude as written, without a range check.
 
     Raises:
-        ValueError: The text is none of the accepted notations; the message is the reason, without the text.
+        ValueError: the text is not in an accepted notation; the message is the reason, without the text.
     """
     clean = _clean(text)
     if clean.startswith("{"):
@@ -105,10 +105,10 @@ def read_pair(text: str) -> tuple[float, float]:
 
 
 def read_angle(text: str) -> Angle:
-    """One angle in decimal degrees (point or comma) or degrees, minutes and seconds.
+    """An angle in decimal degrees (point or comma) or degrees, minutes and seconds.
 
     Raises:
-        ValueError: The text is not one angle; the message is the reason, without the text.
+        ValueError: the text is not one angle; the message is the reason, without the text.
     """
     match = _ANGLE_PATTERN.fullmatch(_DECIMAL_COMMA.sub(".", _clean(text).upper()))
     if match is None:
@@ -122,7 +122,7 @@ def read_angle(text: str) -> Angle:
             raise ValueError("three or more bare numbers are ambiguous")
         if degrees % 1 or (match["seconds"] and minutes % 1) or minutes >= 60 or seconds >= 60:
             raise ValueError("degrees with minutes must be whole, minutes and seconds below 60")
-        degrees = (degrees * 3600 + minutes * 60 + seconds) / 3600  # one rounding, not three
+        degrees = (degrees * 3600 + minutes * 60 + seconds) / 3600  # rounds once, not three times
     is_negative = match["sign"] == "-" or letters in {"S", "W"}
     axis = {"": "", "N": "latitude", "S": "latitude"}.get(letters, "longitude")
     return Angle(-degrees if is_negative else degrees, axis)
@@ -131,14 +131,14 @@ def read_angle(text: str) -> Angle:
 def _clean(text: str) -> str:
     text = str(text)
     if len(text) > _MAX_LENGTH:
-        raise ValueError(f"it has {len(text)} characters, and no position needs over {_MAX_LENGTH}")
+        raise ValueError(f"it has {len(text)} characters; allowed: up to {_MAX_LENGTH}")
     return " ".join(text.translate(_LOOK_ALIKES_TABLE).replace("''", '"').split())
 
 
 def _read_angles(text: str) -> tuple[float, float]:
     pair = _PAIR_PATTERN.fullmatch(text)
     if pair is None:
-        # Commas inside numbers are decimal only where something else tells the two numbers apart.
+        # Commas inside numbers are decimal only if something else separates the two numbers.
         with_points, n_commas = _DECIMAL_COMMA.subn(".", text)
         if n_commas >= 2 or re.search("[;°NSEW]", text):
             pair = _PAIR_PATTERN.fullmatch(with_points)
@@ -179,20 +179,17 @@ def _json_degrees(value: Any) -> float:
     raise ValueError(f"it lacks a number for one of {'/'.join(LATITUDE_NAMES)} and {'/'.join(LONGITUDE_NAMES)}")
 
 
-__all__ = ["NormalizedGps", "normalize_gps", "parse_gps_string"]
-
-
 @dataclass(frozen=True)
 class NormalizedGps:
     """Positions of N rows.
 
     Attributes:
         coordinates: (N, 2) float64 latitude and longitude in degrees, NaN where missing.
-        notes: what a person should know about them, one sentence each.
+        notes: messages for the user, one sentence each.
         n_from_floats: rows read from the latitude and longitude columns.
         n_from_text: rows read from the text column.
-        n_missing: rows without a position, those at exactly (0, 0) among them.
-        n_zero: rows at exactly (0, 0), which devices write when they have no fix.
+        n_missing: rows without a position, including rows at exactly (0, 0).
+        n_zero: rows at exactly (0, 0), which devices write without a fix.
     """
 
     coordinates: np.ndarray
@@ -209,23 +206,23 @@ def normalize_gps(
     gps_text: Sequence[Any] | np.ndarray | None,
     row_names: Sequence[str] | np.ndarray,
 ) -> NormalizedGps:
-    """One position a row: from the latitude and longitude columns, and from the text where those are empty.
+    """One position per row, from the latitude and longitude columns, or from the text if those are empty.
 
     Args:
-        latitude: (N,) degrees as numbers or text; None, NaN and "" are missing. None without such a column.
-        longitude: (N,) likewise.
-        gps_text: (N,) texts that ``parse_gps_string`` reads; also pairs (latitude first) and mappings.
-        row_names: (N,) what messages call a row, such as its file name.
+        latitude: (N,) degrees as numbers or text; None, NaN and "" are missing. None if there is no such column.
+        longitude: (N,) the same for longitude.
+        gps_text: (N,) texts for ``parse_gps_string``, pairs (latitude first) or mappings.
+        row_names: (N,) names of the rows in messages, such as file names.
 
     Raises:
-        DataError: A column without its partner or of another length; rows with one half of a position, with
-            unreadable values, or out of range. Each message names the first rows and counts all.
+        DataError: a column lacks its partner or has another length, or rows have half a position, unreadable values, or
+            values out of range. The message counts these rows and names the first.
     """
     n_rows = len(row_names)
     if (latitude is None) != (longitude is None):
         found, lacking = ("latitude", "longitude") if longitude is None else ("longitude", "latitude")
         raise DataError(
-            f"There is a {found} column but none for {lacking}. Name it with data.columns.{lacking}=COLUMN."
+            f"There is a {found} column but no {lacking} column. Name it with data.columns.{lacking}=COLUMN."
         )
     for name, column in (("latitude", latitude), ("longitude", longitude), ("gps", gps_text)):
         if column is not None and len(column) != n_rows:
@@ -235,12 +232,12 @@ def normalize_gps(
     if latitude is not None and longitude is not None:
         coordinates[:, 0] = _degrees_column(latitude, "latitude", row_names)
         coordinates[:, 1] = _degrees_column(longitude, "longitude", row_names)
-        _refuse_halves(coordinates, row_names)
+        _check_halves(coordinates, row_names)
     n_from_floats = int((~np.isnan(coordinates[:, 0])).sum())
     if gps_text is not None:
         _fill_from_text(coordinates, gps_text, row_names)
     n_from_text = int((~np.isnan(coordinates[:, 0])).sum()) - n_from_floats
-    _refuse_out_of_range(coordinates, row_names)
+    _check_range(coordinates, row_names)
 
     zero_rows = np.flatnonzero((coordinates == 0).all(axis=1))
     coordinates[zero_rows] = np.nan
@@ -249,7 +246,7 @@ def normalize_gps(
     if len(zero_rows):
         names = ", ".join(str(row_names[row]) for row in zero_rows[:_SHOWN])
         notes.append(
-            f"{len(zero_rows)} rows at exactly (0, 0) count as missing, as of a device without a fix: {names}."
+            f"{len(zero_rows)} rows at exactly (0, 0), which devices write without a fix, count as missing: {names}."
         )
     return NormalizedGps(coordinates, tuple(notes), n_from_floats, n_from_text, n_missing, len(zero_rows))
 
@@ -270,16 +267,18 @@ def _degrees_column(values: Sequence[Any] | np.ndarray, axis: str, row_names: Se
                 problems[row] = f"{str(value)[:80]!r}: {error}"
             continue
         if angle.axis not in ("", axis):
-            problems[row] = f"{value!r}: its letter says {angle.axis}"
+            problems[row] = f"{value!r}: its letter marks a {angle.axis}"
         degrees[row] = angle.degrees
-    _refuse(problems, row_names, f"have a {axis} that cannot be read", "Write degrees as numbers, or leave it empty.")
+    _raise_for_rows(
+        problems, row_names, f"have a {axis} that cannot be read", "Write degrees as numbers, or leave it empty."
+    )
     return degrees
 
 
 def _fill_from_text(
     coordinates: np.ndarray, gps_text: Sequence[Any] | np.ndarray, row_names: Sequence[str] | np.ndarray
 ) -> None:
-    """Sets the missing rows of ``coordinates`` (N, 2), in place, to what their text says."""
+    """Fills missing rows of ``coordinates`` (N, 2) from their text, in place."""
     problems: dict[int, str] = {}
     for row in np.flatnonzero(np.isnan(coordinates[:, 0])).tolist():
         value = gps_text[row]
@@ -288,11 +287,11 @@ def _fill_from_text(
         except ValueError as error:
             if not _is_missing(value):
                 problems[row] = f"{str(value)[:80]!r}: {error}"
-    _refuse(problems, row_names, "have a GPS text that cannot be read", f"Accepted: {ACCEPTED_FORMS}.")
+    _raise_for_rows(problems, row_names, "have a GPS text that cannot be read", f"Accepted: {ACCEPTED_FORMS}.")
 
 
 def _as_text(value: Any) -> str:
-    """Text as it is; mappings and arrays, which Parquet columns can hold, as JSON."""
+    """The text; mappings and arrays, which Parquet columns can hold, become JSON."""
     if isinstance(value, str):
         return value
     return json.dumps(value.tolist() if isinstance(value, np.ndarray) else value, default=str)
@@ -304,14 +303,14 @@ def _is_missing(value: Any) -> bool:
     return _MISSING_WORDS.issuperset(re.split(r"[\s,;:(){}\[\]\"']+", _as_text(value).lower()))
 
 
-def _refuse_halves(coordinates: np.ndarray, row_names: Sequence[str] | np.ndarray) -> None:
+def _check_halves(coordinates: np.ndarray, row_names: Sequence[str] | np.ndarray) -> None:
     is_nan = np.isnan(coordinates)
     halves = np.flatnonzero(is_nan[:, 0] != is_nan[:, 1])
     problems = {row: "latitude {:g}, longitude {:g}".format(*coordinates[row]) for row in halves.tolist()}
-    _refuse(problems, row_names, "have only one of latitude and longitude", "Fill in both, or neither.")
+    _raise_for_rows(problems, row_names, "have only one of latitude and longitude", "Fill in both, or neither.")
 
 
-def _refuse_out_of_range(coordinates: np.ndarray, row_names: Sequence[str] | np.ndarray) -> None:
+def _check_range(coordinates: np.ndarray, row_names: Sequence[str] | np.ndarray) -> None:
     size = np.abs(coordinates)
     is_outside = (size[:, 0] > 90) | (size[:, 1] > 180)
     is_swapped = is_outside & (size[:, 1] <= 90) & (size[:, 0] <= 180)
@@ -323,11 +322,11 @@ def _refuse_out_of_range(coordinates: np.ndarray, row_names: Sequence[str] | np.
             f" Swapping the two would make {is_swapped.sum()} of them valid: the columns are probably exchanged; "
             "map them with data.columns.latitude=COLUMN data.columns.longitude=COLUMN."
         )
-    _refuse(problems, row_names, "are out of range", remedy)
+    _raise_for_rows(problems, row_names, "are out of range", remedy)
 
 
-def _refuse(problems: dict[int, str], row_names: Sequence[str] | np.ndarray, what: str, remedy: str) -> None:
-    """Raises one error for all problem rows, naming the first ones."""
+def _raise_for_rows(problems: dict[int, str], row_names: Sequence[str] | np.ndarray, what: str, remedy: str) -> None:
+    """Raises one error for all rows with a problem, if any; names the first rows."""
     if not problems:
         return
     shown = "; ".join(f"{row_names[row]} ({problem})" for row, problem in list(problems.items())[:_SHOWN])

@@ -115,7 +115,7 @@ def fade_chroma(pixels: np.ndarray, factor: float) -> np.ndarray:
 def coarsen(pixels: np.ndarray, factor: int) -> np.ndarray:
     """(S, S, 3) uint8 shrunk and enlarged again as OpenCV does; Pillow would antialias, or round down twice."""
     planes = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None]
-    return _round_down(streetvision.coarsen(planes, factor)[0].permute(1, 2, 0).numpy() + 0.5)
+    return _round_down(streetvision.downsample(planes, factor)[0].permute(1, 2, 0).numpy() + 0.5)
 
 
 def add_noise(pixels: np.ndarray, variance: float, rng: np.random.Generator) -> np.ndarray:

@@ -22,6 +22,7 @@ from scipy.special import expit, logit
 from torch import Tensor, nn
 
 from roadwork.calibration.data import logit_differences
+from roadwork.core.devices import choose_device
 from roadwork.core.errors import DataError
 from roadwork.core.files import write_json
 from roadwork.core.progress import track
@@ -64,13 +65,13 @@ def predict_challenges(
     Raises:
         DataError: more photos cannot be read than `data.max_unreadable` allows, or none can.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     model = model.to(device)
     rows, logits = [], []
     for row, pixels in _read_challenges(datamodule, split, levels, seed):
         with torch.inference_mode():
             images = to_network_input(pixels.to(device), datamodule.statistics)
-            logits.append(model(pixel_values=images).logits.double().cpu().numpy())
+            logits.append(model(pixel_values=images).logits.cpu().double().numpy())
         rows.append(row)
     if not rows:
         raise DataError(f"No photo of {split} could be read. Mend them, or give the split other rows.")

@@ -10,10 +10,10 @@ import numpy as np
 
 from roadwork.core.errors import RoadworkError
 from roadwork.data.images import ImageSource
-from roadwork.data.source import read_dataset
+from roadwork.data.open import open_dataset
 from roadwork.data.splitting.splits import read_splits
 from roadwork.data.table import SampleTable
-from roadwork.data.utils.privacy import coarsen, position_columns
+from roadwork.data.utils.privacy import position_columns, round_positions
 from roadwork.report.page import Section
 from roadwork.report.run_files import RunFiles
 from roadwork.report.slices import find_region
@@ -50,7 +50,8 @@ def open_data(run: RunFiles) -> RunData | str:
             "was trained, or name the folder with data.root=FOLDER."
         )
     try:
-        table, source = read_dataset(data)
+        dataset = open_dataset(run.settings)
+        table, source = dataset.table, dataset.source
         splits = read_splits(run.folder / "splits.json", table, data.class_names).names_by_row(table)
     except (RoadworkError, OSError) as error:
         return f"The data cannot be read: {error}"
@@ -101,7 +102,7 @@ def _regions(run: RunFiles, data: RunData) -> dict[str, Any] | None:
     """Rows by region and split, the largest regions first; None where rows are of one region or of unknown ones."""
     gps, decimals = data.table.gps, run.settings.privacy.coarsen_gps
     columns = data.table.slices.drop(columns=position_columns(data.table.slices, gps, decimals))
-    region = find_region(columns, coarsen(gps, decimals))
+    region = find_region(columns, round_positions(gps, decimals))
     if region is None:
         return None
     names, sizes = np.unique(region.names.astype(str), return_counts=True)

@@ -86,7 +86,7 @@ export class Card {
       this.lookUrl = URL.createObjectURL(await look(this.file));
       const picture = this.part("look");
       picture.src = this.lookUrl;
-      picture.alt = `Where the detector looked in ${this.file.name}: in red, what spoke for roadwork`;
+      picture.alt = `Saliency map of ${this.file.name}: evidence for roadwork in red`;
       await picture.decode();
       this.button.textContent = "Where it looked";
     } catch (error) {

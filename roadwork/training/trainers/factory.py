@@ -56,7 +56,7 @@ def find_batch_size(trainer: BaseTrainer, datamodule: NATIXDataModule) -> int:
         ConfigError: not even a batch of two images fits.
     """
     training = trainer.settings.training
-    n_devices = devices_here(training) * training.num_nodes
+    n_devices = devices_here(training.devices, training.accelerator) * training.num_nodes
     cap = min(MAX_BATCH, len(datamodule.datasets["train"]) // (MIN_STEPS * n_devices))
     with isolate_rng():
         trial = _Trial(trainer, datamodule)

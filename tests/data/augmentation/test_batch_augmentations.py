@@ -1,4 +1,4 @@
-"""What every registered augmentation must do; a new one is tested as soon as it is registered."""
+"""Requirements of every registered augmentation; new ones are tested automatically."""
 
 import pickle
 
@@ -26,7 +26,7 @@ def augmentation(request):
 
 
 def make_batch(count=16, height=SIZE, width=SIZE, dtype=torch.float32):
-    """Smooth colourful pictures: what noise and blur do to them can be seen, and no two are alike."""
+    """Smooth, colourful, distinct images, on which noise and blur are visible."""
     generator = torch.Generator().manual_seed(1)
     coarse = torch.rand(count, 3, 6, 6, generator=generator)
     images = F.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)
@@ -58,7 +58,7 @@ def test_odd_output_sizes(name, size):
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
 def test_flat_images_stay_finite(augmentation, value):
-    """A division by the spread of an image would show here."""
+    """Detects a division by an image's standard deviation."""
     images = torch.full((32, 3, SIZE, SIZE), value)
     for _ in range(5):
         augmented, _ = augmentation(images, torch.zeros(32, dtype=torch.int64))
@@ -140,7 +140,7 @@ def test_half_precision_is_computed_in_float32(augmentation, dtype):
     assert torch.equal(half_labels, full_labels)
 
 
-def test_autocast_does_not_coarsen(augmentation):
+def test_autocast_does_not_reduce_precision(augmentation):
     images, labels = make_batch()
     torch.manual_seed(0)
     plain, _ = augmentation(images, labels)

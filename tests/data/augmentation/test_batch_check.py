@@ -14,7 +14,7 @@ BAD = 255 * GOOD
 
 
 class Arriving:
-    """A copy from a device, without one."""
+    """A fake copy from a device."""
 
     def __init__(self, values):
         self.values, self.reads = values.clone(), 0
@@ -26,18 +26,18 @@ class Arriving:
 
 @pytest.fixture
 def check(monkeypatch):
-    """The check as it is on a GPU."""
-    monkeypatch.setattr(batch_check, "_runs_ahead", lambda device: True)
-    monkeypatch.setattr(batch_check, "HostCopy", Arriving)
+    """The check as on a GPU."""
+    monkeypatch.setattr(batch_check, "_is_asynchronous", lambda device: True)
+    monkeypatch.setattr(batch_check, "AsyncHostCopy", Arriving)
     return BatchCheck()
 
 
-def test_the_first_batch_is_waited_for(check):
+def test_first_batch_is_checked_at_once(check):
     with pytest.raises(DataError, match="Divide 8-bit values"):
         check(BAD, LABELS)
 
 
-def test_a_later_batch_is_named_at_the_next_call(check):
+def test_later_batch_is_reported_at_the_next_call(check):
     check(GOOD, LABELS)
     check(BAD, LABELS)
     with pytest.raises(DataError, match="Divide 8-bit values"):
@@ -45,12 +45,12 @@ def test_a_later_batch_is_named_at_the_next_call(check):
     check(GOOD, LABELS)
 
 
-def test_later_batches_are_not_waited_for(check):
+def test_later_batches_do_not_synchronize(check):
     check(GOOD, LABELS)
-    first = check.late
+    first = check.pending
     check(GOOD, LABELS)
     assert first.reads == 2
-    assert check.late.reads == 0
+    assert check.pending.reads == 0
 
 
 def test_form_is_checked_at_once(check):
@@ -71,6 +71,6 @@ def test_on_a_cpu_every_batch_is_checked_before_it_is_used():
 def test_pending_checks_are_not_pickled(check):
     check(GOOD, LABELS)
     for other in (pickle.loads(pickle.dumps(check)), copy.deepcopy(check)):
-        assert other.late is None
+        assert other.pending is None
         with pytest.raises(DataError):
             other(BAD, LABELS)

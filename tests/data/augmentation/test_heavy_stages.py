@@ -135,7 +135,7 @@ def test_shadow_darkens_and_fog_flattens(images):
 
 
 def test_one_condition_an_image_all_equally_often(monkeypatch):
-    """Each condition adds a power of ten of its own: the sum tells which were applied."""
+    """Each condition adds its own power of ten, so the sum shows which were applied."""
     counted = tuple(lambda batch, amount=10.0**power: batch + amount for power in range(len(CONDITIONS)))
     monkeypatch.setattr("roadwork.data.augmentation.heavy_aug_kornia.CONDITIONS", counted)
     torch.manual_seed(0)
@@ -145,7 +145,7 @@ def test_one_condition_an_image_all_equally_often(monkeypatch):
 
 
 def only(monkeypatch, stage, share):
-    """Leaves out the viewpoint and all stages but one."""
+    """Disables the viewpoint and all stages except one."""
     shares = {name: share if name == stage else 0.0 for name in STAGES}
     monkeypatch.setattr(heavy_aug_kornia, "_move_camera", torch.clone)
     monkeypatch.setattr(

@@ -8,7 +8,7 @@ COUNT = 32
 
 @pytest.fixture
 def pair():
-    """Black images of class 0 in the first half, white ones of class 1 in the second, each partner of one other."""
+    """Black images of class 0, then white ones of class 1, each paired with one of the other class."""
     is_white = torch.arange(COUNT) >= COUNT // 2
     images = is_white.float().view(-1, 1, 1, 1).expand(-1, 3, 17, 23).contiguous()
     labels = torch.stack([~is_white, is_white], dim=1).float()
@@ -48,7 +48,7 @@ def test_cutmix_pastes_in_place():
     torch.testing.assert_close(mixed_labels, torch.tensor([[0.8, 0.2], [1.0, 0.0]]))
 
 
-def test_boxes_are_clipped_and_as_large_as_asked():
+def test_boxes_have_the_requested_area_before_clipping():
     torch.manual_seed(0)
     lam = torch.linspace(0, 1, 2000)
     top, bottom, left, right = draw_boxes(lam, 60, 80).unbind(1)
@@ -85,7 +85,7 @@ def test_share_of_mixed_batches(probability, low, high):
 
 
 def test_share_of_cutmix():
-    """CutMix gives labels of whole pixels, MixUp any."""
+    """CutMix labels are whole numbers of pixels, MixUp labels are arbitrary."""
     torch.manual_seed(0)
     augmentation = LatestAugmentation2025(16, cutmix_share=0.25, mixup_alpha=1.0)
     images, labels = torch.rand(16, 3, 16, 16), torch.arange(16) % 2

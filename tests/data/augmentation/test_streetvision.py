@@ -1,4 +1,4 @@
-"""The challenge augmentation against plain Pillow, NumPy and SciPy, and its draws against the validator's shares."""
+"""The challenge augmentation equals Pillow, NumPy and SciPy, and its random choices have the validator's shares."""
 
 import io
 import math
@@ -18,7 +18,7 @@ from roadwork.data.augmentation.streetvision import (
     StreetVisionAugmentation,
     draw_crops,
     draw_views,
-    show,
+    render_views,
     view_matrices,
 )
 from roadwork.settings import TrainAugmentationSettings
@@ -28,7 +28,7 @@ SURE = 1e-3  # the seeds are fixed: no test fails by chance
 
 
 def make_photo(width=800, height=600, seed=0):
-    """Smooth, colourful, and nowhere symmetric."""
+    """A smooth, colourful image without symmetry."""
     coarse = np.random.default_rng(seed).integers(20, 236, (7, 9, 3)).astype(np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -38,7 +38,7 @@ def to_batch(*pictures):
 
 
 def to_levels(images):
-    """(H, W, 3) in 0 to 255 of a batch of one."""
+    """(H, W, 3) in 0 to 255 from a batch of one."""
     return images[0].permute(1, 2, 0).numpy() * 255
 
 
@@ -59,7 +59,7 @@ def test_views_equal_pillow_rotate_crop_and_resize(aspect, angle_deg, side, righ
     expected = np.asarray(turned.crop(box).resize((224, 224), Image.Resampling.BILINEAR), dtype=float)
     squashed = to_batch(photo.resize((224, 224), Image.Resampling.BICUBIC))
     matrices = view_matrices(torch.tensor([angle_deg]), torch.tensor([side]), torch.tensor([[right, down]]), aspect)
-    ours = to_levels(show(squashed, matrices))
+    ours = to_levels(render_views(squashed, matrices))
     difference = np.abs(ours - expected)
     assert difference.mean() < 1.0
     assert np.percentile(difference, 99) < 6  # the border to the black is a pixel wide
@@ -79,7 +79,9 @@ def test_bilinear_sampling_beats_nearest_pixels_of_a_small_copy():
     matrices = view_matrices(torch.tensor([11]), torch.tensor([0.75]), torch.zeros(1, 2), 4 / 3)
     grid = F.affine_grid(matrices[:, :2], [1, 3, 224, 224], align_corners=False)
     nearest = F.grid_sample(squashed, grid, mode="nearest", align_corners=False)
-    ours, other = (np.abs(to_levels(images) - expected).mean() for images in (show(squashed, matrices), nearest))
+    ours, other = (
+        np.abs(to_levels(images) - expected).mean() for images in (render_views(squashed, matrices), nearest)
+    )
     assert ours < 0.8 * other
 
 
@@ -90,27 +92,27 @@ def test_level_0_is_the_centre_square(aspect):
     left, top = (photo.width - side) // 2, (photo.height - side) // 2
     square = photo.crop((left, top, left + side, top + side)).resize((224, 224), Image.Resampling.BILINEAR)
     squashed = to_batch(photo.resize((224, 224), Image.Resampling.BICUBIC))
-    ours = to_levels(show(squashed, draw_views(torch.zeros(1, dtype=torch.bool), aspect)))
+    ours = to_levels(render_views(squashed, draw_views(torch.zeros(1, dtype=torch.bool), aspect)))
     assert np.abs(ours - np.asarray(square, dtype=float)).mean() < 1.0
 
 
 @pytest.mark.parametrize(("chroma", "value"), [(0.4, 1.0), (1.0, 0.725), (0.3, 0.85)])
-def test_fading_scales_chroma_then_values(pixels, chroma, value):
+def test_chroma_is_scaled_before_values(pixels, chroma, value):
     red, green, blue = np.moveaxis(pixels.astype(float), -1, 0)
     y = 0.299 * red + 0.587 * green + 0.114 * blue
     cb, cr = 0.564 * (blue - y) * chroma, 0.713 * (red - y) * chroma
     expected = value * np.stack([y + 1.403 * cr, y - 0.344 * cb - 0.714 * cr, y + 1.773 * cb], axis=-1)
-    ours = to_levels(distortions.fade(to_batch(pixels), torch.tensor([chroma]), torch.tensor([value])))
+    ours = to_levels(distortions.scale_chroma(to_batch(pixels), torch.tensor([chroma]), torch.tensor([value])))
     assert np.abs(ours - expected).max() < 0.6  # those weights have three digits
 
 
-def test_fading_to_nothing_is_grey(pixels):
-    grey = distortions.fade(to_batch(pixels), torch.zeros(1), torch.ones(1))
+def test_zero_chroma_is_grey(pixels):
+    grey = distortions.scale_chroma(to_batch(pixels), torch.zeros(1), torch.ones(1))
     assert torch.allclose(grey[:, 0], grey[:, 2])
 
 
 @pytest.mark.parametrize("factor", [2, 3])
-def test_coarsening_is_bilinear_without_antialiasing(pixels, factor):
+def test_downsampling_is_bilinear_without_antialiasing(pixels, factor):
     def resize(values, length):
         count = values.shape[0]
         at = (np.arange(length) + 0.5) * count / length - 0.5
@@ -119,7 +121,7 @@ def test_coarsening_is_bilinear_without_antialiasing(pixels, factor):
     expected = pixels.astype(float)
     for length in (224 // factor, 224):
         expected = resize(resize(expected, length).swapaxes(0, 1), length).swapaxes(0, 1)
-    ours = to_levels(distortions.coarsen(to_batch(pixels), factor))
+    ours = to_levels(distortions.downsample(to_batch(pixels), factor))
     assert np.abs(ours - expected).max() < 0.01
 
 
@@ -199,9 +201,9 @@ def test_a_panorama_is_cropped_in_its_centre():
 
 @pytest.fixture
 def drawn_levels(monkeypatch):
-    """The levels of 4,000 images, drawn without making a picture."""
+    """The levels of 4,000 images, drawn without rendering."""
     seen = []
-    monkeypatch.setattr(streetvision, "show", lambda images, matrices: images)
+    monkeypatch.setattr(streetvision, "render_views", lambda images, matrices: images)
     monkeypatch.setattr(streetvision, "compress", lambda images, qualities: images)
     draw = streetvision.draw_strengths
     monkeypatch.setattr(streetvision, "draw_strengths", lambda levels: seen.append(levels) or draw(levels))
@@ -231,7 +233,7 @@ def test_strengths_are_uniform_and_independent(level, choices):
 
 def test_distortions_run_in_validator_order_with_their_strength(monkeypatch, pixels):
     done = []
-    for name in ("fade", "coarsen", "add_noise", "blur"):
+    for name in ("scale_chroma", "downsample", "add_noise", "blur"):
         real = getattr(distortions, name)
 
         def record(images, *values, name=name, real=real, **named):
@@ -243,7 +245,7 @@ def test_distortions_run_in_validator_order_with_their_strength(monkeypatch, pix
     before = images.clone()
     distortions.distort_(images, torch.tensor([[0, 0, 0, 0, 0], [1, 2, 1, 2, 2], [2, 0, 2, 1, 1]]))
     names = [name for name, *_ in done]
-    assert names == ["fade", "coarsen", "coarsen", "add_noise", "blur", "blur"]
+    assert names == ["scale_chroma", "downsample", "downsample", "add_noise", "blur", "blur"]
     values = [np.ravel(values).round(4).tolist() for _, *values in done]
     assert values == [[0.4, 0.3, 0.725, 1.0], [2], [3], [0.002, 0.001], [7], [9]]
     changed = (images != before).flatten(1).any(1)
@@ -273,7 +275,7 @@ def test_distortions_run_at_224_pixels_for_any_input_size(monkeypatch, size):
 def test_downsampling_a_large_picture_skips_no_pixel():
     board = (torch.arange(448).view(-1, 1) + torch.arange(448)).remainder(2).float().expand(1, 3, -1, -1)
     views = draw_views(torch.zeros(1, dtype=torch.bool), 1.0)
-    assert (show(board, views) - 0.5).abs().max() < 1e-3
+    assert (render_views(board, views) - 0.5).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("aspect", [0.1, 6, math.nan])

@@ -1,4 +1,4 @@
-"""Each operation against Pillow, on 8-bit pictures."""
+"""Each operation equals Pillow's on 8-bit images."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def to_batch(picture):
 
 
 def apply(picture, name, level):
-    """In 8-bit levels, (64, 64, 3)."""
+    """An image (64, 64, 3) as 8-bit levels."""
     images = to_batch(picture)
     apply_operations_(images, torch.tensor([NAMES.index(name)]), torch.tensor([level]))
     return images[0].permute(1, 2, 0).numpy() * 255
@@ -78,7 +78,7 @@ def test_without_magnitude(picture, name, reference, tolerance):
 
 @pytest.fixture
 def levels():
-    """8-bit images, from dark ones of few levels to noise, as the reader gives them."""
+    """8-bit images, from dark ones with few levels to noise."""
     generator = torch.Generator().manual_seed(0)
     tops = torch.tensor([1, 2, 5, 30, 100, 256])
     noise = torch.rand(6, 3, 33, 41, generator=generator)
@@ -91,7 +91,7 @@ def operate(name, images, magnitudes):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if isinstance(OPERATIONS[name], Photometric)])
 def test_kornia_s_counterpart_gives_the_same(levels, name):
-    """kornia's, which also follow Pillow, were what these operations were made of."""
+    """kornia's operations also follow Pillow."""
     magnitudes = torch.linspace(-0.9, 0.9, len(levels)) * OPERATIONS[name].limit
     factors = 1 + magnitudes
     expected = {
@@ -118,7 +118,7 @@ def test_operations_do_not_modify_their_input(levels):
 
 
 def shear_matrix(along_x, along_y):
-    """Pillow's output-to-input coefficients for a shear about the centre, where (SIZE / 2, SIZE / 2) stays."""
+    """Pillow's output-to-input coefficients for a shear about the centre (SIZE / 2, SIZE / 2)."""
     half = SIZE / 2
     return (1, along_x, -along_x * half, along_y, 1, -along_y * half)
 
@@ -144,7 +144,7 @@ def test_rotation(picture, level):
 
 
 def check_geometry(ours, reference):
-    """Equal to a level, but on the seam to the black outside, where Pillow does not blend."""
+    """Equal within one level, except at the border to the black outside, where Pillow does not blend."""
     pixels = difference(ours, reference).max(axis=2)
     assert np.quantile(pixels, 0.9) <= 1.01
     seam = np.asarray(reference).max(axis=2) == 0
@@ -170,7 +170,7 @@ def test_grouped_equals_one_at_a_time():
 
 
 def test_operations_strengths_and_directions_are_drawn_evenly(monkeypatch):
-    """Chi-square over 14,000 draws: below the 99.9 % quantile of its distribution with 13 and 30 degrees of freedom."""
+    """Chi-square tests over 14,000 draws at the 99.9 % quantile, with 13 and 30 degrees of freedom."""
     drawn = []
     monkeypatch.setattr(
         "roadwork.data.augmentation.trivial_augment.apply_operations_",

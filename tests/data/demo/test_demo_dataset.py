@@ -1,4 +1,4 @@
-"""The demo dataset's files: schema, positions, sequences, determinism, refusals."""
+"""Files of the demo dataset: schema, positions, sequences, determinism, errors."""
 
 import csv
 import hashlib

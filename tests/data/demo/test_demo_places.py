@@ -1,4 +1,4 @@
-"""Where demo sequences lie: splittable places, second drives, the deployment; and what geo_shift leaves alone."""
+"""Places of the demo sequences: splittable, some revisited, few in deployment cities; geo_shift changes only looks."""
 
 from dataclasses import fields, replace
 from time import perf_counter
@@ -17,7 +17,7 @@ BUFFER_KM = 1.0  # the shipped data.splitting.buffer_km
 
 
 def components(distances_km):
-    """Component number of each point, where points nearer than the buffer hang together: labels spread until still."""
+    """Connected component of each point by label propagation; points closer than the buffer are connected."""
     labels = np.arange(len(distances_km))
     near = distances_km < BUFFER_KM
     while True:
@@ -28,7 +28,7 @@ def components(distances_km):
 
 
 def ends_of(sequences):
-    """(N, 2, 2) positions of the first and the last picture of each sequence."""
+    """(N, 2, 2) positions of the first and last image of each sequence."""
     return np.array([(s.position(0), s.position(s.frames - 1)) for s in sequences])
 
 

@@ -1,4 +1,4 @@
-"""What the demo scenes show, and that neither colours nor places give the label away."""
+"""Content of the demo scenes; neither colours nor places reveal the label."""
 
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ def test_only_positive_pictures_show_roadwork():
 
 
 def test_visible_share_agrees_with_the_drawn_difference():
-    """The measured share against an independent one: pixels that change when the roadwork is taken away."""
+    """The measured share equals the share of pixels that change when the roadwork is removed."""
     sequences = [s for s in plan_sequences(400, seed=0) if s.label and s.condition == ("clear", "day")][:6]
     for sequence in sequences:
         scene = plan_scene(sequence, seed=0)
@@ -38,7 +38,7 @@ def test_visible_share_agrees_with_the_drawn_difference():
 
 
 def test_surroundings_do_not_depend_on_the_label():
-    """The same sequence planned with and without roadwork differs by the roadwork alone."""
+    """Plans of a sequence with and without roadwork differ only by the roadwork."""
     for sequence in plan_sequences(200, seed=0)[::7]:
         plain = plan_scene(replace(sequence, label=0), seed=0)
         works = plan_scene(replace(sequence, label=1), seed=0)

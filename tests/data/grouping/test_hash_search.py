@@ -1,4 +1,4 @@
-"""All close hashes are found, each pair once, as by comparing every pair."""
+"""The search finds all close hashes, each pair once, as brute force does."""
 
 import numpy as np
 import pytest

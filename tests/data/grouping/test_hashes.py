@@ -1,4 +1,4 @@
-"""Images are hashed once, and anew where they have changed; what they look like is imagehash's own."""
+"""Images are hashed once, and again after a change; hashes equal imagehash's."""
 
 import io
 import logging
@@ -14,7 +14,7 @@ from roadwork.data.images import FileImages
 
 
 def scene(seed, size=(320, 240)):
-    """A smooth picture that no other seed resembles."""
+    """A smooth image that differs from those of other seeds."""
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
 
@@ -35,7 +35,7 @@ def photos(tmp_path):
 
 @pytest.fixture
 def hashed(monkeypatch):
-    """The encoded images that were hashed, as they come."""
+    """Collects the encoded images that are hashed."""
     calls = []
     monkeypatch.setattr(hashes_module, "hash_image", lambda data: calls.append(data) or hash_image(data))
     return calls
@@ -90,7 +90,7 @@ def test_only_changed_or_renamed_images_are_hashed_again(photos, tmp_path, hashe
 
 
 def test_images_with_equal_length_and_ends_keep_their_hashes(tmp_path):
-    """Phones append trailers that are all the same."""
+    """Phones append identical trailers."""
     encoded = [jpeg(scene(i)) for i in range(2)]
     size = max(map(len, encoded)) + 100
     paths = [tmp_path / "a.jpg", tmp_path / "b.jpg"]

@@ -1,4 +1,4 @@
-"""The same scene is found however it was stored, and scenes that only look alike by their hash are not united."""
+"""Copies of a scene are found in any encoding; different scenes with similar hashes are not joined."""
 
 import io
 import logging
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from roadwork.data.grouping.near_duplicates import ImageHashes, find_near_duplicates, hash_image, image_hashes
-from roadwork.data.grouping.proximity import unite
+from roadwork.data.grouping.proximity import component_labels
 from roadwork.data.images import FileImages
 from roadwork.data.local import read_local
 from roadwork.data.table import SampleTable
@@ -73,7 +73,7 @@ def test_reencoded_resized_or_brighter_copies_are_found(demo):
     thumbnails = np.concatenate([hashes.thumbnails, [pixels for _, pixels in copies]])
     pairs = find_near_duplicates(table_of(len(values)), hashes_of(values, thumbnails))
     scene = np.r_[np.arange(len(table)), np.repeat(rows, n_variants)]
-    united = unite(len(values), pairs)
+    united = component_labels(len(values), pairs)
     assert (united[len(table) :] == united[scene[len(table) :]]).all()
     sequence = table.sequence_ids[scene]
     assert (sequence[pairs[:, 0]] == sequence[pairs[:, 1]]).all()
@@ -114,7 +114,7 @@ def test_flat_and_unreadable_images_are_never_duplicates():
 
 
 def test_many_motorways_with_nearly_one_hash_stay_apart():
-    """2,000 scenes within 2 bits of each other, 300 of them with one and the same hash."""
+    """2,000 scenes within 2 bits of each other, 300 of them with the same hash."""
     rng = np.random.default_rng(0)
     turned = np.uint64(1) << rng.integers(0, 64, (2, 1700), dtype=np.uint64)
     hashes = np.r_[np.full(300, 99, np.uint64), np.uint64(99) ^ turned[0] ^ turned[1]]
@@ -127,7 +127,7 @@ def test_many_motorways_with_nearly_one_hash_stay_apart():
 
 
 def test_many_images_of_one_hash_are_linked_in_linear_time():
-    """50,000 pictures of 20 scenes, all of one hash: 1.2 billion pairs."""
+    """50,000 images of 20 scenes with one hash: 1.2 billion pairs."""
     scenes = noise(20)
     of_row = np.random.default_rng(0).integers(0, 20, 50_000)
     table, hashes = table_of(50_000), hashes_of(np.full(50_000, 7), scenes[of_row])
@@ -136,13 +136,13 @@ def test_many_images_of_one_hash_are_linked_in_linear_time():
     assert time.process_time() - start < 20
     assert len(pairs) == 50_000 - 20
     assert (of_row[pairs[:, 0]] == of_row[pairs[:, 1]]).all()
-    assert len(set(unite(50_000, pairs))) == 20
+    assert len(set(component_labels(50_000, pairs))) == 20
 
 
 def test_images_of_one_hash_are_compared_with_other_hashes():
     thumbnails = np.repeat(noise(1), 101, axis=0)
     pairs = find_near_duplicates(table_of(101), hashes_of([7] * 100 + [6], thumbnails))
-    assert len(set(unite(101, pairs))) == 1
+    assert len(set(component_labels(101, pairs))) == 1
 
 
 def test_too_many_scenes_of_one_hash_are_warned_about(caplog):

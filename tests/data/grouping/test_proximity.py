@@ -1,4 +1,4 @@
-"""Components are those of the brute-force graph of great-circle distances, everywhere on the globe."""
+"""Components equal those of the brute-force graph of great-circle distances, everywhere on the globe."""
 
 import time
 
@@ -17,7 +17,7 @@ RADIUS_KM = 1.0
 
 
 def brute_force(gps, radius_km):
-    """Every pair, by another formula; None where a pair lies so close to the radius that rounding decides."""
+    """Brute force with another formula; None if rounding decides whether a pair is within the radius."""
     distances = haversine_km(gps[:, None], gps[None])
     if (abs(distances - radius_km) < 1e-8).any():
         return None
@@ -30,7 +30,7 @@ def same_partition(a, b):
 
 @st.composite
 def worlds(draw):
-    """Up to 200 points in clumps of any width at awkward places, some repeated, some missing."""
+    """Up to 200 points in clusters of any width, at poles and the antimeridian too; some repeated, some missing."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     corners = [[0, 179.999], [0, -179.999], [89.999, 10], [90, 0], [-89.995, -170], [52.5, 13.4], [-33.9, 151.2]]
     centers = draw(st.lists(st.sampled_from(corners), min_size=1, max_size=4))
@@ -92,7 +92,7 @@ def test_chain_is_one_component_and_order_does_not_matter():
 @pytest.mark.parametrize("apart_km", [0.9, 1.1])
 @pytest.mark.parametrize("batch", [10, 1 << 21])
 def test_nested_rings_are_joined_correctly(monkeypatch, apart_km, batch):
-    """In small batches each pair of cells is asked by a tree, else by all distances."""
+    """Small batches use a tree for each pair of cells, large ones all distances."""
     monkeypatch.setattr(proximity, "_BATCH", batch)
     rng = np.random.default_rng(0)
     angle = rng.uniform(0, 2 * np.pi, 2000)

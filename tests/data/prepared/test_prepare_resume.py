@@ -1,4 +1,4 @@
-"""A preparation that is killed at any point goes on where it stopped, and ends with the same copy."""
+"""A preparation killed at any point resumes where it stopped, and ends with the same copy."""
 
 import multiprocessing
 import os
@@ -9,26 +9,25 @@ import time
 from pathlib import Path
 
 import pytest
-from prepared_world import ROWS_PER_SHARD, N
 
 from roadwork.core.errors import DataError
 from roadwork.data.prepared import write
 from roadwork.data.prepared.shards import open_shard, read_all, shard_paths, wanted_folder
-from roadwork.data.prepared.write import writing
+from roadwork.data.prepared.write import lock_copy
 
 FORK = multiprocessing.get_context("fork")
 CHECKOUT = Path(__file__).resolve().parents[3]
 
 
-def killed_in(world, where, name, at, *, before):
-    """Prepares in a process that ends as by kill -9 in the call of that number, before or after it does its work."""
-    process = FORK.Process(target=prepare_and_die, args=(world, where, name, at, before))
+def killed_in(photo_set, where, name, at, *, before):
+    """Prepares in a process that exits abruptly in the n-th call of a function, before or after the call."""
+    process = FORK.Process(target=prepare_and_die, args=(photo_set, where, name, at, before))
     process.start()
     process.join(60)
     return process.exitcode
 
 
-def prepare_and_die(world, where, name, at, before):
+def prepare_and_die(photo_set, where, name, at, before):
     function, calls = getattr(where, name), []
 
     def killing(*args, **kwargs):
@@ -41,24 +40,24 @@ def prepare_and_die(world, where, name, at, before):
         return result
 
     setattr(where, name, killing)
-    world.prepare()
+    photo_set.prepare()
 
 
 def content(folder):
-    """Every picture by id."""
+    """All images by id."""
     shards = [open_shard(path) for path in shard_paths(folder)]
     return {row_id: jpeg for shard in shards for row_id, jpeg in zip(shard.ids, read_all(shard), strict=True)}
 
 
 @pytest.fixture
-def uninterrupted(world):
-    """What a run that nothing disturbs makes; its folder is cleared for the test."""
-    world.prepare()
-    folder = wanted_folder(world.data())
+def uninterrupted(photo_set):
+    """Content of a copy made without interruption; its folder is cleared for the test."""
+    photo_set.prepare()
+    folder = wanted_folder(photo_set.data())
     made = content(folder)
     for path in folder.iterdir():
         path.unlink()
-    assert len(made) == N
+    assert len(made) == photo_set.N_PHOTOS
     return made
 
 
@@ -74,13 +73,13 @@ def uninterrupted(world):
         (os, "fsync", 6, True, 4),  # in the last manifest
     ],
 )
-def test_killed_and_resumed(world, uninterrupted, where, name, at, before, n_shards):
-    assert killed_in(world, where, name, at, before=before) == -signal.SIGKILL
-    folder = wanted_folder(world.data())
+def test_killed_and_resumed(photo_set, uninterrupted, where, name, at, before, n_shards):
+    assert killed_in(photo_set, where, name, at, before=before) == -signal.SIGKILL
+    folder = wanted_folder(photo_set.data())
     assert len(shard_paths(folder)) == n_shards
     kept = {path: path.stat().st_mtime_ns for path in shard_paths(folder)}
-    _, summary = world.prepare()
-    assert summary.n_written == max(0, N - n_shards * ROWS_PER_SHARD)
+    _, summary = photo_set.prepare()
+    assert summary.n_written == max(0, photo_set.N_PHOTOS - n_shards * photo_set.ROWS_PER_SHARD)
     assert content(folder) == uninterrupted
     assert kept.items() <= {path: path.stat().st_mtime_ns for path in shard_paths(folder)}.items()
     assert not list(folder.glob(".*.tmp"))
@@ -104,10 +103,12 @@ def alive(pids):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.slow
-def test_killed_from_outside_leaves_no_process_behind(world, uninterrupted):
-    script = SLOW.format(rows=ROWS_PER_SHARD, root=world.root, config=str(CHECKOUT / "configs" / "config.yaml"))
+def test_killed_from_outside_leaves_no_process_behind(photo_set, uninterrupted):
+    script = SLOW.format(
+        rows=photo_set.ROWS_PER_SHARD, root=photo_set.root, config=str(CHECKOUT / "configs" / "config.yaml")
+    )
     process = subprocess.Popen([sys.executable, "-c", script], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)
-    folder = wanted_folder(world.data())
+    folder = wanted_folder(photo_set.data())
     deadline = time.monotonic() + 120
     while not shard_paths(folder):
         assert process.poll() is None, process.stdout.read()
@@ -121,11 +122,11 @@ def test_killed_from_outside_leaves_no_process_behind(world, uninterrupted):
     while alive(children):
         assert time.monotonic() < deadline, f"left behind: {alive(children)}"
         time.sleep(0.05)
-    world.prepare()
+    photo_set.prepare()
     assert content(folder) == uninterrupted
 
 
-def test_ctrl_c_keeps_finished_shards(world, monkeypatch):
+def test_ctrl_c_keeps_finished_shards(photo_set, monkeypatch):
     resize, calls = write.resize_photos, []
 
     def interrupted(*args):
@@ -136,24 +137,24 @@ def test_ctrl_c_keeps_finished_shards(world, monkeypatch):
 
     monkeypatch.setattr(write, "resize_photos", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        world.prepare()
+        photo_set.prepare()
     monkeypatch.setattr(write, "resize_photos", resize)
-    plan, summary = world.prepare()
-    assert (int(plan.index.has.sum()), summary.n_held) == (2 * ROWS_PER_SHARD, N)
+    plan, summary = photo_set.prepare()
+    assert (int(plan.index.has.sum()), summary.n_held) == (2 * photo_set.ROWS_PER_SHARD, photo_set.N_PHOTOS)
 
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_process_of_the_pool_that_is_killed(world, monkeypatch):
+def test_a_process_of_the_pool_that_is_killed(photo_set, monkeypatch):
     monkeypatch.setattr(write, "resize_photos", die)
     monkeypatch.setattr(write.multiprocessing, "get_context", lambda _: FORK)  # starts at once
     with pytest.raises(DataError, match=r"--processes 2"):
-        world.prepare(processes=2)
+        photo_set.prepare(processes=2)
 
 
-def test_one_writer_at_a_time(world):
-    with writing(world.data()), pytest.raises(DataError, match="`roadwork prepare`"):
-        world.prepare()
-    world.prepare()
+def test_one_writer_at_a_time(photo_set):
+    with lock_copy(photo_set.data()), pytest.raises(DataError, match="`roadwork prepare`"):
+        photo_set.prepare()
+    photo_set.prepare()

@@ -1,4 +1,4 @@
-"""A shard gives back what was written, and whatever is damaged is an error and never another picture."""
+"""A shard returns what was written; damage is an error and never another image."""
 
 import numpy as np
 import pyarrow as pa
@@ -75,7 +75,7 @@ def test_another_arrow_file_is_no_shard(tmp_path):
 
 
 def test_flipped_bits_never_give_another_picture(path):
-    """Anything may be found to be damaged; what is not must be as it was written."""
+    """Any image may be reported as damaged; all others must be as written."""
     whole = path.read_bytes()
     expected = {(record.id, record.identity): record.jpeg for record in RECORDS}
     rng = np.random.default_rng(0)
@@ -95,4 +95,4 @@ def test_flipped_bits_never_give_another_picture(path):
 
 def test_larger_pictures_than_the_copy_should_have(path):
     assert "12x" not in (find_damage(path, 9) or "")
-    assert "has a picture of 9x9 pixels" in find_damage(path, 8)
+    assert "9x9 pixels" in find_damage(path, 8)

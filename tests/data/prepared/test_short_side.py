@@ -1,4 +1,4 @@
-"""The pictures that a copy keeps: upright, of the right size, never enlarged, and close to the photo."""
+"""Images of a copy are upright, of the right size, never enlarged, and close to the photo."""
 
 import io
 
@@ -11,7 +11,7 @@ from roadwork.data.prepared.plan import encode_jpeg
 
 
 def photo(width, height):
-    """Large shapes, edges and grain."""
+    """An image with large shapes, edges and noise."""
     rng = np.random.default_rng(0)
     coarse = Image.fromarray(rng.integers(0, 255, (9, 12, 3), dtype=np.uint8)).resize((width, height), Image.BICUBIC)
     pixels = np.asarray(coarse, dtype=np.int16) + rng.normal(0, 6, (height, width, 3)).astype(np.int16)

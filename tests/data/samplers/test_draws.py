@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2, chisquare
 
-from roadwork.data.samplers.stratified_sampler import WeightClasses, draw_iid, draw_systematic
+from roadwork.data.samplers.stratified_sampler import Strata, draw_iid, draw_systematic
 
 WEIGHTS = np.array([5.0, 2.5, 1.0, 0.3, 1.0])
 
@@ -14,7 +14,7 @@ WEIGHTS = np.array([5.0, 2.5, 1.0, 0.3, 1.0])
 def classes_of(sizes, weights, seed=0):
     index = np.repeat(np.arange(len(sizes)), sizes)
     np.random.default_rng(seed).shuffle(index)
-    return WeightClasses.from_index(index, np.asarray(weights, dtype=float)), np.asarray(weights, dtype=float)[index]
+    return Strata.from_index(index, np.asarray(weights, dtype=float)), np.asarray(weights, dtype=float)[index]
 
 
 class_lists = st.lists(

@@ -91,7 +91,7 @@ def test_bracket_of_one_label_is_kept_with_a_warning():
     assert set(sampler.weights[data.bracket == 0]) == {5.0}
     assert set(sampler.weights[data.bracket == 2]) == {1.0}
     assert sampler.summary().labels.unbalanced == ("0-50 km", "200-500 km")  # and not the empty one
-    assert "rows of one label only, so not balanced: 0-50 km, 200-500 km" in str(sampler.summary())
+    assert "one label: 0-50 km, 200-500 km" in str(sampler.summary())
 
 
 def test_a_dataset_of_one_label_stays_as_it_is():

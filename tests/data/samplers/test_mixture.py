@@ -88,7 +88,7 @@ def test_evaluation_only_datasets_are_never_drawn(kind, shares, weights):
 def test_ranks_share_one_epoch_and_a_pass_begins_anywhere(kind):
     mixture = mixture_of([50, 31], [None, 0.4])
     whole = list(build(kind, mixture))
-    ranks = [list(build(kind, mixture, rank=rank, world_size=3)) for rank in range(3)]
+    ranks = [list(build(kind, mixture).for_rank(rank, 3)) for rank in range(3)]
     assert [ranks[i % 3][i // 3] for i in range(len(whole))] == whole
     again = build(kind, mixture)
     again.start_at(17)

@@ -5,14 +5,17 @@ import pytest
 from fixtures.tiny_fits import TinyFits
 from torch.utils.data import SequentialSampler
 
-from roadwork.data.samplers.stratified_sampler import ClassSampler
+from roadwork.data.open import Dataset
+from roadwork.data.samplers.stratified_sampler import StratifiedSampler
 from roadwork.data.samplers.summary import MAX_REPEATS, Repeats
 from roadwork.preflight.checks import OK, WARNING, Preflight
 
 
 def sampler_of(sizes, weights):
     index = np.repeat(np.arange(len(sizes)), sizes)
-    return ClassSampler(index, np.array(weights, dtype=float), draw="systematic", random_seed=0, rank=0, world_size=1)
+    return StratifiedSampler(
+        index, np.array(weights, dtype=float), draw="systematic", random_seed=0, rank=0, world_size=1
+    )
 
 
 @pytest.mark.parametrize(("sizes", "weights"), [((10, 90), (5.0, 0.3)), ((3, 4, 5), (1, 2, 0)), ((7,), (2.5,))])
@@ -52,7 +55,8 @@ def test_preflight_reports_the_expected_draws(datamodule, epochs, status):
     cfg = datamodule.cfg.copy()
     cfg.training.epochs = epochs
     preflight = Preflight(cfg)
-    preflight.table, preflight.source, preflight.splits = datamodule.table, datamodule.source, datamodule.splits
+    preflight.dataset = Dataset(datamodule.settings, datamodule.table, datamodule.source)
+    preflight.splits = datamodule.splits
     (check,) = preflight._guarded("repeats", preflight._repeats)
     datamodule.train_dataloader()
     w = datamodule.train_sampler.weights

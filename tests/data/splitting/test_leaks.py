@@ -1,4 +1,4 @@
-"""Every leak is found and named, counted without looking at each pair, and nothing else is called one."""
+"""Every leak is found, named and counted without comparing all pairs; nothing else is reported."""
 
 import time
 from itertools import combinations
@@ -103,7 +103,7 @@ def test_across_the_antimeridian_and_the_pole():
 
 
 def test_distance_examples_exclude_other_leak_kinds():
-    """The frames of a cut sequence are nearer than anything else, and named as a sequence."""
+    """Frames of a sequence in two splits are the closest rows, but are reported as a sequence."""
     near, far = 1e-5, 5e-3
     table = table_of([(0, 0), (0, near), (30, 0), (30, near), (60, 0), (60, far)], ["s", "s", "", "", "x", "y"])
     leaks = leaks_of(table, ["train", "val_test"] * 3, [(2, 3)])

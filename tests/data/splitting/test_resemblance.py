@@ -20,7 +20,7 @@ def along_equator(*degrees):
 
 
 def paper_w(train, test, deployment):
-    """W = integral of |G_j*(r) - G_ij(r)| dr: step by step over the sorted distances, each found by looking at all."""
+    """W = integral of |G_j*(r) - G_ij(r)| dr, as a sum over the sorted distances, each by brute force."""
     test_km, deployment_km = (
         [min(great_circle(point, other).km for other in train) for point in points] for points in (test, deployment)
     )
@@ -59,7 +59,7 @@ def test_w_on_a_fine_grid_of_distances():
 
 
 def test_hand_computed_example():
-    """Test at 1 and 2 degrees, deployment at 1 and 4: half of the mass moves by 2 degrees."""
+    """Test at 1 and 2 degrees, deployment at 1 and 4 degrees: half of the mass moves by 2 degrees."""
     found = compare_with_deployment(ORIGIN, along_equator(1, 2), along_equator(-1, 4))
     assert found.wasserstein_km == pytest.approx(DEGREE_KM)
     assert found.test_median_km == pytest.approx(1.5 * DEGREE_KM)
@@ -75,7 +75,7 @@ def test_nearest_training_row_counts_and_missing_gps_is_ignored():
 
 
 @pytest.mark.parametrize(
-    ("test", "deployment", "verdict", "said"),
+    ("test", "deployment", "verdict", "expected"),
     [
         ((1, 2), (-1, -2), "alike", "resembles the deployment"),
         ((0.1,), (3,), "easier", "a median 11.1 km from training, the deployment 333.6 km: val_test is easier"),
@@ -86,10 +86,10 @@ def test_nearest_training_row_counts_and_missing_gps_is_ignored():
         ((2, 2), (1, 3), "mixed", "some of val_test is nearer"),
     ],
 )
-def test_report_sentence(test, deployment, verdict, said):
+def test_report_sentence(test, deployment, verdict, expected):
     found = compare_with_deployment(ORIGIN, along_equator(*test), along_equator(*deployment))
     assert found.verdict == verdict
-    assert said in str(found)
+    assert expected in str(found)
 
 
 def test_without_positions():

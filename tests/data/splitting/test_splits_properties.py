@@ -1,4 +1,4 @@
-"""Over random worlds: no row lost or twice, groups whole, pins kept, shares true, the order of rows without effect."""
+"""For random datasets: no row is lost or repeated, groups stay whole, pins and shares hold, row order is irrelevant."""
 
 from collections import Counter
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from roadwork.core.errors import SplitError
 from roadwork.data.grouping.groups import Groups
-from roadwork.data.splitting.assign import FREE, assign_groups
+from roadwork.data.splitting.assign import UNPINNED, assign_groups
 from roadwork.data.splitting.splits import make_splits
 from roadwork.data.table import SampleTable
 from roadwork.settings import SPLIT_NAMES, SplittingSettings
@@ -27,7 +27,7 @@ sizes_of_groups = st.one_of(
 
 
 @st.composite
-def worlds(draw):
+def random_datasets(draw):
     """A shuffled table with groups that mix labels, some rows set aside, dates and regions."""
     sizes = draw(sizes_of_groups)
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
@@ -62,7 +62,7 @@ def split_or_skip(table, groups, splitting):
     try:
         return make_splits(table, groups, RATIOS, splitting)
     except SplitError as error:
-        if "label" not in str(error).lower():  # the only thing that these worlds can lack
+        if "label" not in str(error).lower():  # the only thing that these datasets can lack
             raise
         assume(False)
 
@@ -77,9 +77,9 @@ SPLITTINGS = {
 
 @pytest.mark.parametrize("strategy", SPLITTINGS)
 @settings(max_examples=25, deadline=None)
-@given(world=worlds(), seed=st.integers(0, 3))
-def test_every_row_is_assigned_once_with_whole_groups(strategy, world, seed):
-    table, groups = world
+@given(dataset=random_datasets(), seed=st.integers(0, 3))
+def test_every_row_is_assigned_once_with_whole_groups(strategy, dataset, seed):
+    table, groups = dataset
     splitting = SplittingSettings(strategy=strategy, seed=seed, **SPLITTINGS[strategy])
     splits = split_or_skip(table, groups, splitting)
     everything = [row for ids in (*splits.ids.values(), splits.set_aside) for row in ids]
@@ -111,7 +111,7 @@ def test_every_row_is_assigned_once_with_whole_groups(strategy, world, seed):
 
 
 def free_groups(n, rng, *, largest):
-    """Contents of n groups that mix labels about evenly, none larger than this share of the rows."""
+    """Row counts of n groups that mix labels about evenly; none exceeds this share of the rows."""
     rows = rng.integers(2, max(3, int(largest * 2 * n)) + 1, n)
     assume(rows.max() <= largest * rows.sum())
     return rows, rng.binomial(rows, 0.4)
@@ -127,7 +127,7 @@ def shares_of(assigned, rows, positives):
 def test_tolerances_hold_for_small_groups(n, seed):
     rows, positives = free_groups(n, np.random.default_rng(seed), largest=0.005)
     names = np.array([f"g{i}" for i in range(n)])
-    assigned = assign_groups(names, rows, positives, np.full(n, FREE), SHARES, seed=seed)
+    assigned = assign_groups(names, rows, positives, np.full(n, UNPINNED), SHARES, seed=seed)
     row_share, label_share = shares_of(assigned, rows, positives)
     assert np.abs(row_share - SHARES).max() <= 0.01
     assert np.abs(label_share - positives.sum() / rows.sum()).max() <= 0.02
@@ -135,7 +135,7 @@ def test_tolerances_hold_for_small_groups(n, seed):
 
 def test_full_split_takes_no_more_groups():
     rows, positives = np.full(1000, 4), np.where(np.arange(1000) < 120, 3, np.arange(1000) % 2 * 2)
-    pinned = np.where(np.arange(1000) < 120, 3, FREE)  # 12 %, not 10 %, and 75 % Roadwork, not 31 %
+    pinned = np.where(np.arange(1000) < 120, 3, UNPINNED)  # 12 %, not 10 %, and 75 % Roadwork, not 31 %
     names = np.array([f"g{i}" for i in range(1000)])
     assigned = assign_groups(names, rows, positives, pinned, SHARES, seed=0)
     assert ((assigned == 3) == (pinned == 3)).all()
@@ -150,7 +150,7 @@ def test_all_groups_pinned():
 
 
 def best_possible(rows, positives):
-    """The least worst misfit, in tolerances, over all assignments that give each split both labels."""
+    """Smallest possible worst misfit, in tolerances, over all assignments that give each split both labels."""
     choices = np.stack(np.meshgrid(*[np.arange(4)] * len(rows), indexing="ij"), axis=-1).reshape(-1, len(rows))
     one_hot = choices[..., None] == np.arange(4)
     held, ones = np.einsum("cgk,g->ck", one_hot, rows), np.einsum("cgk,g->ck", one_hot, positives)
@@ -170,9 +170,9 @@ def test_error_exactly_when_no_assignment_has_both_labels(data):
     names = np.array([f"g{i}" for i in range(n)])
     if np.isinf(best_possible(rows, positives)):
         with pytest.raises(SplitError, match=r"4 splits.*label"):
-            assign_groups(names, rows, positives, np.full(n, FREE), SHARES, seed=0)
+            assign_groups(names, rows, positives, np.full(n, UNPINNED), SHARES, seed=0)
     else:
-        assigned = assign_groups(names, rows, positives, np.full(n, FREE), SHARES, seed=0)
+        assigned = assign_groups(names, rows, positives, np.full(n, UNPINNED), SHARES, seed=0)
         _, label_share = shares_of(assigned, rows, positives)
         assert ((label_share > 0) & (label_share < 1)).all()
 
@@ -183,12 +183,12 @@ def test_pins_are_kept_and_full_splits_take_no_more(sizes, seed):
     rng = np.random.default_rng(seed)
     rows = np.array(sizes) + 1
     positives = rng.integers(1, rows)  # both labels in each group
-    pinned = np.where(rng.random(len(rows)) < 0.3, rng.integers(0, 4, len(rows)), FREE)
+    pinned = np.where(rng.random(len(rows)) < 0.3, rng.integers(0, 4, len(rows)), UNPINNED)
     order = rng.permutation(len(rows))
     names = np.array([f"g{i}" for i in range(len(rows))])
     assigned = assign_groups(names, rows, positives, pinned, SHARES, seed=seed)
-    assert (assigned[pinned != FREE] == pinned[pinned != FREE]).all()
-    by_pins = np.bincount(pinned[pinned != FREE], weights=rows[pinned != FREE], minlength=4) / rows.sum()
+    assert (assigned[pinned != UNPINNED] == pinned[pinned != UNPINNED]).all()
+    by_pins = np.bincount(pinned[pinned != UNPINNED], weights=rows[pinned != UNPINNED], minlength=4) / rows.sum()
     held = np.bincount(assigned, weights=rows, minlength=4) / rows.sum()
     full = by_pins >= SHARES
     assert held[full] == pytest.approx(by_pins[full])
@@ -198,14 +198,14 @@ def test_pins_are_kept_and_full_splits_take_no_more(sizes, seed):
 
 def test_pins_elsewhere_leave_the_others_their_proportions():
     rows, positives = np.full(1000, 4), np.full(1000, 2)
-    pinned = np.where(np.arange(1000) < 400, 3, FREE)  # val_test has 40 %, not 10 %
+    pinned = np.where(np.arange(1000) < 400, 3, UNPINNED)  # val_test has 40 %, not 10 %
     names = np.array([f"g{i}" for i in range(1000)])
     held = np.bincount(assign_groups(names, rows, positives, pinned, SHARES, seed=0), minlength=4) / 1000
     assert held == pytest.approx([0.4, 0.1, 0.1, 0.4], abs=0.002)
 
 
 def test_few_mixed_groups_come_close_to_the_best_possible():
-    """Eight groups, every one of the 65,536 assignments tried: ours is the best, or nearly, in most worlds."""
+    """With eight groups, ours is nearly the best of all 65,536 assignments in most datasets."""
     ratios, n = [], 8
     for seed in range(12):
         rng = np.random.default_rng(seed)
@@ -213,7 +213,7 @@ def test_few_mixed_groups_come_close_to_the_best_possible():
         positives = np.clip(rng.binomial(rows, rng.beta(2, 2, n)), 1, rows - 1)
         names = np.array([f"g{i}" for i in range(n)])
         row_share, label_share = shares_of(
-            assign_groups(names, rows, positives, np.full(n, FREE), SHARES, seed=0), rows, positives
+            assign_groups(names, rows, positives, np.full(n, UNPINNED), SHARES, seed=0), rows, positives
         )
         off = np.abs(row_share - SHARES).max() / 0.01
         tilt = np.abs(label_share - positives.sum() / rows.sum()).max() / 0.02
@@ -222,8 +222,8 @@ def test_few_mixed_groups_come_close_to_the_best_possible():
     assert max(ratios) < 3
 
 
-def planted_world(rng, n_groups):
-    """Groups cut from splits that have exactly their share of 2,000 rows and 40 % Roadwork, labels in runs of 10."""
+def planted_groups(rng, n_groups):
+    """Groups from splits with exact shares of 2,000 rows and 40 % Roadwork, with labels in runs of 10."""
     rows, positives = [], []
     for share in SHARES:
         n = round(2000 * share)
@@ -238,20 +238,20 @@ def planted_world(rng, n_groups):
 @settings(max_examples=40, deadline=None)
 @given(n_groups=st.integers(24, 120), seed=st.integers(0, 2**20))
 def test_tolerances_hold_where_a_solution_was_planted(n_groups, seed):
-    rows, positives = planted_world(np.random.default_rng(seed), n_groups)
+    rows, positives = planted_groups(np.random.default_rng(seed), n_groups)
     names = np.array([f"g{i}" for i in range(len(rows))])
-    assigned = assign_groups(names, rows, positives, np.full(len(rows), FREE), SHARES, seed=seed)
+    assigned = assign_groups(names, rows, positives, np.full(len(rows), UNPINNED), SHARES, seed=seed)
     row_share, label_share = shares_of(assigned, rows, positives)
     assert np.abs(row_share - SHARES).max() <= 0.01
     assert np.abs(label_share - 0.4).max() <= 0.02
 
 
 def test_every_split_gets_its_share_of_the_large_groups():
-    """Or val_test would be villages only."""
+    """Otherwise val_test would hold only small groups."""
     rng = np.random.default_rng(0)
     rows = np.sort(rng.lognormal(2, 1, 4000).astype(int) + 1)[::-1]
     names = np.array([f"g{i}" for i in range(4000)])
-    assigned = assign_groups(names, rows, rng.binomial(rows, 0.3), np.full(4000, FREE), SHARES, seed=0)
+    assigned = assign_groups(names, rows, rng.binomial(rows, 0.3), np.full(4000, UNPINNED), SHARES, seed=0)
     for part in np.array_split(assigned, 8):
         assert np.bincount(part, minlength=4) / len(part) == pytest.approx(SHARES, abs=0.03)
 
@@ -265,7 +265,7 @@ def test_a_quarter_of_a_million_groups_take_seconds():
     positives = rng.binomial(rows, rng.beta(0.5, 1, 250_000))
     start = time.process_time()
     row_share, label_share = shares_of(
-        assign_groups(names, rows, positives, np.full(250_000, FREE), SHARES, seed=0), rows, positives
+        assign_groups(names, rows, positives, np.full(250_000, UNPINNED), SHARES, seed=0), rows, positives
     )
     assert time.process_time() - start < 10
     assert row_share == pytest.approx(SHARES, abs=0.001)

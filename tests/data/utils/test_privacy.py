@@ -1,4 +1,4 @@
-"""Rounded positions and distances: no farther off than half a step, and nothing of the rest left."""
+"""Rounded positions and distances are at most half a step off and reveal no more precision."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from geopy.distance import great_circle
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roadwork.data.utils.privacy import coarsen, coarsen_km, grain_km, number_cells, position_columns
+from roadwork.data.utils.privacy import (
+    number_cells,
+    position_columns,
+    round_distances,
+    round_positions,
+    rounding_step_km,
+)
 
 LATITUDES = st.floats(-90, 90)
 LONGITUDES = st.floats(-180, 180)
@@ -19,7 +25,7 @@ LONGITUDES = st.floats(-180, 180)
 
 @given(LATITUDES, LONGITUDES, st.integers(0, 6))
 def test_rounded_positions_move_at_most_half_a_step(latitude, longitude, decimals):
-    rounded = coarsen(np.array([[latitude, longitude]]), decimals)[0]
+    rounded = round_positions(np.array([[latitude, longitude]]), decimals)[0]
     step = Decimal(1).scaleb(-decimals)
     for was, now in zip((latitude, longitude), rounded, strict=True):
         assert float(Decimal(repr(float(now))).quantize(step, ROUND_HALF_EVEN)) == now
@@ -30,33 +36,33 @@ def test_rounded_positions_move_at_most_half_a_step(latitude, longitude, decimal
 
 def test_none_keeps_positions_and_distances_whole():
     gps = np.array([[52.123456789, 4.987654321], [np.nan, np.nan]])
-    assert coarsen(gps, None) is gps
-    assert coarsen_km(gps[:, 0], None) is not None
-    np.testing.assert_array_equal(coarsen_km(gps[:, 0], None), gps[:, 0])
+    assert round_positions(gps, None) is gps
+    assert round_distances(gps[:, 0], None) is not None
+    np.testing.assert_array_equal(round_distances(gps[:, 0], None), gps[:, 0])
 
 
 def test_missing_stays_missing():
-    assert np.isnan(coarsen(np.array([[np.nan, 4.9], [np.nan, np.nan]]), 2)[:, 0]).all()
-    assert np.isnan(coarsen_km(np.array([np.nan]), 2)).all()
+    assert np.isnan(round_positions(np.array([[np.nan, 4.9], [np.nan, np.nan]]), 2)[:, 0]).all()
+    assert np.isnan(round_distances(np.array([np.nan]), 2)).all()
 
 
 def test_rounding_removes_negative_zero():
-    rounded = coarsen(np.array([[-0.3, -0.3], [0.3, 0.3]]), 0)
+    rounded = round_positions(np.array([[-0.3, -0.3], [0.3, 0.3]]), 0)
     assert not np.signbit(rounded).any()
 
 
 @pytest.mark.parametrize("decimals", [0, 1, 2, 3])
-def test_grain_is_the_distance_of_neighbouring_latitudes(decimals):
+def test_rounding_step_is_the_distance_of_neighbouring_latitudes(decimals):
     expected = great_circle((50, 4), (50 + 10.0**-decimals, 4)).km
-    assert grain_km(decimals) == pytest.approx(expected, rel=1e-6)
+    assert rounding_step_km(decimals) == pytest.approx(expected, rel=1e-6)
 
 
 @given(st.floats(0, 20_000), st.integers(0, 3))
-def test_distances_are_whole_steps_of_the_grain(distance, decimals):
-    rounded = coarsen_km(np.array([distance]), decimals)[0]
-    steps = rounded / grain_km(decimals)
+def test_distances_are_multiples_of_the_rounding_step(distance, decimals):
+    rounded = round_distances(np.array([distance]), decimals)[0]
+    steps = rounded / rounding_step_km(decimals)
     assert steps == pytest.approx(round(steps), abs=1e-6)
-    assert abs(rounded - distance) <= grain_km(decimals) / 2 + 1e-6
+    assert abs(rounded - distance) <= rounding_step_km(decimals) / 2 + 1e-6
 
 
 GPS = np.array([[52.520008, 13.404954], [48.137154, 11.576124], [np.nan, np.nan]])

@@ -9,7 +9,7 @@ import pytest
 from predict_world import BERLIN, jpeg, make_photos, write_parquet
 
 from roadwork.core.errors import DataError
-from roadwork.detector import photos as parquet_photos
+from roadwork.detector import parquet_photos
 from roadwork.detector.discovery import find_photos
 
 

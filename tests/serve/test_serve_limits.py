@@ -48,7 +48,7 @@ def test_a_hostile_request_gets_its_status_and_words(client, name):
     assert (response.status_code, response.json()["code"]) == (hostile.status, hostile.code)
     assert len(response.json()["error"]) > 40
     assert "Traceback" not in response.text
-    assert client.app.state.service.places.taken == 0
+    assert client.app.state.service.queue.used == 0
     assert client.post("/predict", files=FILES).status_code == 200
 
 
@@ -120,7 +120,7 @@ def test_slow_body_gets_408(model_folder, detector):
 
     response = asyncio.run(in_process(app, ask))
     assert (response.status_code, response.json()["code"]) == (408, "body_too_slow")
-    assert app.state.service.places.taken == 0
+    assert app.state.service.queue.used == 0
 
 
 def test_an_answer_that_takes_too_long_gets_503(model_folder, detector):
@@ -135,7 +135,7 @@ def test_an_answer_that_takes_too_long_gets_503(model_folder, detector):
     late, then = asyncio.run(in_process(app, ask))
     assert (late.status_code, late.json()["code"], late.headers["retry-after"]) == (503, "not_in_time", "5")
     assert then.status_code == 200
-    assert app.state.service.places.taken == 0
+    assert app.state.service.queue.used == 0
 
 
 def test_full_queue_gets_429_and_accepted_requests_finish(model_folder, detector):
@@ -144,11 +144,11 @@ def test_full_queue_gets_429_and_accepted_requests_finish(model_folder, detector
 
     async def ask(http):
         taken = [asyncio.create_task(http.post("/predict", files=FILES * count)) for count in (1, 2)]
-        await until(lambda: app.state.service.places.taken == 3)
+        await until(lambda: app.state.service.queue.used == 3)
         two_more = await http.post("/predict", files=FILES * 2)
         text = (await http.get("/metrics")).text
         taken.append(asyncio.create_task(http.post("/predict", files=FILES)))
-        await until(lambda: app.state.service.places.taken == 4)
+        await until(lambda: app.state.service.queue.used == 4)
         one_more = await http.post("/predict", files=FILES)
         release.set()
         return two_more, one_more, text, [(await task).status_code for task in taken]
@@ -158,7 +158,7 @@ def test_full_queue_gets_429_and_accepted_requests_finish(model_folder, detector
         assert (refused.status_code, refused.json()["code"], refused.headers["retry-after"]) == (429, "queue_full", "1")
     assert metric(text, "roadwork_queue_photos") == 3
     assert taken == [200, 200, 200]
-    assert app.state.service.places.taken == 0
+    assert app.state.service.queue.used == 0
 
 
 def test_internal_error_is_a_500_without_details_and_is_logged(model_folder, detector, caplog):

@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from roadwork.core.errors import ConfigError, DataError
 from roadwork.detector.detector import Detector
-from roadwork.detector.networks import choose_device, load_network
+from roadwork.detector.networks import choose_network_device, load_network
 
 CPU = torch.device("cpu")
 
@@ -102,4 +102,4 @@ def test_loading_is_silent(tmp_path, capfd):
 @pytest.mark.parametrize("device", ["gpu", "cuda:77", "", "cuda" if not torch.cuda.is_available() else "cuda:99"])
 def test_a_device_that_is_not_there_is_refused(device, folder):
     with pytest.raises(ConfigError, match="auto, cpu"):
-        choose_device(folder, device)
+        choose_network_device(folder, device)

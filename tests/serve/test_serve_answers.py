@@ -193,17 +193,17 @@ def test_page_and_map_files_are_not_a_way_out_of_their_folder(client):
 
 
 def test_look_is_the_photo_under_the_map_of_its_pixels(client, detector, monkeypatch):
-    data, threads, look_map = photo(0, size=(96, 72)), [], saliency.look_map
+    data, threads, gradient_map = photo(0, size=(96, 72)), [], saliency.gradient_map
 
     def look_and_tell(*arguments):
         threads.append(threading.current_thread().name)
-        return look_map(*arguments)
+        return gradient_map(*arguments)
 
-    monkeypatch.setattr(saliency, "look_map", look_and_tell)
+    monkeypatch.setattr(saliency, "gradient_map", look_and_tell)
     response = client.post("/look", files=upload(data))
     assert response.headers["content-type"] == "image/png"
     pixels = to_network_input(detector.read(data)[None], detector.preprocessing.statistics)
-    look = look_map(detector.network.module, pixels)
+    look = gradient_map(detector.network.module, pixels)
     expected = saliency.overlay(np.asarray(Image.open(io.BytesIO(data))), look)
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(response.content))), expected)
     assert threads[0].startswith("network")
@@ -252,10 +252,10 @@ def test_the_loop_goes_on_while_a_photo_is_decoded(model_folder, detector):
             httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client,
         ):
             asked = asyncio.create_task(client.post("/predict", files=upload(photo(0))))
-            await until(lambda: app.state.service.places.taken == 1)
+            await until(lambda: app.state.service.queue.used == 1)
             health = await asyncio.wait_for(client.get("/healthz"), 5)
-            taken = app.state.service.places.taken
+            taken = app.state.service.queue.used
             release.set()
-            return health.status_code, taken, (await asked).status_code, app.state.service.places.taken
+            return health.status_code, taken, (await asked).status_code, app.state.service.queue.used
 
     assert asyncio.run(run()) == (200, 1, 200, 0)

@@ -117,7 +117,7 @@ def die_in_the_middle_of_the_output():
 POINTS = {
     "before anything": (die_in(resume, "_check_header"), 0),
     "after the header": (die_in(resume, "_check_header", after=True), 0),
-    "in the first batch": (die_in(predict, "judge_batch"), 0),
+    "in the first batch": (die_in(predict, "predict_batch"), 0),
     "before a batch is kept": (die_in(Partial, "append", call=2), 4),
     "after a batch is kept": (die_in(Partial, "append", call=2, after=True), 8),
     "in the middle of a line": (die_in_the_middle_of_a_line, 8),

@@ -42,7 +42,7 @@ def test_every_input_form_gives_the_same_prediction(model_folder, photo, tmp_pat
 
 def test_abstains_inside_the_band_alone(model_folder):
     detector = Detector.load(model_folder)
-    answers = detector.judge(np.array([0.43, 0.44, 0.449, 0.45, 0.46, 0.47]))
+    answers = detector.decide(np.array([0.43, 0.44, 0.449, 0.45, 0.46, 0.47]))
     assert [answer.abstain for answer in answers] == [False, True, True, True, True, False]
     assert [answer.label for answer in answers] == ["None", "None", "None", "Roadwork", "Roadwork", "Roadwork"]
     assert isinstance(answers[0], Prediction)

@@ -12,7 +12,7 @@ from detector_world import SIZE
 from predict_world import BERLIN, RIO, jpeg, write_unreadable
 
 from roadwork.data.images import read_pixels
-from roadwork.data.utils.exif import read_camera_facts
+from roadwork.data.utils.exif import read_camera_metadata
 from roadwork.detector.photos import MAX_BYTES, Photo, PhotoFiles, read_file
 from roadwork.detector.predict import PredictOptions, in_batches, map_ahead, read_batches, read_photo
 
@@ -133,7 +133,7 @@ def test_pixels_match_the_detector(tmp_path):
 
 @pytest.mark.parametrize("gps", [BERLIN, RIO])
 def test_camera_facts(gps):
-    facts = read_camera_facts(jpeg(gps=gps, taken="2024:09:08 10:22:31", offset="+02:00"))
+    facts = read_camera_metadata(jpeg(gps=gps, taken="2024:09:08 10:22:31", offset="+02:00"))
     assert facts[:2] == pytest.approx(gps, abs=1e-9)
     assert facts.captured_at == "2024-09-08T10:22:31+02:00"
 
@@ -150,6 +150,6 @@ def test_camera_facts(gps):
     ],
 )
 def test_camera_facts_that_are_missing_or_damaged(data, captured_at):
-    facts = read_camera_facts(data)
+    facts = read_camera_metadata(data)
     assert np.isnan(facts[:2]).all()
     assert facts.captured_at == captured_at

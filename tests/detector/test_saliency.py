@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForImageClassification
 
 from roadwork.core.errors import DataError
 from roadwork.detector.networks import load_network
-from roadwork.detector.saliency import _choose_features, _scale, look_map, occlusion_map, overlay
+from roadwork.detector.saliency import _choose_features, _scale, gradient_map, occlusion_map, overlay
 
 _LAYERS = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8, "image_size": SIZE}
 FAMILIES = {
@@ -63,7 +63,7 @@ def test_saliency_finds_what_the_network_was_trained_on(family):
     assert (network(pixel_values=pictures).logits.argmax(dim=1) == labels).float().mean() > 0.6
     shares = []
     for picture, mask in zip(pictures[1::2], masks[1::2], strict=True):
-        look = look_map(network, picture[None])
+        look = gradient_map(network, picture[None])
         assert look.dtype == np.float32
         assert 0 <= look.min() <= look.max() <= 1
         shares.append(stretch(look)[mask].sum() / stretch(look).sum())
@@ -76,7 +76,7 @@ def test_random_weights_give_another_map(family):
     network, pictures = trained(family), scenes(20, seed=3)[0][1::2]
     torch.manual_seed(1)
     other = AutoModelForImageClassification.from_config(network.config).eval()
-    pairs = [(look_map(network, picture[None]), look_map(other, picture[None])) for picture in pictures]
+    pairs = [(gradient_map(network, picture[None]), gradient_map(other, picture[None])) for picture in pictures]
     likeness = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in pairs if a.std() and b.std()]
     assert len(likeness) > 5
     assert np.mean(likeness) < 0.6
@@ -110,8 +110,8 @@ def test_saliency_works_in_inference_mode_without_side_effects():
     try:
         with torch.inference_mode():
             pixels = scenes(2, seed=5)[0][1:]
-            inside = look_map(network, pixels * 1)
-        assert np.array_equal(inside, look_map(network, pixels))
+            inside = gradient_map(network, pixels * 1)
+        assert np.array_equal(inside, gradient_map(network, pixels))
         assert all(weight.grad is None for weight in network.parameters())
     finally:
         network.requires_grad_()
@@ -131,7 +131,7 @@ def test_a_network_without_features_is_refused():
 def test_saliency_of_an_exported_folder(tmp_path):
     folder = make_model_folder(tmp_path / "model", "vit")
     network = load_network(folder, torch.device("cpu"))
-    assert look_map(network.module, torch.randn(1, 3, SIZE, SIZE)).shape == (4, 4)
+    assert gradient_map(network.module, torch.randn(1, 3, SIZE, SIZE)).shape == (4, 4)
 
 
 def test_overlay_marks_only_salient_pixels():

@@ -9,7 +9,7 @@ from transformers import AutoModelForImageClassification
 
 from roadwork.core.errors import ConfigError, DataError, MissingExtraError, WiringError
 from roadwork.detector.detector import Detector
-from roadwork.detector.networks import choose_device
+from roadwork.detector.networks import choose_network_device
 from roadwork.export import onnx as export_onnx
 from roadwork.export.onnx import check_onnx_installed, write_onnx
 
@@ -50,13 +50,13 @@ def test_it_uses_the_threads_that_torch_may_use(pair, monkeypatch):
 def test_a_gpu_is_used_only_where_onnxruntime_has_it(pair, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    assert choose_device(pair[1], "auto").type == "cpu"
-    assert choose_device(pair[0], "auto").type == "cuda"
-    monkeypatch.setattr("roadwork.detector.networks.choose_device", lambda folder, device: torch.device(device))
+    assert choose_network_device(pair[1], "auto").type == "cpu"
+    assert choose_network_device(pair[0], "auto").type == "cuda"
+    monkeypatch.setattr("roadwork.detector.detector.choose_network_device", lambda folder, device: torch.device(device))
     with pytest.raises(ConfigError, match="onnxruntime-gpu"):
         Detector.load(pair[1], "cuda")
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    assert choose_device(pair[1], "auto").type == "cuda"
+    assert choose_network_device(pair[1], "auto").type == "cuda"
 
 
 def test_missing_onnxruntime_shows_the_install_command(pair, monkeypatch):
