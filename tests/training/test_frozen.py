@@ -95,5 +95,5 @@ def test_network_in_eval_mode_is_put_in_training_mode():
 
 
 def test_a_network_without_a_head():
-    with pytest.raises(ConfigError, match=r"head.*Sequential"):
+    with pytest.raises(ConfigError, match=r"Sequential.*head"):
         RoadworkClassifier(nn.Sequential(nn.Linear(2, 2)), TrainingSettings(freeze_backbone=True))
