@@ -21,8 +21,8 @@ from roadwork.data.datamodule import NATIXDataModule
 from roadwork.data.images import to_network_input
 from roadwork.detector.views import NONE, VIEWS, combine, read_views
 from roadwork.evaluation.evaluate import build_run_datamodule, load_best_model
-from roadwork.metrics.classification import decide, mcc
-from roadwork.metrics.decision import score_probabilities, to_probability
+from roadwork.metrics.classification import mcc, score_probabilities
+from roadwork.metrics.decision import decide, margin, probability
 from roadwork.metrics.intervals import (
     MIN_FAILED_GROUPS,
     bootstrap_mcc,
@@ -50,7 +50,7 @@ def main() -> None:
         parts = np.array_split(rows, max(1, len(rows) // BATCH))
         looks = torch.cat([differences(part, views) for part in track(parts, len(parts), f"Views: {views}")])
         calibrated[views] = combine(looks / temperature).numpy()
-    folded = np.stack([to_probability(d - shift, 1.0) for d in calibrated.values()])  # decided at 0.5
+    folded = np.stack([probability(d - shift) for d in calibrated.values()])  # decided at 0.5
     counts = count_paired(labels, folded[None], groups, np.zeros(len(labels), dtype=np.int64), 1)
     settings = datamodule.settings.evaluation
     drawn = bootstrap_mcc(counts, np.ones((1, 1)), draws=settings.bootstrap_draws, seed=settings.seed)[:, 0]
@@ -64,7 +64,7 @@ def main() -> None:
     )
     for i, views in enumerate(VIEWS):
         low, high = percentile_interval(drawn[:, i] - drawn[:, 0])
-        quality = score_probabilities(labels, to_probability(calibrated[views], 1.0))
+        quality = score_probabilities(labels, probability(calibrated[views]))
         table.add_row(
             *(views, f"{scores[i]:.4f}", f"{scores[i] - scores[0]:+.4f} [{low:+.4f}, {high:+.4f}]"),
             *(str((is_right[i] & ~is_right[0]).sum()), str((~is_right[i] & is_right[0]).sum())),
@@ -91,7 +91,7 @@ def differences_of(folder: Path, datamodule: NATIXDataModule) -> Differences:
     def differences(rows: np.ndarray, views: str) -> Tensor:
         pixels = torch.stack([read_views(datamodule.source.read(row), size, views) for row in rows.tolist()])
         logits = network(pixel_values=to_network_input(pixels.flatten(0, 1), datamodule.statistics)).logits.double()
-        return (logits[:, 1] - logits[:, 0]).view(pixels.shape[:2])
+        return margin(logits).view(pixels.shape[:2])
 
     return differences
 

@@ -16,7 +16,8 @@ from roadwork.calibration.run import calibrate_run
 from roadwork.cli.app import app
 from roadwork.core.errors import ConfigError, DataError
 from roadwork.core.files import sha256_of, write_json
-from roadwork.metrics.predictions import read_predictions, softmax_roadwork, write_predictions
+from roadwork.metrics.decision import softmax_roadwork
+from roadwork.metrics.predictions import read_predictions, write_predictions
 from roadwork.runs.run import Run
 
 

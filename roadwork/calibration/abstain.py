@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit, logit
 
-from roadwork.metrics.classification import decide
+from roadwork.metrics.decision import decide
 
 # The band is so much wider than the last wrong row's distance that rounding cannot leave that row out.
 _ROUNDING = 1e-9

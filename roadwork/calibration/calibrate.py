@@ -14,8 +14,7 @@ from roadwork.calibration.figures import Costs, at_prior, decision_figures, figu
 from roadwork.calibration.temperature import choose_temperature
 from roadwork.calibration.threshold import Cuts, ThresholdChoice, choose_threshold
 from roadwork.core.errors import ConfigError
-from roadwork.metrics.classification import decide
-from roadwork.metrics.decision import to_probability
+from roadwork.metrics.decision import decide, probability
 
 _CURVE_POINTS = 200
 
@@ -58,8 +57,8 @@ def calibrate(frame: pd.DataFrame, options: CalibrationOptions, *, draws: int, s
     """
     rows, sha256 = read_rows(frame)
     fitting, aside = set_aside(rows, options.risk, seed)
-    fit = choose_temperature(fitting.labels, fitting.differences, fitting.groups, seed)
-    probabilities = to_probability(fitting.differences, fit.temperature)
+    fit = choose_temperature(fitting.labels, fitting.margins, fitting.groups, seed)
+    probabilities = probability(fitting.margins, fit.temperature)
     choice = choose_threshold(
         fitting.labels, probabilities, fitting.groups, prior=options.prior, draws=draws, seed=seed
     )
@@ -91,7 +90,7 @@ def _describe_abstaining(
             f"{needed * ABSTAIN_PARTS:,} in {CALIBRATION_SPLIT}; there are {n_groups:,}, so nothing is promised."
         )
         return {"promised": False, "risk": risk, "low": None, "high": None, "n": 0, "groups": 0, "sentence": sentence}
-    probabilities = to_probability(aside.differences, temperature)
+    probabilities = probability(aside.margins, temperature)
     band = choose_band(aside.labels, probabilities, aside.groups, threshold=threshold, risk=risk)
     answered = ~band.abstains(probabilities)
     wrong = answered & (decide(probabilities, threshold) != aside.labels)

@@ -11,6 +11,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from roadwork.calibration.abstain import groups_needed
 from roadwork.core.errors import DataError
+from roadwork.metrics.predictions import predicted_margins
 
 MAX_FOLDS = 5
 CALIBRATION_SPLIT = "val_calib"
@@ -50,10 +51,10 @@ def divide_as_far_as_possible(labels: np.ndarray, groups: np.ndarray, seed: int)
 
 @dataclass(frozen=True)
 class Rows:
-    """Labels (N,) 0 or 1, logit differences (N,) and groups (N,) of rows."""
+    """Labels (N,) 0 or 1, margins (N,) and groups (N,) of rows."""
 
     labels: np.ndarray
-    differences: np.ndarray
+    margins: np.ndarray
     groups: np.ndarray
 
     def __len__(self) -> int:
@@ -66,18 +67,11 @@ class Rows:
 
     def take(self, chosen: np.ndarray) -> Rows:
         """The rows where a mask (N,) holds."""
-        return Rows(self.labels[chosen], self.differences[chosen], self.groups[chosen])
+        return Rows(self.labels[chosen], self.margins[chosen], self.groups[chosen])
 
     def describe(self) -> dict[str, float]:
         """Numbers of rows and groups, and the share of Roadwork."""
         return {"n": len(self), "groups": self.n_groups, "roadwork_share": float(self.labels.mean())}
-
-
-def logit_differences(frame: pd.DataFrame) -> np.ndarray:
-    """(N,) float64 logit of Roadwork less that of None, of a predictions table."""
-    none, roadwork = (frame[name].to_numpy(np.float64) for name in ("logit_none", "logit_roadwork"))
-    difference: np.ndarray = roadwork - none
-    return difference
 
 
 def read_rows(frame: pd.DataFrame) -> tuple[Rows, str]:
@@ -95,13 +89,13 @@ def read_rows(frame: pd.DataFrame) -> tuple[Rows, str]:
             f"The predictions hold no row of {CALIBRATION_SPLIT} (only {found or 'none at all'}), so there is nothing "
             f"to calibrate on. Give {CALIBRATION_SPLIT} a share in data.splits and train again."
         )
-    rows = Rows(chosen["label"].to_numpy(), logit_differences(chosen), chosen["group"].to_numpy())
+    rows = Rows(chosen["label"].to_numpy(), predicted_margins(chosen), chosen["group"].to_numpy())
     if rows.labels.min() == rows.labels.max():
         raise DataError(
             f"All {len(rows):,} rows of {CALIBRATION_SPLIT} are labelled {('None', 'Roadwork')[rows.labels[0]]}; "
             "calibration needs both labels. Make splits that have both (`roadwork split`) and train again."
         )
-    broken = chosen["id"].to_numpy()[~np.isfinite(rows.differences)]
+    broken = chosen["id"].to_numpy()[~np.isfinite(rows.margins)]
     if len(broken):
         raise DataError(f"The logits of {broken[0]} are not finite. Write them again with `roadwork evaluate RUN`.")
     text = chosen.to_csv(index=False, float_format="%.17g")

@@ -12,10 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from roadwork.calibration.calibrate import CalibrationOptions, calibrate
-from roadwork.calibration.data import logit_differences
 from roadwork.core.files import write_json
-from roadwork.metrics.decision import to_probability
-from roadwork.metrics.predictions import CALIBRATED_COLUMN, read_predictions, write_predictions
+from roadwork.metrics.decision import probability
+from roadwork.metrics.predictions import CALIBRATED_COLUMN, predicted_margins, read_predictions, write_predictions
 from roadwork.metrics.results import evaluate_predictions
 from roadwork.runs.run import Run
 from roadwork.settings import Settings
@@ -109,7 +108,7 @@ def calibrate_run(folder: Path, options: CalibrationOptions) -> tuple[dict[str, 
     frame = read_predictions(path)
     settings = Run(folder).read_settings()
     calibration = calibrate(frame, options, draws=settings.evaluation.bootstrap_draws, seed=settings.evaluation.seed)
-    calibrated = to_probability(logit_differences(frame), calibration["temperature"])
+    calibrated = probability(predicted_margins(frame), calibration["temperature"])
     frame = frame.drop(columns=CALIBRATED_COLUMN, errors="ignore")
     frame.insert(list(frame.columns).index("probability") + 1, CALIBRATED_COLUMN, calibrated)
     write_predictions(frame, path)

@@ -9,7 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from roadwork.calibration.data import divide_as_far_as_possible
-from roadwork.metrics.decision import score_probabilities, to_probability
+from roadwork.metrics.classification import score_probabilities
+from roadwork.metrics.decision import probability
 
 # In units of the mean distance of the two logits: where no temperature is best, since hotter or colder is ever better.
 _COLDEST, _HOTTEST = 0.01, 100.0
@@ -38,17 +39,17 @@ class TemperatureFit:
     sentence: str
 
 
-def choose_temperature(labels: np.ndarray, differences: np.ndarray, groups: np.ndarray, seed: int) -> TemperatureFit:
+def choose_temperature(labels: np.ndarray, margins: np.ndarray, groups: np.ndarray, seed: int) -> TemperatureFit:
     """The fitted temperature where it lowers the out-of-fold NLL, else 1.
 
     Args:
         labels: (N,) 0 or 1, both present.
-        differences: (N,) logit of Roadwork less that of None.
+        margins: (N,) logit of Roadwork minus logit of None.
         groups: (N,) names or numbers; rows of one group share a fold.
         seed: of the folds.
     """
-    fitted = fit_temperature(labels, differences)
-    before = score_probabilities(labels, to_probability(differences, 1.0))
+    fitted = fit_temperature(labels, margins)
+    before = score_probabilities(labels, probability(margins))
     folds = divide_as_far_as_possible(labels, groups, seed)
     if folds is None:
         sentence = "Temperature 1, kept: too few groups have either label to try another out of fold."
@@ -56,10 +57,10 @@ def choose_temperature(labels: np.ndarray, differences: np.ndarray, groups: np.n
     probabilities = np.empty(len(labels))
     for fold in range(folds.max() + 1):
         held_out = folds == fold
-        of_the_others = fit_temperature(labels[~held_out], differences[~held_out])
-        probabilities[held_out] = to_probability(differences[held_out], of_the_others)
+        of_the_others = fit_temperature(labels[~held_out], margins[~held_out])
+        probabilities[held_out] = probability(margins[held_out], of_the_others)
     after = score_probabilities(labels, probabilities)
-    kept = after["nll"] < before["nll"] and _has_optimum(_signed(labels, differences))
+    kept = after["nll"] < before["nll"] and _has_optimum(_signed(labels, margins))
     return TemperatureFit(
         temperature=fitted if kept else 1.0,
         fitted=fitted,
@@ -82,22 +83,22 @@ def _explain(fitted: float, before: float, after: float, *, kept: bool) -> str:
     )
 
 
-def fit_temperature(labels: np.ndarray, differences: np.ndarray) -> float:
+def fit_temperature(labels: np.ndarray, margins: np.ndarray) -> float:
     """The temperature with the lowest NLL, by LBFGS on its logarithm in float64.
 
     Where none is best (all rows right: ever colder; no better than chance: ever hotter), an end of the range.
 
     Args:
         labels: (N,) 0 or 1.
-        differences: (N,) logit of Roadwork less that of None.
+        margins: (N,) logit of Roadwork minus logit of None.
     """
-    signed = _signed(labels, differences)
+    signed = _signed(labels, margins)
     scale = float(np.abs(signed).mean())
     if scale == 0:
         return 1.0
     if not _has_optimum(signed):
         return scale * (_COLDEST if signed.mean() > 0 else _HOTTEST)
-    margins = torch.from_numpy(signed / scale)
+    scaled = torch.from_numpy(signed / scale)
     log_temperature = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS(
         [log_temperature], max_iter=100, tolerance_grad=1e-10, tolerance_change=1e-12, line_search_fn="strong_wolfe"
@@ -105,7 +106,7 @@ def fit_temperature(labels: np.ndarray, differences: np.ndarray) -> float:
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        loss = -F.logsigmoid(margins * torch.exp(-log_temperature)).mean()
+        loss = -F.logsigmoid(scaled * torch.exp(-log_temperature)).mean()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return loss
 
@@ -113,9 +114,9 @@ def fit_temperature(labels: np.ndarray, differences: np.ndarray) -> float:
     return scale * float(np.clip(log_temperature.exp().item(), _COLDEST, _HOTTEST))
 
 
-def _signed(labels: np.ndarray, differences: np.ndarray) -> np.ndarray:
+def _signed(labels: np.ndarray, margins: np.ndarray) -> np.ndarray:
     """(N,) logit of the right class less that of the wrong one."""
-    signed: np.ndarray = np.where(labels == 1, differences, -differences).astype(np.float64)
+    signed: np.ndarray = np.where(labels == 1, margins, -margins).astype(np.float64)
     return signed
 
 

@@ -18,7 +18,8 @@ from scipy.special import expit, logit
 
 from roadwork.calibration.figures import at_prior
 from roadwork.core.progress import track
-from roadwork.metrics.classification import decide, mcc
+from roadwork.metrics.classification import mcc
+from roadwork.metrics.decision import DEFAULT_THRESHOLD, decide
 from roadwork.metrics.intervals import MIN_FAILED_GROUPS, Interval, draw_counts, effective_groups, percentile_interval
 
 # MCCs of different counts that are equal on paper differ by less in float64.
@@ -27,7 +28,6 @@ _EQUAL = 1e-12
 # Rows cut over all draws: some seconds.
 _BUDGET = 10_000_000
 _MIN_DRAWS = 200
-DEFAULT_THRESHOLD = 0.5
 
 
 class Cuts:
@@ -135,7 +135,7 @@ def _choose_by_draw(
         thresholds[draw] = cuts.thresholds[cuts.best(prior)]
         unseen = times == 0
         unseen_in += unseen
-        called += unseen[codes] & (probabilities >= thresholds[draw])
+        called += unseen[codes] * decide(probabilities, thresholds[draw])
     return thresholds, called / np.maximum(unseen_in, 1)[codes]
 
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from roadwork.cli.app import DEFAULT_CONFIG, ConfigOption, Overrides, app, quiet_lightning
+from roadwork.metrics.decision import decide
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -158,7 +159,7 @@ def _run_folds(cross_validation: CrossValidation) -> None:
         print(f"Fold {fold.number + 1} of {n_folds}: {sizes}.", flush=True)
         with _quiet_repeated_folds(repeated=done > 0):
             frame = _run_fold(fold, prove_wiring=done == 0)
-        errors = int(((frame["probability"] >= 0.5) != (frame["label"] == 1)).sum())
+        errors = int((decide(frame["probability"].to_numpy()) != frame["label"]).sum())
         minutes_left = (time.monotonic() - started) / (done + 1) * (len(waiting) - done - 1) / 60
         done_so_far = f"{errors:,} errors in {len(frame):,} held-out rows"
         print(f"Fold {fold.number + 1}: {done_so_far}; about {minutes_left:.0f} min left.", flush=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -18,6 +17,7 @@ from roadwork.core.errors import DataError
 from roadwork.data.images import FORMATS, UnreadableImageError, read_pixels, to_network_input
 from roadwork.detector.format import ExportFacts, Preprocessing
 from roadwork.detector.networks import choose_network_device, load_network
+from roadwork.metrics.decision import decide, unfold
 
 ROADWORK, NONE = "Roadwork", "None"
 
@@ -120,7 +120,7 @@ class Detector:
 
     def probabilities(self, logits: Tensor) -> np.ndarray:
         """(B,) float64 calibrated probabilities of Roadwork, from folded logits (B, 2)."""
-        probabilities: np.ndarray = calibrated_probability(logits, self.facts.threshold).numpy()
+        probabilities: np.ndarray = unfold(logits, self.facts.threshold).numpy()
         return probabilities
 
     def decide(self, probabilities: np.ndarray) -> list[Prediction]:
@@ -129,21 +129,14 @@ class Detector:
         low, high = facts.abstain_low, facts.abstain_high
         return [
             Prediction(
-                label=ROADWORK if probability >= facts.threshold else NONE,
+                label=ROADWORK if is_roadwork else NONE,
                 probability=probability,
                 abstain=low is not None and high is not None and low <= probability <= high,
             )
-            for probability in probabilities.tolist()
+            for probability, is_roadwork in zip(
+                probabilities.tolist(), decide(probabilities, facts.threshold).tolist(), strict=True
+            )
         ]
-
-
-def calibrated_probability(folded_logits: Tensor, threshold: float) -> Tensor:
-    """(B,) the calibrated probability of Roadwork behind the logits (B, 2) of a folded network.
-
-    Folding moved the threshold to 0.5 by subtracting logit(t); this adds it again.
-    """
-    d = folded_logits[:, 1] - folded_logits[:, 0]
-    return torch.sigmoid(d.double() + math.log(threshold / (1 - threshold)))
 
 
 def _encoded(photo: Any) -> bytes:

@@ -1,8 +1,7 @@
 """Folds temperature and threshold into the head, so that every consumer decides alike.
 
-With z the logits, T the temperature and t the threshold on the calibrated probability, the decision depends on the sign
-of d = (z1 - z0) / T - logit(t) alone. The folded head gives the logits (-d / 2, d / 2). Softmax then says sigmoid(d)
-for Roadwork. A consumer that applies a sigmoid to each logit says sigmoid(d / 2): another number, the same decision.
+`roadwork.metrics.decision` has the algebra. A consumer that applies a sigmoid to each logit gets another score than
+one that applies a softmax, but the same decision.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from torch import nn
 from roadwork.calibration.data import read_rows
 from roadwork.core.errors import ConfigError, DataError
 from roadwork.detector.format import ExportFacts
+from roadwork.metrics.decision import fold
 from roadwork.metrics.predictions import read_predictions
 from roadwork.models.head import find_head
 
@@ -25,7 +25,7 @@ CALIBRATION_FILE, PREDICTIONS_FILE = "calibration.json", "predictions.parquet"
 
 @torch.no_grad()
 def fold_calibration(network: nn.Module, temperature: float, threshold: float) -> None:
-    """Changes the head of `network` in place: its logits become (-d / 2, d / 2).
+    """Changes the head of `network` in place: its logits become those of `roadwork.metrics.decision.fold`.
 
     Args:
         network: an image classifier with two classes, adapters merged; or an ensemble of such.
@@ -46,11 +46,8 @@ def fold_calibration(network: nn.Module, temperature: float, threshold: float) -
 
 
 def _fold_layer(layer: nn.Linear, temperature: float, threshold: float) -> None:
-    weight, bias = layer.weight.double(), layer.bias.double()
-    half_weight = (weight[1] - weight[0]) / (2 * temperature)
-    half_bias = ((bias[1] - bias[0]) / temperature - math.log(threshold / (1 - threshold))) / 2
-    layer.weight.copy_(torch.stack([-half_weight, half_weight]))
-    layer.bias.copy_(torch.stack([-half_bias, half_bias]))
+    layer.weight.copy_(fold(layer.weight.double().T, temperature).T)  # the threshold moves the bias alone
+    layer.bias.copy_(fold(layer.bias.double(), temperature, threshold))
 
 
 def last_linear(network: nn.Module) -> nn.Linear:

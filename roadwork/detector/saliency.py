@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from roadwork.core.errors import DataError
+from roadwork.metrics.decision import margin
 
 OCCLUSION_GRID = 7
 _MIN_CELLS = 12
@@ -77,8 +78,8 @@ def occlusion_map(network: Callable[[Tensor], Tensor], pixels: Tensor, grid: int
         pictures[part, :, edges[row] : edges[row + 1], edges[column] : edges[column + 1]] = 0
     with torch.inference_mode():
         logits = torch.cat([network(batch) for batch in torch.split(pictures, grid)]).float()
-    differences = logits[:, 1] - logits[:, 0]
-    return _scale((differences[-1] - differences[:-1]).view(grid, grid))
+    margins = margin(logits)
+    return _scale((margins[-1] - margins[:-1]).view(grid, grid))
 
 
 def overlay(image: np.ndarray, saliency: np.ndarray) -> np.ndarray:

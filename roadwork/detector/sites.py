@@ -22,7 +22,7 @@ from roadwork.data.utils.geo import PositionTree, degrees_of, haversine_km, unit
 from roadwork.data.utils.privacy import rounding_step_km
 from roadwork.detector.detector import ROADWORK
 from roadwork.detector.outputs import COLUMNS, Record
-from roadwork.metrics.decision import LIMIT
+from roadwork.metrics.decision import MARGIN_LIMIT
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,9 @@ def combine_photos(photos: pd.DataFrame, *, prior: float | None) -> np.ndarray:
     if prior is not None and not 0 < prior < 1:
         raise ConfigError(f"The prior is {prior}; it must be above 0 and below 1.")
     base = float(logit(0.5 if prior is None else prior))
-    ratio = pd.Series(np.clip(logit(photos["probability"].to_numpy()), -LIMIT, LIMIT) - base, photos.index)
+    ratio = pd.Series(
+        np.clip(logit(photos["probability"].to_numpy()), -MARGIN_LIMIT, MARGIN_LIMIT) - base, photos.index
+    )
     keys, is_roadwork = ["site", "day"], photos["is_roadwork"].to_numpy(dtype=bool)
     days = ratio[is_roadwork].groupby([photos.loc[is_roadwork, key] for key in keys]).max()
     lowest = ratio[~is_roadwork].groupby([photos.loc[~is_roadwork, key] for key in keys]).min()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from roadwork.core.errors import ConfigError
 from roadwork.data.images import decode_short_side, read_pixels, resize_antialiased
+from roadwork.metrics.decision import antisymmetric, margin
 
 NONE, FLIP, TILES = VIEWS = ("none", "flip", "tiles")
 
@@ -80,8 +81,7 @@ def combine(differences: Tensor) -> Tensor:
 
 def combine_logits(logits: Tensor, n_views: int) -> Tensor:
     """(N, 2) logits whose difference is the combined one, for (N * V, 2) of N photos' views, photo after photo."""
-    d = combine((logits[:, 1] - logits[:, 0]).view(-1, n_views))
-    return torch.stack([-d / 2, d / 2], dim=1)
+    return antisymmetric(combine(margin(logits).view(-1, n_views)))
 
 
 def check_views(views: str) -> None:

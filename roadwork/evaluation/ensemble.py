@@ -19,7 +19,8 @@ from roadwork.config import load_yaml, to_settings
 from roadwork.core.errors import ConfigError, DataError
 from roadwork.core.files import sha256_of, write_json
 from roadwork.metrics.classification import count_confusion, mcc
-from roadwork.metrics.predictions import CALIBRATED_COLUMN, read_predictions, softmax_roadwork, write_predictions
+from roadwork.metrics.decision import softmax_roadwork
+from roadwork.metrics.predictions import CALIBRATED_COLUMN, read_predictions, write_predictions
 from roadwork.metrics.results import evaluate_predictions
 from roadwork.models.ensemble import EnsembleForImageClassification, mean_logits
 from roadwork.models.processor import ImageStatistics, image_statistics

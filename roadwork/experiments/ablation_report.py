@@ -25,7 +25,8 @@ from roadwork.core.files import atomic_path, write_json
 from roadwork.experiments.ablation_fit import FACTS
 from roadwork.experiments.ablation_plan import Ablation, Fit
 from roadwork.experiments.gps_report import ReportTable, check_plot_installed
-from roadwork.metrics.classification import decide, mcc
+from roadwork.metrics.classification import mcc
+from roadwork.metrics.decision import decide
 from roadwork.metrics.intervals import bootstrap_mcc, count_paired, effective_groups, percentile_interval
 from roadwork.metrics.predictions import read_predictions
 from roadwork.runs.run import Run

@@ -23,6 +23,7 @@ from roadwork.data.splitting.splits import Splits
 from roadwork.data.table import SampleTable
 from roadwork.evaluation.evaluate import load_best_model, predict_splits
 from roadwork.experiments.folds import find_regions, make_fold_splits
+from roadwork.metrics.decision import decide
 from roadwork.metrics.predictions import read_predictions, write_predictions
 from roadwork.metrics.results import evaluate_predictions
 from roadwork.runs.run import Run
@@ -248,7 +249,7 @@ def pool_folds(cross_validation: CrossValidation) -> tuple[pd.DataFrame, dict[st
 
 
 def _figures_of_fold(cross_validation: CrossValidation, number: int, frame: pd.DataFrame) -> dict[str, Any]:
-    labels, decisions = frame["label"], (frame["probability"] >= 0.5).astype(int)
+    labels, decisions = frame["label"], decide(frame["probability"].to_numpy())
     figures = {
         "fold": number,
         "n": len(frame),

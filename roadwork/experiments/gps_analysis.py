@@ -20,7 +20,8 @@ from roadwork.data.samplers.weights import parse_brackets
 from roadwork.data.utils.geo import h3_cells
 from roadwork.experiments.gps_conditions import ARMS, FACTS, GPS, PLACEBO, UNIFORM, GpsExperiment
 from roadwork.experiments.gps_seeds import RANDOM_FOLDS, TRAINED, SeedResult
-from roadwork.metrics.classification import decide, mcc
+from roadwork.metrics.classification import mcc
+from roadwork.metrics.decision import decide
 from roadwork.metrics.intervals import bootstrap_mcc, count_paired, effective_groups, percentile_interval, weigh_counts
 
 # A cell is judged with so many rows of either label; fewer make an MCC of chance.

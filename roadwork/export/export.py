@@ -36,12 +36,11 @@ from roadwork.export.parity import (
     Parity,
     compare_answers,
     compare_logits,
-    folded_as_it_should_be,
     network_logits,
-    own_probabilities,
 )
 from roadwork.export.replay import draw_scenes, write_replay
 from roadwork.export.run_facts import RunFacts, read_run_facts
+from roadwork.metrics.decision import fold, margin, probability
 from roadwork.models.classifier import as_own_class
 from roadwork.models.processor import PROCESSOR_FILE, image_statistics
 from roadwork.runs.ensemble_record import is_ensemble, read_members
@@ -108,7 +107,7 @@ def export_run(run: Path, out: Path, *, format: str) -> ExportSummary:  # noqa: 
     scenes = draw_scenes()
     inputs = _network_inputs(scenes, preprocessing)
     network, own, parities = _load_folded(run, settings, facts, inputs)
-    expected = own_probabilities(own[_NOISE_PICTURES:], facts.temperature)
+    expected = probability(margin(own[_NOISE_PICTURES:]).numpy(), facts.temperature)
     with new_folder(out) as folder:
         if format == "hf":
             write_weights(network, folder)
@@ -160,7 +159,7 @@ def _load_folded(
         parities.append(compare_logits(what, network_logits(network, checked), own_checked))
     fold_calibration(network, facts.temperature, facts.threshold)
     network = as_own_class(network)
-    folded, expected = network_logits(network, checked), folded_as_it_should_be(own_checked, facts)
+    folded, expected = network_logits(network, checked), fold(own_checked, facts.temperature, facts.threshold)
     parities.append(compare_logits("calibration folded", folded, expected, facts.temperature))
     return network, own, parities
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import expit, logit
 from torch import Tensor, nn
 
 from roadwork.core.errors import DataError, WiringError
-from roadwork.detector.format import ExportFacts
-from roadwork.metrics.decision import to_probability
+from roadwork.metrics.decision import decide
 
 LOGIT_LIMIT = 1e-4
 PROBABILITY_LIMIT = 1e-4
@@ -48,18 +45,6 @@ def network_logits(network: nn.Module, inputs: Tensor) -> Tensor:
         return torch.cat([network(pixel_values=part).logits for part in parts]).double()
 
 
-def own_probabilities(logits: Tensor, temperature: float) -> np.ndarray:
-    """(B,) calibrated probability of Roadwork for the logits (B, 2) of the run's own network."""
-    return to_probability((logits[:, 1] - logits[:, 0]).numpy(), temperature)
-
-
-def folded_as_it_should_be(logits: Tensor, facts: ExportFacts) -> Tensor:
-    """(B, 2) what a folded network must say where the run's own says `logits`: (-d / 2, d / 2)."""
-    shift = math.log(facts.threshold / (1 - facts.threshold))
-    half = ((logits[:, 1] - logits[:, 0]) / facts.temperature - shift) / 2
-    return torch.stack([-half, half], dim=1)
-
-
 def compare_logits(what: str, logits: Tensor, expected: Tensor, temperature: float = 1.0) -> Parity:
     """Holds logits (B, 2) against those expected.
 
@@ -91,7 +76,7 @@ def compare_answers(what: str, probabilities: np.ndarray, expected: np.ndarray, 
         WiringError: a probability moved, or a decision changed that was no tie.
     """
     difference = float(np.abs(probabilities - expected).max())
-    changed = (probabilities >= threshold) != (expected >= threshold)
+    changed = decide(probabilities, threshold) != decide(expected, threshold)
     changed &= np.abs(expected - threshold) > TIE
     if not difference < PROBABILITY_LIMIT or changed.any():
         raise WiringError(
@@ -162,7 +147,7 @@ def compare(
     for photo, *answers in zip(photos, expected, found, strict=True):
         if not np.isfinite(answers).all():
             raise DataError(f"{what}: the answer for {photo} is not a number. Export again.")
-    differs = (expected >= threshold) != (found >= threshold)
+    differs = decide(expected, threshold) != decide(found, threshold)
     is_tie = np.maximum(np.abs(expected - threshold), np.abs(found - threshold)) <= tie
     rows = [
         Change(photo, float(expected[row]), float(found[row])) if differs[row] else None
@@ -178,10 +163,3 @@ def compare(
         changed=[row for row, tied in zip(rows, is_tie, strict=True) if row and not tied],
         ties=[row for row, tied in zip(rows, is_tie, strict=True) if row and tied],
     )
-
-
-def calibrated_from_score(scores: np.ndarray, threshold: float) -> np.ndarray:
-    """(N,) calibrated probability behind a consumer's softmax scores (N,), which are shifted to be decided at 0.5."""
-    # logit(0) and logit(1) are infinite, and expit gives 0 and 1 for them.
-    probabilities: np.ndarray = expit(logit(scores.astype(np.float64)) + logit(threshold))
-    return probabilities

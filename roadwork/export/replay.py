@@ -29,6 +29,7 @@ from roadwork.demo.places import FRAMES, plan_sequences
 from roadwork.detector.detector import Detector
 from roadwork.detector.discovery import SUFFIXES
 from roadwork.detector.format import read_json
+from roadwork.metrics.decision import decide
 
 REPLAY_FOLDER = "replay"
 REPLAY_FILE = "replay.json"
@@ -99,7 +100,9 @@ def write_replay(folder: Path, scenes: Sequence[bytes], probabilities: np.ndarra
     replay = folder / REPLAY_FOLDER
     replay.mkdir()
     rows = []
-    for number, (jpeg, probability) in enumerate(zip(scenes, probabilities.tolist(), strict=True)):
+    decisions = decide(probabilities, threshold).astype(bool)
+    answers = zip(scenes, probabilities.tolist(), decisions.tolist(), strict=True)
+    for number, (jpeg, probability, is_roadwork) in enumerate(answers):
         name = f"{number:02d}.jpg"
         (replay / name).write_bytes(jpeg)
         rows.append(
@@ -107,7 +110,7 @@ def write_replay(folder: Path, scenes: Sequence[bytes], probabilities: np.ndarra
                 "file": name,
                 "sha256": hashlib.sha256(jpeg).hexdigest(),
                 "probability": probability,
-                "is_roadwork": bool(probability >= threshold),
+                "is_roadwork": is_roadwork,
             }
         )
     write_json(replay / REPLAY_FILE, {"format": FORMAT, "photos": rows})

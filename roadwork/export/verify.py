@@ -14,7 +14,6 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
-from roadwork.calibration.data import logit_differences
 from roadwork.core.errors import ConfigError, DataError
 from roadwork.core.progress import track
 from roadwork.data.images import UnreadableImageError
@@ -34,10 +33,10 @@ from roadwork.export.consumer import (
     check_sigmoid,
     unanswered,
 )
-from roadwork.export.parity import PROBABILITY_LIMIT, TIE, Comparison, calibrated_from_score, compare
+from roadwork.export.parity import PROBABILITY_LIMIT, TIE, Comparison, compare
 from roadwork.export.replay import checked_replay, find_files, folded_logits, write_large_photo
-from roadwork.metrics.decision import to_probability
-from roadwork.metrics.predictions import read_predictions
+from roadwork.metrics.decision import probability, unfold_score
+from roadwork.metrics.predictions import predicted_margins, read_predictions
 from roadwork.models.architecture import register_networks
 from roadwork.models.build import without_transformers_report
 from roadwork.runs.run import Run
@@ -110,7 +109,7 @@ def compare_with_run(detector: Detector, run: Path, *, limit_rows: int, tie: flo
     return compare(
         "Detector against the run's predictions",
         frame["id"].tolist(),
-        to_probability(logit_differences(frame), facts.temperature),
+        probability(predicted_margins(frame), facts.temperature),
         detector.probabilities(folded_logits(detector, photos)),
         threshold=facts.threshold,
         tie=tie,
@@ -256,7 +255,7 @@ def _ask_pipelines(
                 f"Detector against {name}",
                 [str(photo) for photo in photos[:n]],
                 ours,
-                calibrated_from_score(scores[:n], threshold),
+                unfold_score(scores[:n], threshold),
                 threshold=threshold,
                 tie=PIPELINE_TIE,
             )

@@ -25,6 +25,7 @@ from roadwork.maps.geometry import (
     split_line,
     zoom_of,
 )
+from roadwork.metrics.decision import decide
 
 # In the order of the splits.
 SPLITS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
@@ -216,7 +217,7 @@ def bounds_of(*positions: np.ndarray) -> list[list[float]]:
 
 def error_layers(predictions: pd.DataFrame, decimals: int | None) -> list[MapLayer]:
     """Roadwork that the model missed, and alarms where there is none, at threshold 0.5."""
-    decided, label = predictions["probability"].to_numpy() >= 0.5, predictions["label"].to_numpy() == 1
+    decided, label = decide(predictions["probability"].to_numpy()) == 1, predictions["label"].to_numpy() == 1
     kinds = (
         ("Missed roadwork", MISSED, label & ~decided),
         ("False alarms", FALSE_ALARM, ~label & decided),

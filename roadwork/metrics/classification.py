@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from roadwork.metrics.decision import DEFAULT_THRESHOLD, decide
 
-def decide(probabilities: np.ndarray, threshold: float = 0.5) -> np.ndarray:
-    """(N,) int64 decisions: 1, Roadwork, where the probability reaches the threshold."""
-    return (probabilities >= threshold).astype(np.int64)
+ECE_BINS = 15
 
 
-def count_confusion(labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5) -> np.ndarray:
+def count_confusion(labels: np.ndarray, probabilities: np.ndarray, threshold: float = DEFAULT_THRESHOLD) -> np.ndarray:
     """(4,) int64 counts tn, fp, fn, tp of labels (N,) and probabilities (N,)."""
     return np.bincount(2 * labels + decide(probabilities, threshold), minlength=4)
 
@@ -97,12 +96,39 @@ class Ranking:
         return float(auroc), float(auprc)
 
 
-def score_all(labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5) -> dict[str, float]:
+def score_all(labels: np.ndarray, probabilities: np.ndarray, threshold: float = DEFAULT_THRESHOLD) -> dict[str, float]:
     """Every metric of labels (N,) and probabilities (N,) by name; NaN where one is undefined."""
     counts = count_confusion(labels, probabilities, threshold)
     figures = {name: float(metric(counts)) for name, metric in COUNT_METRICS.items()}
     ranking = Ranking(labels, probabilities).score(np.ones(len(labels)))
     return figures | dict(zip(RANKING_METRICS, ranking, strict=True))
+
+
+def score_probabilities(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """NLL, Brier score and ECE by name, of labels (N,) and probabilities (N,) strictly between 0 and 1."""
+    p_label = np.where(labels == 1, probabilities, 1 - probabilities)
+    return {
+        "nll": float(-np.log(p_label).mean()),
+        "brier": float(((probabilities - labels) ** 2).mean()),
+        "ece": expected_calibration_error(labels, probabilities),
+    }
+
+
+def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = ECE_BINS) -> float:
+    """Mean distance of the share of Roadwork from the mean probability, over bins that hold equally many rows.
+
+    Equal probabilities share a bin, so that the order of rows does not matter. (Nixon et al., Measuring calibration in
+    deep learning, CVPR workshops 2019, on why bins of equal mass.)
+    """
+    numbers = equal_mass_bins(probabilities, bins)
+    sums = np.bincount(numbers, weights=labels - probabilities, minlength=bins)
+    return float(np.abs(sums).sum() / len(labels))
+
+
+def equal_mass_bins(probabilities: np.ndarray, bins: int = ECE_BINS) -> np.ndarray:
+    """(N,) int64 bin, from 0, of each probability (N,): as many rows in each, as far as equal ones allow."""
+    edges = np.quantile(probabilities, np.linspace(0, 1, bins + 1))[1:-1]
+    return np.searchsorted(edges, probabilities, side="right")
 
 
 def _unpack(counts: np.ndarray) -> np.ndarray:

@@ -27,7 +27,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy import optimize, stats
 
-from roadwork.metrics.classification import COUNT_METRICS, RANKING_METRICS, Ranking, decide, mcc
+from roadwork.metrics.classification import COUNT_METRICS, RANKING_METRICS, Ranking, mcc
+from roadwork.metrics.decision import decide
 
 BOOTSTRAP = "group bootstrap"
 CLOPPER_PEARSON = "Clopper-Pearson by group"

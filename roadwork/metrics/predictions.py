@@ -11,6 +11,7 @@ import pyarrow as pa
 from roadwork.core.errors import DataError, WiringError
 from roadwork.core.files import atomic_path
 from roadwork.data.table import SampleTable
+from roadwork.metrics.decision import margin, softmax_roadwork
 
 _TEXT, _WHOLE, _REAL = "text", "whole numbers", "numbers"
 
@@ -80,13 +81,9 @@ def build_predictions(
     return pd.DataFrame(columns | _further_columns(table.slices))
 
 
-def softmax_roadwork(logits: np.ndarray) -> np.ndarray:
-    """(N,) probability of Roadwork in float64, from (N, 2) logits of None and Roadwork."""
-    # exp of a difference that is never positive cannot overflow.
-    difference = logits[:, 1] - logits[:, 0]
-    smaller = np.exp(-np.abs(difference))
-    probability: np.ndarray = np.where(difference >= 0, 1.0, smaller) / (1.0 + smaller)
-    return probability
+def predicted_margins(frame: pd.DataFrame) -> np.ndarray:
+    """(N,) float64 logit of Roadwork minus logit of None, of a predictions table."""
+    return margin(frame[["logit_none", "logit_roadwork"]].to_numpy(np.float64))
 
 
 def write_predictions(frame: pd.DataFrame, path: Path) -> None:

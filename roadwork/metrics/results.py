@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from roadwork.core.errors import ConfigError, DataError
-from roadwork.metrics.classification import decide, mcc, score_all
+from roadwork.metrics.classification import mcc, score_all
+from roadwork.metrics.decision import decide
 from roadwork.metrics.intervals import (
     BOOTSTRAP,
     Interval,

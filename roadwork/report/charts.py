@@ -11,8 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from roadwork.calibration.threshold import Cuts
-from roadwork.metrics.classification import precision, recall
-from roadwork.metrics.decision import ECE_BINS, equal_mass_bins
+from roadwork.metrics.classification import ECE_BINS, equal_mass_bins, precision, recall
 from roadwork.metrics.intervals import Interval, error_rate_interval
 
 WIDTH, HEIGHT = 380, 270

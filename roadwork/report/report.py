@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 
 from roadwork.core.errors import ConfigError
 from roadwork.core.files import atomic_path
-from roadwork.metrics.classification import count_confusion, decide, mcc
+from roadwork.metrics.classification import count_confusion, mcc
+from roadwork.metrics.decision import decide
 from roadwork.metrics.intervals import (
     MIN_FAILED_GROUPS,
     Interval,

@@ -14,6 +14,7 @@ import pandas as pd
 
 from roadwork.calibration.data import read_rows
 from roadwork.core.errors import DataError
+from roadwork.metrics.decision import DEFAULT_THRESHOLD
 from roadwork.metrics.predictions import CALIBRATED_COLUMN, read_predictions
 from roadwork.report.privacy import coarsen_predictions
 from roadwork.runs.run import Run
@@ -21,8 +22,6 @@ from roadwork.settings import Settings
 from roadwork.settings.sampling import TEST_SPLIT
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)

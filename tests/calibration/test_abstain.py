@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.special import logit
 
 from roadwork.calibration.abstain import choose_band, groups_needed
-from roadwork.metrics.decision import to_probability
+from roadwork.metrics.decision import probability
 
 
 def draw_groups(rng, n_groups):
@@ -16,7 +16,7 @@ def draw_groups(rng, n_groups):
     groups = np.repeat(np.arange(n_groups), sizes)
     labels = rng.integers(0, 2, n_groups)[groups]
     margin = rng.normal(1.2, 1, n_groups)[groups] + rng.normal(0, 1, len(groups))
-    return labels, to_probability(np.where(labels == 1, margin, -margin), 1.0), groups
+    return labels, probability(np.where(labels == 1, margin, -margin)), groups
 
 
 def mean_loss(labels, probabilities, groups, band, threshold=0.5):
@@ -64,7 +64,7 @@ rows = st.lists(
 def test_the_band_is_the_narrowest_that_keeps_the_bound(drawn, risk, threshold):
     labels, differences, groups = (np.array(column) for column in zip(*drawn, strict=True))
     groups = np.unique(groups, return_inverse=True)[1]
-    probabilities = to_probability(differences.astype(float), 1.0)
+    probabilities = probability(differences.astype(float))
     band = choose_band(labels, probabilities, groups, threshold=threshold, risk=risk)
     n_groups = groups.max() + 1
 

@@ -5,7 +5,7 @@ import pytest
 from netcal.metrics import ECE
 from sklearn.metrics import brier_score_loss, log_loss
 
-from roadwork.metrics.decision import expected_calibration_error, score_probabilities
+from roadwork.metrics.classification import expected_calibration_error, score_probabilities
 
 
 @pytest.fixture

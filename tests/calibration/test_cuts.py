@@ -9,7 +9,7 @@ from sklearn.metrics import matthews_corrcoef
 
 from roadwork.calibration.threshold import Cuts
 from roadwork.metrics.classification import count_confusion, mcc
-from roadwork.metrics.decision import to_probability
+from roadwork.metrics.decision import probability
 
 few_values = st.integers(-3, 3).map(float)  # many ties
 any_values = st.floats(-1e4, 1e4)
@@ -45,7 +45,7 @@ def test_no_threshold_is_better_than_the_best_cut(drawn, prior):
     labels, differences = unpack(drawn)
     if len(set(labels)) == 1:
         prior = None  # has no prior to be weighted to
-    probabilities = to_probability(differences, 1.0)
+    probabilities = probability(differences)
     cuts = Cuts(labels, probabilities)
     threshold = cuts.thresholds[cuts.best(prior)]
     found = weighted_mcc(labels, (probabilities >= threshold).astype(int), prior)
@@ -57,7 +57,7 @@ def test_no_threshold_is_better_than_the_best_cut(drawn, prior):
 @settings(max_examples=100, deadline=None)
 def test_every_cut_counts_what_its_threshold_decides(drawn):
     labels, differences = unpack(drawn)
-    probabilities = to_probability(differences, 1.0)
+    probabilities = probability(differences)
     cuts = Cuts(labels, probabilities)
     assert len(cuts.thresholds) == len(np.unique(probabilities)) + 1
     assert (np.diff(cuts.thresholds) > 0).all()
@@ -70,7 +70,7 @@ def test_every_cut_counts_what_its_threshold_decides(drawn):
 def test_a_shift_of_all_logits_shifts_the_threshold_alike(drawn, shift):
     labels, differences = unpack(drawn)
     differences = np.round(np.clip(differences, -8, 8), 2)  # where float64 keeps the gaps apart
-    cuts, shifted = (Cuts(labels, to_probability(d, 1.0)) for d in (differences, differences + shift))
+    cuts, shifted = (Cuts(labels, probability(d)) for d in (differences, differences + shift))
     np.testing.assert_array_equal(cuts.counts, shifted.counts)
     np.testing.assert_allclose(logit(shifted.thresholds), logit(cuts.thresholds) + shift, atol=1e-7)
 
@@ -78,7 +78,7 @@ def test_a_shift_of_all_logits_shifts_the_threshold_alike(drawn, shift):
 def test_counting_a_class_twice_equals_a_prior():
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1], 60)
-    probabilities = to_probability(rng.normal(labels, 1), 1.0)
+    probabilities = probability(rng.normal(labels, 1))
     often = np.concatenate([np.arange(120), *[np.arange(60)] * 8])
     by_prior, by_rows = Cuts(labels, probabilities), Cuts(labels[often], probabilities[often])
     assert by_prior.best(0.1) == by_rows.best(None) != by_prior.best(None)
@@ -86,7 +86,7 @@ def test_counting_a_class_twice_equals_a_prior():
 
 def test_the_threshold_is_the_middle_of_the_gap_in_logits():
     labels, differences = np.array([0, 0, 1, 1]), np.array([-5.0, -1.0, 3.0, 4.0])
-    cuts = Cuts(labels, to_probability(differences, 1.0))
+    cuts = Cuts(labels, probability(differences))
     assert logit(cuts.thresholds[cuts.best(None)]) == pytest.approx(1.0)
 
 
@@ -94,14 +94,14 @@ def test_ties_between_cuts_take_the_widest_gap():
     # Symmetric: a cut at -1 and one at 1 have the same MCC.
     labels = np.array([0, 0, 1, 0, 1, 1])
     differences = np.array([-9.0, -8.0, -1.0, 0.5, 8.0, 9.0])
-    cuts = Cuts(labels, to_probability(differences, 1.0))
+    cuts = Cuts(labels, probability(differences))
     threshold = logit(cuts.thresholds[cuts.best(None)])
     assert threshold == pytest.approx(4.25)  # 0.5 to 8, and not -8 to -1
 
 
 def test_always_wrong_detector_gets_a_finite_end_threshold():
     labels, differences = np.array([1, 1, 0, 0]), np.array([-1e4, -1e4, 1e4, 1e4])
-    cuts = Cuts(labels, to_probability(differences, 1.0))
+    cuts = Cuts(labels, probability(differences))
     best = cuts.best(None)
     assert best in (0, len(cuts.thresholds) - 1)
     assert mcc(cuts.counts[best]) == 0

@@ -8,7 +8,7 @@ from scipy.special import expit
 from sklearn.metrics import log_loss
 
 from roadwork.calibration.temperature import choose_temperature, fit_temperature
-from roadwork.metrics.decision import to_probability
+from roadwork.metrics.decision import probability
 
 numbers = st.floats(-1e4, 1e4, allow_subnormal=False).map(lambda x: round(x, 3))
 rows = st.lists(st.tuples(st.integers(0, 1), numbers), min_size=2, max_size=40)
@@ -70,7 +70,7 @@ def test_overconfident_detector_is_scaled_down():
     assert fit.temperature == fit.fitted == pytest.approx(fit_temperature(labels, differences))
     assert fit.before["nll"] == pytest.approx(log_loss(labels, expit(differences)))
     # The fit on all rows is the best there is on these rows, so unseen ones must do worse.
-    assert log_loss(labels, to_probability(differences, fit.fitted)) < fit.after["nll"] < fit.before["nll"]
+    assert log_loss(labels, probability(differences, fit.fitted)) < fit.after["nll"] < fit.before["nll"]
 
 
 def test_temperature_supported_by_one_group_is_not_kept():
@@ -100,7 +100,7 @@ def test_too_few_groups_leave_the_temperature_at_one():
 @given(st.lists(numbers, min_size=2, max_size=30), st.floats(0.01, 100))
 def test_probabilities_keep_their_order_and_stay_in_range(differences, temperature):
     ordered = np.sort(np.array(differences))
-    probabilities = to_probability(ordered, temperature)
+    probabilities = probability(ordered, temperature)
     assert (np.diff(probabilities) >= 0).all()
     assert probabilities.min() > 0
     assert probabilities.max() < 1

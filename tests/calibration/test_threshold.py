@@ -10,7 +10,7 @@ from roadwork.calibration.figures import Costs, at_prior, figures_with_intervals
 from roadwork.calibration.threshold import Cuts, choose_threshold, judge_out_of_bag
 from roadwork.core.errors import ConfigError
 from roadwork.metrics.classification import mcc
-from roadwork.metrics.decision import to_probability
+from roadwork.metrics.decision import probability
 
 
 def draw(rng, n_groups, shift=0.0, separation=1.5):
@@ -18,7 +18,7 @@ def draw(rng, n_groups, shift=0.0, separation=1.5):
     groups = np.repeat(np.arange(n_groups), 4)
     labels = rng.integers(0, 2, n_groups)[groups]
     noise = rng.normal(0, 1.2, n_groups)[groups] + rng.normal(0, 0.9, len(groups))
-    return labels, to_probability(separation * (2 * labels - 1) + shift + noise, 1.0), groups
+    return labels, probability(separation * (2 * labels - 1) + shift + noise), groups
 
 
 def true_mcc(threshold, shift, separation=1.5):
@@ -59,7 +59,7 @@ def test_few_groups_keep_one_half_and_report_it():
     labels, groups = np.repeat([0, 1], 40), np.repeat(np.arange(20), 4)
     logits = np.where(labels == 1, 3.0, -3.0)
     logits[:8] = 0.5  # two groups would be right at a higher threshold
-    choice = choose_threshold(labels, to_probability(logits, 1.0), groups, prior=None, draws=200, seed=0)
+    choice = choose_threshold(labels, probability(logits), groups, prior=None, draws=200, seed=0)
     assert choice.best > 0.5
     assert (choice.kept, choice.threshold) == (False, 0.5)
     assert choice.deciding_groups == pytest.approx(2)

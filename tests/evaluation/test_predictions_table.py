@@ -5,13 +5,8 @@ import torch
 
 from roadwork.core.errors import DataError, WiringError
 from roadwork.data.table import SampleTable
-from roadwork.metrics.predictions import (
-    COLUMNS,
-    build_predictions,
-    read_predictions,
-    softmax_roadwork,
-    write_predictions,
-)
+from roadwork.metrics.decision import softmax_roadwork
+from roadwork.metrics.predictions import COLUMNS, build_predictions, read_predictions, write_predictions
 
 
 def make_table(slices=None, rows=3):

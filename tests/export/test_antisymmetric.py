@@ -9,8 +9,8 @@ from scipy.special import expit
 from torch import nn
 
 from roadwork.core.errors import ConfigError
-from roadwork.detector.detector import calibrated_probability
 from roadwork.detector.folding import fold_calibration
+from roadwork.metrics.decision import unfold
 from roadwork.models.build import build_model
 from roadwork.settings import ModelSettings
 
@@ -57,7 +57,7 @@ def test_both_consumers_decide_as_the_calibrated_threshold(temperature, threshol
 @given(temperature=st.floats(0.2, 5), threshold=st.floats(0.01, 0.99), difference=st.floats(-60, 60))
 def test_the_calibrated_probability_comes_back(temperature, threshold, difference):
     d = difference / temperature - np.log(threshold / (1 - threshold))
-    [found] = calibrated_probability(torch.tensor([[-d / 2, d / 2]], dtype=torch.float64), threshold)
+    [found] = unfold(torch.tensor([[-d / 2, d / 2]], dtype=torch.float64), threshold)
     assert float(found) == pytest.approx(expit(difference / temperature), rel=1e-9)
 
 

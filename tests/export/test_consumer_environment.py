@@ -17,7 +17,7 @@ from roadwork.data.images import read_pixels, to_network_input
 from roadwork.detector.folding import fold_calibration, last_linear
 from roadwork.detector.format import ExportFacts
 from roadwork.export.consumer import STREETVISION_MODEL_TYPES, ask_consumer, check_answer
-from roadwork.export.parity import calibrated_from_score
+from roadwork.metrics.decision import unfold_score
 from roadwork.models.build import build_model
 from roadwork.models.processor import IMAGENET_STATISTICS
 from roadwork.settings import ModelSettings
@@ -145,7 +145,7 @@ def test_the_consumer_decides_as_the_detector_does(answers, family):
     np.testing.assert_allclose(ours, expected, atol=1e-5)
     assert 3 <= (ours >= THRESHOLD).sum() <= N_PHOTOS - 3
     assert count_changed(said, ours) == 0
-    np.testing.assert_allclose(calibrated_from_score(said.scores, THRESHOLD), ours, atol=CLOSE)
+    np.testing.assert_allclose(unfold_score(said.scores, THRESHOLD), ours, atol=CLOSE)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roadwork.core.errors import DataError
-from roadwork.detector.detector import calibrated_probability
-from roadwork.export.parity import calibrated_from_score, compare
+from roadwork.export.parity import compare
+from roadwork.metrics.decision import unfold, unfold_score
 
 
 def held(expected, found, **options):
@@ -59,9 +59,9 @@ def test_an_answer_that_is_no_number_is_an_error(broken):
 def test_a_softmax_score_becomes_the_calibrated_probability(d, threshold):
     logits = torch.tensor([[-d / 2, d / 2]], dtype=torch.float64)
     score = logits.softmax(1)[:, 1].numpy()
-    expected = calibrated_probability(logits, threshold).numpy()
-    np.testing.assert_allclose(calibrated_from_score(score, threshold), expected, atol=1e-9)
+    expected = unfold(logits, threshold).numpy()
+    np.testing.assert_allclose(unfold_score(score, threshold), expected, atol=1e-9)
 
 
 def test_scores_at_the_ends_stay_there():
-    assert calibrated_from_score(np.array([0.0, 1.0]), 0.3).tolist() == [0.0, 1.0]
+    assert unfold_score(np.array([0.0, 1.0]), 0.3).tolist() == [0.0, 1.0]

@@ -18,7 +18,7 @@ from roadwork.detector.format import Preprocessing
 from roadwork.detector.saliency import gradient_map
 from roadwork.export.consumer import ask_consumer, check_answer, check_files
 from roadwork.export.folder import write_config, write_weights
-from roadwork.export.parity import calibrated_from_score
+from roadwork.metrics.decision import unfold_score
 from roadwork.models.build import build_model
 from roadwork.models.classifier import PooledClassifier, as_own_class, family_of
 from roadwork.models.head import find_head, freeze_backbone, head_of, without_head
@@ -260,4 +260,4 @@ def test_the_consumer_loads_what_was_converted_to_its_classes(tmp_path):
     for folder, answer in zip(folders, ask_consumer(python, [(folder, [photo]) for folder in folders]), strict=True):
         assert check_answer(answer).status == "ok", check_answer(answer)
         ours = Detector.load(folder, device="cpu")(photo).probability
-        assert calibrated_from_score(answer.scores, FACTS.threshold) == pytest.approx([ours], abs=1e-4)
+        assert unfold_score(answer.scores, FACTS.threshold) == pytest.approx([ours], abs=1e-4)

@@ -9,7 +9,8 @@ import pandas as pd
 from roadwork.calibration.calibrate import CalibrationOptions
 from roadwork.calibration.run import calibrate_run
 from roadwork.core.files import write_json
-from roadwork.metrics.predictions import read_predictions, softmax_roadwork, write_predictions
+from roadwork.metrics.decision import softmax_roadwork
+from roadwork.metrics.predictions import read_predictions, write_predictions
 from roadwork.metrics.results import evaluate_predictions
 
 BRACKETS = [(0, 50), (50, 200), (200, 500), (500, float("inf"))]

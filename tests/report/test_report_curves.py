@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from roadwork.metrics.decision import expected_calibration_error
+from roadwork.metrics.classification import expected_calibration_error
 from roadwork.report.charts import ranking_curves, reliability_bins
 
 

@@ -18,10 +18,8 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
-from scipy.special import expit, logit
 from torch import Tensor, nn
 
-from roadwork.calibration.data import logit_differences
 from roadwork.core.devices import choose_device
 from roadwork.core.errors import DataError
 from roadwork.core.files import write_json
@@ -33,7 +31,8 @@ from roadwork.detector.format import ExportFacts
 from roadwork.evaluation.evaluate import open_run, predict_splits, tabulate
 from roadwork.evaluation.streetvision.challenge import make_challenges
 from roadwork.evaluation.streetvision.reward import MCC_ANSWERS, find_profile, simulate_reward
-from roadwork.metrics.predictions import write_predictions
+from roadwork.metrics.decision import decide, folded_score
+from roadwork.metrics.predictions import predicted_margins, write_predictions
 from roadwork.metrics.results import evaluate_predictions, evaluate_slice
 from roadwork.runs.run import Run
 from roadwork.settings import Settings
@@ -134,7 +133,7 @@ def evaluate_profile(folder: Path, profile_name: str) -> dict[str, Any]:
         frame = predict_challenges(datamodule, model, TEST_SPLIT, profile.levels, settings.evaluation.seed)
     else:
         frame = predict_splits(datamodule, model, (TEST_SPLIT,))
-    frame[SCORE_COLUMN] = folded_scores(frame, facts)
+    frame[SCORE_COLUMN] = folded_score(predicted_margins(frame), facts.temperature, facts.threshold)
     write_predictions(frame, folder / predictions_file(profile.name))
     result = judge(frame, settings) | {
         "profile": profile.name,
@@ -157,12 +156,6 @@ def result_key(profile_name: str) -> str:
 def predictions_file(profile_name: str) -> str:
     """The name of the file of the profile's predictions."""
     return f"predictions_{profile_name}.parquet"
-
-
-def folded_scores(frame: pd.DataFrame, facts: ExportFacts) -> np.ndarray:
-    """(N,) what an exported detector answers, above 0.5 where it decides Roadwork (`roadwork.detector.folding`)."""
-    scores: np.ndarray = expit(logit_differences(frame) / facts.temperature - logit(facts.threshold))
-    return scores
 
 
 def judge(frame: pd.DataFrame, settings: Settings) -> dict[str, Any]:
@@ -189,7 +182,7 @@ def judge(frame: pd.DataFrame, settings: Settings) -> dict[str, Any]:
     labels = frame["label"].to_numpy()
     result["reward"] = None
     if len(np.unique(labels)) == 2:
-        decisions = (frame[SCORE_COLUMN] >= ABOVE_HALF).to_numpy()
+        decisions = decide(frame[SCORE_COLUMN].to_numpy(), ABOVE_HALF)
         result["reward"] = asdict(simulate_reward(labels, decisions, seed=settings.evaluation.seed))
     return result
 

@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from roadwork.calibration.data import logit_differences
 from roadwork.core.progress import track
 from roadwork.evaluation.streetvision.reward import simulate_reward
-from roadwork.metrics.classification import count_confusion, decide, score_all
-from roadwork.metrics.decision import score_probabilities, to_probability
+from roadwork.metrics.classification import count_confusion, score_all, score_probabilities
+from roadwork.metrics.decision import DEFAULT_THRESHOLD, decide, probability
+from roadwork.metrics.predictions import predicted_margins
 from roadwork.report.charts import Plot, ranking_curves, reliability_bins
 from roadwork.report.page import Section, why_no_test_rows
-from roadwork.report.run_files import DEFAULT_THRESHOLD, RunFiles
+from roadwork.report.run_files import RunFiles
 from roadwork.report.slices import MIN_GROUPS, MIN_ROWS, find_slicings, slice_figures, worst_parts
 from roadwork.settings.sampling import TEST_SPLIT
 
@@ -46,7 +46,7 @@ def decisions_section(run: RunFiles) -> Section:
 def _draw_curves(rows: pd.DataFrame, threshold: float) -> dict[str, Markup]:
     labels = rows["label"].to_numpy()
     # No temperature changes the order of rows.
-    curves = ranking_curves(labels, to_probability(logit_differences(rows), 1.0))
+    curves = ranking_curves(labels, probability(predicted_margins(rows)))
     figures = score_all(labels, rows["probability"].to_numpy(), threshold)
     tn, fp, _, _ = count_confusion(labels, rows["probability"].to_numpy(), threshold).tolist()
     here = f"at {threshold:.4g}"
@@ -93,7 +93,7 @@ def _draw_reliability(rows: pd.DataFrame, temperature: float) -> list[dict[str, 
         names.append(f"calibrated (temperature {temperature:.3g})")
     diagrams = []
     for name, value in zip(names, (1.0, temperature), strict=False):
-        probabilities = to_probability(logit_differences(rows), value)
+        probabilities = probability(predicted_margins(rows), value)
         labels = rows["label"].to_numpy()
         diagrams.append(
             {
