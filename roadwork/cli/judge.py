@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from roadwork.cli.app import RunArgument, app
+from roadwork.cli.app import RunArgument, app, quiet_lightning
 from roadwork.core.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def evaluate(
     from roadwork.runs.run import Run
     from roadwork.settings.sampling import TEST_SPLIT
 
+    quiet_lightning()
     folder = Run.open(run).folder
     result = evaluate_run(folder)[TEST_SPLIT]
     Console().print(format_results(TEST_SPLIT, result))
@@ -55,6 +56,7 @@ def _evaluate_profile(run: Path, profile: str) -> None:
     from roadwork.evaluation.streetvision.evaluate import evaluate_profile, format_profile, predictions_file
     from roadwork.runs.run import Run
 
+    quiet_lightning()
     folder = Run.open(run).folder
     result = evaluate_profile(folder, profile)
     Console().print(format_profile(result))

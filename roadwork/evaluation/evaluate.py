@@ -5,19 +5,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
+import lightning as L
 import numpy as np
 import pandas as pd
-import torch
 from omegaconf import DictConfig, OmegaConf
+from rich.progress import Progress
 from torch import nn
+from typing_extensions import override
 
 from roadwork.core.devices import choose_device
 from roadwork.core.errors import DataError
 from roadwork.core.files import sha256_of, write_json
-from roadwork.core.progress import track
+from roadwork.core.progress import new_progress
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.data.utils.privacy import number_cells, position_columns, round_distances, round_positions
 from roadwork.evaluation.ensemble import AveragedNetworks
@@ -131,21 +134,53 @@ def load_best_model(folder: Path, settings: Settings) -> nn.Module:
 
 
 def predict_splits(datamodule: NATIXDataModule, model: nn.Module, splits: Sequence[str]) -> pd.DataFrame:
-    """The predictions table of these splits' readable rows."""
-    device = choose_device()
-    model = model.to(device)
-    rows: list[np.ndarray] = []
-    logits: list[np.ndarray] = []
-    for split in splits:
-        loader = datamodule.dataloader_for(split)
-        for batch in track(loader, len(loader), f"Predicting {split}"):
-            readable = datamodule.on_before_batch_transfer(batch, 0)
-            moved = readable | {"image": readable["image"].to(device)}
-            images = datamodule.on_after_batch_transfer(moved, 0)["image"]
-            with torch.inference_mode():
-                logits.append(model(pixel_values=images).logits.cpu().double().numpy())
-            rows.append(readable["index"].numpy())
-    return tabulate(datamodule, np.concatenate(rows), np.concatenate(logits))
+    """The predictions table of the readable rows of these splits, computed by Lightning's `Trainer.predict`.
+
+    Args:
+        datamodule: set up; its `predict_splits` become these.
+        model: maps `pixel_values` (B, 3, S, S) to `.logits` (B, 2).
+        splits: names.
+    """
+    datamodule.predict_splits = splits
+    trainer = L.Trainer(
+        accelerator=choose_device().type,
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+    )
+    with new_progress() as progress:
+        try:
+            by_split = trainer.predict(_Predictor(model, progress), datamodule)
+        except SystemExit as error:  # Lightning's silent answer to Ctrl-C
+            raise KeyboardInterrupt from error
+    # For a single loader Lightning returns its batches without the outer list.
+    batches = cast("list[Any]", by_split if len(splits) == 1 else list(chain.from_iterable(by_split or ())))
+    rows, logits = (np.concatenate([batch[key] for batch in batches]) for key in ("index", "logits"))
+    return tabulate(datamodule, rows, logits)
+
+
+class _Predictor(L.LightningModule):
+    """Maps a batch to its rows `index` (B,) and `logits` (B, 2) float64.
+
+    Unlike `RoadworkClassifier`, it leaves the network's memory format and trainable parameters as they are.
+    """
+
+    def __init__(self, model: nn.Module, progress: Progress) -> None:
+        super().__init__()
+        self.model = model
+        self.progress = progress
+
+    @override
+    def on_predict_start(self) -> None:
+        self.task = self.progress.add_task("Predicting", total=sum(self.trainer.num_predict_batches))
+
+    @override
+    def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, np.ndarray]:
+        self.progress.advance(self.task)
+        logits = self.model(pixel_values=batch["image"]).logits
+        return {"index": batch["index"].cpu().numpy(), "logits": logits.cpu().double().numpy()}
 
 
 def tabulate(datamodule: NATIXDataModule, chosen: np.ndarray, logits: np.ndarray) -> pd.DataFrame:
