@@ -19,7 +19,7 @@ from roadwork.core.errors import ConfigError, DataError
 from roadwork.core.files import sha256_of
 from roadwork.data.images import UnreadableImageError
 from roadwork.evaluation.streetvision import evaluate as predict
-from roadwork.evaluation.streetvision.evaluate import evaluate_profile, format_profile, judge
+from roadwork.evaluation.streetvision.evaluate import evaluate_profile, format_profile, score_profile
 from roadwork.metrics.predictions import read_predictions
 from roadwork.runs.run import Run
 
@@ -147,7 +147,7 @@ def test_without_calibration_the_answer_is_the_probability(tiny_run, tmp_path):
 def test_an_answer_of_exactly_a_half_is_none(judged):
     """The validator rounds, and half rounds to even."""
     settings = to_settings(load_yaml(judged[0] / "config.yaml"))
-    result = judge(challenges_of(judged[0]).assign(challenge_score=0.5), settings)
+    result = score_profile(challenges_of(judged[0]).assign(challenge_score=0.5), settings)
     assert result["confusion"]["fp"] == result["confusion"]["tp"] == 0
     assert result["reward"]["mean"] < 0.05
 
@@ -155,7 +155,7 @@ def test_an_answer_of_exactly_a_half_is_none(judged):
 def test_one_label_alone_has_no_reward(judged):
     settings = to_settings(load_yaml(judged[0] / "config.yaml"))
     frame = challenges_of(judged[0])
-    result = judge(frame[frame["label"] == 1], settings)
+    result = score_profile(frame[frame["label"] == 1], settings)
     assert result["reward"] is None
     json.dumps(result, allow_nan=False)
 

@@ -15,16 +15,14 @@ from roadwork.calibration.calibrate import CalibrationOptions, calibrate
 from roadwork.core.files import write_json
 from roadwork.metrics.decision import probability
 from roadwork.metrics.predictions import CALIBRATED_COLUMN, predicted_margins, read_predictions, write_predictions
-from roadwork.metrics.results import evaluate_predictions
-from roadwork.runs.run import Run
+from roadwork.metrics.results import evaluate_for
+from roadwork.runs.run import CALIBRATED_RESULT, Run
 from roadwork.settings import Settings
 from roadwork.settings.sampling import TEST_SPLIT
 
-RESULT_KEY = "val_test_calibrated"
-
 
 def format_calibration(calibration: dict[str, Any]) -> Group:
-    """Figures before and after, and one sentence each on temperature, threshold and abstaining."""
+    """A table of the metrics before and after, and a sentence each on temperature, threshold and abstention."""
     rows, fitted = calibration["rows"], calibration["rows_fitted"]
     title = Text.assemble(
         ("val_calib", "bold"),
@@ -36,7 +34,7 @@ def format_calibration(calibration: dict[str, Any]) -> Group:
 
 
 def format_test(result: dict[str, Any]) -> Group:
-    """One sentence on `val_test`, and its leaks where it has any."""
+    """A sentence on `val_test`, and one for each leak."""
     interval = "no MCC, since it holds one class only"
     if result["mcc"] is not None:
         interval = f"MCC {result['mcc']:.4f} (95 % interval {result['mcc_low']:.4f} to {result['mcc_high']:.4f})"
@@ -92,47 +90,40 @@ def _show(value: float | None) -> str:
 
 
 def calibrate_run(folder: Path, options: CalibrationOptions) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Calibrates on `val_calib`, then opens `val_test` at the threshold, and counts the opening.
+    """The calibration on `val_calib`, and the metrics on `val_test` at the new threshold; the opening is counted.
 
     Args:
-        folder: a run's folder, evaluated.
-        options: What is asked.
+        folder: an evaluated run folder.
+        options: prior, risk and costs.
 
     Returns:
-        What `calibration.json` holds, and `results.json` under `val_test_calibrated`: None without rows of `val_test`.
+        The content of `calibration.json`, and of `val_test_calibrated` in `results.json`: None if `val_test` is empty.
 
     Raises:
-        DataError: the run was not evaluated, or `val_calib` cannot be calibrated on.
+        DataError: the run was not evaluated, or its `val_calib` cannot be used.
     """
-    path = Run(folder).predictions_file
-    frame = read_predictions(path)
-    settings = Run(folder).read_settings()
+    run = Run(folder)
+    frame = read_predictions(run.predictions_file)
+    settings = run.read_settings()
     calibration = calibrate(frame, options, draws=settings.evaluation.bootstrap_draws, seed=settings.evaluation.seed)
     calibrated = probability(predicted_margins(frame), calibration["temperature"])
     frame = frame.drop(columns=CALIBRATED_COLUMN, errors="ignore")
     frame.insert(list(frame.columns).index("probability") + 1, CALIBRATED_COLUMN, calibrated)
-    write_predictions(frame, path)
-    write_json(Run(folder).calibration_file, calibration)
-    result = _open_test(folder, frame, calibration["threshold"], settings)
-    Run(folder).write_manifest()
+    write_predictions(frame, run.predictions_file)
+    write_json(run.calibration_file, calibration)
+    result = _open_test(run, frame, calibration["threshold"], settings)
+    run.write_manifest()
     return calibration, result
 
 
-def _open_test(folder: Path, frame: pd.DataFrame, threshold: float, settings: Settings) -> dict[str, Any] | None:
+def _open_test(run: Run, frame: pd.DataFrame, threshold: float, settings: Settings) -> dict[str, Any] | None:
     rows = frame[frame["split"] == TEST_SPLIT]
     if rows.empty:
         return None
-    results = Run(folder).read_results()
-    opened = Run(folder).count_opening()
-    result = evaluate_predictions(
-        rows.assign(probability=rows[CALIBRATED_COLUMN]),
-        target_mcc=settings.evaluation.target_mcc,
-        draws=settings.evaluation.bootstrap_draws,
-        seed=settings.evaluation.seed,
-        brackets=[(low, high) for low, high, _ in settings.data.gps_sampling.weight_brackets],
-        threshold=threshold,
-    )
+    results = run.read_results()
+    opened = run.count_opening()
+    result = evaluate_for(settings, rows.assign(probability=rows[CALIBRATED_COLUMN]), threshold)
     leaks = results.get(TEST_SPLIT, {}).get("leaks", [])
     result |= {"threshold": threshold, "openings": opened, "leaks": leaks}
-    write_json(Run(folder).results_file, results | {RESULT_KEY: result})
+    write_json(run.results_file, results | {CALIBRATED_RESULT: result})
     return result

@@ -86,13 +86,13 @@ def calibrate(
     """
     from roadwork.calibration.calibrate import CalibrationOptions
     from roadwork.calibration.figures import Costs, parse_prior
-    from roadwork.calibration.run import RESULT_KEY, calibrate_run, format_calibration, format_test
-    from roadwork.runs.run import Run
+    from roadwork.calibration.run import calibrate_run, format_calibration, format_test
+    from roadwork.runs.run import CALIBRATED_RESULT, Run
 
     options = CalibrationOptions(parse_prior(prior), risk, Costs(cost_miss, cost_false_alarm))
     calibration, result = calibrate_run(Run.open(run).folder, options)
     if as_json:
-        print(json.dumps({"calibration": calibration, RESULT_KEY: result}, indent=2, ensure_ascii=False))
+        print(json.dumps({"calibration": calibration, CALIBRATED_RESULT: result}, indent=2, ensure_ascii=False))
         return
     console = Console()
     console.print(format_calibration(calibration))

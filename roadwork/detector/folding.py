@@ -6,9 +6,7 @@ one that applies a softmax, but the same decision.
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -19,8 +17,7 @@ from roadwork.detector.format import ExportFacts
 from roadwork.metrics.decision import fold
 from roadwork.metrics.predictions import read_predictions
 from roadwork.models.head import find_head
-
-CALIBRATION_FILE, PREDICTIONS_FILE = "calibration.json", "predictions.parquet"
+from roadwork.runs.run import Run
 
 
 @torch.no_grad()
@@ -66,35 +63,34 @@ def last_linear(network: nn.Module) -> nn.Linear:
     return linear[-1]
 
 
-def read_calibration(run: Path) -> ExportFacts | None:
-    """Temperature, threshold, prior and abstaining of a run; None where it is not calibrated.
+def read_calibration(run: Run) -> ExportFacts | None:
+    """Temperature, threshold, prior and abstention band of a run; None if it is not calibrated.
 
     Raises:
-        DataError: calibration.json is damaged, or was made from other predictions than the run's.
+        DataError: calibration.json is damaged, or was fitted on other predictions than the run's.
     """
-    path = run / CALIBRATION_FILE
-    if not path.is_file():
+    content = run.read_calibration()
+    if content is None:
         return None
+    path = run.calibration_file
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        made_from = content["sha256_of_rows"]
-        band = content["abstain"]
+        fitted_on = str(content["sha256_of_rows"])
         facts = ExportFacts(
             temperature=float(content["temperature"]),
             threshold=float(content["threshold"]),
             prior=float(content["prior"]),
-            abstain_low=band["low"],
-            abstain_high=band["high"],
+            abstain_low=content["abstain"]["low"],
+            abstain_high=content["abstain"]["high"],
         )
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path} cannot be used ({type(error).__name__}: {error}). Write it again with `roadwork calibrate RUN`."
         ) from None
-    _, there = read_rows(read_predictions(run / PREDICTIONS_FILE))
-    if made_from != there:
+    _, found = read_rows(read_predictions(run.predictions_file))
+    if fitted_on != found:
         raise DataError(
-            f"{path} was made from other predictions (rows {str(made_from)[:12]}…) than {PREDICTIONS_FILE} beside it "
-            f"holds ({there[:12]}…), so its temperature and threshold may not fit this network. Calibrate again with "
-            "`roadwork calibrate RUN`; or remove calibration.json, to export without calibration."
+            f"{path} was fitted on other predictions (rows {fitted_on[:12]}…) than {run.predictions_file.name} beside "
+            f"it has ({found[:12]}…), so its temperature and threshold may not fit this network. Calibrate again with "
+            "`roadwork calibrate RUN`, or remove calibration.json to export without calibration."
         )
     return facts

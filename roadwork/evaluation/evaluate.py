@@ -1,4 +1,4 @@
-"""From a run's folder to predictions and results: the best checkpoint over splits that it never trained on."""
+"""Evaluates the best checkpoint of a run on the splits that it was not trained on."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from roadwork.data.datamodule import NATIXDataModule
 from roadwork.data.utils.privacy import number_cells, position_columns, round_distances, round_positions
 from roadwork.evaluation.ensemble import AveragedNetworks
 from roadwork.metrics.predictions import build_predictions, write_predictions
-from roadwork.metrics.results import evaluate_predictions
+from roadwork.metrics.results import evaluate_for
 from roadwork.runs.ensemble_record import is_ensemble, read_members
 from roadwork.runs.run import Run
 from roadwork.settings import Settings
-from roadwork.settings.sampling import TEST_SPLIT, VALIDATION_SPLITS
+from roadwork.settings.sampling import HELD_OUT_SPLITS, TEST_SPLIT
 from roadwork.training.checkpoints import load_weights
 from roadwork.training.initialization import build_untrained
 
@@ -37,95 +37,92 @@ logger = logging.getLogger(__name__)
 
 
 def evaluate_run(folder: Path) -> dict[str, Any]:
-    """Opens `val_test` on the best checkpoint; writes `predictions.parquet` and `results.json`, and counts the opening.
+    """Metrics of the best checkpoint on `val_test`, by split.
+
+    Writes `predictions.parquet` and `results.json`, and counts the opening of `val_test` in the manifest.
 
     Args:
-        folder: a run's folder.
+        folder: a run folder.
 
     Returns:
-        What `results.json` holds.
+        The content of `results.json`.
 
     Raises:
         DataError: the folder is an ensemble's, or as `open_run`.
     """
     if is_ensemble(folder):
         raise DataError(
-            f"{folder} is an ensemble, which has its figures from its runs. Evaluate those, then average them again "
-            "with `roadwork ensemble RUN RUN`; --profile asks the ensemble itself."
+            f"{folder} is an ensemble; its metrics come from its runs. Evaluate those, then average them again with "
+            "`roadwork ensemble RUN RUN`. With --profile, the ensemble itself is evaluated."
         )
+    run = Run(folder)
     datamodule, model = open_run(folder)
-    settings = datamodule.settings
-    opened = Run(folder).count_opening()
-    frame = predict_splits(datamodule, model, (*VALIDATION_SPLITS, TEST_SPLIT))
-    write_predictions(frame, Run(folder).predictions_file)
-    result = evaluate_predictions(
-        frame[frame["split"] == TEST_SPLIT],
-        target_mcc=settings.evaluation.target_mcc,
-        draws=settings.evaluation.bootstrap_draws,
-        seed=settings.evaluation.seed,
-        brackets=[(low, high) for low, high, _ in settings.data.gps_sampling.weight_brackets],
-    )
-    result |= {
-        "checkpoint_sha256": sha256_of(Run(folder).best_checkpoint),
+    opened = run.count_opening()
+    frame = predict_splits(datamodule, model, HELD_OUT_SPLITS)
+    write_predictions(frame, run.predictions_file)
+    result = evaluate_for(datamodule.settings, frame[frame["split"] == TEST_SPLIT]) | {
+        "checkpoint_sha256": sha256_of(run.best_checkpoint),
         "openings": opened,
         "unreadable": len(datamodule.ledger.reasons),
         "leaks": list(datamodule.split_report.leak_warnings),
     }
     results = {TEST_SPLIT: result}
-    write_json(Run(folder).results_file, results)
-    Run(folder).write_manifest()
+    write_json(run.results_file, results)
+    run.write_manifest()
     return results
 
 
 def open_run(folder: Path) -> tuple[NATIXDataModule, nn.Module]:
-    """The data module and the best network of a run, once data and splits are seen to be those that it was trained on.
+    """The data module and the best network of a run.
 
     Raises:
-        DataError: they have changed since, or the run lacks its configuration or its checkpoint.
+        DataError: the data or the splits have changed since the run was trained, or the run lacks its configuration or
+            its checkpoint.
     """
-    cfg = Run(folder).read_config()
-    datamodule = build_run_datamodule(cfg, folder)
-    manifest = Run(folder).read_manifest()
-    _check_data_is_the_runs(datamodule, manifest)
-    if manifest.get("sha256", {}).get("splits.json") not in (None, sha256_of(Run(folder).splits_file)):
+    run = Run(folder)
+    datamodule = build_run_datamodule(run.read_config(), folder)
+    manifest = run.read_manifest()
+    _check_same_data(datamodule, manifest)
+    if manifest.get("sha256", {}).get("splits.json") not in (None, sha256_of(run.splits_file)):
         raise DataError(
-            f"{Run(folder).splits_file} has been edited since the run was trained, so rows that it trained on could be "
-            "judged as unseen. Restore it, or train again."
+            f"{run.splits_file} was edited after the run was trained, so training rows could be evaluated as unseen. "
+            "Restore it, or train again."
         )
     return datamodule, load_best_model(folder, datamodule.settings)
 
 
 def build_run_datamodule(cfg: DictConfig, folder: Path) -> NATIXDataModule:
-    """The data module of a run: its own configuration and its own splits, checked against the data as it is today."""
+    """The data module of a run: its configuration and its splits, which are checked against today's data."""
     own_splits = {"data": {"splits_file": str(Run(folder).splits_file)}}
     datamodule = NATIXDataModule(cast("DictConfig", OmegaConf.merge(cfg, own_splits)))
     datamodule.setup("predict")
     return datamodule
 
 
-def _check_data_is_the_runs(datamodule: NATIXDataModule, manifest: dict[str, Any]) -> None:
-    """A user's own splits carry no fingerprint, so the one in the manifest tells whether the data is still the same."""
+def _check_same_data(datamodule: NATIXDataModule, manifest: dict[str, Any]) -> None:
+    # The manifest has the fingerprint, because a user's own splits file has none.
     trained_on, now = manifest.get("data_fingerprint"), datamodule.table.fingerprint()
     if trained_on not in (None, now):
         raise DataError(
-            f"{datamodule.table.notes[0]} It is not the data that the run was trained on: rows, labels, positions or "
-            f"sequences have changed since (fingerprint {now[:19]}…, the run's {str(trained_on)[:19]}…). "
+            f"{datamodule.table.notes[0]} It differs from the data that the run was trained on: rows, labels, "
+            f"positions or sequences have changed (fingerprint {now[:19]}…, the run's {str(trained_on)[:19]}…). "
             "Restore it, or train again."
         )
 
 
 def load_best_model(folder: Path, settings: Settings) -> nn.Module:
-    """The network of a run with the weights that did best on `val_select`, in evaluation mode; of an ensemble, all.
+    """The network of a run with its best weights on `val_select`, in evaluation mode; all networks of an ensemble.
 
     Raises:
         DataError: the run has no best checkpoint, or one that is damaged or of another network.
     """
     if is_ensemble(folder):
-        return AveragedNetworks([load_best_model(run.folder, run.read_settings()) for run in read_members(folder)])
+        runs = [member.run for member in read_members(folder)]
+        return AveragedNetworks([load_best_model(run.folder, run.read_settings()) for run in runs])
     path = Run(folder).best_checkpoint
     if not path.is_file():
         raise DataError(
-            f"{path} is not there: the run ended before its first validation. Train again, or name another run."
+            f"{path} does not exist: the run ended before its first validation. Train again, or name another run."
         )
     model = build_untrained(settings)
     load_weights(model, path)
@@ -184,10 +181,12 @@ class _Predictor(L.LightningModule):
 
 
 def tabulate(datamodule: NATIXDataModule, chosen: np.ndarray, logits: np.ndarray) -> pd.DataFrame:
-    """The predictions table of rows (N,) of the data, each once, and their logits (N, 2); positions coarse if asked."""
-    # Rounded before anything is computed from them, so that the figures are those of the file.
+    """The predictions table of rows (N,) of the data, each once, and their logits (N, 2).
+
+    Positions are rounded as `privacy.coarsen_gps` says, before any metric is computed from them.
+    """
     decimals = datamodule.settings.privacy.coarsen_gps
-    # Of the whole table, so that the folds of a cross-validation have the same columns and groups.
+    # From the whole table, so that the folds of a cross-validation have the same columns and groups.
     whole, groups = datamodule.table, datamodule.groups.names
     hidden = position_columns(whole.slices, whole.gps, decimals)
     if hidden:

@@ -25,7 +25,7 @@ from roadwork.evaluation.evaluate import load_best_model, predict_splits
 from roadwork.experiments.folds import find_regions, make_fold_splits
 from roadwork.metrics.decision import decide
 from roadwork.metrics.predictions import read_predictions, write_predictions
-from roadwork.metrics.results import evaluate_predictions
+from roadwork.metrics.results import evaluate_for
 from roadwork.runs.run import Run
 from roadwork.settings import Settings
 from roadwork.settings.sampling import CALIBRATION_SPLIT
@@ -230,13 +230,7 @@ def pool_folds(cross_validation: CrossValidation) -> tuple[pd.DataFrame, dict[st
     frames = [_read_finished(fold) for fold in cross_validation.folds]
     pooled = pd.concat(frames, ignore_index=True)
     write_predictions(pooled, folder / "oof_predictions.parquet")
-    result = evaluate_predictions(
-        pooled,
-        target_mcc=settings.evaluation.target_mcc,
-        draws=settings.evaluation.bootstrap_draws,
-        seed=settings.evaluation.seed,
-        brackets=[(low, high) for low, high, _ in settings.data.gps_sampling.weight_brackets],
-    )
+    result = evaluate_for(settings, pooled)
     held_out = sum(len(fold.splits.ids[CALIBRATION_SPLIT]) for fold in cross_validation.folds)
     result |= {
         "by": None if cross_validation.regions is None else "region",

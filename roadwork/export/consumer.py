@@ -1,7 +1,4 @@
-"""The StreetVision consumer's contract, checked in its own Python environment.
-
-What is asked of the network's answers is in verify_behaviour.py.
-"""
+"""The contract of the StreetVision consumer: files and outputs of an export, and loading it in a miner's Python."""
 
 from __future__ import annotations
 
@@ -32,10 +29,13 @@ from roadwork.models.classifier import PooledConfig
 from roadwork.models.ensemble import EnsembleConfig
 from roadwork.models.processor import PROCESSOR_FILE
 
-# What AutoModelForImageClassification of transformers 4.45.2 knows among the networks that roadwork trains.
+# The networks of roadwork that AutoModelForImageClassification of transformers 4.45.2 can load.
 STREETVISION_MODEL_TYPES = ("vit", "dinov2", "convnextv2", "siglip", "swinv2", "resnet", "hiera")
+CONSUMER_TRANSFORMERS = "4.45.2"
+SCRIPT = Path(__file__).parent / "assets" / "streetvision_consumer.py"
+ANSWER_WITHIN_S = 9.0
 OK, WARNING, FAILED = "ok", "warning", "failed"
-_EXPORT_AGAIN = "export again with `roadwork export RUN --out DIR`"
+
 _CARD_FIELDS: dict[str, tuple[type, ...]] = {
     "model_name": (str,),
     "description": (str,),
@@ -43,21 +43,21 @@ _CARD_FIELDS: dict[str, tuple[type, ...]] = {
     "submitted_by": (str,),
     "submission_time": (int, float),
 }
-ANSWER_WITHIN_S = 9.0
-
-# float32 rounds the two logits on their own: in parts of a logit where that is above 1.
+_EXPORT_AGAIN = "export again with `roadwork export RUN --out DIR`"
+_EXPORT_FOLDED = f"{_EXPORT_AGAIN}, which folds the calibration into such a head"
+# float32 rounds each of the two logits; relative to logits above 1.
 _ROUNDING = 1e-5
 _NOISE_IMAGES = 8
-_EXPORT_FOLDED = "export again with `roadwork export RUN --out DIR`, which folds the calibration into such a head"
-SCRIPT = Path(__file__).parent / "assets" / "streetvision_consumer.py"
-CONSUMER_TRANSFORMERS = "4.45.2"
 _TIMEOUT_S = 1800
-_KINDS = ("missing_keys", "mismatched_keys", "unexpected_keys", "error_msgs")
+_LOADING_PROBLEMS = ("missing_keys", "mismatched_keys", "unexpected_keys", "error_msgs")
+
+# Status, what was found, what is allowed, and how to fix it.
+_Finding = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True)
 class ContractCheck:
-    """One clause: its status (`ok`, `warning` or `failed`), what was found, what is allowed, and what to do."""
+    """One clause: its status (`ok`, `warning` or `failed`), what was found, what is allowed, and how to fix it."""
 
     name: str
     status: str
@@ -69,17 +69,17 @@ class ContractCheck:
         return asdict(self)
 
 
+# The files of the folder
+
+
 def check_files(folder: Path) -> Iterator[ContractCheck]:
-    """Yields a check for each clause on the folder's files; a file that cannot be read is a failed one."""
+    """The checks of the folder's files; a file that cannot be read fails its check."""
     for name, check in _CHECKS.items():
         try:
             status, found, allowed, fix = check(folder)
         except DataError as error:
             status, found, allowed, fix = FAILED, str(error), "a file that can be read", _EXPORT_AGAIN
         yield ContractCheck(name, status, found, allowed, fix)
-
-
-_Finding = tuple[str, str, str, str]
 
 
 def _status(is_right: bool) -> str:
@@ -143,10 +143,12 @@ def _weights(folder: Path) -> _Finding:
     except (SafetensorError, OSError) as error:
         return FAILED, f"{WEIGHTS_FILE} cannot be read: {error}", allowed, fix
     config = read_json(folder, CONFIG_FILE)
-    said = {config[key] for key in ("dtype", "torch_dtype") if key in config} or {"nothing"}
-    # Whole numbers are counters, such as BatchNorm's.
-    is_right = types - {"I64"} == {"F32"} and said <= {"float32", "nothing"}
-    found = f"{path.stat().st_size / 1e6:.1f} MB of {', '.join(sorted(types))}; {CONFIG_FILE} says {', '.join(said)}"
+    declared = {config[key] for key in ("dtype", "torch_dtype") if key in config} or {"nothing"}
+    # I64 are counters, such as BatchNorm's.
+    is_right = types - {"I64"} == {"F32"} and declared <= {"float32", "nothing"}
+    found = (
+        f"{path.stat().st_size / 1e6:.1f} MB of {', '.join(sorted(types))}; {CONFIG_FILE} says {', '.join(declared)}"
+    )
     return _status(is_right), found, allowed, fix
 
 
@@ -164,7 +166,7 @@ def _card(folder: Path) -> _Finding:
     allowed = f"{', '.join(_CARD_FIELDS)}; version as 1.0.0, submission_time in seconds, not in the future"
     if wrong:
         shown = ", ".join(f"{name} {json.dumps(card.get(name))}" for name in wrong)
-        return FAILED, shown, allowed, f"mend these fields of {NATIX_CARD_FILE}"
+        return FAILED, shown, allowed, f"fix these fields of {NATIX_CARD_FILE}"
     if card["submitted_by"] == HOTKEY_PLACEHOLDER:
         fix = f"before you publish it, put your wallet's hotkey into submitted_by of {NATIX_CARD_FILE}"
         return WARNING, f"all fields, but submitted_by is still {HOTKEY_PLACEHOLDER}", allowed, fix
@@ -182,8 +184,11 @@ _CHECKS: dict[str, Callable[[Path], _Finding]] = {
 }
 
 
+# The outputs of its network
+
+
 def check_head(detector: Detector) -> ContractCheck:
-    """Whether the logits are (-d / 2, d / 2), for pictures of noise: a head's form does not depend on what it sees."""
+    """Whether the logits are (-d / 2, d / 2); images of noise suffice, because the head has this form for any input."""
     size = detector.preprocessing.size
     noise = torch.randint(0, 256, (_NOISE_IMAGES, 3, size, size), generator=torch.Generator().manual_seed(0))
     logits = detector.logits(noise.to(torch.uint8)).double()
@@ -213,7 +218,7 @@ def check_sigmoid(logits: Tensor) -> ContractCheck:
 
 
 def check_latency(seconds: np.ndarray, where: str) -> ContractCheck:
-    """Whether calls with a single 12-megapixel photo, which took `seconds` (N,), end in time."""
+    """Whether calls with a single 12-megapixel photo, which took `seconds` (N,), are fast enough."""
     return ContractCheck(
         f"latency, {where}",
         OK if seconds.max() <= ANSWER_WITHIN_S else FAILED,
@@ -224,23 +229,26 @@ def check_latency(seconds: np.ndarray, where: str) -> ContractCheck:
     )
 
 
-def unanswered(reason: str) -> ContractCheck:
-    """The check that stands for those that were not come to."""
-    return ContractCheck("answers", FAILED, reason, "a folder and photos that can be read", "mend what is named above")
+def loading_failed(reason: str) -> ContractCheck:
+    """A failed check, in place of those that could not run."""
+    return ContractCheck("answers", FAILED, reason, "a folder and photos that can be read", "fix what is named above")
+
+
+# Loading it in the consumer's environment
 
 
 @dataclass(frozen=True)
-class ConsumerAnswer:
-    """What the consumer's environment made of a folder.
+class ConsumerOutput:
+    """The result of loading a folder in the consumer's environment.
 
     Attributes:
         transformers: its version.
-        error: why the folder could not be loaded or a photo not be scored; None where all went well.
-        model, processor: the classes that it chose; empty where it did not come so far.
-        scores: (N,) of the label Roadwork; fewer where there is an error.
-        seconds: (N,) that each took, from the file on.
-        misfits: weights that are missing or do not fit, which it makes up without an error.
-        warnings: what the library warned of.
+        error: why the folder could not be loaded or a photo not be scored; None without an error.
+        model, processor: the classes that it chose; empty if loading failed before.
+        scores: (N,) of the label Roadwork; fewer after an error.
+        seconds: (N,) from file to score.
+        misfits: missing or mismatched weights, which transformers initializes at random without an error.
+        warnings: of the library.
     """
 
     transformers: str
@@ -253,8 +261,8 @@ class ConsumerAnswer:
     warnings: list[str]
 
 
-def ask_consumer(python: Path, requests: Sequence[tuple[Path, Sequence[Path]]]) -> list[ConsumerAnswer]:
-    """Loads folders as a miner does and scores their photos, in one process of another interpreter.
+def run_consumer(python: Path, requests: Sequence[tuple[Path, Sequence[Path]]]) -> list[ConsumerOutput]:
+    """The results of loading folders and scoring photos as a miner does, in one process of another interpreter.
 
     Args:
         python: an interpreter with transformers 4.45.2, torch, torchvision and Pillow.
@@ -262,13 +270,13 @@ def ask_consumer(python: Path, requests: Sequence[tuple[Path, Sequence[Path]]]) 
 
     Raises:
         ConfigError: the interpreter cannot be run.
-        DataError: it ended with an error of its own.
+        DataError: the process failed, or did not end in time.
     """
-    asked = [{"folder": str(f.resolve()), "photos": [str(p.resolve()) for p in photos]} for f, photos in requests]
+    content = [{"folder": str(f.resolve()), "photos": [str(p.resolve()) for p in photos]} for f, photos in requests]
     try:
         done = subprocess.run(  # noqa: S603 -- the user names the interpreter
             [str(python), "-I", str(SCRIPT)],
-            input=json.dumps(asked),
+            input=json.dumps(content),
             capture_output=True,
             text=True,
             encoding="utf-8",
@@ -290,13 +298,13 @@ def ask_consumer(python: Path, requests: Sequence[tuple[Path, Sequence[Path]]]) 
             f"{python} ended with {done.returncode}: {last}. It must have transformers {CONSUMER_TRANSFORMERS}, torch, "
             "torchvision and Pillow; `make consumer` makes such an environment in .venv-consumer."
         )
-    return [_read_answer(answer["transformers"], row) for row in answer["folders"]]
+    return [_read_output(answer["transformers"], row) for row in answer["folders"]]
 
 
-def _read_answer(version: str, row: dict[str, object]) -> ConsumerAnswer:
+def _read_output(version: str, row: dict[str, object]) -> ConsumerOutput:
     weights = row.get("weights", {})
-    misfits = [f"{kind} {name}" for kind in _KINDS for name in weights.get(kind, [])]  # type: ignore[attr-defined]
-    return ConsumerAnswer(
+    misfits = [f"{kind} {name}" for kind in _LOADING_PROBLEMS for name in weights.get(kind, [])]  # type: ignore[attr-defined]
+    return ConsumerOutput(
         transformers=version,
         error=row["error"],  # type: ignore[arg-type]
         model=str(row.get("model", "")),
@@ -308,20 +316,20 @@ def _read_answer(version: str, row: dict[str, object]) -> ConsumerAnswer:
     )
 
 
-def check_answer(answer: ConsumerAnswer) -> ContractCheck:
-    """Whether the folder was loaded whole, by the library that miners have."""
-    status, found = OK, f"{answer.model} with {answer.processor}, by transformers {answer.transformers}"
-    if answer.warnings or answer.transformers != CONSUMER_TRANSFORMERS:
-        status, found = WARNING, "; ".join([found, *answer.warnings])
-    if answer.error or answer.misfits:
+def check_environment(output: ConsumerOutput) -> ContractCheck:
+    """Whether the folder was loaded completely, by the library version of the miners."""
+    status, found = OK, f"{output.model} with {output.processor}, by transformers {output.transformers}"
+    if output.warnings or output.transformers != CONSUMER_TRANSFORMERS:
+        status, found = WARNING, "; ".join([found, *output.warnings])
+    if output.error or output.misfits:
         status, found = (
             FAILED,
-            shorten(answer.error or "", 300) or f"weights that do not fit: {', '.join(answer.misfits[:5])}",
+            shorten(output.error or "", 300) or f"weights that do not fit: {', '.join(output.misfits[:5])}",
         )
     return ContractCheck(
         "the consumer's environment",
         status,
         found,
         f"loaded by transformers {CONSUMER_TRANSFORMERS}, with every weight and without a warning",
-        f"mend what is named, or use an interpreter with transformers {CONSUMER_TRANSFORMERS} (`make consumer`)",
+        f"fix what is named, or use an interpreter with transformers {CONSUMER_TRANSFORMERS} (`make consumer`)",
     )

@@ -34,8 +34,8 @@ from roadwork.export.model_card import build_card, build_natix_card
 from roadwork.export.onnx import check_onnx_installed, write_onnx
 from roadwork.export.parity import (
     Parity,
-    compare_answers,
     compare_logits,
+    compare_probabilities,
     network_logits,
 )
 from roadwork.export.replay import draw_scenes, write_replay
@@ -46,28 +46,27 @@ from roadwork.models.processor import PROCESSOR_FILE, image_statistics
 from roadwork.runs.ensemble_record import is_ensemble, read_members
 from roadwork.runs.run import Run
 from roadwork.settings import Settings
-from roadwork.settings.sampling import TEST_SPLIT
 from roadwork.training.lora.apply import merge_adapter
 
 FORMATS = ("hf", "onnx")
 
-# Before the scenes: what no photo looks like must come through unchanged, too.
-_NOISE_PICTURES = 3
+# The first inputs are noise: the outputs must agree for inputs unlike any photo, too.
+_NOISE_IMAGES = 3
 
-# Noise and scenes on which each step is checked; all scenes are looked at when the folder is read back.
+# Inputs on which each step is checked; the folder is read back with all scenes.
 _CHECKED = 8
 
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """What was exported.
+    """An export.
 
     Attributes:
         folder: the export.
         format: `hf` or `onnx`.
         model_type: of the network, as transformers names it.
-        facts: what is folded; None where the run is not calibrated, so that T is 1 and t 0.5.
-        parities: what was checked.
+        facts: the calibration that is folded in; None if the run is not calibrated, so that T is 1 and t is 0.5.
+        parities: the comparisons that passed.
         files: bytes by name.
     """
 
@@ -84,30 +83,30 @@ def export_run(run: Path, out: Path, *, format: str) -> ExportSummary:  # noqa: 
 
     Args:
         run: its folder, or the link `latest`.
-        out: the folder to make; an older export there is replaced.
+        out: the folder to write; an older export there is replaced.
         format: `hf` (model.safetensors) or `onnx` (model.onnx).
 
     Raises:
-        ConfigError: the format is unknown, or the network cannot be had in it.
-        DataError: the run lacks something or does not fit together, or `out` is something else than an export.
+        ConfigError: the format is unknown, or cannot express the network.
+        DataError: the run is incomplete or inconsistent, or `out` exists and is not an export.
         MissingExtraError: the format needs a package that is not installed.
-        WiringError: the detector would not answer as the run does.
+        WiringError: the outputs of the export differ from those of the run.
     """
     if format not in FORMATS:
         raise ConfigError(f"--format is {format!r}; allowed: {', '.join(FORMATS)}.")
     if format == "onnx":
         check_onnx_installed()
     check_target(out)
-    run = Run.open(run).folder
-    settings = to_settings(Run(run).read_config())
-    _check_weights_are_judged(run)
-    calibration = read_calibration(run)
+    source = Run.open(run)
+    settings = to_settings(source.read_config())
+    _check_weights_are_evaluated(source)
+    calibration = read_calibration(source)
     facts = calibration or ExportFacts()
     preprocessing = Preprocessing(settings.data.img_size, image_statistics(settings.model))
     scenes = draw_scenes()
     inputs = _network_inputs(scenes, preprocessing)
-    network, own, parities = _load_folded(run, settings, facts, inputs)
-    expected = probability(margin(own[_NOISE_PICTURES:]).numpy(), facts.temperature)
+    network, own, parities = _load_folded(source, settings, facts, inputs)
+    expected = probability(margin(own[_NOISE_IMAGES:]).numpy(), facts.temperature)
     with new_folder(out) as folder:
         if format == "hf":
             write_weights(network, folder)
@@ -116,37 +115,38 @@ def export_run(run: Path, out: Path, *, format: str) -> ExportSummary:  # noqa: 
         write_config(network, folder, facts)
         write_json(folder / PROCESSOR_FILE, preprocessing.as_config())
         write_replay(folder, scenes, expected, facts.threshold)
-        _write_cards(folder, network, calibration, read_run_facts(run, settings, calibration), format)
+        run_facts = read_run_facts(source, is_calibrated=calibration is not None)
+        _write_cards(folder, network, calibration, run_facts, format)
         parities.append(_read_back(folder, scenes, expected))
     return ExportSummary(out, format, network.config.model_type, calibration, tuple(parities), file_sizes(out))
 
 
-def _check_weights_are_judged(run: Path) -> None:
-    """A run that was resumed after its evaluation has other weights than its figures, temperature and threshold."""
-    judged = Run(run).read_results().get(TEST_SPLIT, {}).get("checkpoint_sha256")
-    path = Run(run).best_checkpoint
-    if judged is not None and path.is_file() and sha256_of(path) != judged:
+def _check_weights_are_evaluated(run: Run) -> None:
+    # The metrics and the calibration of a run that was resumed after its evaluation are of other weights.
+    evaluated = run.read_evaluated_sha256()
+    path = run.best_checkpoint
+    if evaluated is not None and path.is_file() and sha256_of(path) != evaluated:
         raise DataError(
-            f"{path} is not what `roadwork evaluate` judged: the run has been trained on since. Evaluate and calibrate "
-            "it again, then export."
+            f"{path} is not the checkpoint that `roadwork evaluate` read: the run was trained further. Evaluate and "
+            "calibrate it again, then export."
         )
 
 
 def _network_inputs(scenes: Sequence[bytes], preprocessing: Preprocessing) -> Tensor:
-    """(N, 3, S, S) what a network takes: noise, then the scenes."""
+    """(N, 3, S, S) network inputs: noise, then the scenes."""
     size = preprocessing.size
     noise = torch.randint(
-        256, (_NOISE_PICTURES, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+        256, (_NOISE_IMAGES, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
     pixels = torch.stack([read_pixels(scene, size) for scene in scenes])
     return to_network_input(torch.cat([noise, pixels]), preprocessing.statistics)
 
 
 def _load_folded(
-    run: Path, settings: Settings, facts: ExportFacts, inputs: Tensor
+    run: Run, settings: Settings, facts: ExportFacts, inputs: Tensor
 ) -> tuple[PreTrainedModel, Tensor, list[Parity]]:
-    """The network merged and folded, the run's own logits (N, 2) for `inputs`, and how near the former comes."""
-    best = load_best_model(run, settings)
+    """The merged and folded network, the run's own logits (N, 2) for `inputs`, and the comparisons of both."""
+    best = load_best_model(run.folder, settings)
     own = network_logits(best, inputs)
     checked, own_checked = inputs[:_CHECKED], own[:_CHECKED]
     parities = []
@@ -174,22 +174,22 @@ def _write_cards(
 
 
 def _read_back(folder: Path, scenes: Sequence[bytes], expected: np.ndarray) -> Parity:
-    """Holds the written folder, as a user will load it, against the run's own answers (N,)."""
+    """Compares the written folder, loaded as a user loads it, with the run's own probabilities (N,)."""
     detector = Detector.load(folder, device="cpu")
     probabilities = np.array([prediction.probability for prediction in detector.predict_many(scenes)])
-    return compare_answers("the folder, read back", probabilities, expected, detector.facts.threshold)
+    return compare_probabilities("the folder, read back", probabilities, expected, detector.facts.threshold)
 
 
 def export_members(ensemble: Path, out: Path, *, format: str) -> list[ExportSummary]:  # noqa: A002 -- as export_run
     """Exports each run of an ensemble to `out`/member-1, `out`/member-2, ..., with the run's own calibration.
 
     Raises:
-        ConfigError: the folder is a run's and no ensemble's; otherwise as `export_run`.
+        ConfigError: the folder is not an ensemble's; otherwise as `export_run`.
         DataError: as `export_run`.
     """
     if not is_ensemble(ensemble):
         raise ConfigError(f"--members is for an ensemble, and {ensemble} is one run. Leave it out.")
     return [
-        export_run(member.folder, out / f"member-{number}", format=format)
+        export_run(member.run.folder, out / f"member-{number}", format=format)
         for number, member in enumerate(read_members(ensemble), start=1)
     ]

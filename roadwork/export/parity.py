@@ -16,21 +16,21 @@ from roadwork.metrics.decision import decide
 LOGIT_LIMIT = 1e-4
 PROBABILITY_LIMIT = 1e-4
 
-# Nearer to the threshold than this, rounding may decide.
+# Closer to the threshold than this, rounding may change a decision.
 TIE = 1e-5
 
-# Pictures at a time: a large network needs much memory for each.
+# Images at a time: a large network needs much memory for each.
 _BATCH = 8
 
 
 @dataclass(frozen=True)
 class Parity:
-    """What was compared, and how far apart it was.
+    """A comparison that passed.
 
     Attributes:
-        what: in a few words.
-        difference: the largest.
-        limit: that it kept to.
+        what: was compared.
+        difference: the largest one.
+        limit: the allowed difference.
     """
 
     what: str
@@ -39,26 +39,26 @@ class Parity:
 
 
 def network_logits(network: nn.Module, inputs: Tensor) -> Tensor:
-    """(B, 2) float64 logits of a network for what it takes, (B, 3, S, S)."""
+    """(B, 2) float64 logits of a network for its inputs (B, 3, S, S)."""
     with torch.inference_mode():
         parts = (inputs[start : start + _BATCH] for start in range(0, len(inputs), _BATCH))
         return torch.cat([network(pixel_values=part).logits for part in parts]).double()
 
 
 def compare_logits(what: str, logits: Tensor, expected: Tensor, temperature: float = 1.0) -> Parity:
-    """Holds logits (B, 2) against those expected.
+    """Compares logits (B, 2) with the expected ones.
 
-    Differences are in parts of the larger of 1, 1 / temperature and the logit: float32 has seven digits, and folding a
-    temperature below 1 stretches the last of them with the others.
+    Differences are relative to the largest of 1, 1 / temperature and the logit, because float32 has seven digits and
+    folding a temperature below 1 scales their rounding error up.
 
     Args:
-        what: is compared.
+        what: names the comparison.
         logits: of a network.
-        expected: of another, or by a formula.
-        temperature: that is folded into both.
+        expected: of another network, or by a formula.
+        temperature: folded into both.
 
     Raises:
-        WiringError: they are farther apart than rounding explains.
+        WiringError: they differ by more than rounding.
     """
     difference = float(((logits - expected).abs() / expected.abs().clamp(min=max(1.0, 1 / temperature))).max())
     if not difference < LOGIT_LIMIT:  # a NaN is not below it, either
@@ -69,11 +69,11 @@ def compare_logits(what: str, logits: Tensor, expected: Tensor, temperature: flo
     return Parity(what, difference, LOGIT_LIMIT)
 
 
-def compare_answers(what: str, probabilities: np.ndarray, expected: np.ndarray, threshold: float) -> Parity:
-    """Holds calibrated probabilities (N,), and the decisions that follow from them, against the run's own.
+def compare_probabilities(what: str, probabilities: np.ndarray, expected: np.ndarray, threshold: float) -> Parity:
+    """Compares calibrated probabilities (N,), and the decisions that follow from them, with the run's own.
 
     Raises:
-        WiringError: a probability moved, or a decision changed that was no tie.
+        WiringError: a probability moved, or a decision changed that is not a tie.
     """
     difference = float(np.abs(probabilities - expected).max())
     changed = decide(probabilities, threshold) != decide(expected, threshold)
@@ -89,7 +89,7 @@ def compare_answers(what: str, probabilities: np.ndarray, expected: np.ndarray, 
 
 @dataclass(frozen=True)
 class Change:
-    """A photo that was decided otherwise, with both calibrated probabilities of Roadwork."""
+    """A photo whose decision changed, with both calibrated probabilities of Roadwork."""
 
     photo: str
     expected: float
@@ -98,17 +98,17 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a comparison of N photos found.
+    """The result of comparing N photos.
 
     Attributes:
-        what: who was held against whom.
-        n: photos.
-        threshold: at which both decide.
-        tie: probabilities this near to the threshold may fall on either side.
+        what: was compared with what.
+        n: number of photos.
+        threshold: of both decisions.
+        tie: probabilities this close to the threshold may fall on either side.
         max_difference: of the probabilities.
-        limit: that the difference must keep to; None: it is shown alone.
-        changed: decisions that are not the same.
-        ties: those that are not the same, but where both probabilities are within `tie` of the threshold.
+        limit: the allowed difference; None: it is shown only.
+        changed: photos whose decision differs.
+        ties: photos whose decision differs, with both probabilities within `tie` of the threshold.
     """
 
     what: str
@@ -122,7 +122,7 @@ class Comparison:
 
     @property
     def is_right(self) -> bool:
-        """Whether no decision changed but ties, and the probabilities kept to their limit."""
+        """Whether only ties changed, and the probabilities are within the limit."""
         return not self.changed and (self.limit is None or self.max_difference <= self.limit)
 
     def as_dict(self) -> dict[str, Any]:
@@ -139,14 +139,14 @@ def compare(
     tie: float,
     limit: float | None = None,
 ) -> Comparison:
-    """Holds calibrated probabilities (N,) that were found against those expected (N,); see `Comparison`.
+    """Compares calibrated probabilities (N,) with the expected ones (N,), see `Comparison`.
 
     Raises:
         DataError: one of them is not a number.
     """
-    for photo, *answers in zip(photos, expected, found, strict=True):
-        if not np.isfinite(answers).all():
-            raise DataError(f"{what}: the answer for {photo} is not a number. Export again.")
+    for photo, *values in zip(photos, expected, found, strict=True):
+        if not np.isfinite(values).all():
+            raise DataError(f"{what}: the probability of {photo} is not a number. Export again.")
     differs = decide(expected, threshold) != decide(found, threshold)
     is_tie = np.maximum(np.abs(expected - threshold), np.abs(found - threshold)) <= tie
     rows = [

@@ -1,4 +1,4 @@
-"""What is known of a run that its model card tells: data, splits, figures. No path and no name of a machine."""
+"""The facts of a run that its model card shows: data, splits, metrics. They contain no path of this machine."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from roadwork.calibration.run import RESULT_KEY
-from roadwork.detector.format import ExportFacts
+from roadwork.metrics.decision import DEFAULT_THRESHOLD
 from roadwork.runs.ensemble_record import is_ensemble, read_members
-from roadwork.runs.run import Run
+from roadwork.runs.run import Run, find_test_result
 from roadwork.settings import Settings
-from roadwork.settings.sampling import TEST_SPLIT
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _DEMO_SIGN = "Synthetic street scenes, drawn by roadwork"
@@ -21,12 +19,12 @@ _DEMO_SIGN = "Synthetic street scenes, drawn by roadwork"
 
 @dataclass(frozen=True)
 class DataFacts:
-    """Where a run's photos are from.
+    """The dataset of a run.
 
     Attributes:
-        name: for people.
+        name: for readers.
         hub_name: on the Hugging Face hub; None for a dataset that is not there.
-        is_synthetic: whether they are the demo's drawings.
+        is_synthetic: whether its images are the demo's drawings.
     """
 
     name: str
@@ -36,18 +34,17 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a model card tells of a run.
+    """What a model card shows of a run.
 
     Attributes:
         settings: its configuration.
-        data: where its photos are from.
-        networks: the configuration of each network in it: its own, or those of an ensemble's runs.
-        base_models: the hub names of the weights they started from; none for random ones, or a folder.
-        split_sizes: rows by split.
-        fingerprint: of the data; None where the manifest has none.
-        result: the part of results.json on `val_test`: at the threshold that is exported, where there is one; None
-            where the run was not evaluated.
-        result_threshold: at which `result` was decided.
+        data: its dataset.
+        networks: the settings of each network: its own, or those of an ensemble's runs.
+        base_models: the hub names of the pretrained weights; empty for random weights or a folder.
+        split_sizes: number of rows by split.
+        fingerprint: of the data; None if the manifest has none.
+        result: its metrics on `val_test`, at the exported threshold if there are any; None if it was not evaluated.
+        result_threshold: the threshold of `result`.
     """
 
     settings: Settings
@@ -60,23 +57,21 @@ class RunFacts:
     result_threshold: float
 
 
-def read_run_facts(run: Path, settings: Settings, facts: ExportFacts | None) -> RunFacts:
-    """The facts of a run's folder.
+def read_run_facts(run: Run, *, is_calibrated: bool) -> RunFacts:
+    """The facts of a run.
 
     Args:
-        run: the folder.
-        settings: of its configuration.
-        facts: its calibration; None where it has none.
+        run: its folder.
+        is_calibrated: whether its calibration is exported.
 
     Raises:
         DataError: the manifest is damaged.
     """
-    results = Run(run).read_results()
-    calibrated = results.get(RESULT_KEY) if facts is not None else None
-    at = facts.threshold if facts is not None and calibrated else 0.5
-    path = Run(run).splits_file
-    splits = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    networks = tuple(member.read_settings() for member in read_members(run)) if is_ensemble(run) else (settings,)
+    result = find_test_result(run.read_results(), is_calibrated=is_calibrated)
+    settings = run.read_settings()
+    splits = json.loads(run.splits_file.read_text(encoding="utf-8")) if run.splits_file.is_file() else {}
+    members = read_members(run.folder) if is_ensemble(run.folder) else ()
+    networks = tuple(member.run.read_settings() for member in members) or (settings,)
     names = (_hub_name(network.model.name) for network in networks if network.model.pretrained)
     return RunFacts(
         settings=settings,
@@ -84,9 +79,9 @@ def read_run_facts(run: Path, settings: Settings, facts: ExportFacts | None) -> 
         networks=networks,
         base_models=tuple(dict.fromkeys(name for name in names if name)),
         split_sizes={name: len(ids) for name, ids in splits.get("splits", splits).items() if isinstance(ids, list)},
-        fingerprint=Run(run).read_manifest().get("data_fingerprint"),
-        result=calibrated or results.get(TEST_SPLIT),
-        result_threshold=at,
+        fingerprint=run.read_manifest().get("data_fingerprint"),
+        result=result,
+        result_threshold=DEFAULT_THRESHOLD if result is None else result.get("threshold", DEFAULT_THRESHOLD),
     )
 
 
@@ -104,5 +99,5 @@ def _describe_data(settings: Settings) -> DataFacts:
 
 
 def _hub_name(name: str) -> str | None:
-    """The name, where it is one on the hub and no folder here, which would tell of this machine."""
+    """The name if it is one on the hub; None for a folder, whose path would show this machine."""
     return name if _HUB_NAME.fullmatch(name) and not Path(name).exists() and not name.startswith(".") else None

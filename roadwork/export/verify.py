@@ -19,19 +19,19 @@ from roadwork.core.progress import track
 from roadwork.data.images import UnreadableImageError
 from roadwork.data.open import open_dataset
 from roadwork.detector.detector import ROADWORK, Detector
-from roadwork.detector.folding import PREDICTIONS_FILE, read_calibration
+from roadwork.detector.folding import read_calibration
 from roadwork.detector.format import ExportFacts
 from roadwork.detector.networks import WEIGHTS_FILE
 from roadwork.export.consumer import (
     FAILED,
     ContractCheck,
-    ask_consumer,
-    check_answer,
+    check_environment,
     check_files,
     check_head,
     check_latency,
     check_sigmoid,
-    unanswered,
+    loading_failed,
+    run_consumer,
 )
 from roadwork.export.parity import PROBABILITY_LIMIT, TIE, Comparison, compare
 from roadwork.export.replay import checked_replay, find_files, folded_logits, write_large_photo
@@ -52,7 +52,7 @@ LATENCY_CALLS = 5
 
 
 def pipeline_scores(folder: Path, photos: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) the score of Roadwork, and (N,) seconds that it took on the CPU, photo by photo from the file on.
+    """(N,) the score of Roadwork, and (N,) the seconds from file to score on the CPU, one photo at a time.
 
     Raises:
         DataError: no label is exactly Roadwork.
@@ -91,7 +91,7 @@ def compare_with_run(detector: Detector, run: Path, *, limit_rows: int, tie: flo
     Raises:
         DataError: the run was not evaluated, its data or calibration is not what was exported, or a photo is gone.
     """
-    facts = read_calibration(run) or ExportFacts()
+    facts = read_calibration(Run(run)) or ExportFacts()
     exported = detector.facts
     if (facts.temperature, facts.threshold) != (exported.temperature, exported.threshold):
         raise DataError(
@@ -99,10 +99,10 @@ def compare_with_run(detector: Detector, run: Path, *, limit_rows: int, tie: flo
             f"{exported.threshold:.6g}; {run} is calibrated to {facts.temperature:.6g} and {facts.threshold:.6g}. "
             "Export again, or name the run that it was exported from."
         )
-    frame = read_predictions(run / PREDICTIONS_FILE)
+    frame = read_predictions(Run(run).predictions_file)
     frame = frame[frame["split"].isin(VALIDATION_SPLITS)]
     if frame.empty:
-        raise DataError(f"{run / PREDICTIONS_FILE} has no row of {' or '.join(VALIDATION_SPLITS)} to replay.")
+        raise DataError(f"{Run(run).predictions_file} has no row of {' or '.join(VALIDATION_SPLITS)} to replay.")
     if 0 < limit_rows < len(frame):
         frame = frame.iloc[np.unique(np.linspace(0, len(frame) - 1, limit_rows).astype(int))]
     photos = _read_photos(run, frame["id"].tolist())
@@ -123,7 +123,7 @@ def _read_photos(run: Path, ids: list[str]) -> list[bytes]:
     if Run(run).read_manifest().get("data_fingerprint") not in (None, table.fingerprint()):
         raise DataError(
             f"{table.notes[0]} It is not the data that {run} was trained on: rows, labels, positions or sequences have "
-            "changed since. Restore it, or leave --run out."
+            "changed. Restore it, or omit --run."
         )
     rows = {name: row for row, name in enumerate(table.ids.tolist())}
     try:
@@ -134,13 +134,13 @@ def _read_photos(run: Path, ids: list[str]) -> list[bytes]:
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """What is to be verified beside the replay.
+    """What to verify beside the replay.
 
     Attributes:
         photos: files and folders to replay instead of the folder's own photos.
-        run: the run that was exported; its validation rows are replayed too.
-        run_rows: how many of them, 0: all.
-        consumer: whose contract is checked; None: nobody's.
+        run: the exported run, whose validation rows are replayed too.
+        run_rows: how many of them; 0: all.
+        consumer: whose contract is checked; None: no contract.
         consumer_python: an interpreter of the consumer's own environment.
     """
 
@@ -159,7 +159,7 @@ class VerifyOptions:
 
 @dataclass
 class Verification:
-    """Comparisons of decisions, and checks of a contract."""
+    """The comparisons of decisions and the checks of a contract."""
 
     comparisons: list[Comparison] = field(default_factory=list)
     checks: list[ContractCheck] = field(default_factory=list)
@@ -188,15 +188,15 @@ def verify_export(folder: Path, options: VerifyOptions) -> Verification:
     if options.consumer:
         found.checks += check_files(folder)
     try:
-        _verify_answers(folder, options, found)
+        _verify_outputs(folder, options, found)
     except DataError as error:
         if not options.consumer:
             raise
-        found.checks.append(unanswered(str(error)))  # beside the violation that may have caused it
+        found.checks.append(loading_failed(str(error)))  # beside the violation that may have caused it
     return found
 
 
-def _verify_answers(folder: Path, options: VerifyOptions, found: Verification) -> None:
+def _verify_outputs(folder: Path, options: VerifyOptions, found: Verification) -> None:
     detector = Detector.load(folder, device="cpu")
     photos, logits = _replay(folder, detector, options, found)
     if options.run is not None:
@@ -212,11 +212,11 @@ def _verify_answers(folder: Path, options: VerifyOptions, found: Verification) -
             if timed:
                 write_large_photo(timed[0])
             ours = detector.probabilities(logits)
-            _ask_pipelines(folder, [*photos, *timed], ours, detector.facts.threshold, options=options, found=found)
+            _compare_pipelines(folder, [*photos, *timed], ours, detector.facts.threshold, options=options, found=found)
 
 
 def _replay(folder: Path, detector: Detector, options: VerifyOptions, found: Verification) -> tuple[list[Path], Tensor]:
-    """The photos to verify on, and the detector's folded logits (N, 2) of them; compares with the run's own answers."""
+    """The photos to verify on, and the detector's folded logits (N, 2); those of the folder itself are compared."""
     if options.photos:
         photos = find_files(options.photos)
         return photos, folded_logits(detector, photos)
@@ -237,15 +237,15 @@ def _replay(folder: Path, detector: Detector, options: VerifyOptions, found: Ver
     return photos, logits
 
 
-def _ask_pipelines(
+def _compare_pipelines(
     folder: Path, photos: list[Path], ours: np.ndarray, threshold: float, *, options: VerifyOptions, found: Verification
 ) -> None:
-    """Adds this transformers' pipeline and the consumer's; `photos` beyond those of `ours` (N,) are for timing."""
+    """Compares the pipelines of this transformers and of the consumer; photos after the first N of `ours` are timed."""
     n = len(ours)
     answers = [("transformers' pipeline", "transformers' pipeline", *pipeline_scores(folder, photos))]
     if options.consumer_python is not None:
-        answer = ask_consumer(options.consumer_python, [(folder, photos)])[0]
-        found.checks.append(check_answer(answer))
+        answer = run_consumer(options.consumer_python, [(folder, photos)])[0]
+        found.checks.append(check_environment(answer))
         if answer.error is None:
             name = f"the pipeline of transformers {answer.transformers}"
             answers.append((name, "the consumer's environment", answer.scores, answer.seconds))

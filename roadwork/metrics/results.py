@@ -1,4 +1,4 @@
-"""What a predictions table says of a detector: figures with their intervals, by distance, and against a target."""
+"""Metrics of a predictions table with their intervals: overall, by distance, and compared with a target."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.text import Text
 
 from roadwork.core.errors import ConfigError, DataError
 from roadwork.metrics.classification import mcc, score_all
-from roadwork.metrics.decision import decide
+from roadwork.metrics.decision import DEFAULT_THRESHOLD, decide
 from roadwork.metrics.intervals import (
     BOOTSTRAP,
     Interval,
@@ -25,6 +25,7 @@ from roadwork.metrics.intervals import (
     groups_to_show,
     ranking_intervals,
 )
+from roadwork.settings import Settings
 
 SHOWN, EXCLUDED, UNDECIDED = "shown", "excluded", "not decided by this set"
 _UNDEFINED: Interval = (math.nan, math.nan)
@@ -46,13 +47,13 @@ def evaluate_predictions(
     draws: int,
     seed: int,
     brackets: Sequence[tuple[float, float]],
-    threshold: float = 0.5,
+    threshold: float = DEFAULT_THRESHOLD,
 ) -> dict[str, Any]:
-    """Figures of one split, ready for JSON: None where a figure or an interval is undefined.
+    """Metrics of one split, ready for JSON: None where a metric or an interval is undefined.
 
     Args:
-        frame: The split's rows of a predictions table; its column `probability` decides.
-        target_mcc: The MCC that the split is held against, above 0 and at most 1.
+        frame: The split's rows of a predictions table, decided by their `probability`.
+        target_mcc: The MCC to reach, above 0 and at most 1.
         draws: Bootstrap samples.
         seed: Of the bootstrap.
         brackets: Half-open ranges [from, to) of kilometres to the nearest deployment centre.
@@ -73,7 +74,7 @@ def evaluate_predictions(
     if method == BOOTSTRAP:
         intervals |= ranking_intervals(labels, probabilities, groups, draws=draws, seed=seed)
     if len(np.unique(labels)) == 1:
-        # scikit-learn's 0 would read as a detector that fails, where nothing can be said.
+        # scikit-learn's 0 would look like a detector that fails, but the MCC is undefined.
         figures["mcc"], intervals["mcc"] = math.nan, _UNDEFINED
     result: dict[str, Any] = {}
     for name, value in figures.items():
@@ -86,8 +87,20 @@ def evaluate_predictions(
         | evaluate_slice(rows, draws=draws, seed=seed, threshold=threshold)
         for start, end, rows in _cut_by_distance(frame, brackets)
     ]
-    result["target"] = _hold_against_target(result, counts, target_mcc)
+    result["target"] = _compare_with_target(result, counts, target_mcc)
     return result
+
+
+def evaluate_for(settings: Settings, frame: pd.DataFrame, threshold: float = DEFAULT_THRESHOLD) -> dict[str, Any]:
+    """`evaluate_predictions` with the target, the bootstrap and the distance brackets of a run's settings."""
+    return evaluate_predictions(
+        frame,
+        target_mcc=settings.evaluation.target_mcc,
+        draws=settings.evaluation.bootstrap_draws,
+        seed=settings.evaluation.seed,
+        brackets=[(low, high) for low, high, _ in settings.data.gps_sampling.weight_brackets],
+        threshold=threshold,
+    )
 
 
 def errors_allowed(nones: int, roadworks: int, target_mcc: float) -> tuple[int, int]:
@@ -105,7 +118,7 @@ def errors_allowed(nones: int, roadworks: int, target_mcc: float) -> tuple[int, 
     return evenly, at_worst
 
 
-def _hold_against_target(result: dict[str, Any], counts: np.ndarray, target_mcc: float) -> dict[str, Any]:
+def _compare_with_target(result: dict[str, Any], counts: np.ndarray, target_mcc: float) -> dict[str, Any]:
     tn, fp, fn, tp = counts.sum(axis=0).tolist()
     low, high = result["mcc_low"], result["mcc_high"]
     target: dict[str, Any] = {"mcc": target_mcc, "errors": fp + fn}
@@ -120,7 +133,7 @@ def _hold_against_target(result: dict[str, Any], counts: np.ndarray, target_mcc:
         }
     verdict = SHOWN if low >= target_mcc else EXCLUDED if high < target_mcc else UNDECIDED
     evenly, at_worst = errors_allowed(tn + fp, fn + tp, target_mcc)
-    # Groups of unequal size tell less than their number.
+    # Groups of unequal size carry less information than as many of equal size.
     needed = groups_to_show(target_mcc, (fn + tp) / counts.sum()) * len(counts) / effective_groups(counts.sum(axis=1))
     groups = math.ceil(needed) if math.isfinite(needed) else "inf"
     room = (
@@ -156,13 +169,15 @@ def _cut_by_distance(
     return cuts if without_gps.empty else [*cuts, (None, None, without_gps)]
 
 
-def evaluate_slice(rows: pd.DataFrame, *, draws: int, seed: int, threshold: float = 0.5) -> dict[str, Any]:
+def evaluate_slice(
+    rows: pd.DataFrame, *, draws: int, seed: int, threshold: float = DEFAULT_THRESHOLD
+) -> dict[str, Any]:
     """Rows, groups, errors and the MCC with its interval of a part of a split, ready for JSON.
 
     MCC and interval are None where the part holds one class only, or nothing.
 
     Args:
-        rows: of a predictions table; the column `probability` decides.
+        rows: of a predictions table, decided by their `probability`.
         draws: Bootstrap samples.
         seed: Of the bootstrap.
         threshold: A probability that reaches it is Roadwork.
@@ -189,7 +204,7 @@ def _json(value: float | None) -> float | str | None:
 
 
 def format_results(name: str, result: dict[str, Any]) -> Group:
-    """A split's result for a terminal of 80 columns: figures, confusion matrix, by distance, and the verdict."""
+    """A split's result for a terminal of 80 columns: metrics, confusion matrix, distances and the verdict."""
     title = Text.assemble((name, "bold"), f": {result['n']:,} rows in {result['groups']:,} groups")
     verdict = Text.assemble(("Verdict  ", "bold"), result["target"]["sentence"])
     leaks = [Text.assemble(("Leaks  ", "bold red"), leak) for leak in result.get("leaks", [])]

@@ -17,7 +17,7 @@ from roadwork.core.errors import DataError
 from roadwork.metrics.decision import DEFAULT_THRESHOLD
 from roadwork.metrics.predictions import CALIBRATED_COLUMN, read_predictions
 from roadwork.report.privacy import coarsen_predictions
-from roadwork.runs.run import Run
+from roadwork.runs.run import Run, find_test_result
 from roadwork.settings import Settings
 from roadwork.settings.sampling import TEST_SPLIT
 
@@ -61,9 +61,7 @@ class RunFiles:
     @property
     def result(self) -> dict[str, Any] | None:
         """The figures on val_test at `threshold`; None before `evaluate`."""
-        key = f"{TEST_SPLIT}_calibrated" if self.calibration else TEST_SPLIT
-        result: dict[str, Any] | None = self.results.get(key) or self.results.get(TEST_SPLIT)
-        return result
+        return find_test_result(self.results, is_calibrated=self.calibration is not None)
 
     @cached_property
     def test_rows(self) -> pd.DataFrame | None:

@@ -22,10 +22,13 @@ from roadwork.config import load_config, load_yaml, to_settings
 from roadwork.core.errors import DataError
 from roadwork.core.files import sha256_of, write_json
 from roadwork.settings import Settings
+from roadwork.settings.sampling import TEST_SPLIT
 
 logger = logging.getLogger(__name__)
 
 BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
+# The key of `results.json` with the metrics on val_test at the calibrated threshold.
+CALIBRATED_RESULT = f"{TEST_SPLIT}_calibrated"
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _VERSIONS_RECORDED = ("torch", "lightning", "transformers", "peft", "kornia", "numpy", "scikit-learn", "pillow")
@@ -163,13 +166,19 @@ class Run:
         """
         return self._read_json(self.results_file, "Write it again with `roadwork evaluate RUN`.")
 
+    def read_evaluated_sha256(self) -> Any:
+        """The SHA-256 of the checkpoint that `roadwork evaluate` read, or of each one of an ensemble; None before."""
+        return self.read_results().get(TEST_SPLIT, {}).get("checkpoint_sha256")
+
     def read_calibration(self) -> dict[str, Any] | None:
         """`calibration.json`; None before `roadwork calibrate`.
 
         Raises:
             DataError: it is damaged.
         """
-        return self._read_json(self.calibration_file, "Write it again with `roadwork calibrate RUN`.") or None
+        if not self.calibration_file.is_file():
+            return None
+        return self._read_json(self.calibration_file, "Write it again with `roadwork calibrate RUN`.")
 
     def read_epochs(self) -> tuple[list[dict[str, Any]], tuple[int, ...]]:
         """The epochs of `metrics.jsonl`.
@@ -227,6 +236,15 @@ class Run:
         if not isinstance(content, dict):
             raise DataError(f"{path} contains no JSON object. {remedy}")
         return content
+
+
+def find_test_result(results: dict[str, Any], *, is_calibrated: bool) -> dict[str, Any] | None:
+    """The metrics on `val_test` in the content of `results.json`; None before `roadwork evaluate`.
+
+    They are those at the calibrated threshold if the run is calibrated and has them, else those at 0.5.
+    """
+    result: dict[str, Any] | None = results.get(CALIBRATED_RESULT) if is_calibrated else None
+    return result or results.get(TEST_SPLIT)
 
 
 def _git_revision() -> str | None:

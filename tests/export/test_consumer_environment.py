@@ -16,7 +16,7 @@ from roadwork import Detector
 from roadwork.data.images import read_pixels, to_network_input
 from roadwork.detector.folding import fold_calibration, last_linear
 from roadwork.detector.format import ExportFacts
-from roadwork.export.consumer import STREETVISION_MODEL_TYPES, ask_consumer, check_answer
+from roadwork.export.consumer import STREETVISION_MODEL_TYPES, check_environment, run_consumer
 from roadwork.metrics.decision import unfold_score
 from roadwork.models.build import build_model
 from roadwork.models.processor import IMAGENET_STATISTICS
@@ -118,7 +118,7 @@ def answers(tmp_path_factory):
         folders["renamed"],
         lambda weights: {name.replace("classifier.weight", "score.weight"): w for name, w in weights.items()},
     )
-    said = ask_consumer(python, [(folder, photos) for folder in folders.values()])
+    said = run_consumer(python, [(folder, photos) for folder in folders.values()])
     ours = {
         family: np.array([p.probability for p in Detector.load(folders[family], "cpu").predict_many(photos)])
         for family in FAMILIES
@@ -166,7 +166,7 @@ def test_old_sigmoid_changes_decisions_of_a_plain_head(answers):
     [("bit", "Unrecognized image processor"), ("dinov3", "dinov3_vit"), ("renamed", "classifier.weight")],
 )
 def test_what_the_consumer_cannot_load_is_named(answers, name, found):
-    check = check_answer(answers[0][name])
+    check = check_environment(answers[0][name])
     assert check.status == "failed"
     assert found in check.found
 

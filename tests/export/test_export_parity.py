@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from roadwork.core.errors import WiringError
-from roadwork.export.parity import compare_answers, compare_logits
+from roadwork.export.parity import compare_logits, compare_probabilities
 
 LOGITS = torch.tensor([[-0.5, 0.5], [300.0, -300.0]], dtype=torch.float64)
 
@@ -41,7 +41,7 @@ def test_logits_may_move_by_rounding_alone(moved, temperature, passes):
 def test_only_ties_may_change_decisions(own, other, passes):
     expected, probabilities = np.array([0.9, own]), np.array([0.9, other])
     if passes:
-        compare_answers("it", probabilities, expected, 0.4)
+        compare_probabilities("it", probabilities, expected, 0.4)
     else:
         with pytest.raises(WiringError, match="it: probabilities"):
-            compare_answers("it", probabilities, expected, 0.4)
+            compare_probabilities("it", probabilities, expected, 0.4)

@@ -16,7 +16,7 @@ from roadwork.detector.detector import Detector
 from roadwork.detector.folding import fold_calibration
 from roadwork.detector.format import Preprocessing
 from roadwork.detector.saliency import gradient_map
-from roadwork.export.consumer import ask_consumer, check_answer, check_files
+from roadwork.export.consumer import check_environment, check_files, run_consumer
 from roadwork.export.folder import write_config, write_weights
 from roadwork.metrics.decision import unfold_score
 from roadwork.models.build import build_model
@@ -257,7 +257,7 @@ def test_the_consumer_loads_what_was_converted_to_its_classes(tmp_path):
     for family, pooling in (("dinov2", "cls"), ("dinov2", "mean"), ("siglip2", "auto")):
         folders.append(tmp_path / f"{family}-{pooling}")
         export(build(family, pooling).eval(), folders[-1])
-    for folder, answer in zip(folders, ask_consumer(python, [(folder, [photo]) for folder in folders]), strict=True):
-        assert check_answer(answer).status == "ok", check_answer(answer)
+    for folder, answer in zip(folders, run_consumer(python, [(folder, [photo]) for folder in folders]), strict=True):
+        assert check_environment(answer).status == "ok", check_environment(answer)
         ours = Detector.load(folder, device="cpu")(photo).probability
         assert unfold_score(answer.scores, FACTS.threshold) == pytest.approx([ours], abs=1e-4)

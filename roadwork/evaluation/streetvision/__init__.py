@@ -1,1 +1,1 @@
-"""A detector judged as the StreetVision validator judges it: its pictures, and its reward."""
+"""Evaluation by the rules of the StreetVision validator: its challenge images and its reward."""

@@ -33,7 +33,7 @@ from roadwork.evaluation.streetvision.challenge import make_challenges
 from roadwork.evaluation.streetvision.reward import MCC_ANSWERS, find_profile, simulate_reward
 from roadwork.metrics.decision import decide, folded_score
 from roadwork.metrics.predictions import predicted_margins, write_predictions
-from roadwork.metrics.results import evaluate_predictions, evaluate_slice
+from roadwork.metrics.results import evaluate_for, evaluate_slice
 from roadwork.runs.run import Run
 from roadwork.settings import Settings
 from roadwork.settings.sampling import TEST_SPLIT
@@ -44,7 +44,7 @@ LEVEL_COLUMN = "challenge_level"
 _BATCH_PHOTOS = 16
 SCORE_COLUMN = "challenge_score"
 
-# The validator rounds the score: only what is above 0.5 is Roadwork.
+# The validator rounds the score, so 0.5 itself counts as None.
 ABOVE_HALF = math.nextafter(0.5, 1.0)
 _LEVELS = ("centre square", "turned and cropped", "also distorted", "distorted more")
 
@@ -73,7 +73,7 @@ def predict_challenges(
             logits.append(model(pixel_values=images).logits.cpu().double().numpy())
         rows.append(row)
     if not rows:
-        raise DataError(f"No photo of {split} could be read. Mend them, or give the split other rows.")
+        raise DataError(f"No photo of {split} could be read. Fix them, or give the split other rows.")
     chosen, by_row = np.array(rows), np.stack(logits)
     frames = [
         tabulate(datamodule, chosen, by_row[:, place]).assign(**{LEVEL_COLUMN: level})
@@ -108,34 +108,35 @@ def _read_row(datamodule: NATIXDataModule, row: int, *, levels: tuple[int, ...],
 
 
 def evaluate_profile(folder: Path, profile_name: str) -> dict[str, Any]:
-    """Opens `val_test` under a profile and counts the opening.
+    """Metrics and simulated reward on `val_test` under a profile; the opening is counted.
 
-    Writes `predictions_<profile>.parquet`, and into `results.json` under `val_test_<profile>`.
+    Writes `predictions_<profile>.parquet`, and adds `val_test_<profile>` to `results.json`.
 
     Args:
-        folder: a run's folder. Where it is calibrated, temperature and threshold are folded in, as an export does.
+        folder: a run folder. The temperature and threshold of a calibrated run are folded in, as in an export.
         profile_name: such as `streetvision-2026-01`.
 
     Returns:
-        What stands in `results.json`.
+        The entry in `results.json`.
 
     Raises:
-        ConfigError: there is no such profile.
+        ConfigError: the profile is unknown.
         DataError: the run, its data or its calibration cannot be used.
     """
     profile = find_profile(profile_name)
-    facts = read_calibration(folder) or ExportFacts()
-    others = Run(folder).read_results()
+    run = Run(folder)
+    facts = read_calibration(run) or ExportFacts()
+    others = run.read_results()
     datamodule, model = open_run(folder)
     settings = datamodule.settings
-    opened = Run(folder).count_opening()
+    opened = run.count_opening()
     if profile.levels:
         frame = predict_challenges(datamodule, model, TEST_SPLIT, profile.levels, settings.evaluation.seed)
     else:
         frame = predict_splits(datamodule, model, (TEST_SPLIT,))
     frame[SCORE_COLUMN] = folded_score(predicted_margins(frame), facts.temperature, facts.threshold)
     write_predictions(frame, folder / predictions_file(profile.name))
-    result = judge(frame, settings) | {
+    result = score_profile(frame, settings) | {
         "profile": profile.name,
         "temperature": facts.temperature,
         "threshold": facts.threshold,
@@ -143,37 +144,31 @@ def evaluate_profile(folder: Path, profile_name: str) -> dict[str, Any]:
         "unreadable": len(datamodule.ledger.reasons),
         "leaks": list(datamodule.split_report.leak_warnings),
     }
-    write_json(Run(folder).results_file, others | {result_key(profile.name): result})
-    Run(folder).write_manifest()
+    write_json(run.results_file, others | {result_key(profile.name): result})
+    run.write_manifest()
     return result
 
 
 def result_key(profile_name: str) -> str:
-    """What the profile's figures stand under in `results.json`."""
+    """The key of a profile's metrics in `results.json`."""
     return f"{TEST_SPLIT}_{profile_name}"
 
 
 def predictions_file(profile_name: str) -> str:
-    """The name of the file of the profile's predictions."""
+    """The file name of a profile's predictions."""
     return f"predictions_{profile_name}.parquet"
 
 
-def judge(frame: pd.DataFrame, settings: Settings) -> dict[str, Any]:
-    """Figures with intervals, by level where there are levels, and the simulated reward, ready for JSON.
+def score_profile(frame: pd.DataFrame, settings: Settings) -> dict[str, Any]:
+    """Metrics with intervals, by level if there are levels, and the simulated reward, ready for JSON.
 
     Args:
-        frame: predictions with scores; of every level the same photos.
+        frame: predictions with scores; each level has the same photos.
         settings: of the run.
     """
     scored = frame.assign(probability=frame[SCORE_COLUMN])
     options = {"draws": settings.evaluation.bootstrap_draws, "seed": settings.evaluation.seed}
-    result = evaluate_predictions(
-        scored,
-        target_mcc=settings.evaluation.target_mcc,
-        brackets=[(low, high) for low, high, _ in settings.data.gps_sampling.weight_brackets],
-        threshold=ABOVE_HALF,
-        **options,
-    )
+    result = evaluate_for(settings, scored, ABOVE_HALF)
     if LEVEL_COLUMN in frame:
         result["by_level"] = [
             {"level": level} | evaluate_slice(rows, threshold=ABOVE_HALF, **options)
@@ -188,7 +183,7 @@ def judge(frame: pd.DataFrame, settings: Settings) -> dict[str, Any]:
 
 
 def format_profile(result: dict[str, Any]) -> Group:
-    """Title, MCC by level and over all, the reward, and what no model can avoid."""
+    """A report for the terminal: MCC by level and overall, the reward, and the errors that no model can avoid."""
     profile = find_profile(result["profile"])
     title = Text.assemble(
         (f"val_test as {profile.name}", "bold"), f": {result['n']:,} pictures in {result['groups']:,} groups"
