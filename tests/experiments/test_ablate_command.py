@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import CHECKOUT, TINY_MODEL
+from fixtures.config import CHECKOUT, TINY_MODEL
 from omegaconf import OmegaConf
 from PIL import Image
 from sklearn.metrics import matthews_corrcoef

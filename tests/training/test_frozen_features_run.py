@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import CHECKOUT
+from fixtures.config import CHECKOUT
 from sklearn.metrics import matthews_corrcoef
 from test_frozen import TINY
 
