@@ -11,17 +11,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a network
 import pytest
 import torch
 from browser import CHROMIUM, FLAGS, need_chromium
+from fixtures.config import CHECKOUT, TINY_MODEL
 from omegaconf import DictConfig
 
 from roadwork.config import load_config
 from roadwork.demo import generate_demo_data
-
-CHECKOUT = Path(__file__).resolve().parents[1]
-TINY_MODEL = (
-    "model.config={embedding_size: 8, hidden_sizes: [8, 16], depths: [1, 1], layer_type: basic}",
-    "data.img_size=32",
-    "data.dataloader.batch_size=16",
-)
 
 
 @pytest.fixture(scope="session", autouse=True)

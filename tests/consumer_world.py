@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from conftest import CHECKOUT
+from fixtures.config import CHECKOUT
 
 
 def find_consumer_python(environment):

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import torch
-from conftest import CHECKOUT, TINY_MODEL
+from fixtures.config import CHECKOUT, TINY_MODEL
 
 from roadwork.calibration.calibrate import CalibrationOptions
 from roadwork.calibration.run import calibrate_run

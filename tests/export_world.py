@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import torch
-from conftest import CHECKOUT
 from detector_world import SIZE, TINY_NETWORKS
+from fixtures.config import CHECKOUT
 from omegaconf import OmegaConf
 
 from roadwork.config import load_config, to_settings

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from conftest import CHECKOUT
+from fixtures.config import CHECKOUT
 
 sys.path.insert(0, str(CHECKOUT / "scripts"))
 from hostile_photos import FORM, encoded, form, hostile_requests, photo

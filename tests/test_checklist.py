@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from conftest import CHECKOUT
+from fixtures.config import CHECKOUT
 
 CHECKLIST = (CHECKOUT / "docs" / "checklist.md").read_text(encoding="utf-8")
 LISTINGS = re.findall(r"^\$ ls (.*)\n((?:(?!\$ |```).*\n)+)", CHECKLIST, flags=re.MULTILINE)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import yaml
-from conftest import CHECKOUT
+from fixtures.config import CHECKOUT
 from typer.testing import CliRunner
 
 from roadwork.cli.app import app

@@ -3,7 +3,7 @@
 import copy
 
 import pytest
-from conftest import CHECKOUT
+from fixtures.config import CHECKOUT
 from omegaconf import OmegaConf
 
 import roadwork.config

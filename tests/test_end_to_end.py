@@ -6,7 +6,7 @@ import shutil
 
 import pandas as pd
 import pytest
-from conftest import CHECKOUT, TINY_MODEL
+from fixtures.config import CHECKOUT, TINY_MODEL
 from PIL import Image
 from sklearn.metrics import matthews_corrcoef
 
@@ -260,10 +260,10 @@ def test_evaluate_refuses_a_damaged_run_and_counts_no_opening(in_tmp, demo_root,
     splits = json.loads((folder / "splits.json").read_text())
     splits["splits"]["train"], splits["splits"]["val_test"] = splits["splits"]["val_test"], splits["splits"]["train"]
     for name, content, said in (
-        ("config.yaml", "{}", "not a run's whole configuration"),
-        ("checkpoints/best.ckpt", "damaged", "does not hold the network"),
-        ("splits.json", json.dumps(splits | {"ratios": {}, "shares": {}}), "edited since the run was trained"),
-        ("manifest.json", "{", "cannot be read as JSON"),
+        ("config.yaml", "{}", "config.yaml"),
+        ("checkpoints/best.ckpt", "damaged", "best.ckpt"),
+        ("splits.json", json.dumps(splits | {"ratios": {}, "shares": {}}), "splits.json"),
+        ("manifest.json", "{", "manifest.json"),
     ):
         whole = (folder / name).read_bytes()
         (folder / name).write_text(content)

@@ -21,7 +21,7 @@ def test_command_reports_folding_checks_and_files(tiny_run, tmp_path, capfd):
     out = tmp_path / "out"
     assert run_command("export", run, "--out", out) == 0
     said = capfd.readouterr().out
-    assert "temperature 1.25, threshold 0.4, for a share of Roadwork of 0.01; abstains from 0.3500 to 0.4500" in said
+    assert "temperature 1.25, threshold 0.4, prior 0.01; abstains from 0.3500 to 0.4500" in said
     assert "the folder, read back:" in said
     assert "model.safetensors" in said
     assert f"roadwork verify-export {out} --consumer streetvision" in said

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from conftest import CHECKOUT
+from fixtures.config import CHECKOUT
 
 sys.path.insert(0, str(CHECKOUT / "scripts"))
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import CHECKOUT, TINY_MODEL
+from fixtures.config import CHECKOUT, TINY_MODEL
 
 TUTORIAL = CHECKOUT / "docs" / "tutorial.md"
 WRAPPER = """#!{python}

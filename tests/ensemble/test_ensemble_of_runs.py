@@ -255,5 +255,5 @@ def test_the_command(pair, capsys):
         main(["ensemble", *map(str, pair), "--out-experiment", "both"])
     assert end.value.code == 0
     printed = capsys.readouterr().out
-    assert "their mean logits" in printed
+    assert "mean of the logits" in printed
     assert "/both/" in printed

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import CHECKOUT, TINY_MODEL
+from fixtures.config import CHECKOUT, TINY_MODEL
 from omegaconf import OmegaConf
 from PIL import Image
 from sklearn.metrics import matthews_corrcoef
@@ -190,7 +190,7 @@ def test_a_frozen_backbone_trains_heads_on_features(demo_root, tmp_path, monkeyp
     arguments += ("data.dataloader.num_workers=0",)
     assert run(*arguments, *QUICK, "training.epochs=2") == 0
     shown, said = capsys.readouterr()
-    assert "Arms: plain, gps, ema, all. 4 fits" in shown
+    assert "Conditions: plain, gps, ema, all. 4 fits" in shown
     assert "augmentation is no arm here" in " ".join(said.split())
     folder = tmp_path / "outputs/tiny/ablate/latest"
     assert {read_fit(folder, arm, 0)[1]["trainable"] for arm in ("plain", "gps", "ema", "all")} == {34.0}

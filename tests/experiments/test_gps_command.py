@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import CHECKOUT, TINY_MODEL
+from fixtures.config import CHECKOUT, TINY_MODEL
 from PIL import Image
 
 from roadwork.cli import main
 from roadwork.config import to_settings
 from roadwork.core.errors import MissingExtraError
+from roadwork.data import open as dataset_module
 from roadwork.data.source import read_dataset
-from roadwork.experiments import gps_conditions as gps
 from roadwork.experiments import gps_report as gps_plot
 from roadwork.experiments.gps_analysis import GAIN, HARM, NO_EVIDENCE
 from roadwork.experiments.gps_conditions import ARMS, prepare_experiment
@@ -111,13 +111,13 @@ def test_rows_set_aside_are_left_out(demo_root, tmp_path, tiny_config, monkeypat
     root = make_root(demo_root, tmp_path / "data", is_poisoned=False)
     settings = to_settings(tiny_config(*QUICK, f"data.root={root}"))
     whole = set(prepare_experiment(settings, HeadSettings(), 3).table.ids)
-    find_groups = gps.find_groups
+    find_groups = dataset_module.find_groups
 
     def set_first_aside(*arguments):
         groups = find_groups(*arguments)
         return replace(groups, set_aside=np.arange(len(groups.names)) < 40)
 
-    monkeypatch.setattr(gps, "find_groups", set_first_aside)
+    monkeypatch.setattr(dataset_module, "find_groups", set_first_aside)
     part = set(prepare_experiment(settings, HeadSettings(), 3).table.ids)
     table, _ = read_dataset(settings.data)
     assert part == whole - set(table.ids[:40])

@@ -4,7 +4,7 @@ import logging
 from dataclasses import replace
 
 import pytest
-from conftest import CHECKOUT
+from fixtures.config import CHECKOUT
 from omegaconf import OmegaConf
 
 from roadwork.config import load_config, to_settings

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import CHECKOUT
+from fixtures.config import CHECKOUT
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY_MODEL
+from fixtures.config import TINY_MODEL
 from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
 

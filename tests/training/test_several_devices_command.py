@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from conftest import CHECKOUT, TINY_MODEL
+from fixtures.config import CHECKOUT, TINY_MODEL
 
 TRAIN = str(CHECKOUT / "scripts" / "train.py")
 # Under load a start takes a minute.

@@ -1,7 +1,7 @@
 """Every adapter setting reaches the peft configuration, from YAML or the command line."""
 
 import pytest
-from conftest import CHECKOUT
+from fixtures.config import CHECKOUT
 
 from roadwork.config import load_config, to_settings
 from roadwork.core.errors import ConfigError
