@@ -2,7 +2,7 @@ import json
 import shutil
 
 import pytest
-from export_world import make_untrained_run
+from fixtures.untrained_runs import make_untrained_run
 
 from roadwork.cli import main
 

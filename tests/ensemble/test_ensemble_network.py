@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from detector_world import FACTS, SIZE
-from export_world import NETWORKS
+from fixtures.untrained_runs import NETWORKS
 from torch import nn
 
 from roadwork.detector.folding import fold_calibration

@@ -4,7 +4,7 @@ import shutil
 import time
 
 import yaml
-from export_world import make_untrained_run
+from fixtures.untrained_runs import make_untrained_run
 from huggingface_hub import ModelCard
 
 from roadwork.export.export import export_run

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from detector_world import make_run
-from export_world import NETWORKS, make_untrained_run
+from fixtures.untrained_runs import NETWORKS, make_untrained_run
 
 from roadwork.core.errors import ConfigError, DataError, WiringError
 from roadwork.core.files import sha256_of
