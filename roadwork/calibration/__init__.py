@@ -1,1 +1,1 @@
-"""From the logits that `evaluate` wrote to probabilities and decisions that can be relied on."""
+"""Calibration of a run: temperature, threshold and abstention band."""

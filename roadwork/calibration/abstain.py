@@ -1,9 +1,9 @@
-"""Answer or abstain at a risk that the user names, by conformal risk control.
+"""Abstention at a given risk, by conformal risk control.
 
-The loss of a photo is 1 where it is answered, and wrongly; that of a group is the mean over its photos. It lies between
-0 and 1 and can only fall as more photos near the threshold are left unanswered, which is what the method asks for
-(Angelopoulos, Bates, Fisch, Lei and Schuster, Conformal risk control, ICLR 2024, arXiv 2208.02814, theorem 1). With n
-groups that had no part in temperature and threshold, the narrowest band for which
+The loss of a photo is 1 if its prediction is wrong and the detector does not abstain, else 0. The loss of a group is
+the mean over its photos. It lies between 0 and 1 and only falls as the band around the threshold grows, which the
+method requires (Angelopoulos, Bates, Fisch, Lei and Schuster, Conformal risk control, ICLR 2024, arXiv 2208.02814,
+theorem 1). With n groups that were not used to fit temperature and threshold, the narrowest band for which
 
     (sum of the n losses + 1) / (n + 1) <= risk
 
@@ -23,18 +23,18 @@ from scipy.special import expit, logit
 
 from roadwork.metrics.decision import decide
 
-# The band is so much wider than the last wrong row's distance that rounding cannot leave that row out.
+# Widens the band, so that rounding cannot leave out the last wrong row.
 _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
 class Band:
-    """Photos to leave unanswered: `low <= probability <= high`.
+    """The band of probabilities at which the detector abstains: `low <= probability <= high`.
 
     Attributes:
-        low: 0 where no photo may be answered; None, as `high`, where all may.
-        high: 1 where no photo may be answered.
-        bound: (sum of losses + 1) / (n + 1), at most the risk, unless no photo may be answered.
+        low: 0 if the detector must always abstain; None, like `high`, if it never has to.
+        high: 1 if the detector must always abstain.
+        bound: (sum of losses + 1) / (n + 1), at most the risk unless the detector must always abstain.
         n_groups: n.
     """
 
@@ -52,7 +52,7 @@ class Band:
 
 
 def groups_needed(risk: float) -> int:
-    """The fewest groups with which a risk can be promised: with fewer, 1 / (n + 1) alone is above it."""
+    """The fewest groups that can guarantee a risk: with fewer, 1 / (n + 1) alone exceeds it."""
     return math.ceil(round(1 / risk, 9)) - 1
 
 
@@ -64,7 +64,7 @@ def choose_band(
     Args:
         labels: (N,) 0 or 1.
         probabilities: (N,) of Roadwork, strictly between 0 and 1.
-        groups: (N,) names or numbers; none of them may have had a part in the temperature or the threshold.
+        groups: (N,) names or numbers, not used to fit the temperature or the threshold.
         threshold: `probability >= threshold` is Roadwork.
         risk: Above 0 and below 1.
     """
@@ -72,7 +72,7 @@ def choose_band(
     n_groups = len(sizes)
     wrong = decide(probabilities, threshold) != labels
     distances = np.abs(logit(probabilities[wrong]) - logit(threshold))
-    # Leaving rows unanswered in order of rising distance takes their losses away one by one.
+    # Abstaining on rows in order of rising distance removes their losses one by one.
     rising = np.argsort(distances, kind="stable")
     losses = (1 / sizes[codes[wrong]])[rising]
     bounds = (np.concatenate([np.cumsum(losses[::-1])[::-1], [0.0]]) + 1) / (n_groups + 1)

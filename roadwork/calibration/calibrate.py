@@ -1,4 +1,4 @@
-"""Temperature, threshold and answer-or-abstain of a detector, from `val_calib`'s predictions alone."""
+"""Fits temperature, threshold and abstention band on the predictions of `val_calib`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _CURVE_POINTS = 200
 
 @dataclass(frozen=True)
 class CalibrationOptions:
-    """What a user asks of a calibration.
+    """The options of a calibration.
 
     Attributes:
-        prior: Share of Roadwork where the detector will be used; None: as in the sample.
-        risk: Of a photo to be answered wrongly, that abstaining keeps to; above 0 and below 1.
+        prior: Share of Roadwork at the deployment; None: as in the sample.
+        risk: Accepted share of wrong predictions; abstention keeps to it. Above 0 and below 1.
         costs: Of errors, 0 or more.
     """
 
@@ -42,18 +42,18 @@ class CalibrationOptions:
 
 
 def calibrate(frame: pd.DataFrame, options: CalibrationOptions, *, draws: int, seed: int) -> dict[str, Any]:
-    """What `calibration.json` holds: temperature, threshold and band, what spoke for each, and the figures.
+    """The content of `calibration.json`: temperature, threshold and band, the evidence for each, and the metrics.
 
     Labels and logits of other splits than `val_calib` are not read, and the order of rows does not matter.
 
     Args:
         frame: A predictions table.
-        options: What is asked.
+        options: Prior, risk and costs.
         draws: Bootstrap samples.
         seed: Of folds and draws.
 
     Raises:
-        DataError: `val_calib` has no row, holds one label only, or a logit that is not finite.
+        DataError: `val_calib` is empty, has one label only, or has a logit that is not finite.
     """
     rows, sha256 = read_rows(frame)
     fitting, aside = set_aside(rows, options.risk, seed)
@@ -62,7 +62,7 @@ def calibrate(frame: pd.DataFrame, options: CalibrationOptions, *, draws: int, s
     choice = choose_threshold(
         fitting.labels, probabilities, fitting.groups, prior=options.prior, draws=draws, seed=seed
     )
-    abstain = _describe_abstaining(aside, fit.temperature, choice.threshold, options.risk, rows.n_groups)
+    abstain = _describe_abstention(aside, fit.temperature, choice.threshold, options.risk, rows.n_groups)
     return {
         "temperature": fit.temperature,
         "threshold": choice.threshold,
@@ -80,7 +80,7 @@ def calibrate(frame: pd.DataFrame, options: CalibrationOptions, *, draws: int, s
     }
 
 
-def _describe_abstaining(
+def _describe_abstention(
     aside: Rows, temperature: float, threshold: float, risk: float, n_groups: int
 ) -> dict[str, Any]:
     if not len(aside):
@@ -117,27 +117,28 @@ def _describe_abstaining(
 
 
 def _describe_choice(choice: ThresholdChoice, options: CalibrationOptions) -> dict[str, Any]:
-    judged = choice.out_of_bag
+    out_of_bag = choice.out_of_bag
     figures = [
-        figures_with_intervals(counts, options.prior, options.costs) for counts in (judged.at_half, judged.chosen)
+        figures_with_intervals(counts, options.prior, options.costs)
+        for counts in (out_of_bag.at_half, out_of_bag.chosen)
     ]
     return {
         "kept": choice.kept,
         "best": choice.best,
         "best_mcc_in_sample": choice.best_mcc,
-        "interval": list(judged.threshold_interval),
+        "interval": list(out_of_bag.threshold_interval),
         "at_half": figures[0],
         "out_of_bag": figures[1],
-        "gain": judged.gain,
-        "gain_interval": list(judged.gain_interval),
+        "gain": out_of_bag.gain,
+        "gain_interval": list(out_of_bag.gain_interval),
         "deciding_groups": choice.deciding_groups,
-        "draws": judged.draws,
+        "draws": out_of_bag.draws,
         "sentence": choice.sentence,
     }
 
 
 def _draw_curve(cuts: Cuts, best: float, options: CalibrationOptions) -> list[dict[str, float | None]]:
-    """Figures at up to some 200 cuts, on the fitted rows, the best one and the two around 0.5 among them."""
+    """Metrics of the fitted rows at about 200 thresholds, including the best one and the two around 0.5."""
     last = len(cuts.thresholds) - 1
     thinned = np.linspace(0, last, min(_CURVE_POINTS, last + 1)).round().astype(np.int64)
     marked = np.searchsorted(cuts.thresholds, [best, 0.5])

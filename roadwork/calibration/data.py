@@ -1,4 +1,4 @@
-"""The rows of val_calib that calibration reads, and their division by group."""
+"""The rows of val_calib, and how they are divided by group."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from roadwork.metrics.predictions import predicted_margins
 MAX_FOLDS = 5
 CALIBRATION_SPLIT = "val_calib"
 
-# One part in three of the groups is for abstaining alone.
+# A third of the groups is for the abstention band alone.
 ABSTAIN_PARTS = 3
 _COLUMNS = ["id", "group", "label", "logit_none", "logit_roadwork"]
 
@@ -75,12 +75,12 @@ class Rows:
 
 
 def read_rows(frame: pd.DataFrame) -> tuple[Rows, str]:
-    """The rows of `val_calib` in order of their ids, and the SHA-256 of all that was read of them.
+    """The rows of `val_calib` in order of their ids, and the SHA-256 of their content.
 
-    The hash is of values and not of the file, which calibration itself adds a column to.
+    The hash is of the values, not of the file, because calibration adds a column to the file.
 
     Raises:
-        DataError: there is no such row, all have one label, or a logit is not finite.
+        DataError: there are no rows, all have one label, or a logit is not finite.
     """
     chosen = frame.loc[frame["split"] == CALIBRATION_SPLIT, _COLUMNS].sort_values("id", kind="stable")
     if chosen.empty:
@@ -103,9 +103,9 @@ def read_rows(frame: pd.DataFrame) -> tuple[Rows, str]:
 
 
 def set_aside(rows: Rows, risk: float, seed: int) -> tuple[Rows, Rows]:
-    """Rows for temperature and threshold, and rows of other groups for abstaining.
+    """Rows for temperature and threshold, and rows of other groups for the abstention band.
 
-    The latter are none where so few groups could not promise the risk, so that they are not wasted.
+    No rows are set aside if there are too few groups to guarantee the risk.
     """
     parts = divide_groups(rows.labels, rows.groups, ABSTAIN_PARTS, seed)
     aside = np.zeros(len(rows), dtype=bool) if parts is None else parts == 0

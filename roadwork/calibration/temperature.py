@@ -1,4 +1,4 @@
-"""One temperature for all logits, kept only where rows that it was not fitted on are better for it."""
+"""Temperature scaling, kept only if it lowers the NLL of held-out rows."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from roadwork.calibration.data import divide_as_far_as_possible
 from roadwork.metrics.classification import score_probabilities
 from roadwork.metrics.decision import probability
 
-# In units of the mean distance of the two logits: where no temperature is best, since hotter or colder is ever better.
+# Limits in units of the mean absolute margin, for rows whose NLL has no minimum.
 _COLDEST, _HOTTEST = 0.01, 100.0
 
 
 @dataclass(frozen=True)
 class TemperatureFit:
-    """Which temperature to use, and what spoke for it.
+    """A temperature, and the evidence for it.
 
     Attributes:
         temperature: To divide logits by; 1 where the fitted one was not kept.

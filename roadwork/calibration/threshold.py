@@ -1,12 +1,12 @@
-"""The threshold with the highest MCC, judged on groups outside the choice.
+"""Chooses the threshold with the highest MCC, evaluated on groups outside the choice.
 
-The best of many cut points is better than 0.5 on the rows that chose it, by chance alone. So the whole choice is
-repeated on bootstrap samples of groups, and a group's decisions are those of the samples that it is not in, averaged
-(the leave-one-out bootstrap: Efron and Tibshirani, Improvements on cross-validation: the .632+ bootstrap method, JASA
+On the rows that chose it, the best of many thresholds beats 0.5 by chance alone. So the whole choice is repeated on
+bootstrap samples of groups. The decisions of a group are the mean over the samples that do not contain it (the
+leave-one-out bootstrap: Efron and Tibshirani, Improvements on cross-validation: the .632+ bootstrap method, JASA
 92, 1997). From these decisions, and those at 0.5, the gain and its interval by group follow as for any two detectors.
 
-A bootstrap sample holds 63 % of the groups, and chooses worse than all of them do. So the gain errs low, and of its
-interval the lower end is the one to rely on.
+A bootstrap sample contains 63 % of the groups, and chooses worse than all of them. So the gain is biased low, and the
+lower end of its interval is the one to rely on.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Cuts:
 
 @dataclass(frozen=True)
 class OutOfBag:
-    """A choice of threshold judged on groups that it has not seen.
+    """A choice of threshold evaluated on groups that it has not seen.
 
     Attributes:
         at_half: (G, 4) counts tn, fp, fn, tp by group, decided at 0.5.
@@ -86,7 +86,7 @@ class OutOfBag:
     draws: int
 
 
-def judge_out_of_bag(
+def evaluate_out_of_bag(
     labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, *, prior: float | None, draws: int, seed: int
 ) -> OutOfBag:
     """The gain of choosing a threshold over 0.5, out of bag.
@@ -97,7 +97,7 @@ def judge_out_of_bag(
         labels: (N,) 0 or 1, both present.
         probabilities: (N,) of Roadwork, strictly between 0 and 1.
         groups: (N,) names or numbers.
-        prior: Share of Roadwork to choose for and judge at; None: the sample's.
+        prior: Share of Roadwork to choose and evaluate for; None: the sample's.
         draws: Bootstrap samples.
         seed: Of the draws.
     """
@@ -147,14 +147,14 @@ def _count_shares(labels: np.ndarray, called: np.ndarray, codes: np.ndarray) -> 
 
 @dataclass(frozen=True)
 class ThresholdChoice:
-    """Which threshold to use, and what spoke for it.
+    """A threshold, and the evidence for it.
 
     Attributes:
         threshold: `probability >= threshold` is Roadwork; 0.5 where the best one was not kept.
         best: The one with the highest MCC on the rows given.
-        best_mcc: Its MCC on these very rows: more than it will be elsewhere.
+        best_mcc: Its MCC on the same rows, which is biased high.
         kept: Whether `threshold` is `best`.
-        out_of_bag: The choice judged on groups outside it.
+        out_of_bag: The choice evaluated on groups outside it.
         deciding_groups: Effective number of groups in which 0.5 and `best` decide differently.
         sentence: All this for a reader.
     """
@@ -171,9 +171,9 @@ class ThresholdChoice:
 def choose_threshold(
     labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, *, prior: float | None, draws: int, seed: int
 ) -> ThresholdChoice:
-    """The threshold with the highest MCC at a prior, or 0.5 where nothing shows that it gains elsewhere.
+    """The threshold with the highest MCC at a prior, or 0.5 if its gain on other groups is not significant.
 
-    It is kept where the 95 % interval of the out-of-bag gain lies above 0, and 0.5 and it decide differently in at
+    It is kept if the 95 % interval of the out-of-bag gain lies above 0, and 0.5 and it decide differently in at
     least `MIN_FAILED_GROUPS` effective groups: of fewer, a bootstrap is too sure (docs/decisions/0003-intervals.md).
 
     Args:
@@ -187,7 +187,7 @@ def choose_threshold(
     cuts = Cuts(labels, probabilities)
     number = cuts.best(prior)
     best, best_mcc = float(cuts.thresholds[number]), float(mcc(at_prior(cuts.counts[number], prior)))
-    out_of_bag = judge_out_of_bag(labels, probabilities, groups, prior=prior, draws=draws, seed=seed)
+    out_of_bag = evaluate_out_of_bag(labels, probabilities, groups, prior=prior, draws=draws, seed=seed)
     deciding = _deciding_groups(labels, probabilities, groups, best, prior)
     kept = out_of_bag.gain_interval[0] > 0 and deciding >= MIN_FAILED_GROUPS and best_mcc > 0
     return ThresholdChoice(

@@ -1,1 +1,1 @@
-"""Evaluates a run: val_test, StreetVision challenge pictures, ensembles."""
+"""Evaluates a run: val_test, StreetVision challenge images, ensembles."""

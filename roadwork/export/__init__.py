@@ -1,1 +1,1 @@
-"""From a run to a folder that its consumer loads without a surprise."""
+"""Exports of a run: writing, model cards, verification."""

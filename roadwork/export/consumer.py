@@ -272,11 +272,11 @@ def run_consumer(python: Path, requests: Sequence[tuple[Path, Sequence[Path]]]) 
         ConfigError: the interpreter cannot be run.
         DataError: the process failed, or did not end in time.
     """
-    content = [{"folder": str(f.resolve()), "photos": [str(p.resolve()) for p in photos]} for f, photos in requests]
+    requested = [{"folder": str(f.resolve()), "photos": [str(p.resolve()) for p in photos]} for f, photos in requests]
     try:
         done = subprocess.run(  # noqa: S603 -- the user names the interpreter
             [str(python), "-I", str(SCRIPT)],
-            input=json.dumps(content),
+            input=json.dumps(requested),
             capture_output=True,
             text=True,
             encoding="utf-8",
@@ -284,21 +284,21 @@ def run_consumer(python: Path, requests: Sequence[tuple[Path, Sequence[Path]]]) 
             check=False,
             env=os.environ | {"HF_HUB_OFFLINE": "1"},
         )
-        answer = json.loads(done.stdout) if done.returncode == 0 else None
+        content = json.loads(done.stdout) if done.returncode == 0 else None
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"--consumer-python is {python}, which cannot be used ({error}). It must be a Python with transformers "
             f"{CONSUMER_TRANSFORMERS}; `make consumer` makes .venv-consumer/bin/python."
         ) from None
     except subprocess.TimeoutExpired:
-        raise DataError(f"{python} did not answer within {_TIMEOUT_S} s. Try it with fewer photos.") from None
-    if answer is None:
+        raise DataError(f"{python} did not finish within {_TIMEOUT_S} s. Try it with fewer photos.") from None
+    if content is None:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise DataError(
             f"{python} ended with {done.returncode}: {last}. It must have transformers {CONSUMER_TRANSFORMERS}, torch, "
             "torchvision and Pillow; `make consumer` makes such an environment in .venv-consumer."
         )
-    return [_read_output(answer["transformers"], row) for row in answer["folders"]]
+    return [_read_output(content["transformers"], row) for row in content["folders"]]
 
 
 def _read_output(version: str, row: dict[str, object]) -> ConsumerOutput:

@@ -1,4 +1,4 @@
-"""Writes the exported folder as a whole: weights, config.json, file sizes."""
+"""Writes the export folder atomically, with weights and config.json."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from roadwork.models.processor import PROCESSOR_FILE
 CARD_FILE, NATIX_CARD_FILE = "README.md", "model_card.json"
 WRITTEN = {CONFIG_FILE, PROCESSOR_FILE, WEIGHTS_FILE, ONNX_FILE, CARD_FILE, NATIX_CARD_FILE, REPLAY_FOLDER}
 
-# A folder of one file is what every consumer can load; transformers' own limit is above any network here.
+# One file, which every consumer can load: the limit is above any network here.
 _ONE_FILE = "1000GB"
 
 
 def check_target(out: Path) -> None:
-    """Looks whether an export may take this name.
+    """Checks that an export may be written to this folder.
 
     Raises:
-        DataError: something is there that `roadwork export` has not written, and that would be lost.
+        DataError: it contains something that `roadwork export` has not written, and that would be lost.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
@@ -54,10 +54,10 @@ def check_target(out: Path) -> None:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out`, to be filled; synced and renamed to `out` when the block is done, removed if it fails.
+    """A new folder beside `out`; it is synced and renamed to `out` after the block, or removed if the block fails.
 
     Raises:
-        DataError: as `check_target`, which is asked again once the block is done.
+        DataError: as `check_target`, which runs again at the end of the block.
     """
     out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ def write_config(network: PreTrainedModel, folder: Path, facts: ExportFacts) -> 
         "architectures": [type(network).__name__],
         "id2label": {str(index): label for index, label in ID2LABEL.items()},
         "label2id": {label: index for index, label in ID2LABEL.items()},
-        # Said and not left out: 4.45's pipeline applies a sigmoid where it is single_label_classification.
+        # An explicit null: the pipeline of 4.45 applies a sigmoid for single_label_classification.
         "problem_type": None,
         "dtype": "float32",
         "torch_dtype": "float32",  # the same, for 4.45
@@ -127,7 +127,7 @@ def write_config(network: PreTrainedModel, folder: Path, facts: ExportFacts) -> 
 
 
 def _drop_paths(fields: dict[str, Any]) -> None:
-    """Removes where a network was loaded from, also in its parts: it can be a folder in somebody's home."""
+    """Removes the path that a network or its parts were loaded from, which can be a user's folder."""
     fields.pop("_name_or_path", None)
     for part in fields.values():
         if isinstance(part, dict):

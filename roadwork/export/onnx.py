@@ -21,7 +21,7 @@ from roadwork.export.parity import Parity, compare_logits, network_logits
 
 # onnxruntime reads it from 1.17 on.
 OPSET = 20
-# Another number than the one traced, and the one that a tracer likes to take for a constant.
+# Not the traced size; 1 is included because tracers may treat it as a constant.
 BATCH_SIZES = (1, 5)
 _TRACED = 2
 # A protobuf message ends at 2 GiB.
@@ -42,10 +42,10 @@ class _Logits(nn.Module):
 
 
 def check_onnx_installed() -> None:
-    """Looks for what an export to ONNX needs.
+    """Checks that the packages for an export to ONNX are installed.
 
     Raises:
-        MissingExtraError: some of it is not installed.
+        MissingExtraError: a package is missing.
     """
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
@@ -56,21 +56,21 @@ def check_onnx_installed() -> None:
 
 
 def write_onnx(network: PreTrainedModel, folder: Path, inputs: Tensor, temperature: float) -> list[Parity]:
-    """Writes model.onnx, and holds it against the network.
+    """Writes model.onnx, and compares it with the network.
 
     Args:
         network: folded, on the CPU, in evaluation mode.
-        folder: where to.
-        inputs: (N, 3, S, S) that the network takes, N at least 5.
-        temperature: that is folded.
+        folder: the export.
+        inputs: (N, 3, S, S) network inputs, N at least 5.
+        temperature: folded into the network.
 
     Returns:
-        How near it comes at each of BATCH_SIZES.
+        A comparison for each of BATCH_SIZES.
 
     Raises:
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
-        ConfigError: the network is too large for one file, or has a part that ONNX cannot express.
-        WiringError: the file does not say what the network says.
+        ConfigError: the network is too large for one file, or ONNX cannot express it.
+        WiringError: the outputs of the file differ from those of the network.
     """
     check_onnx_installed()
     size = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
@@ -118,7 +118,7 @@ def _convert(network: PreTrainedModel, inputs: Tensor) -> bytes:
 
 
 def _drop_origins(model: Any) -> None:
-    """Removes where in whose files each node came from: stack traces, with the paths of this machine."""
+    """Removes the stack traces of the nodes, which contain paths of this machine."""
     for graph in (model.graph, *model.functions):
         for part in (*graph.node, *graph.value_info, *getattr(graph, "input", ()), *getattr(graph, "output", ())):
             if hasattr(part, "metadata_props"):
@@ -130,7 +130,7 @@ def _drop_origins(model: Any) -> None:
 
 @contextmanager
 def _without_remarks() -> Iterator[None]:
-    """Silences the exporter on torchvision's absence, and on a deprecated call of its own."""
+    """Hides the exporter's messages about missing torchvision and about its own deprecated call."""
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)

@@ -1,7 +1,7 @@
 """Reference photos of an export: synthetic scenes with the run's own outputs.
 
-With it `roadwork verify-export DIR` can show on any machine that the exported folder answers as the run did: nothing of
-the run, its data or its photos is needed. `replay/replay.json` holds
+`roadwork verify-export DIR` uses them to check on any machine that the export gives the outputs of the run, without the
+run or its data. `replay/replay.json` contains
 
     {"format": 1, "photos": [{"file": "00.jpg", "sha256": "...", "probability": 0.93, "is_roadwork": true}, ...]}
 
@@ -43,11 +43,11 @@ LARGE = (4032, 3024)
 
 @dataclass(frozen=True)
 class ReplayPhoto:
-    """A photo and the run's own answer.
+    """A photo and the run's own output.
 
     Attributes:
-        file: where it is.
-        sha256: of the file, as it was written.
+        file: its path.
+        sha256: of the file when it was written.
         probability: calibrated, of Roadwork.
         is_roadwork: the decision, at the calibrated threshold.
     """
@@ -59,7 +59,7 @@ class ReplayPhoto:
 
 
 def read_replay(folder: Path) -> list[ReplayPhoto]:
-    """The photos of an exported folder, in order. That they still have their SHA-256 is not looked at.
+    """The photos of an exported folder, in order; their SHA-256 is not checked.
 
     Raises:
         DataError: there is no replay.json, or it is damaged.
@@ -80,7 +80,7 @@ def read_replay(folder: Path) -> list[ReplayPhoto]:
 
 @cache
 def draw_scenes() -> tuple[bytes, ...]:
-    """The JPEG of each scene: the first picture of a demo dataset's sequences, half of them with roadwork."""
+    """The JPEGs of the scenes: the first frame of each sequence of a demo dataset, half of them with roadwork."""
     scenes = []
     for sequence in plan_sequences(SCENES * FRAMES, SEED):
         alone = replace(sequence, frames=1, gps_form="none")
@@ -89,7 +89,7 @@ def draw_scenes() -> tuple[bytes, ...]:
 
 
 def write_replay(folder: Path, scenes: Sequence[bytes], probabilities: np.ndarray, threshold: float) -> None:
-    """Writes `replay/` into an export that is being made.
+    """Writes `replay/` into a new export.
 
     Args:
         folder: the export.
@@ -101,8 +101,8 @@ def write_replay(folder: Path, scenes: Sequence[bytes], probabilities: np.ndarra
     replay.mkdir()
     rows = []
     decisions = decide(probabilities, threshold).astype(bool)
-    answers = zip(scenes, probabilities.tolist(), decisions.tolist(), strict=True)
-    for number, (jpeg, probability, is_roadwork) in enumerate(answers):
+    outputs = zip(scenes, probabilities.tolist(), decisions.tolist(), strict=True)
+    for number, (jpeg, probability, is_roadwork) in enumerate(outputs):
         name = f"{number:02d}.jpg"
         (replay / name).write_bytes(jpeg)
         rows.append(
@@ -117,10 +117,10 @@ def write_replay(folder: Path, scenes: Sequence[bytes], probabilities: np.ndarra
 
 
 def checked_replay(folder: Path) -> list[ReplayPhoto]:
-    """The folder's own photos, each the file that it was when the run answered.
+    """The folder's own photos, which have not changed since the export.
 
     Raises:
-        DataError: there are none, or one is missing or another file now.
+        DataError: there are none, or one is missing or has changed.
     """
     photos = read_replay(folder)
     for photo in photos:
@@ -128,17 +128,17 @@ def checked_replay(folder: Path) -> list[ReplayPhoto]:
             raise DataError(f"{photo.file} is missing, which replay.json names. Export again.")
         if (found := sha256_of(photo.file)) != photo.sha256:
             raise DataError(
-                f"{photo.file} is not the photo that the run answered: its SHA-256 is {found[:12]}…, replay.json says "
+                f"{photo.file} has changed since the export: its SHA-256 is {found[:12]}…, replay.json says "
                 f"{photo.sha256[:12]}…. Restore it, or export again."
             )
     return photos
 
 
 def find_files(inputs: Sequence[Path]) -> list[Path]:
-    """The photos that files and folders name, each once; a folder's by name, those of its folders too.
+    """The photos among files and folders, each once; folders are searched recursively, in order of names.
 
     Raises:
-        DataError: an input is not there, or holds no photo.
+        DataError: an input does not exist, or contains no photo.
     """
     found: dict[Path, None] = {}
     for given in inputs:
@@ -152,7 +152,7 @@ def find_files(inputs: Sequence[Path]) -> list[Path]:
 
 
 def folded_logits(detector: Detector, photos: Sequence[Path | bytes]) -> Tensor:
-    """(N, 2) what a detector's network says of N photos, read as `Detector` reads them."""
+    """(N, 2) folded logits of a detector's network for N photos, read as `Detector` reads them."""
     return torch.cat([detector.logits(pixels) for pixels in _batches(detector, photos)])
 
 
@@ -163,7 +163,7 @@ def _batches(detector: Detector, photos: Sequence[Path | bytes]) -> Iterator[Ten
 
 
 def write_large_photo(path: Path) -> None:
-    """Writes a JPEG of 12 megapixels, with detail everywhere: a phone's, which take the longest."""
+    """Writes a JPEG of 12 megapixels with much detail, like a slow-to-decode photo of a phone."""
     width, height = LARGE
     rng = np.random.default_rng(0)
     coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize(LARGE, Image.Resampling.BICUBIC)

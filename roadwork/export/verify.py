@@ -70,11 +70,11 @@ def pipeline_scores(folder: Path, photos: Sequence[Path]) -> tuple[np.ndarray, n
     for photo in track(photos, len(photos), "transformers' pipeline"):
         started = time.perf_counter()
         with Image.open(photo) as image:
-            answer = {row["label"]: row["score"] for row in classify(image)}
+            by_label = {row["label"]: row["score"] for row in classify(image)}
         seconds.append(time.perf_counter() - started)
-        if ROADWORK not in answer:
-            raise DataError(f"No label of {folder} is exactly {ROADWORK}: {', '.join(answer)}. Export again.")
-        scores.append(answer[ROADWORK])
+        if ROADWORK not in by_label:
+            raise DataError(f"No label of {folder} is exactly {ROADWORK}: {', '.join(by_label)}. Export again.")
+        scores.append(by_label[ROADWORK])
     return np.array(scores, dtype=np.float64), np.array(seconds)
 
 
@@ -242,14 +242,14 @@ def _compare_pipelines(
 ) -> None:
     """Compares the pipelines of this transformers and of the consumer; photos after the first N of `ours` are timed."""
     n = len(ours)
-    answers = [("transformers' pipeline", "transformers' pipeline", *pipeline_scores(folder, photos))]
+    results = [("transformers' pipeline", "transformers' pipeline", *pipeline_scores(folder, photos))]
     if options.consumer_python is not None:
-        answer = run_consumer(options.consumer_python, [(folder, photos)])[0]
-        found.checks.append(check_environment(answer))
-        if answer.error is None:
-            name = f"the pipeline of transformers {answer.transformers}"
-            answers.append((name, "the consumer's environment", answer.scores, answer.seconds))
-    for name, where, scores, seconds in answers:
+        output = run_consumer(options.consumer_python, [(folder, photos)])[0]
+        found.checks.append(check_environment(output))
+        if output.error is None:
+            name = f"the pipeline of transformers {output.transformers}"
+            results.append((name, "the consumer's environment", output.scores, output.seconds))
+    for name, where, scores, seconds in results:
         found.comparisons.append(
             compare(
                 f"Detector against {name}",

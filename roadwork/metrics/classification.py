@@ -41,7 +41,7 @@ def recall(counts: np.ndarray) -> np.ndarray:
 
 
 def f1(counts: np.ndarray) -> np.ndarray:
-    """Harmonic mean of precision and recall; NaN where Roadwork neither is nor was said to be there."""
+    """Harmonic mean of precision and recall; NaN without labels and decisions of Roadwork."""
     _, fp, fn, tp = _unpack(counts)
     return _divide(2 * tp, 2 * tp + fp + fn)
 

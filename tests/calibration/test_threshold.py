@@ -7,7 +7,7 @@ from scipy.stats import beta, norm
 from sklearn.metrics import matthews_corrcoef
 
 from roadwork.calibration.figures import Costs, at_prior, figures_with_intervals, parse_prior, rate_interval
-from roadwork.calibration.threshold import Cuts, choose_threshold, judge_out_of_bag
+from roadwork.calibration.threshold import Cuts, choose_threshold, evaluate_out_of_bag
 from roadwork.core.errors import ConfigError
 from roadwork.metrics.classification import mcc
 from roadwork.metrics.decision import probability
@@ -82,7 +82,7 @@ def test_an_always_wrong_detector_keeps_one_half():
 def test_out_of_bag_is_the_mean_over_draws_without_the_group():
     """Against a plain loop: draw, choose, decide the rest; then averages by group."""
     labels, probabilities, groups = draw(np.random.default_rng(3), 12)
-    judged = judge_out_of_bag(labels, probabilities, groups, prior=0.2, draws=200, seed=5)
+    judged = evaluate_out_of_bag(labels, probabilities, groups, prior=0.2, draws=200, seed=5)
     rng, decided = np.random.default_rng(5), {group: [] for group in range(12)}
     for _ in range(200):
         chosen = rng.integers(12, size=12)

@@ -1,4 +1,4 @@
-"""Challenge pictures made as the StreetVision validator makes them: from the whole photo, step by step, in 8 bits."""
+"""Challenge images as the StreetVision validator makes them: from the whole photo, in 8-bit steps."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ Box = tuple[int, int, int, int]
 
 
 def make_challenges(data: bytes, levels: tuple[int, ...], row_id: str, seed: int) -> list[bytes]:
-    """The JPEG of each level's challenge picture of a photo.
+    """The JPEG of a photo's challenge image at each level.
 
     Args:
         data: the encoded photo. It is decoded upright, as everywhere in roadwork.
         levels: 0 to 3.
-        row_id: what happens to the photo depends on its id, the level and the seed alone.
+        row_id: the draws depend on it, the level and the seed alone.
         seed: 0 is a seed.
 
     Raises:
@@ -55,7 +55,7 @@ def _generator(row_id: str, level: int, seed: int) -> np.random.Generator:
 
 
 def make_picture(photo: Image.Image, level: int, rng: np.random.Generator) -> Image.Image:
-    """An RGB photo as a challenge picture of 224 x 224 pixels, before it is saved."""
+    """The challenge image of an RGB photo, 224 x 224 pixels, before it is saved."""
     if level == 0:
         return _cut(photo, centre_square(photo.size))
     angle_deg = rng.uniform(-MAX_ANGLE_DEG, MAX_ANGLE_DEG)

@@ -1,4 +1,4 @@
-"""Evaluates a run on challenge pictures as the StreetVision validator does."""
+"""Evaluates a run on challenge images as the StreetVision validator does."""
 
 from __future__ import annotations
 
@@ -85,12 +85,12 @@ def predict_challenges(
 def _read_challenges(
     datamodule: NATIXDataModule, split: str, levels: tuple[int, ...], seed: int
 ) -> Iterator[tuple[int, Tensor]]:
-    """Each readable row of a split, and its challenges (levels, 3, S, S) uint8 as the run reads pictures."""
+    """Each readable row of a split, and its challenges (levels, 3, S, S) uint8, read like the run's photos."""
     rows: list[int] = datamodule.datasets[split].rows.tolist()
     read = partial(_read_row, datamodule, levels=levels, seed=seed)
     batches = [rows[start : start + _BATCH_PHOTOS] for start in range(0, len(rows), _BATCH_PHOTOS)]
     with ThreadPoolExecutor(cpu_count()) as pool:
-        # A batch at a time: of all at once, the pictures would pile up before the network.
+        # One batch at a time, so that images do not pile up in memory before the network.
         found = (pair for batch in batches for pair in zip(batch, pool.map(read, batch), strict=True))
         for row, pixels in track(found, len(rows), f"Challenging {split}"):
             if isinstance(pixels, UnreadableImage):

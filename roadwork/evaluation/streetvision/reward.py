@@ -24,7 +24,7 @@ class Profile:
 
     Attributes:
         name: as `roadwork evaluate --profile` takes it.
-        levels: of the challenge pictures, each equally likely; none: the photos as they are.
+        levels: of the challenge images, each equally likely; none: unchanged photos.
         meaning: one sentence.
     """
 
@@ -75,7 +75,7 @@ class Reward:
 def simulate_reward(labels: np.ndarray, decisions: np.ndarray, *, windows: int = 2000, seed: int = 0) -> Reward:
     """The reward that a validator would pay a detector, over many windows of 100 answers.
 
-    Where challenge pictures have levels, give equally many rows of each: then every level is drawn equally often.
+    If challenge images have levels, pass equally many rows of each, so that levels are drawn equally often.
 
     Args:
         labels: (N,) 0 or 1, both of them.

@@ -56,35 +56,35 @@ def import_torchvision() -> object:
 
 
 def score(folder: str, photos: list[str]) -> dict[str, Any]:
-    """Loads a folder and scores photos as a miner does; `error` says why that failed."""
+    """The result of loading a folder and scoring photos as a miner does; `error` is the reason of a failure."""
     import transformers  # noqa: PLC0415
     from PIL import Image  # noqa: PLC0415
 
     messages = Messages()
     transformers.utils.logging.get_logger().addHandler(messages)
-    answer: dict[str, Any] = {"folder": folder, "error": None, "scores": [], "seconds": []}
+    result: dict[str, Any] = {"folder": folder, "error": None, "scores": [], "seconds": []}
     try:
         model, loading = transformers.AutoModelForImageClassification.from_pretrained(folder, output_loading_info=True)
         processor = transformers.AutoImageProcessor.from_pretrained(folder, use_fast=True)
         classify = transformers.pipeline("image-classification", model=model, feature_extractor=processor)
-        answer["model"], answer["processor"] = type(model).__name__, type(classify.image_processor).__name__
-        answer["weights"] = {kind: sorted(map(str, names)) for kind, names in loading.items() if names}
+        result["model"], result["processor"] = type(model).__name__, type(classify.image_processor).__name__
+        result["weights"] = {kind: sorted(map(str, names)) for kind, names in loading.items() if names}
         for photo in photos:
             started = time.perf_counter()
             with Image.open(photo) as image:
                 scores = {row["label"]: row["score"] for row in classify(image)}
-            answer["seconds"].append(time.perf_counter() - started)
-            answer["scores"].append(scores[LABEL])
-    except Exception as error:  # noqa: BLE001 -- whatever stops a miner is the answer
-        answer["error"] = f"{type(error).__name__}: {error}"
+            result["seconds"].append(time.perf_counter() - started)
+            result["scores"].append(scores[LABEL])
+    except Exception as error:  # noqa: BLE001 -- any failure is reported
+        result["error"] = f"{type(error).__name__}: {error}"
     finally:
         transformers.utils.logging.get_logger().removeHandler(messages)
-    answer["warnings"] = messages.texts
-    return answer
+    result["warnings"] = messages.texts
+    return result
 
 
 def main() -> None:
-    """Answers the request on standard input."""
+    """Handles the request on standard input."""
     request = json.load(sys.stdin)
     with contextlib.redirect_stdout(sys.stderr):
         kept = import_torchvision()
