@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.table import Table
 
 from roadwork.cli.app import DEFAULT_CONFIG, ConfigOption, Overrides, app, quiet_lightning
-from roadwork.metrics.decision import decide
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -150,6 +149,8 @@ def cv(
 
 def _run_folds(cross_validation: CrossValidation) -> None:
     """Trains the unfinished folds; the first one prints the wiring table."""
+    from roadwork.metrics.decision import decide
+
     waiting, n_folds = cross_validation.unfinished, len(cross_validation.folds)
     if len(waiting) < n_folds:
         print(f"{n_folds - len(waiting)} of {n_folds} folds are already finished.")
