@@ -92,7 +92,7 @@ def test_answers_are_the_detectors_one_by_one(capsys, tmp_path, photos, request,
     assert "8 photos in" in out
     assert "6 are without GPS" in out
     assert "photos/s" in out
-    assert "decides at 0.45, chosen for a share of Roadwork of 0.5" in out
+    assert "threshold 0.45, for a prior of 0.5" in out
     assert f"Written: {tmp_path / 'o.csv'}" in out
 
 

@@ -157,7 +157,7 @@ def threshold_in_words(facts: ExportFacts) -> str:
     """At which probability the detector decides, and for where that is meant."""
     if facts.prior is None:
         return f"The detector decides at {facts.threshold:.2g}, and was not calibrated."
-    return f"The detector decides at {facts.threshold:.2g}, chosen for a share of Roadwork of {facts.prior:.2g}."
+    return f"Decision threshold {facts.threshold:.2g}, for a prior of {facts.prior:.2g}."
 
 
 Facts = Mapping[str, Any]
