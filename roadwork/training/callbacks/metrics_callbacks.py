@@ -17,6 +17,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from roadwork.core.files import atomic_path
+from roadwork.core.progress import ProgressLine
 from roadwork.training.distributed import is_rank_zero, reduce_sum
 
 logger = logging.getLogger(__name__)
@@ -109,6 +110,8 @@ class MetricsLogCallback(Callback):
 
     A resumed run keeps the lines that its checkpoint knows; later ones belong to epochs that are trained again.
 
+    Without a progress bar, it also logs the step every 30 s, and the MCC after each epoch.
+
     Example:
         >>> trainer = L.Trainer(callbacks=[MetricsLogCallback(Path("metrics.jsonl"))], accelerator="cpu", logger=False)
     """
@@ -118,6 +121,19 @@ class MetricsLogCallback(Callback):
         self.started = 0.0
         self._seconds_before = 0.0
         self._n_lines: int | None = None
+        self._progress = ProgressLine()
+
+    @override
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._progress = ProgressLine()
+
+    @override
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.is_global_zero and trainer.progress_bar_callback is None:
+            epoch = f"Epoch {trainer.current_epoch + 1} of {trainer.max_epochs}, batch"
+            self._progress.log(epoch, batch_idx + 1, trainer.num_training_batches)
 
     @override
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
