@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from roadwork.data.prepared.plan import CopyPlan
     from roadwork.data.prepared.write import CopySummary
     from roadwork.data.split_verification import Verification
+    from roadwork.preflight.shortcuts import Shortcuts
     from roadwork.settings import Settings
 
 
@@ -96,18 +97,23 @@ def _make(settings: Settings) -> None:
 
 
 def _verify(settings: Settings, as_json: bool) -> None:
+    from roadwork.data.open import open_dataset
     from roadwork.data.split_verification import verify_splits
+    from roadwork.preflight.shortcuts import measure_shortcuts
 
-    verification = verify_splits(settings)
+    dataset = open_dataset(settings)
+    verification = verify_splits(dataset)
+    shortcuts = measure_shortcuts(dataset, dataset.split_names)
     if as_json:
-        print(json.dumps(verification.as_dict(), indent=2, ensure_ascii=False))
+        found = verification.as_dict() | {"shortcuts": shortcuts.as_dict()}
+        print(json.dumps(found, indent=2, ensure_ascii=False))
     else:
-        _show(verification)
+        _show(verification, shortcuts)
     if not verification.leaks_nothing:
         raise typer.Exit(FAILED)
 
 
-def _show(verification: Verification) -> None:
+def _show(verification: Verification, shortcuts: Shortcuts) -> None:
     from roadwork.data.splitting.check import RANDOM_SPLIT_NOTE
 
     report = verification.report
@@ -122,6 +128,9 @@ def _show(verification: Verification) -> None:
     print(verification.comparison)
     for note in (*report.share_warnings, *verification.notes):
         print(f"Note: {note}")
+    print(shortcuts)
+    if shortcuts.is_warning:
+        print(f"⚠️  {shortcuts.advice}")
     for leak in report.leaks:
         print(f"❌ {leak.what}: {leak.count:,}")
         for pair in leak.examples:

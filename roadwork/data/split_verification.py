@@ -10,13 +10,13 @@ from scipy.stats import wasserstein_distance
 
 from roadwork.core.errors import DataError
 from roadwork.data.deployment import find_deployment
-from roadwork.data.open import open_dataset
+from roadwork.data.open import Dataset
 from roadwork.data.splitting.check import SplitReport, inspect_splits
 from roadwork.data.splitting.leaks import format_km
 from roadwork.data.splitting.train_only import place_train_only
 from roadwork.data.table import SampleTable
 from roadwork.data.utils.geo import PositionTree
-from roadwork.settings import SPLIT_NAMES, DataSettings, Settings
+from roadwork.settings import SPLIT_NAMES, DataSettings
 
 # The distributions count as alike if W is at most this share of the deployment's mean distance.
 _ALIKE = 0.1
@@ -155,14 +155,13 @@ class Verification:
         }
 
 
-def verify_splits(settings: Settings) -> Verification:
-    """Measures the splits file of the configuration; writes only the cache of image hashes.
+def verify_splits(dataset: Dataset) -> Verification:
+    """Measures the splits file of a dataset's configuration; writes only the cache of image hashes.
 
     Raises:
         SplitError: the file does not exist, or does not fit the data.
     """
-    data = settings.data
-    dataset = open_dataset(settings)
+    data = dataset.settings.data
     table, existing, groups = dataset.table, dataset.require_existing_splits(), dataset.groups
     splits = place_train_only(existing, table, groups)
     report = inspect_splits(splits, table, groups)

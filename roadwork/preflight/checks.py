@@ -33,6 +33,7 @@ from roadwork.data.table import SampleTable
 from roadwork.models.build import build_model
 from roadwork.models.classifier import family_of
 from roadwork.models.head import freeze_backbone
+from roadwork.preflight.shortcuts import measure_shortcuts
 from roadwork.settings import SPLIT_NAMES, Settings
 
 OK, WARNING, BLOCKER = "ok", "warning", "blocker"
@@ -101,6 +102,8 @@ class Preflight:
             yield from self._guarded("images", self._images)
             yield from self._guarded("GPS", self._gps)
             yield from self._guarded("splits", self._splits)
+        if self.splits is not None:
+            yield from self._guarded("shortcuts", self._shortcuts)
         if self.splits is not None and self.settings.data.gps_sampling.enabled:
             yield from self._guarded("GPS sampling", self._sampling)
             if not self.settings.data.balance:
@@ -186,6 +189,11 @@ class Preflight:
         ratios = "/".join(f"{self.settings.data.splits[name]:.2f}" for name in SPLIT_NAMES)
         found = f"{splits.source}, configured {ratios}: {report}"
         return Check("splits", WARNING if report.warnings else OK, found, " ".join(report.warnings))
+
+    def _shortcuts(self) -> Check:
+        dataset = self._opened()
+        shortcuts = measure_shortcuts(dataset, dataset.split_names)
+        return Check("shortcuts", WARNING if shortcuts.is_warning else OK, str(shortcuts), shortcuts.advice)
 
     def _sampling(self) -> tuple[Check, ...]:
         table = self._opened().table
