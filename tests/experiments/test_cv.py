@@ -18,7 +18,7 @@ from roadwork.cli import main
 from roadwork.config import load_config
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.evaluation.evaluate import load_best_model, predict_splits
-from roadwork.experiments.cross_validation import _figures_of_fold, plan_cross_validation, train_fold
+from roadwork.experiments.cross_validation import _measure_fold, plan_cross_validation, train_fold
 from roadwork.models.build import build_model
 
 ARGUMENTS = (*TINY_MODEL, "training.epochs=1", "experiment=tiny", "evaluation.bootstrap_draws=100")
@@ -120,9 +120,9 @@ def test_resume_trains_only_what_is_not_finished(copied, demo_root, capsys):
     arguments = ("--folds", "3", "--no-audit", "--resume", "latest", f"data.root={demo_root}")
     assert run(*arguments, "tracking.loggers={csv: {}}", f"output_dir={copied.parents[2]}", *ARGUMENTS) == 0
     shown = capsys.readouterr().out
-    assert "2 of 3 folds" in shown
-    assert "Fold 2 of 3:" in shown
-    assert "Fold 1 of 3:" not in shown
+    assert "2 of 3 fits" in shown
+    assert "Fold 2:" in shown
+    assert "Fold 1:" not in shown
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
     again = pd.read_parquet(copied / "oof_predictions.parquet")
     assert again["id"].tolist() == before["id"].tolist()
@@ -212,8 +212,8 @@ def test_val_test_is_never_read(demo_root, tmp_path):
             f"data.splits_file={tmp_path / 'splits.json'}",
             "data.gps_sampling.target=val_test", "data.splitting.near_duplicates=false",
         ]  # fmt: skip
-        cross_validation = plan_cross_validation(load_config(CHECKOUT / "configs/config.yaml", overrides), 2)
-        fold = cross_validation.folds[0]
+        plan = plan_cross_validation(load_config(CHECKOUT / "configs/config.yaml", overrides), 2)
+        fold = plan.fits[0]
         frames.append(train_fold(NATIXDataModule(fold.cfg), fold))
     assert not set(frames[0]["id"]) & set(rows["val_test"])
     pd.testing.assert_frame_equal(*frames)
@@ -221,16 +221,17 @@ def test_val_test_is_never_read(demo_root, tmp_path):
 
 def test_by_region_holds_out_whole_cities(demo_root, tiny_config):
     cfg = tiny_config("data.splitting.region_column=city")
-    cross_validation = plan_cross_validation(cfg, 3, by="region")
-    city = dict(zip(cross_validation.table.ids, cross_validation.table.slices["city"], strict=True))
-    for fold in cross_validation.folds:
+    plan = plan_cross_validation(cfg, 3, by="region")
+    table = plan.dataset.table
+    city = dict(zip(table.ids, table.slices["city"], strict=True))
+    for fold in plan.fits:
         held_out = {city[row_id] for row_id in fold.splits.ids["val_calib"]}
         seen = {city[row_id] for name in ("train", "val_select") for row_id in fold.splits.ids[name]}
         assert held_out
         assert not held_out & seen
-    ids = cross_validation.folds[1].splits.ids["val_calib"]
+    ids = plan.splits[1].ids["val_calib"]
     frame = pd.DataFrame({"id": ids, "group": "g", "label": np.arange(len(ids)) % 2, "probability": 1.0})
-    cities = _figures_of_fold(cross_validation, 1, frame)["regions"]
+    cities = _measure_fold(plan, 1, frame)["regions"]
     assert set(cities) == {city[row_id] for row_id in ids}
 
 
