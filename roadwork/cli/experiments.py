@@ -60,19 +60,17 @@ def ablate(
 
     Example: roadwork experiment ablate --config configs/experiment/demo.yaml --conditions parts
     """
-    from roadwork.config import load_config, to_settings
+    from roadwork.config import load_config
     from roadwork.experiments.ablation_fit import run_ablation
     from roadwork.experiments.ablation_plan import Design, plan_ablation
     from roadwork.experiments.ablation_report import STEM, format_report, report_ablation
-    from roadwork.experiments.comparison import check_plot_installed
-    from roadwork.experiments.plan import ABLATION, find_begun
+    from roadwork.experiments.comparison import check_installed
 
     quiet_lightning()
-    check_plot_installed()
+    check_installed("matplotlib", "The plot")
     conditions = arms or conditions
     cfg = load_config(config, overrides or [])
-    begun = find_begun(to_settings(cfg), resume, ABLATION) if resume else None
-    plan = plan_ablation(cfg, Design(conditions, seeds, folds, full, steps), begun)
+    plan = plan_ablation(cfg, Design(conditions, seeds, folds, full, steps), resume)
     print(f"Conditions: {', '.join(plan.conditions)}. {len(plan.fits)} fits, stored in {plan.folder}", flush=True)
     with _log_warnings_once():
         run_ablation(plan, _show)
@@ -133,18 +131,17 @@ def cv(
 
     Example: roadwork experiment cv --folds 5 --config configs/experiment/demo.yaml
     """
-    from roadwork.config import load_config, to_settings
+    from roadwork.config import load_config
     from roadwork.experiments.cross_validation import plan_cross_validation, pool_folds
     from roadwork.experiments.label_audit import check_audit_installed
-    from roadwork.experiments.plan import CROSS_VALIDATION, find_begun, run_fits
+    from roadwork.experiments.plan import run_fits
     from roadwork.metrics.results import format_results
 
     quiet_lightning()
     if not no_audit:
         check_audit_installed()
     cfg = load_config(config, overrides or [])
-    begun = find_begun(to_settings(cfg), resume, CROSS_VALIDATION) if resume else None
-    plan = plan_cross_validation(cfg, folds, by.value if by else None, begun)
+    plan = plan_cross_validation(cfg, folds, by.value if by else None, resume)
     run_fits(plan, _train_fold, _show)
     pooled, result = pool_folds(plan)
     Console().print(format_results(f"cross-validation, {len(result['folds'])} folds", result), _folds_table(result))
@@ -223,11 +220,11 @@ def gps(
     Example: roadwork experiment gps --seeds 5 model=dinov2_base
     """
     from roadwork.config import load_config
-    from roadwork.experiments.comparison import check_plot_installed
+    from roadwork.experiments.comparison import check_installed
     from roadwork.experiments.gps_report import STEM, format_report, run_gps_experiment
     from roadwork.experiments.heads import HeadSettings
 
-    check_plot_installed()
+    check_installed("matplotlib", "The plot")
     command = ["roadwork", "experiment", "gps", "--seeds", str(seeds), "--folds", str(folds), "--steps", str(steps)]
     command += ["--config", str(config), *(overrides or [])]
     cfg = load_config(config, overrides or [])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -141,7 +140,7 @@ class Design:
         return [(seed, seed % self.folds) for seed in range(self.seeds)]
 
 
-def plan_ablation(cfg: DictConfig, design: Design, resume: Path | None = None) -> Plan:
+def plan_ablation(cfg: DictConfig, design: Design, resume: str | None = None) -> Plan:
     """Divides the data into folds and plans the fits; trains nothing.
 
     All conditions of one (seed, fold) come first, then those of the next. A part of the training folds becomes
@@ -150,7 +149,7 @@ def plan_ablation(cfg: DictConfig, design: Design, resume: Path | None = None) -
     Args:
         cfg: the configuration that all conditions share.
         design: which fits there are.
-        resume: the folder of an ablation to continue; its finished fits are kept.
+        resume: the folder of an ablation to continue, or `latest`; its finished fits are kept.
 
     Raises:
         RoadworkError: the conditions do not fit the configuration or the data, or the folder holds another ablation.

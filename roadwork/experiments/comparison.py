@@ -75,16 +75,14 @@ class ReportTable:
         return "\n".join([f"## {self.title}", "", *lines, "", self.note, ""])
 
 
-def check_plot_installed() -> None:
-    """Checks for matplotlib, so that a command fails before hours of work, not after.
+def check_installed(package: str, user: str) -> None:
+    """Checks for a package of the `report` extra, so that a command fails before hours of work, not after.
 
     Raises:
-        MissingExtraError: matplotlib is not installed.
+        MissingExtraError: it is not installed; the message names its user.
     """
-    if find_spec("matplotlib") is None:
-        raise MissingExtraError(
-            "Plots need matplotlib, which is not installed. Install it with: pip install 'roadwork-vision[report]'"
-        )
+    if find_spec(package) is None:
+        raise MissingExtraError(f"{user} needs {package}. Install it: pip install 'roadwork-vision[report]'")
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -93,7 +91,7 @@ def new_figure(width: float, height: float) -> Figure:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    check_plot_installed()
+    check_installed("matplotlib", "The plot")
     from matplotlib.figure import Figure  # noqa: PLC0415 -- an extra
 
     return Figure(figsize=(width, height), layout="constrained")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,14 +21,14 @@ from roadwork.settings.sampling import CALIBRATION_SPLIT
 from roadwork.training.trainers.factory import prepare_trainer
 
 
-def plan_cross_validation(cfg: DictConfig, n_folds: int, by: str | None = None, resume: Path | None = None) -> Plan:
+def plan_cross_validation(cfg: DictConfig, n_folds: int, by: str | None = None, resume: str | None = None) -> Plan:
     """Divides the data into folds and plans one fit per fold; trains nothing.
 
     Args:
         cfg: the configuration of each fit.
         n_folds: 2 or more.
         by: `region` holds out whole regions.
-        resume: the folder of a cross-validation to continue; its finished folds are kept.
+        resume: the folder of a cross-validation to continue, or `latest`; its finished folds are kept.
 
     Raises:
         RoadworkError: the data cannot be divided, or the folder holds another cross-validation.

@@ -96,15 +96,14 @@ class Endpoint:
     by_seed: np.ndarray
     drawn: np.ndarray
 
-    def of(self, name: str) -> dict[str, Any]:
-        """The MCC of one model with its 95 % interval."""
-        column = TRAINED.index(name)
-        return _summarise(self.by_seed[:, column], self.drawn[:, column])
-
-    def difference(self, name: str, other: str) -> dict[str, Any]:
-        """One model's MCC minus another's, paired by seed and by bootstrap draw."""
-        a, b = TRAINED.index(name), TRAINED.index(other)
-        return _summarise(self.by_seed[:, a] - self.by_seed[:, b], self.drawn[:, a] - self.drawn[:, b])
+    def of(self, name: str, minus: str | None = None) -> dict[str, Any]:
+        """One model's MCC, or its difference from another's, paired by seed and draw, with the 95 % interval."""
+        by_seed, drawn = (
+            values[:, TRAINED.index(name)] - (values[:, TRAINED.index(minus)] if minus else 0)
+            for values in (self.by_seed, self.drawn)
+        )
+        seed_sd = float(by_seed.std(ddof=1)) if len(by_seed) > 1 else None
+        return summarise(by_seed, drawn, SINGLE) | {"seed_sd": seed_sd}
 
 
 def analyse(
@@ -134,32 +133,31 @@ def analyse(
 
     _, codes = np.unique(groups, return_inverse=True)
 
-    def compare(condition: str, other: str) -> dict[str, Any]:
-        disagree = decide(probabilities[:, TRAINED.index(condition)]) != decide(probabilities[:, TRAINED.index(other)])
+    def measure(name: str, minus: str | None = None) -> dict[str, Any]:
         return {
-            PRIMARY: primary.difference(condition, other),
-            OVERALL: overall.difference(condition, other),
+            PRIMARY: primary.of(name, minus),
+            OVERALL: overall.of(name, minus),
             "by_bracket": [
-                endpoint.difference(condition, other) if has_both else None
+                endpoint.of(name, minus) if has_both else None
                 for endpoint, has_both in zip(by_bracket, judged, strict=True)
             ],
-            "differing_groups": effective_groups(np.bincount(codes, disagree.mean(axis=0) * row_weights[strata])),
         }
 
-    facts = dict(zip(CONDITIONS, np.mean([result.facts for result in results], axis=0).tolist(), strict=True))
+    def compare(name: str, other: str) -> dict[str, Any]:
+        disagree = decide(probabilities[:, TRAINED.index(name)]) != decide(probabilities[:, TRAINED.index(other)])
+        weighted = disagree.mean(axis=0) * row_weights[strata]
+        return measure(name, other) | {"differing_groups": effective_groups(np.bincount(codes, weighted))}
+
+    facts = np.mean([result.facts for result in results], axis=0).tolist()
     cells = judge_cells(table.labels, table.gps)
     cell_mcc = mcc_by_cell(cells, table.labels, probabilities)
     conditions = {
         name: {
-            PRIMARY: primary.of(name),
-            OVERALL: overall.of(name),
-            "by_bracket": [
-                endpoint.of(name) if has_both else None for endpoint, has_both in zip(by_bracket, judged, strict=True)
-            ],
-            "worst_cell": _worst_cell(cell_mcc[:, TRAINED.index(name)], cells.centers_deg),
-            **dict(zip(FACTS, facts[name], strict=True)),
+            **measure(name),
+            "worst_cell": _worst_cell(cell_mcc[:, number], cells.centers_deg),
+            **dict(zip(FACTS, facts[number], strict=True)),
         }
-        for name in CONDITIONS
+        for number, name in enumerate(CONDITIONS)
     }
     return {
         "rows": len(table),
@@ -177,7 +175,7 @@ def analyse(
         "random_folds": {
             "mcc": overall.of(RANDOM_FOLDS),
             "grouped_mcc": overall.of(UNIFORM),
-            "difference": overall.difference(RANDOM_FOLDS, UNIFORM),
+            "difference": overall.of(RANDOM_FOLDS, UNIFORM),
         },
     }
 
@@ -205,11 +203,6 @@ def _worst_cell(mcc_of_cells: np.ndarray, centers_deg: np.ndarray) -> dict[str, 
         return None
     worst = int(mcc_of_cells.argmin())
     return {"mcc": float(mcc_of_cells[worst]), "center_deg": centers_deg[worst].tolist()}
-
-
-def _summarise(by_seed: np.ndarray, drawn: np.ndarray) -> dict[str, Any]:
-    seed_sd = float(by_seed.std(ddof=1)) if len(by_seed) > 1 else None
-    return summarise(by_seed, drawn, SINGLE) | {"seed_sd": seed_sd}
 
 
 def decide_verdict(metrics: dict[str, Any]) -> dict[str, Any]:

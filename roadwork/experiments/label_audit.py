@@ -17,12 +17,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
-from roadwork.core.errors import MissingExtraError
 from roadwork.core.files import atomic_path
 from roadwork.core.progress import track
 from roadwork.data.images import FORMATS, ImageSource, UnreadableImageError
 from roadwork.data.label_corrections import DROP, is_filled_in
 from roadwork.data.utils.privacy import round_positions
+from roadwork.experiments.comparison import check_installed
 from roadwork.experiments.plan import Plan
 from roadwork.metrics.results import errors_allowed
 
@@ -133,18 +133,7 @@ class LabelAudit:
 
 
 def check_audit_installed() -> None:
-    """Checks for cleanlab.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        import cleanlab  # noqa: F401, PLC0415 -- an extra
-    except ImportError as error:
-        raise MissingExtraError(
-            "The label audit needs cleanlab. Install it with: pip install 'roadwork-vision[report]', or skip the audit "
-            "with --no-audit."
-        ) from error
+    check_installed("cleanlab", "The label audit (--no-audit skips it)")
 
 
 def audit_labels(frame: pd.DataFrame, target_mcc: float) -> LabelAudit:
@@ -158,7 +147,7 @@ def audit_labels(frame: pd.DataFrame, target_mcc: float) -> LabelAudit:
         MissingExtraError: cleanlab is not installed.
     """
     check_audit_installed()
-    from cleanlab.count import num_label_issues  # noqa: PLC0415
+    from cleanlab.count import num_label_issues  # noqa: PLC0415 -- an extra
     from cleanlab.filter import find_label_issues  # noqa: PLC0415
 
     labels, probability = frame["label"].to_numpy(), frame["probability"].to_numpy()

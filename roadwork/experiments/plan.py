@@ -105,7 +105,7 @@ class Plan:
     Attributes:
         folder: `outputs/<experiment>/<kind>/<UTC time>/`.
         cfg: the configuration that all fits share.
-        options: the command's options, as stored in the plan file.
+        options: the command's options, as in the plan file.
         dataset: the rows, their images and groups.
         splits: of each fold.
         regions: (N,) region of each row if whole regions are held out, else None.
@@ -157,20 +157,21 @@ class Plan:
         self.fits.append(Fit(parent / name, cfg, self.splits[fold], fold, seed, condition))
 
 
-def begin_plan(cfg: DictConfig, kind: str, options: Mapping[str, Any], resume: Path | None = None) -> Plan:
+def begin_plan(cfg: DictConfig, kind: str, options: Mapping[str, Any], resume: str | None = None) -> Plan:
     """Divides the data into folds, and writes the plan file and the splits of each fold; the plan has no fits yet.
 
     Args:
         cfg: the configuration that all fits share.
         kind: of `KINDS`; the plan file is `<kind>.yaml`.
         options: the command's options: `folds`, their number; `by`, `region` to hold out whole regions; and others.
-        resume: the folder of an earlier plan; its finished fits are kept.
+        resume: the folder of an earlier plan, or `latest`; its finished fits are kept.
 
     Raises:
-        RoadworkError: the data cannot be divided, or the folder holds another plan.
+        RoadworkError: the data cannot be divided, or there is no such folder, or it holds another plan.
     """
     cfg = compose_config(cfg)
     settings = to_settings(cfg)
+    begun = find_begun(settings, resume, kind) if resume else None
     dataset = open_dataset(settings)
     splitting, table = settings.data.splitting, dataset.table
     regions = find_regions(table, splitting.region_column) if options.get("by") == "region" else None
@@ -182,9 +183,9 @@ def begin_plan(cfg: DictConfig, kind: str, options: Mapping[str, Any], resume: P
         "data_fingerprint": table.fingerprint(),
         "config": OmegaConf.to_container(cfg, resolve=True),
     }
-    if resume:
-        check_same_plan(resume, written, kind)
-    folder = resume or Run.create(Path(settings.output_dir), f"{settings.experiment}/{kind}").folder
+    if begun:
+        check_same_plan(begun, written, kind)
+    folder = begun or Run.create(Path(settings.output_dir), f"{settings.experiment}/{kind}").folder
     plan = Plan(folder, cfg, options, dataset, splits, regions)
     for fold, own in enumerate(splits):
         write_or_check_splits(own, plan.splits_file(fold))
@@ -193,12 +194,7 @@ def begin_plan(cfg: DictConfig, kind: str, options: Mapping[str, Any], resume: P
 
 
 def check_same_plan(folder: Path, plan: Mapping[str, Any], kind: str) -> None:
-    """Compares the plan file of a folder with the plan that would resume it.
-
-    Args:
-        folder: holds the plan file, `<kind>.yaml`.
-        plan: the command's options, `data_fingerprint` and `config`.
-        kind: of `KINDS`.
+    """Compares the plan file `<kind>.yaml` of a folder with the plan that would resume it.
 
     Raises:
         DataError: the folder has no such plan, or the data differ.
@@ -250,11 +246,7 @@ def write_or_check_splits(splits: Splits, path: Path) -> None:
 
 
 def find_begun(settings: Settings, wanted: str, kind: str) -> Path:
-    """The folder that `--resume` names: a path, or `latest` for the experiment's latest plan of this kind.
-
-    Raises:
-        DataError: there is no such folder.
-    """
+    """The folder that `--resume` names: a path, or `latest`; raises DataError if there is none."""
     latest = Path(settings.output_dir) / settings.experiment / kind / "latest"
     folder = latest if wanted == "latest" else Path(wanted)
     if not folder.is_dir():
@@ -287,11 +279,9 @@ def run_fits(plan: Plan, train: Callable[[Fit, bool], pd.DataFrame], show: Calla
 
 
 def estimate_left(seconds: Mapping[str, Sequence[float]], waiting: Sequence[str]) -> float:
-    """Seconds that the remaining fits take: the mean of their condition, or of all conditions if it has none yet.
+    """Seconds for the remaining fits, given the seconds of finished fits by condition.
 
-    Args:
-        seconds: of the finished fits of each condition, at least one.
-        waiting: the condition of each remaining fit.
+    A remaining fit takes the mean of its condition, or of all conditions if its own has none yet.
     """
     overall = np.mean([value for own in seconds.values() for value in own])
     return float(sum(np.mean(seconds.get(condition, overall)) for condition in waiting))

@@ -127,7 +127,7 @@ def test_rows_set_aside_are_omitted(demo_root, tmp_path, tiny_config, monkeypatc
 def test_missing_matplotlib_fails_first(demo_root, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(comparison, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'roadwork-vision\[report\]'"):
-        comparison.check_plot_installed()
+        comparison.check_installed("matplotlib", "The plot")
     assert run(demo_root, tmp_path) == 1
     assert "pip install" in capsys.readouterr().err
 
