@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from sklearn.utils.class_weight import compute_sample_weight
 from transformers import PreTrainedModel
 
 from roadwork.core.errors import ConfigError
@@ -77,10 +78,9 @@ def weigh_conditions(
         return build_gps_sampler(dosed, rows, centers_deg).weights
 
     by_gps = weigh_by_gps(rows)
-    label_counts = np.bincount(rows.labels, minlength=2)
     return {
         UNIFORM: np.ones(len(rows)),
-        "class_balanced": len(rows) / (2 * label_counts[rows.labels]),
+        "class_balanced": compute_sample_weight("balanced", rows.labels),
         GPS: by_gps,
         PLACEBO: weigh_by_gps(shuffle_positions(rows, rng)),
         LAST_LAYER: by_gps,

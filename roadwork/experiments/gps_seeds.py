@@ -92,23 +92,22 @@ def run_seed(
     """
     table, groups = experiment.table, experiment.groups
     folds = make_folds(table, groups, experiment.n_folds, seed)
-    training = [np.flatnonzero(folds != fold) for fold in range(experiment.n_folds)]
-    samples = [TrainingRows(table.gps[rows], table.labels[rows], groups[rows]) for rows in training]
+    masks = [folds != fold for fold in range(experiment.n_folds)]
+    samples = [TrainingRows(table.gps[rows], table.labels[rows], groups[rows]) for rows in masks]
     weights = [
         weigh_conditions(sample, centers_deg, experiment.sampling, np.random.default_rng([seed, fold]))
         for fold, sample in enumerate(samples)
     ]
-    probabilities = []
-    for name in CONDITIONS:
-        probabilities.append(_cross_validate(experiment, name, folds, [of_fold[name] for of_fold in weights], seed))
-        on_trained()
     splitter = StratifiedKFold(experiment.n_folds, shuffle=True, random_state=seed)
     random_folds = np.empty_like(folds)
     for fold, (_, held_out) in enumerate(splitter.split(table.labels, table.labels)):
         random_folds[held_out] = fold
     equal = [np.ones((random_folds != fold).sum()) for fold in range(experiment.n_folds)]
-    probabilities.append(_cross_validate(experiment, UNIFORM, random_folds, equal, seed))
-    on_trained()
+    trainings = [(name, folds, [of_fold[name] for of_fold in weights]) for name in CONDITIONS]
+    probabilities = []
+    for training in (*trainings, (UNIFORM, random_folds, equal)):
+        probabilities.append(_cross_validate(experiment, *training, seed))
+        on_trained()
     facts = [
         [list(describe_weights(of_fold[name], sample).values()) for name in CONDITIONS]
         for of_fold, sample in zip(weights, samples, strict=True)

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -271,7 +272,7 @@ def run_fits(plan: Plan, train: Callable[[Fit, bool], pd.DataFrame], show: Calla
         frame = train(fit, fit.condition not in seconds)
         seconds.setdefault(fit.condition, []).append(time.monotonic() - started)
         counts = count_confusion(frame["label"].to_numpy(), frame["probability"].to_numpy())
-        left = show_duration(estimate_left(seconds, [later.condition for later in waiting[number + 1 :]]))
+        left = timedelta(seconds=round(estimate_left(seconds, [own.condition for own in waiting[number + 1 :]])))
         show(
             f"{n_fits - len(waiting) + number + 1} of {n_fits}: {fit}: MCC {float(mcc(counts)):.3f}, "
             f"{counts[1] + counts[2]:,} errors in {len(frame):,} held-out rows; {left} left."
@@ -285,8 +286,3 @@ def estimate_left(seconds: Mapping[str, Sequence[float]], waiting: Sequence[str]
     """
     overall = np.mean([value for own in seconds.values() for value in own])
     return float(sum(np.mean(seconds.get(condition, overall)) for condition in waiting))
-
-
-def show_duration(seconds: float) -> str:
-    """`about 25 min`; below two minutes, in seconds."""
-    return f"about {seconds:.0f} s" if seconds < 120 else f"about {seconds / 60:.0f} min"
