@@ -205,13 +205,13 @@ def check_same_plan(folder: Path, plan: Mapping[str, Any], kind: str) -> None:
     if not plan_file.is_file():
         raise DataError(
             f"{folder} holds no {KINDS[kind]}: {plan_file.name} is missing. "
-            f"Give --resume a folder outputs/<experiment>/{kind}/<time> or `latest`, or start anew without --resume."
+            f"Give --resume a folder outputs/<experiment>/{kind}/<time> or `latest`, or start again without --resume."
         )
     before, now = flat_keys(OmegaConf.to_container(load_yaml(plan_file))), flat_keys(dict(plan))
     if before.get("data_fingerprint") != now["data_fingerprint"]:
         raise DataError(
             f"{folder} was started with other data: rows, labels, positions or sequences have changed in the dataset "
-            "or in data.label_corrections. Restore them, or start anew without --resume."
+            "or in data.label_corrections. Restore them, or start again without --resume."
         )
     options = [key for key, value in plan.items() if not isinstance(value, dict)]
     differing = [
@@ -242,7 +242,7 @@ def write_or_check_splits(splits: Splits, path: Path) -> None:
     if written != {name: set(ids) for name, ids in splits.ids.items()}:
         raise SplitError(
             f"{path} holds other rows than the data, splits and groups give now. "
-            "Restore data.splits_file and the images, or start anew without --resume."
+            "Restore data.splits_file and the images, or start again without --resume."
         )
 
 

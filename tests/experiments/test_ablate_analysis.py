@@ -27,7 +27,6 @@ from roadwork.experiments.ablation_report import (
     judge,
     student_p,
 )
-from roadwork.experiments.plan import estimate_left
 
 CONDITIONS = ("plain", "same", "good", "bad")
 FACTS = {"steps": 50, "trainable": 10, "seconds": 2.0, "images_per_second": 9.0, "checkpoint_mb": 1.0}
@@ -168,9 +167,3 @@ def test_report_points_to_the_gps_experiment_for_gps_weighting(report, weighs):
     console = Console(file=StringIO(), width=400)
     console.print(format_report(report | whole))
     assert ("roadwork experiment gps" in console.file.getvalue()) == weighs
-
-
-def test_remaining_time_uses_each_conditions_own_time():
-    seconds = {"plain": [10.0, 20.0], "lora": [30.0]}
-    assert estimate_left(seconds, ["plain", "lora", "new"]) == pytest.approx(15 + 30 + 20)
-    assert estimate_left({"plain": [10.0]}, ["lora"] * 3) == pytest.approx(30)

@@ -178,8 +178,9 @@ def test_a_damaged_fit_is_named(copied, demo_root, capsys):
     assert "ema/seed_1_fold_1/fit.json" in "".join(capsys.readouterr().err.split("\n"))
 
 
-def test_other_conditions_are_not_resumed(copied, demo_root, capsys):
-    assert again(demo_root, "--resume", "latest", "--conditions", "gps") == 2
+@pytest.mark.parametrize("option", ["--conditions", "--arms"])
+def test_other_conditions_are_not_resumed(copied, demo_root, capsys, option):
+    assert again(demo_root, "--resume", "latest", option, "gps") == 2
     assert "arms.ema" in "".join(capsys.readouterr().err.split())
 
 
