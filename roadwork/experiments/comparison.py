@@ -43,14 +43,7 @@ def format_difference(difference: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class ReportTable:
-    """A table of text cells; the first column holds names.
-
-    Attributes:
-        title: of the table.
-        header: the column names.
-        rows: as many cells each as the header.
-        note: explains the columns.
-    """
+    """A table of text cells; the first column holds names, and the note explains the other columns."""
 
     title: str
     header: tuple[str, ...]
@@ -106,16 +99,9 @@ def draw_differences(
     axes: Axes, differences: Sequence[dict[str, Any]], heights: Sequence[float], style: tuple[str, str],
     *, single: str = "by_fit", tick_offset: float = 0.0, label: str | None = None,
 ) -> None:  # fmt: skip
-    """Draws horizontal intervals, and a tick for each single value.
+    """Draws differences, as `summarise` returns them, as horizontal intervals at these heights.
 
-    Args:
-        axes: to draw on.
-        differences: as `summarise` returns them.
-        heights: of each difference.
-        style: colour and marker.
-        single: the key of the single values.
-        tick_offset: how far below the interval the ticks are.
-        label: for the legend.
+    The style is a colour and a marker. Each single value is a tick, `tick_offset` below the interval.
     """
     colour, marker = style
     axes.errorbar(
@@ -140,15 +126,7 @@ def label_differences(axes: Axes, names: Sequence[str], xlabel: str, title: str)
 def write_report_files(
     folder: Path, stem: str, report: dict[str, Any], markdown: str, draw: Callable[..., None]
 ) -> None:
-    """Writes `<stem>.json`, `.md` and `.png`.
-
-    Args:
-        folder: the experiment's folder.
-        stem: the name of the files.
-        report: what the JSON file holds.
-        markdown: the text of the `.md` file.
-        draw: draws the report to a path.
-    """
+    """Writes `<stem>.json` with the report, `<stem>.md`, and `<stem>.png` by `draw(report, path)`."""
     write_json(folder / f"{stem}.json", report)
     with atomic_path(folder / f"{stem}.md") as temporary:
         temporary.write_text(markdown, encoding="utf-8")

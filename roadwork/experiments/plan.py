@@ -94,9 +94,8 @@ class Fit:
         return frame
 
     def __str__(self) -> str:
-        return (
-            f"{self.condition}, seed {self.seed}, fold {self.fold + 1}" if self.condition else f"fold {self.fold + 1}"
-        )
+        name = f"fold {self.fold + 1}"
+        return f"{self.condition}, seed {self.seed}, {name}" if self.condition else name
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def finished(tmp_path_factory, demo_root):
 
 @pytest.fixture
 def copied(finished, tmp_path, monkeypatch):
-    """The finished cross-validation, to change."""
+    """A copy of the finished cross-validation that tests may change."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(finished, tmp_path / "outputs", symlinks=True)
     return tmp_path / "outputs/tiny/cv/latest"
@@ -69,7 +69,7 @@ def test_each_row_outside_val_test_is_predicted_once(finished, demo_root):
             assert not set(groups[splits["splits"][name]]) & set(held_out["group"])
 
 
-def test_the_figures_are_those_of_the_pooled_predictions(finished):
+def test_metrics_are_those_of_the_pooled_predictions(finished):
     folder = finished / "tiny/cv/latest"
     pooled = pd.read_parquet(folder / "oof_predictions.parquet")
     result = json.loads((folder / "results.json").read_text())["cross_validation"]
@@ -102,7 +102,7 @@ def test_fold_is_a_run_and_its_best_checkpoint_predicts(finished):
     np.testing.assert_allclose(again["probability"], before["probability"], atol=1e-6)
 
 
-def test_the_audit_lies_beside_the_results(finished):
+def test_the_audit_is_written_beside_the_results(finished):
     folder = finished / "tiny/cv/latest"
     pooled = pd.read_parquet(folder / "oof_predictions.parquet").set_index("id")
     listed = pd.read_csv(folder / "label_audit.csv", dtype=str, keep_default_na=False)
@@ -130,7 +130,7 @@ def test_resume_trains_only_what_is_not_finished(copied, demo_root, capsys):
 
 
 @pytest.mark.parametrize(
-    ("changed", "code", "said"),
+    ("changed", "code", "key"),
     [
         (["--folds", "3", "--resume", "latest", "training.lr=0.5"], 2, "training.lr was 0.001, now 0.5"),
         (["--folds", "4", "--resume", "latest"], 2, "folds was 3, now 4"),
@@ -142,12 +142,12 @@ def test_resume_trains_only_what_is_not_finished(copied, demo_root, capsys):
         (["--by", "town"], 2, "town"),
     ],
 )
-def test_invalid_requests_give_one_clear_error(copied, demo_root, capsys, changed, code, said):
+def test_invalid_requests_give_one_clear_error(copied, demo_root, capsys, changed, code, key):
     assert run(*changed, "--no-audit", f"data.root={demo_root}", "output_dir=outputs", *(
         argument for argument in ARGUMENTS if argument.partition("=")[0] not in " ".join(changed)
     )) == code  # fmt: skip
     captured = capsys.readouterr()
-    assert said in " ".join((captured.err + captured.out).split())
+    assert key in " ".join((captured.err + captured.out).split())
 
 
 def test_a_fold_with_other_rows_is_not_resumed(copied, demo_root, capsys):
@@ -157,7 +157,7 @@ def test_a_fold_with_other_rows_is_not_resumed(copied, demo_root, capsys):
     file.write_text(json.dumps(content))
     arguments = ("--folds", "3", "--resume", str(copied), f"data.root={demo_root}", "output_dir=outputs")
     assert run(*arguments, *ARGUMENTS) == 1
-    assert "holds other rows" in " ".join(capsys.readouterr().err.split())
+    assert "fold_0/splits.json" in "".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"splits": [1]}'])
@@ -172,7 +172,7 @@ def test_a_fold_with_damaged_predictions_is_named(copied, demo_root, capsys):
     (copied / "fold_1/predictions.parquet").write_text("?")
     arguments = ("--folds", "3", "--resume", "latest", f"data.root={demo_root}", "output_dir=outputs")
     assert run(*arguments, *ARGUMENTS) == 1
-    assert "--resume" in " ".join(capsys.readouterr().err.split())
+    assert "fold_1/predictions.parquet" in "".join(capsys.readouterr().err.split())
 
 
 def test_corrected_labels_change_the_data(copied, demo_root, tmp_path, capsys):
@@ -181,11 +181,11 @@ def test_corrected_labels_change_the_data(copied, demo_root, tmp_path, capsys):
     audit.to_csv(tmp_path / "filled_in.csv", index=False)
     arguments = ("--folds", "3", "--resume", "latest", f"data.root={demo_root}", "output_dir=outputs")
     assert run(*arguments, "data.label_corrections=filled_in.csv", *ARGUMENTS) == 1
-    assert "other data" in " ".join(capsys.readouterr().err.split())
+    assert "data.label_corrections" in " ".join(capsys.readouterr().err.split())
 
 
 def test_val_test_is_never_read(demo_root, tmp_path):
-    """With val_test's labels turned round and its pictures replaced, every fold predicts the same."""
+    """With flipped labels and other images in val_test, every fold predicts the same."""
     labels = labels_of(demo_root)
     sequences = sorted({name.rpartition("-")[0] for name in labels})
     rows = {name: [] for name in ("train", "val_select", "val_calib", "val_test")}

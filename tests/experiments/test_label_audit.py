@@ -25,7 +25,7 @@ CLASS_NAMES = {"None": 0, "Roadwork": 1}
 
 
 def predictions(n_sequences=400, frames=4, errors=0.03, seed=0):
-    """A detector that is sure where it is right, and hesitates in the sequences where it errs; the labels are true."""
+    """A detector that is confident when correct and uncertain in the sequences where it errs; labels are correct."""
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, 2, n_sequences)
     errs = rng.random(n_sequences) < errors
@@ -42,7 +42,7 @@ def predictions(n_sequences=400, frames=4, errors=0.03, seed=0):
 
 
 def plant(frame, by, share=0.02, seed=1):
-    """(N,) bool: the rows whose label is turned round, single ones or whole sequences."""
+    """(N,) bool: the rows whose label is flipped, single ones or whole sequences."""
     units = frame["sequence"] if by == "sequence" else frame["id"]
     names = units.unique()
     chosen = np.random.default_rng(seed).choice(names, round(share * len(names)), replace=False)
@@ -59,7 +59,7 @@ def test_planted_wrong_labels_are_found(by):
     assert len(listed & wrong) / len(wrong) >= 0.95  # recall
     assert len(listed & wrong) / len(listed) >= 0.60  # precision, with the detector's own mistakes among them
     first = set(audit.listed["id"][: len(wrong)])
-    assert len(first & wrong) / len(wrong) >= 0.90  # the planted ones are the surest
+    assert len(first & wrong) / len(wrong) >= 0.90  # the planted ones are the most confident
     assert audit.listed["quality"].is_monotonic_increasing
     assert (audit.listed["suggested"] == 1 - audit.listed["label"]).all()
     assert ((audit.listed["probability"] >= 0.5) == (audit.listed["suggested"] == 1)).all()
@@ -82,7 +82,7 @@ def test_a_missing_extra_is_named_with_its_command(monkeypatch):
 
 
 class Photos:
-    """Photos with a position in their EXIF; row 0 cannot be read."""
+    """Photos with an EXIF position; row 0 cannot be read."""
 
     def __init__(self):
         exif = Image.Exif()
@@ -142,14 +142,14 @@ class Tags(HTMLParser):
         self.seen.append((tag, dict(attrs)))
 
 
-def test_the_page_is_one_file_with_names_made_harmless(audited):
+def test_the_page_is_one_file_and_escapes_names(audited):
     (page, _), _, _ = audited
     text = page.read_text(encoding="utf-8")
     tags = Tags()
     tags.feed(text)
     names = [tag for tag, _ in tags.seen]
     assert names.count("article") == 60
-    assert names.count("script") == 2  # none came in by a file's name
+    assert names.count("script") == 2  # none comes from a file name
     images = [attributes for tag, attributes in tags.seen if tag == "img"]
     assert len(images) == 59
     assert all(image["src"].startswith("data:image/jpeg;base64,") for image in images)
@@ -163,7 +163,7 @@ def test_the_page_is_one_file_with_names_made_harmless(audited):
     assert rows[4][1] == EVIL
 
 
-def test_thumbnails_are_upright_and_carry_no_position(audited):
+def test_thumbnails_are_upright_without_position(audited):
     import base64
 
     (page, _), _, _ = audited
@@ -195,7 +195,7 @@ def test_the_csv_lists_all_rows_and_is_read_back(audited, tmp_path):
     assert corrected.dropped_ids == {table.ids[10]}
 
 
-def test_filled_in_answers_are_not_overwritten(audited, caplog):
+def test_corrections_are_not_overwritten(audited, caplog):
     (page, csv_file), _, write = audited
     written = csv_file.read_text(encoding="utf-8")
     filled_in = re.sub(r",$", ",drop", written, count=1, flags=re.MULTILINE)
