@@ -220,7 +220,7 @@ def check_same_plan(folder: Path, plan: Mapping[str, Any], kind: str) -> None:
     ]
     if differing:
         raise ConfigError(
-            f"{folder} was started with other settings: {'; '.join(differing[:5])}. Restore them, or start anew "
+            f"{folder} was started with other settings: {'; '.join(differing[:5])}. Restore them, or start again "
             "without --resume."
         )
 
