@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shlex
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -20,9 +19,8 @@ from roadwork.cli.app import DEFAULT_CONFIG, ConfigOption, Overrides, app, quiet
 if TYPE_CHECKING:
     import pandas as pd
 
-    from roadwork.experiments.cross_validation import CrossValidation, Fold
+    from roadwork.experiments.plan import Fit, Plan
 
-_USES = {"train": "rows to train on", "val_select": "to select the checkpoint", "val_calib": "held out"}
 _REGIONS_SHOWN = 3
 
 
@@ -42,11 +40,12 @@ def ablate(
     overrides: Overrides = None,
     config: ConfigOption = DEFAULT_CONFIG,
     *,
-    arms: Annotated[
-        str, typer.Option(help="Conditions: parts, adapters, or some of their names: plain,ema.")
+    conditions: Annotated[
+        str, typer.Option(help="What to compare: parts, adapters, or names from one of them, such as gps,ema.")
     ] = "parts",
+    arms: Annotated[str | None, typer.Option(hidden=True, help="The former name of --conditions.")] = None,
     seeds: Annotated[
-        int, typer.Option(min=1, help="Number of seeds; seed s is trained without fold s and evaluated on it.")
+        int, typer.Option(min=1, help="Number of seeds; seed s trains without fold s and is evaluated on it.")
     ] = 5,
     folds: Annotated[int, typer.Option(min=2, help="Number of folds.")] = 5,
     full: Annotated[bool, typer.Option("--full", help="Train every seed on every fold.")] = False,
@@ -59,28 +58,32 @@ def ablate(
 
     Finished fits are kept for --resume.
 
-    Example: roadwork experiment ablate --config configs/experiment/demo.yaml --arms parts
+    Example: roadwork experiment ablate --config configs/experiment/demo.yaml --conditions parts
     """
-    from roadwork.config import load_config, to_settings
-    from roadwork.experiments.ablation_fit import run_fits
-    from roadwork.experiments.ablation_plan import KIND, Design, plan_ablation
+    from roadwork.config import load_config
+    from roadwork.experiments.ablation_fit import run_ablation
+    from roadwork.experiments.ablation_plan import Design, plan_ablation
     from roadwork.experiments.ablation_report import STEM, format_report, report_ablation
-    from roadwork.experiments.cross_validation import find_begun
-    from roadwork.experiments.gps_report import check_plot_installed
+    from roadwork.experiments.comparison import check_installed
 
     quiet_lightning()
-    check_plot_installed()
+    check_installed("matplotlib", "The plot")
+    conditions = arms or conditions
     cfg = load_config(config, overrides or [])
-    begun = find_begun(to_settings(cfg), resume, KIND) if resume else None
-    ablation = plan_ablation(cfg, Design(arms, seeds, folds, full, steps), begun)
-    print(f"Conditions: {', '.join(ablation.arms)}. {len(ablation.fits)} fits, stored in {ablation.folder}", flush=True)
+    plan = plan_ablation(cfg, Design(conditions, seeds, folds, full, steps), resume)
+    print(f"Conditions: {', '.join(plan.conditions)}. {len(plan.fits)} fits, stored in {plan.folder}", flush=True)
     with _log_warnings_once():
-        run_fits(ablation, lambda line: print(line, flush=True))
-    command = ["roadwork", "experiment", "ablate", "--config", str(config), "--arms", arms, "--seeds", str(seeds)]
-    command += ["--folds", str(folds), *(["--full"] if full else []), *(["--steps", str(steps)] if steps else [])]
-    report = report_ablation(ablation, shlex.join([*command, *(overrides or [])]))
+        run_ablation(plan, _show)
+    command = ["roadwork", "experiment", "ablate", "--config", str(config), "--conditions", conditions]
+    command += ["--seeds", str(seeds), "--folds", str(folds)]
+    command += [*(["--full"] if full else []), *(["--steps", str(steps)] if steps else [])]
+    report = report_ablation(plan, shlex.join([*command, *(overrides or [])]))
     Console().print(format_report(report))
-    print(f"val_test was not opened. Written: {ablation.folder}/{STEM}.json, .md and .png")
+    print(f"val_test was not opened. Written: {plan.folder}/{STEM}.json, .md and .png")
+
+
+def _show(line: str) -> None:
+    print(line, flush=True)
 
 
 @contextmanager
@@ -128,42 +131,40 @@ def cv(
 
     Example: roadwork experiment cv --folds 5 --config configs/experiment/demo.yaml
     """
-    from roadwork.config import load_config, to_settings
-    from roadwork.experiments.cross_validation import find_begun, plan_cross_validation, pool_folds
+    from roadwork.config import load_config
+    from roadwork.experiments.cross_validation import plan_cross_validation, pool_folds
     from roadwork.experiments.label_audit import check_audit_installed
+    from roadwork.experiments.plan import run_fits
     from roadwork.metrics.results import format_results
 
     quiet_lightning()
     if not no_audit:
         check_audit_installed()
     cfg = load_config(config, overrides or [])
-    resumed = find_begun(to_settings(cfg), resume) if resume else None
-    cross_validation = plan_cross_validation(cfg, folds, by.value if by else None, resumed)
-    _run_folds(cross_validation)
-    pooled, result = pool_folds(cross_validation)
+    plan = plan_cross_validation(cfg, folds, by.value if by else None, resume)
+    run_fits(plan, _train_fold, _show)
+    pooled, result = pool_folds(plan)
     Console().print(format_results(f"cross-validation, {len(result['folds'])} folds", result), _folds_table(result))
-    print(f"val_test was not opened. Written: {cross_validation.folder}/results.json and oof_predictions.parquet")
+    print(f"val_test was not opened. Written: {plan.folder}/results.json and oof_predictions.parquet")
     if not no_audit:
-        _audit(cross_validation, pooled)
+        _audit(plan, pooled)
 
 
-def _run_folds(cross_validation: CrossValidation) -> None:
-    """Trains the unfinished folds; the first one prints the wiring table."""
-    from roadwork.metrics.decision import decide
+def _train_fold(fold: Fit, is_first: bool) -> pd.DataFrame:
+    """Trains a fold; the first one prints the wiring table."""
+    from roadwork.cli.train import print_wiring
+    from roadwork.data.datamodule import NATIXDataModule
+    from roadwork.experiments.cross_validation import train_fold
+    from roadwork.preflight.dry_run import run_dry
+    from roadwork.training.trainers.factory import prepare_trainer
 
-    waiting, n_folds = cross_validation.unfinished, len(cross_validation.folds)
-    if len(waiting) < n_folds:
-        print(f"{n_folds - len(waiting)} of {n_folds} folds are already finished.")
-    started = time.monotonic()
-    for done, fold in enumerate(waiting):
-        sizes = ", ".join(f"{len(fold.splits.ids[name]):,} {what}" for name, what in _USES.items())
-        print(f"Fold {fold.number + 1} of {n_folds}: {sizes}.", flush=True)
-        with _quiet_repeated_folds(repeated=done > 0):
-            frame = _run_fold(fold, prove_wiring=done == 0)
-        errors = int((decide(frame["probability"].to_numpy()) != frame["label"]).sum())
-        minutes_left = (time.monotonic() - started) / (done + 1) * (len(waiting) - done - 1) / 60
-        done_so_far = f"{errors:,} errors in {len(frame):,} held-out rows"
-        print(f"Fold {fold.number + 1}: {done_so_far}; about {minutes_left:.0f} min left.", flush=True)
+    train, select, held_out = (f"{len(fold.splits.ids[name]):,}" for name in ("train", "val_select", "val_calib"))
+    _show(f"Fold {fold.fold + 1}: {train} training rows, {select} to select the checkpoint, {held_out} held out.")
+    with _quiet_repeated_folds(repeated=not is_first):
+        datamodule = NATIXDataModule(fold.cfg)
+        if is_first:
+            print_wiring(run_dry(datamodule, prepare_trainer(datamodule)))
+        return train_fold(datamodule, fold)
 
 
 @contextmanager
@@ -177,19 +178,6 @@ def _quiet_repeated_folds(*, repeated: bool) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _run_fold(fold: Fold, *, prove_wiring: bool) -> pd.DataFrame:
-    from roadwork.cli.train import print_wiring
-    from roadwork.data.datamodule import NATIXDataModule
-    from roadwork.experiments.cross_validation import train_fold
-    from roadwork.preflight.dry_run import run_dry
-    from roadwork.training.trainers.factory import prepare_trainer
-
-    datamodule = NATIXDataModule(fold.cfg)
-    if prove_wiring:
-        print_wiring(run_dry(datamodule, prepare_trainer(datamodule)))
-    return train_fold(datamodule, fold)
 
 
 def _folds_table(result: dict[str, Any]) -> Table:
@@ -207,11 +195,11 @@ def _folds_table(result: dict[str, Any]) -> Table:
     return table
 
 
-def _audit(cross_validation: CrossValidation, pooled: pd.DataFrame) -> None:
+def _audit(plan: Plan, pooled: pd.DataFrame) -> None:
     from roadwork.experiments.label_audit import audit_labels, write_label_audit
 
-    audit = audit_labels(pooled, cross_validation.settings.evaluation.target_mcc)
-    page, table = write_label_audit(audit, cross_validation)
+    audit = audit_labels(pooled, plan.settings.evaluation.target_mcc)
+    page, table = write_label_audit(audit, plan)
     print(f"Label audit: {audit.sentence} See {page}")
     print(f"Next: fill in corrected_label there or in {table}, then set data.label_corrections=FILE")
 
@@ -232,10 +220,11 @@ def gps(
     Example: roadwork experiment gps --seeds 5 model=dinov2_base
     """
     from roadwork.config import load_config
-    from roadwork.experiments.gps_report import STEM, check_plot_installed, format_report, run_gps_experiment
+    from roadwork.experiments.comparison import check_installed
+    from roadwork.experiments.gps_report import STEM, format_report, run_gps_experiment
     from roadwork.experiments.heads import HeadSettings
 
-    check_plot_installed()
+    check_installed("matplotlib", "The plot")
     command = ["roadwork", "experiment", "gps", "--seeds", str(seeds), "--folds", str(folds), "--steps", str(steps)]
     command += ["--config", str(config), *(overrides or [])]
     cfg = load_config(config, overrides or [])

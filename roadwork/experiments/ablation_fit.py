@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
-import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -23,8 +22,7 @@ from roadwork.core.files import write_json
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.data.features import compute_features
 from roadwork.evaluation.evaluate import predict_splits, tabulate
-from roadwork.experiments.ablation_plan import Ablation, Fit
-from roadwork.metrics.classification import count_confusion, mcc
+from roadwork.experiments.plan import Fit, Plan, run_fits
 from roadwork.metrics.predictions import write_predictions
 from roadwork.models.head import head_of, in_evaluation_mode
 from roadwork.preflight.dry_run import run_dry
@@ -37,7 +35,7 @@ FACTS = ("steps", "trainable", "seconds", "images_per_second", "checkpoint_mb", 
 
 
 class TrainingClock(Callback):
-    """Seconds and images of training, with augmentation; without validation, and without what comes before an epoch."""
+    """Measures seconds and images of training steps, with augmentation but without validation."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -58,14 +56,13 @@ class TrainingClock(Callback):
 
 
 def run_fit(fit: Fit, datamodule: NATIXDataModule) -> pd.DataFrame:
-    """Trains a fit and stores its predictions of the held-out rows, then its figures; its checkpoints are removed.
+    """Trains a fit, stores its predictions of the held-out rows and its facts, and deletes its checkpoints.
 
-    The last weights are judged (their average, where the arm has one), not the best by `val_select`: the best of a
-    number of validations is itself a gain, and a larger one for an arm whose training is less steady, so it would be
-    counted for that arm.
+    The last weights are evaluated (their average if EMA is on), not the best by `val_select`: selecting the best of
+    many validations would favour conditions that train less steadily.
 
     Args:
-        fit: what is left of an earlier attempt in its folder is removed.
+        fit: files of an earlier attempt in its folder are deleted.
         datamodule: of `fit.cfg`.
 
     Returns:
@@ -88,13 +85,13 @@ def run_fit(fit: Fit, datamodule: NATIXDataModule) -> pd.DataFrame:
         (run_folder / "checkpoints" / LAST).stat().st_size / 1e6,
         time.perf_counter() - began,
     )
-    shutil.rmtree(run_folder / "checkpoints")  # a gigabyte and more for each fit of a ViT
+    shutil.rmtree(run_folder / "checkpoints")  # more than a gigabyte per fit of a ViT
     write_json(fit.facts_file, dict(zip(FACTS, facts, strict=True)))
     return frame
 
 
 def predict_held_out(model: nn.Module, datamodule: NATIXDataModule) -> pd.DataFrame:
-    """The predictions table of the held-out fold, by the features of a frozen backbone where they are kept."""
+    """The predictions table of the held-out fold; a frozen backbone uses its cached features."""
     is_frozen = datamodule.settings.training.freeze_backbone and why_no_features(model, datamodule) is None
     if not (is_frozen and isinstance(model, PreTrainedModel)):
         model.eval()
@@ -109,75 +106,44 @@ def predict_held_out(model: nn.Module, datamodule: NATIXDataModule) -> pd.DataFr
 
 
 def check_builds(fit: Fit) -> None:
-    """Builds the fit's network with its adapter, so that what cannot be had is said before hours of training.
+    """Builds the fit's network with its adapter, so that errors come before hours of training.
 
     Raises:
-        RoadworkError: the network cannot be built, or does not take the arm's adapter.
-        WiringError: the adapter is not in the network.
+        RoadworkError: the network cannot be built, or does not support the adapter.
+        WiringError: the network has no adapter layer.
     """
     network = prepare_trainer(NATIXDataModule(fit.cfg)).module.model
     has_adapter = any(isinstance(module, BaseTunerLayer) for module in network.modules())
     if fit.cfg.training.adapter != "none" and not has_adapter:
-        raise WiringError(f"The arm {fit.arm} has no layer of its adapter in its network: it would train another one.")
+        raise WiringError(f"The condition {fit.condition} sets an adapter, but its network has no adapter layer.")
 
 
-def run_fits(ablation: Ablation, say: Callable[[str], object]) -> None:
-    """Trains the unfinished fits; an arm's wires are proven before the first of its own.
+def run_ablation(plan: Plan, show: Callable[[str], object]) -> None:
+    """Trains the unfinished fits; checks the wiring of each condition before its first fit.
 
     Args:
-        ablation: its finished fits are kept.
-        say: is given a line for each step, with the time left.
+        plan: of the ablation.
+        show: receives each line.
 
     Raises:
-        RoadworkError: an arm cannot be built, or one of its wires is dead.
+        RoadworkError: a condition cannot be built, or its wiring check failed.
     """
-    waiting, n_fits = ablation.unfinished, len(ablation.fits)
-    if len(waiting) < n_fits:
-        say(f"{n_fits - len(waiting)} of {n_fits} fits are finished already; they are kept.")
-    first_of_arm = {fit.arm: fit for fit in reversed(waiting)}
-    for fit in first_of_arm.values():
+    for fit in {fit.condition: fit for fit in reversed(plan.unfinished)}.values():
         check_builds(fit)
-    taken: list[tuple[str, float]] = []
-    for done, fit in enumerate(waiting):
-        began = time.monotonic()
+
+    def train(fit: Fit, is_first: bool) -> pd.DataFrame:
         datamodule = NATIXDataModule(fit.cfg)
-        if fit is first_of_arm[fit.arm]:
-            _prove_wires(datamodule, fit.arm)
-        frame = run_fit(fit, datamodule)
-        taken.append((fit.arm, time.monotonic() - began))
-        value = float(mcc(count_confusion(frame["label"].to_numpy(), frame["probability"].to_numpy())))
-        seconds_left = estimate_left(taken, [left.arm for left in waiting[done + 1 :]])
-        if done == 0 and len(waiting) > 1:
-            say(f"{len(waiting)} fits, {show_minutes(taken[0][1] + seconds_left)} by the first.")
-        say(
-            f"{n_fits - len(waiting) + done + 1} of {n_fits}: {fit.arm}, seed {fit.seed} on fold {fit.fold + 1}: MCC "
-            f"{value:.3f} on {len(frame):,} held-out rows; {show_minutes(seconds_left)} left."
-        )
+        if is_first:
+            _check_wiring(datamodule, fit.condition)
+        return run_fit(fit, datamodule)
+
+    run_fits(plan, train, show)
 
 
-def estimate_left(taken: Sequence[tuple[str, float]], arms_left: Sequence[str]) -> float:
-    """Seconds that fits of these arms will take: each arm's own mean so far, the mean of all where it has none.
-
-    Args:
-        taken: arm and seconds of each finished fit, at least one.
-        arms_left: of the fits to come.
-    """
-    by_arm: dict[str, list[float]] = {}
-    for arm, seconds in taken:
-        by_arm.setdefault(arm, []).append(seconds)
-    overall = float(np.mean([seconds for _, seconds in taken]))
-    return float(sum(np.mean(by_arm.get(arm, [overall])) for arm in arms_left))
-
-
-def show_minutes(seconds: float) -> str:
-    """`about 25 min`, below two minutes in seconds."""
-    return f"about {seconds:.0f} s" if seconds < 120 else f"about {seconds / 60:.0f} min"
-
-
-def _prove_wires(datamodule: NATIXDataModule, arm: str) -> None:
-    dead = [row for row in run_dry(datamodule, prepare_trainer(datamodule)) if not row.works]
-    if dead:
+def _check_wiring(datamodule: NATIXDataModule, condition: str) -> None:
+    failed = [row for row in run_dry(datamodule, prepare_trainer(datamodule)) if not row.works]
+    if failed:
         raise WiringError(
-            f"The arm {arm} has dead wires, so it would not be what its name says: "
-            + "; ".join(f"{row.wire} ({row.observed}): {row.fix}" for row in dead)
+            f"The wiring check of the condition {condition} failed, so it would not train what it names: "
+            + "; ".join(f"{row.wire} ({row.observed}): {row.fix}" for row in failed)
         )

@@ -13,10 +13,10 @@ from roadwork.data.table import SampleTable, column_text, find_slice_column
 from roadwork.data.utils.geo import h3_cells
 from roadwork.settings.sampling import CALIBRATION_SPLIT, SELECTION_SPLIT, TEST_SPLIT, TRAIN_SPLIT
 
-# Hexagons of about 180 km a side: a city and its surroundings.
+# Hexagons with sides of about 180 km: a city and its surroundings.
 REGION_RESOLUTION = 2
 
-# One of so many parts of the other folds selects the checkpoint: some 14 % of their rows.
+# The checkpoint is selected on one of this many parts of the other folds: about 14 % of their rows.
 SELECTION_PARTS = 7
 
 
@@ -27,18 +27,17 @@ def make_folds(
     seed: int,
     regions: np.ndarray | None = None,
 ) -> np.ndarray:
-    """(N,) int64 fold of each row, from 0: whole groups, stratified by label.
+    """(N,) int64 fold of each row, from 0; groups stay whole, and labels are stratified.
 
-    The folds depend on the rows and the seed, never on the order of the rows.
+    The folds depend on the rows and the seed, but not on the order of the rows.
 
     Args:
         table: the rows to divide.
         groups: (N,) group of each row; rows of one group share a fold.
-        n_folds: 2 or more. By region there are as many folds as regions where those are fewer.
+        n_folds: 2 or more. With fewer regions than this, each region is a fold.
         seed: of the assignment.
-        regions: (N,) str region of each row, empty where unknown, as from `find_regions`: whole regions are then kept
-            together. A group in several belongs to the one with most of its rows, and the groups without a known one
-            are a region of their own.
+        regions: (N,) str region of each row, empty if unknown, as from `find_regions`. If given, regions stay whole. A
+            group in several regions belongs to the one with most of its rows; groups without a region form their own.
 
     Raises:
         ConfigError: `n_folds` is below 2.
@@ -63,7 +62,7 @@ def make_folds(
 
 
 def find_regions(table: SampleTable, region_column: str | None) -> np.ndarray:
-    """(N,) str region of each row: `region_column` of the dataset, else its H3 cell; empty where unknown.
+    """(N,) str region of each row, from `region_column` of the dataset, else its H3 cell; empty if unknown.
 
     Raises:
         ConfigError: the dataset has no such column, or no row has a region.
@@ -76,19 +75,18 @@ def find_regions(table: SampleTable, region_column: str | None) -> np.ndarray:
         source = f"has a value in data.splitting.region_column={region_column}"
     if not (regions != "").any():
         raise ConfigError(
-            f"--by region finds no region: no row {source}. Name a column with data.splitting.region_column: "
-            f"{', '.join(map(str, table.slices)) or 'the dataset has none'}; or leave out --by region."
+            f"--by region found no region: no row {source}. Set data.splitting.region_column to a column with regions "
+            f"(the dataset has {', '.join(map(str, table.slices)) or 'none'}), or omit --by region."
         )
     return regions
 
 
 def _region_of_group(groups: np.ndarray, regions: np.ndarray) -> np.ndarray:
-    """(N,) region of each row's group: the one with most of its rows, the first by name where several have as many."""
+    """(N,) region of each row's group: the one with most of its rows; ties go to the first by name."""
     known = pd.DataFrame({"group": groups, "region": regions.astype(str)}).query("region != ''")
     counts = known.groupby(["group", "region"], as_index=False).size()
     most = counts.sort_values(["size", "region"], ascending=[False, True]).drop_duplicates("group")
-    of_group = dict(zip(most["group"], most["region"], strict=True))
-    return np.array([of_group.get(group, "") for group in groups], dtype=str)
+    return pd.Series(groups).map(most.set_index("group")["region"]).fillna("").to_numpy(dtype=str)
 
 
 def _check_enough(labels: np.ndarray, units: np.ndarray, n_folds: int, unit_word: str) -> None:
@@ -114,7 +112,7 @@ def _check_labels(labels: np.ndarray, folds: np.ndarray, unit_word: str) -> None
 def _remedy(unit_word: str) -> str:
     if unit_word == "groups":
         return "Use fewer --folds, or add data."
-    return "Use fewer --folds, leave out --by region, or name larger regions with data.splitting.region_column."
+    return "Use fewer --folds, omit --by region, or set data.splitting.region_column to larger regions."
 
 
 def make_fold_splits(
@@ -122,14 +120,14 @@ def make_fold_splits(
 ) -> list[Splits]:
     """The splits of each fold's run; no row of `val_test` is in a fold.
 
-    `val_calib` is the held-out fold, `val_select` a part of the others in whole groups, `train` the rest. `val_test` is
-    that of `splits`: its coordinates can be the deployment. What was set aside stays so.
+    `val_calib` is the held-out fold, `val_select` a part of the other folds in whole groups, `train` the rest.
+    `val_test` is copied from `splits`, since its coordinates can be the deployment. Rows set aside stay set aside.
 
     Raises:
         SplitError: too few groups for each split to have both labels.
     """
     names = splits.names_by_row(table)
-    inside = ~table.is_train_only  # each fold's run places the others by its own held-out rows
+    inside = ~table.is_train_only  # each run assigns training-only rows by its own held-out rows
     rows = np.flatnonzero((names != "") & (names != TEST_SPLIT) & ~groups.set_aside & inside)
     rows = rows[np.argsort(table.ids[rows])]
     folds = make_folds(table.take(rows), groups.names[rows], n_folds, seed, None if regions is None else regions[rows])
@@ -150,12 +148,12 @@ def make_fold_splits(
 
 
 def _pick_selection(table: SampleTable, groups: np.ndarray, seed: int) -> np.ndarray:
-    """(N,) bool, the rows of whole groups that select the checkpoint."""
+    """(N,) bool, the rows that select the checkpoint, in whole groups."""
     fewest = min(len(np.unique(groups[table.labels == label])) for label in (0, 1))
     if fewest < 2:
         raise SplitError(
-            "Outside the held-out fold only one group has a label; one to train on and one to select the checkpoint by "
-            "are needed. Use more --folds, or add data."
+            "Outside the held-out fold, only one group has a label, but training and checkpoint selection need one "
+            "group each. Use more --folds, or add data."
         )
     picked: np.ndarray = make_folds(table, groups, min(SELECTION_PARTS, fewest), seed) == 0
     return picked

@@ -1,4 +1,4 @@
-"""The GPS weighting experiment: its data and its conditions."""
+"""Data and conditions of the GPS weighting experiment."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from sklearn.utils.class_weight import compute_sample_weight
 from transformers import PreTrainedModel
 
 from roadwork.core.errors import ConfigError
@@ -28,18 +29,18 @@ logger = logging.getLogger(__name__)
 
 UNIFORM, GPS, PLACEBO = "uniform", "gps", "placebo"
 
-# Draws uniformly in the first half of its steps, and by GPS in the second, which moves the last layer only.
+# Draws uniformly in the first half of its steps; in the second half, draws by GPS and trains the last layer only.
 LAST_LAYER = "gps_last_layer"
-ARMS = (UNIFORM, "class_balanced", GPS, PLACEBO, LAST_LAYER, "gps_half_dose")
+CONDITIONS = (UNIFORM, "class_balanced", GPS, PLACEBO, LAST_LAYER, "gps_half_dose")
 FACTS = ("effective_rows", "effective_groups", "weight_label_correlation", "roadwork_share", "roadwork_share_drawn")
 
-# val_test stays closed: its rows are in no fold, and neither their labels nor their features are used.
+# Rows of val_test are in no fold; neither their labels nor their features are used.
 DEVELOPMENT_SPLITS = SPLIT_NAMES[:3]
 
 
 @dataclass
 class TrainingRows:
-    """The rows that a head may learn from, as the sampler reads them.
+    """The training rows of a head, as the sampler reads them.
 
     Attributes:
         gps: (n, 2) latitude, longitude in degrees, NaN where missing.
@@ -55,16 +56,16 @@ class TrainingRows:
         return len(self.labels)
 
 
-def weigh_arms(
+def weigh_conditions(
     rows: TrainingRows, centers_deg: np.ndarray, sampling: GpsSamplingSettings, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """The weights (n,) of the training rows in each of `ARMS`; those of GPS come from the sampler itself.
+    """The weights (n,) of the training rows in each of `CONDITIONS`; GPS weights come from the sampler itself.
 
     Args:
         rows: n training rows.
-        centers_deg: (K, 2) the deployment's cluster centres.
-        sampling: the configuration of the sampler.
-        rng: of the placebo.
+        centers_deg: (K, 2) latitude, longitude in degrees of the deployment's cluster centres.
+        sampling: the sampler's configuration.
+        rng: for the placebo.
     """
 
     def weigh_by_gps(rows: TrainingRows, dose: float = 1.0) -> np.ndarray:
@@ -77,10 +78,9 @@ def weigh_arms(
         return build_gps_sampler(dosed, rows, centers_deg).weights
 
     by_gps = weigh_by_gps(rows)
-    label_counts = np.bincount(rows.labels, minlength=2)
     return {
         UNIFORM: np.ones(len(rows)),
-        "class_balanced": len(rows) / (2 * label_counts[rows.labels]),
+        "class_balanced": compute_sample_weight("balanced", rows.labels),
         GPS: by_gps,
         PLACEBO: weigh_by_gps(shuffle_positions(rows, rng)),
         LAST_LAYER: by_gps,
@@ -89,11 +89,11 @@ def weigh_arms(
 
 
 def shuffle_positions(rows: TrainingRows, rng: np.random.Generator) -> TrainingRows:
-    """The rows with their positions shuffled among groups, so that weights still come in runs of a group.
+    """The rows with positions shuffled between groups, so that rows of a group still have similar weights.
 
-    The groups are laid end to end in one random order, their positions in another, and the first row takes the first
-    position. So exactly the same positions are there, and with them the same weights. Where groups differ in size, the
-    positions of one may fall to a part of a group, or to neighbours in the order.
+    Groups are concatenated in one random order and their positions in another; the first row takes the first position.
+    All positions are kept, and with them all weights. If group sizes differ, the positions of one group may go to part
+    of a group or to several.
     """
     _, codes = np.unique(rows.groups, return_inverse=True)
     n_groups = codes.max() + 1
@@ -104,12 +104,12 @@ def shuffle_positions(rows: TrainingRows, rng: np.random.Generator) -> TrainingR
 
 
 def draw_rows(weights: np.ndarray, n_draws: int, seed: list[int]) -> np.ndarray:
-    """(n_draws,) int64 row numbers: epoch after epoch, each drawn systematically by weight as the sampler does.
+    """(n_draws,) int64 row numbers of consecutive epochs, each drawn systematically by weight, like the sampler's.
 
     Args:
-        weights: (n,) of a few distinct values.
-        n_draws: how many rows to draw in all.
-        seed: numbers >= 0; the epoch is added to them.
+        weights: (n,) with few distinct values.
+        n_draws: the number of rows to draw.
+        seed: numbers >= 0; the epoch is appended.
     """
     values, index = np.unique(weights, return_inverse=True)
     classes = Strata.from_index(index, values)
@@ -119,37 +119,37 @@ def draw_rows(weights: np.ndarray, n_draws: int, seed: list[int]) -> np.ndarray:
 
 
 def describe_weights(weights: np.ndarray, rows: TrainingRows) -> dict[str, float]:
-    """What weights (n,) do to the training rows: one figure for each of `FACTS`.
+    """The effect of weights (n,) on the training rows: one value for each of `FACTS`.
 
-    Effective numbers are Kish's, (sum w)^2 / sum w^2, of rows and of the groups' sums of weights. The correlation is
-    Pearson's, 0 where all weights or labels are equal. The share drawn is the expected share of Roadwork in a batch.
+    Effective sample sizes are Kish's, (sum w)^2 / sum w^2, of row weights and of summed group weights. The correlation
+    is Pearson's, 0 if all weights or labels are equal. The share drawn is the expected share of Roadwork in a batch.
     """
     _, codes = np.unique(rows.groups, return_inverse=True)
     is_constant = np.ptp(weights) == 0 or np.ptp(rows.labels) == 0
-    figures = (
+    values = (
         effective_groups(weights),
         effective_groups(np.bincount(codes, weights)),
         0.0 if is_constant else float(np.corrcoef(weights, rows.labels)[0, 1]),
         float(rows.labels.mean()),
         float(weights @ rows.labels / weights.sum()),
     )
-    return dict(zip(FACTS, figures, strict=True))
+    return dict(zip(FACTS, values, strict=True))
 
 
 @dataclass(frozen=True)
 class GpsExperiment:
-    """What the experiment runs on.
+    """The inputs of the experiment.
 
     Attributes:
-        table: the N rows of all splits but val_test.
+        table: the N rows of all splits except val_test.
         groups: (N,) names; rows of one group are never separated.
-        features: (N, D) float32, of a frozen backbone.
+        features: (N, D) float32, from a frozen backbone.
         target_deg: (M, 2) latitude, longitude in degrees of the deployment.
-        target_source: where the target comes from, in words.
+        target_source: a description of where the target comes from.
         sampling: the sampler's configuration.
         heads: how heads are trained.
         n_folds: of each seed's cross-validation.
-        backbone: identifies what the features come from.
+        backbone: identifies the network of the features.
     """
 
     table: SampleTable
@@ -163,7 +163,7 @@ class GpsExperiment:
     backbone: str = ""
 
     def key(self, *code: object) -> str:
-        """SHA-256 over all that a seed's result depends on: these inputs, and what `code` says of the code."""
+        """SHA-256 of everything that a seed's result depends on: these inputs, and `code` for the code version."""
         digest = hashlib.sha256(repr((*code, self.sampling, self.heads, self.n_folds)).encode())
         for text in (self.table.ids, self.groups):
             digest.update("\x1f".join(map(str, text)).encode())
@@ -173,15 +173,15 @@ class GpsExperiment:
 
 
 def prepare_experiment(settings: Settings, heads: HeadSettings, n_folds: int) -> GpsExperiment:
-    """Reads the data and computes the features that a configuration names.
+    """Reads the data and computes the features of a configuration.
 
     Raises:
         ConfigError, DataError, SplitError: the configuration or the data cannot be used.
     """
     if settings.data.extra:
         raise ConfigError(
-            f"data.extra mixes in {', '.join(extra.dataset_name for extra in settings.data.extra)}. The experiment on "
-            "GPS weighting draws by its arms' weights alone, without shares: set data.extra=[]."
+            f"data.extra adds {', '.join(extra.dataset_name for extra in settings.data.extra)}, but the GPS weighting "
+            "experiment draws by the weights of its conditions only, without shares. Set data.extra=[]."
         )
     dataset = open_dataset(settings)
     table, groups, split_names = dataset.table, dataset.groups, dataset.split_names
@@ -190,8 +190,8 @@ def prepare_experiment(settings: Settings, heads: HeadSettings, n_folds: int) ->
     target_deg, target_source = find_deployment(settings.data, table, split_names)
     if not settings.model.pretrained:
         logger.warning(
-            "model.pretrained is false: the frozen features come from RANDOM weights of %s and are weak, so the "
-            "experiment says little of a trained network. Name a pretrained backbone, such as model=dinov2_base.",
+            "model.pretrained is false: the frozen features come from RANDOM weights of %s and are weak, so the result "
+            "says little about a trained network. Set a pretrained backbone, such as model=dinov2_base.",
             settings.model.name,
         )
     rows = np.flatnonzero(np.isin(split_names, DEVELOPMENT_SPLITS) & ~groups.set_aside)
@@ -211,13 +211,13 @@ def prepare_experiment(settings: Settings, heads: HeadSettings, n_folds: int) ->
 
 
 def _build_network(settings: Settings) -> PreTrainedModel:
-    """The configured network; without pretrained weights it is random, drawn from `training.seed`."""
+    """The configured network; without pretrained weights, `training.seed` seeds its random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.training.seed)
         return build_model(settings.model, settings.data.img_size)
 
 
 def build_sampler(experiment: GpsExperiment) -> GPSWeightedSampler:
-    """The configured sampler on all rows of the experiment: its clusters and distances serve every fold."""
+    """The configured sampler on all rows of the experiment; all folds use its clusters and distances."""
     rows = TrainingRows(experiment.table.gps, experiment.table.labels, experiment.groups)
     return build_gps_sampler(experiment.sampling, rows, experiment.target_deg)

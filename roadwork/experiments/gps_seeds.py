@@ -1,4 +1,8 @@
-"""Trains every arm of the experiment on GPS weighting, seed by seed."""
+"""Trains all conditions of the GPS weighting experiment, seed by seed.
+
+It does not use `experiments.plan`: one seed trains all conditions and folds together on shared features in seconds, so
+a fit has no run folder, no splits file and no configuration, and results are stored by a hash of their inputs.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from roadwork.core.files import atomic_path
 from roadwork.core.progress import new_progress
 from roadwork.experiments.folds import make_folds
 from roadwork.experiments.gps_conditions import (
-    ARMS,
+    CONDITIONS,
     FACTS,
     LAST_LAYER,
     UNIFORM,
@@ -23,26 +27,26 @@ from roadwork.experiments.gps_conditions import (
     TrainingRows,
     describe_weights,
     draw_rows,
-    weigh_arms,
+    weigh_conditions,
 )
 from roadwork.experiments.heads import Phase, predict_held_out, train_heads
 
 logger = logging.getLogger(__name__)
 
-# Uniform draws on folds of single rows, to show by how much such folds flatter; not an arm.
+# Uniform draws on folds of single rows, to measure the bias of such folds; not a condition.
 RANDOM_FOLDS = "uniform_random_folds"
-TRAINED = (*ARMS, RANDOM_FOLDS)
-# A part of the key under which a seed's result is kept; raise it where the same inputs come to give other results.
+TRAINED = (*CONDITIONS, RANDOM_FOLDS)
+# Part of the key of a stored result; increase it when a code change gives other results from the same inputs.
 _FORMAT = 1
 
 
 @dataclass(frozen=True)
 class SeedResult:
-    """What one seed gave.
+    """The result of one seed.
 
     Attributes:
-        probabilities: (len(TRAINED), N) of Roadwork, each row's from a head that has not seen its fold.
-        facts: (len(ARMS), len(FACTS)) of the arms' weights, the mean over folds.
+        probabilities: (len(TRAINED), N) of Roadwork, each from a head that was not trained on the row's fold.
+        facts: (len(CONDITIONS), len(FACTS)) of the weights, the mean over folds.
     """
 
     probabilities: np.ndarray
@@ -52,13 +56,13 @@ class SeedResult:
 def run_seeds(
     experiment: GpsExperiment, centers_deg: np.ndarray, seeds: Sequence[int], folder: Path
 ) -> list[SeedResult]:
-    """The result of each seed; those that `folder` has of the same inputs are read, the others kept there.
+    """The result of each seed, read from `folder` if it has one for the same inputs, else trained and stored there.
 
     Args:
         experiment: the inputs.
-        centers_deg: (K, 2) the deployment's cluster centres.
-        seeds: each gives other folds, initial weights, draws and placebo.
-        folder: one file a seed, in a folder by the inputs' key.
+        centers_deg: (K, 2) latitude, longitude in degrees of the deployment's cluster centres.
+        seeds: each has its own folds, initial weights, draws and placebo.
+        folder: holds a folder per key of the inputs, with one file per seed.
     """
     folder = folder / experiment.key(_FORMAT, TRAINED)[:16]
     results = []
@@ -68,10 +72,10 @@ def run_seeds(
             path = folder / f"seed-{seed}.npz"
             result = _read_result(path, len(experiment.table))
             if result is not None:
-                logger.info("Seed %d is read from %s.", seed, path)
+                logger.info("Seed %d was already finished; its result is read from %s.", seed, path)
                 progress.advance(task, len(TRAINED))
             else:
-                result = run_seed(experiment, centers_deg, seed, on_arm=lambda: progress.advance(task))
+                result = run_seed(experiment, centers_deg, seed, on_trained=lambda: progress.advance(task))
                 with atomic_path(path) as temporary, temporary.open("wb") as file:
                     np.savez(file, probabilities=result.probabilities, facts=result.facts)
             results.append(result)
@@ -79,44 +83,42 @@ def run_seeds(
 
 
 def run_seed(
-    experiment: GpsExperiment, centers_deg: np.ndarray, seed: int, on_arm: Callable[[], object] = lambda: None
+    experiment: GpsExperiment, centers_deg: np.ndarray, seed: int, on_trained: Callable[[], object] = lambda: None
 ) -> SeedResult:
-    """Cross-validates every arm on the folds of one seed.
+    """Cross-validates all conditions on the folds of one seed.
 
-    The arms are paired: fold k of every arm has the same training rows, the same initial weights and the same stream of
-    random numbers for its draws. Another seed has other folds too, so that a mean over seeds is also one over the ways
-    to divide the data.
+    Conditions are paired: fold k has the same training rows, initial weights and random stream for its draws in all of
+    them. Each seed has its own folds, so a mean over seeds also averages over divisions of the data.
     """
     table, groups = experiment.table, experiment.groups
     folds = make_folds(table, groups, experiment.n_folds, seed)
-    training = [np.flatnonzero(folds != fold) for fold in range(experiment.n_folds)]
-    samples = [TrainingRows(table.gps[rows], table.labels[rows], groups[rows]) for rows in training]
+    masks = [folds != fold for fold in range(experiment.n_folds)]
+    samples = [TrainingRows(table.gps[rows], table.labels[rows], groups[rows]) for rows in masks]
     weights = [
-        weigh_arms(sample, centers_deg, experiment.sampling, np.random.default_rng([seed, fold]))
+        weigh_conditions(sample, centers_deg, experiment.sampling, np.random.default_rng([seed, fold]))
         for fold, sample in enumerate(samples)
     ]
-    probabilities = []
-    for arm in ARMS:
-        probabilities.append(_cross_validate(experiment, arm, folds, [of_fold[arm] for of_fold in weights], seed))
-        on_arm()
     splitter = StratifiedKFold(experiment.n_folds, shuffle=True, random_state=seed)
     random_folds = np.empty_like(folds)
     for fold, (_, held_out) in enumerate(splitter.split(table.labels, table.labels)):
         random_folds[held_out] = fold
     equal = [np.ones((random_folds != fold).sum()) for fold in range(experiment.n_folds)]
-    probabilities.append(_cross_validate(experiment, UNIFORM, random_folds, equal, seed))
-    on_arm()
+    trainings = [(name, folds, [of_fold[name] for of_fold in weights]) for name in CONDITIONS]
+    probabilities = []
+    for training in (*trainings, (UNIFORM, random_folds, equal)):
+        probabilities.append(_cross_validate(experiment, *training, seed))
+        on_trained()
     facts = [
-        [list(describe_weights(of_fold[arm], sample).values()) for arm in ARMS]
+        [list(describe_weights(of_fold[name], sample).values()) for name in CONDITIONS]
         for of_fold, sample in zip(weights, samples, strict=True)
     ]
     return SeedResult(np.stack(probabilities), np.mean(facts, axis=0))
 
 
 def _cross_validate(
-    experiment: GpsExperiment, arm: str, folds: np.ndarray, weights: Sequence[np.ndarray], seed: int
+    experiment: GpsExperiment, condition: str, folds: np.ndarray, weights: Sequence[np.ndarray], seed: int
 ) -> np.ndarray:
-    """(N,) probabilities, each row's from the head that was trained on the other folds by these weights."""
+    """(N,) probabilities, each from the head that was trained on the other folds with these weights."""
     heads = experiment.heads
     training = [np.flatnonzero(folds != fold) for fold in range(experiment.n_folds)]
 
@@ -125,7 +127,7 @@ def _cross_validate(
         drawn = [draw_rows(w, n_steps * heads.batch_size, [seed, fold, phase]) for fold, w in enumerate(by)]
         return np.stack([rows[chosen].reshape(size) for rows, chosen in zip(training, drawn, strict=True)])
 
-    if arm == LAST_LAYER:
+    if condition == LAST_LAYER:
         n_first = heads.steps // 2
         equal = [np.ones(len(rows)) for rows in training]
         phases = [
@@ -148,4 +150,4 @@ def _read_result(path: Path, n_rows: int) -> SeedResult | None:
     except (OSError, ValueError, KeyError, BadZipFile):
         return None
     shapes = result.probabilities.shape, result.facts.shape
-    return result if shapes == ((len(TRAINED), n_rows), (len(ARMS), len(FACTS))) else None
+    return result if shapes == ((len(TRAINED), n_rows), (len(CONDITIONS), len(FACTS))) else None

@@ -1,4 +1,4 @@
-"""Small heads on frozen features, several trained at once."""
+"""Small heads on frozen features, several trained together."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class HeadSettings:
-    """How each head is trained; the same in every arm.
+    """How each head is trained; the same in all conditions.
 
     Attributes:
-        hidden: width of the one hidden layer.
+        hidden: width of the hidden layer.
         steps: optimizer steps.
-        batch_size: rows a step.
-        lr: AdamW's learning rate, which falls to 0 by a cosine.
-        weight_decay: AdamW's.
+        batch_size: rows per step.
+        lr: learning rate of AdamW, with cosine decay to 0.
+        weight_decay: of AdamW.
     """
 
     hidden: int = 128
@@ -34,11 +34,11 @@ class HeadSettings:
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of a training.
+    """A phase of the training.
 
     Attributes:
-        batches: (K, T, B) int64 rows that each of K heads is given in each of T steps.
-        last_layer_only: whether the hidden layer stays as it is.
+        batches: (K, T, B) int64 rows of each of K heads in each of T steps.
+        last_layer_only: whether the hidden layer is frozen.
     """
 
     batches: np.ndarray
@@ -46,11 +46,11 @@ class Phase:
 
 
 class Heads(nn.Module):
-    """K heads with one hidden layer, each with its own standardisation of the features.
+    """K heads with one hidden layer; each standardises the features by its own statistics.
 
     Args:
-        centers: (K, D), subtracted from a head's inputs.
-        scales: (K, D), by which they are then divided.
+        centers: (K, D), subtracted from the inputs.
+        scales: (K, D), divisors of the centred inputs.
         seeds: of the K heads' initial weights.
         hidden: width of the hidden layer.
     """
@@ -61,7 +61,7 @@ class Heads(nn.Module):
         self.scales = torch.from_numpy(scales.astype(np.float32))[:, None]
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
-        def draw(fan_in: int, *shape: int) -> nn.Parameter:  # as nn.Linear does
+        def draw(fan_in: int, *shape: int) -> nn.Parameter:  # like nn.Linear
             bound = 1 / math.sqrt(fan_in)
             return nn.Parameter(
                 torch.stack([torch.empty(shape).uniform_(-bound, bound, generator=g) for g in generators])
@@ -74,7 +74,7 @@ class Heads(nn.Module):
         self.last_bias = draw(hidden, 1, 1)
 
     def forward(self, features: Tensor, head: int | slice = slice(None)) -> Tensor:
-        """Logits of Roadwork: (K, B) from (K, B, D) of all heads, or (B,) from (B, D) of one."""
+        """Logits of Roadwork: (K, B) from (K, B, D) for all heads, or (B,) from (B, D) for one."""
         inputs = (features - self.centers[head]) / self.scales[head]
         activations = F.relu(inputs @ self.hidden_weight[head] + self.hidden_bias[head])
         return (activations @ self.last_weight[head] + self.last_bias[head]).squeeze(-1)
@@ -89,15 +89,15 @@ def train_heads(
     seeds: Sequence[int],
     settings: HeadSettings,
 ) -> Heads:
-    """K heads, each standardised on its own training rows and trained on its own batches, in one go.
+    """K heads, trained together, each standardised on its own training rows and trained on its own batches.
 
     Args:
         features: (N, D) float32.
         labels: (N,) 0 or 1.
-        training_rows: the rows that each of the K heads may see.
-        phases: what they are trained on, in this order.
+        training_rows: the rows that standardise each of the K heads.
+        phases: in training order; they define the number of steps.
         seeds: of the K heads' initial weights.
-        settings: learning rate and the like; the phases say how many steps.
+        settings: of the optimizer and the hidden layer.
     """
     moments = [(features[rows].mean(axis=0), features[rows].std(axis=0)) for rows in training_rows]
     centers, scales = (np.stack(values) for values in zip(*moments, strict=True))
@@ -120,7 +120,7 @@ def _train_phase(heads: Heads, inputs: Tensor, targets: Tensor, phase: Phase, se
         optimizer.param_groups[0]["lr"] = settings.lr * 0.5 * (1 + math.cos(math.pi * step / n_steps))
         rows = batches[:, step]
         logits = heads(inputs[rows])
-        # The sum over heads, so that each has the gradient it would have alone.
+        # The sum over heads gives each head the gradient that it would have alone.
         loss = F.binary_cross_entropy_with_logits(logits, targets[rows], reduction="none").mean(dim=1).sum()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch's own
@@ -129,7 +129,7 @@ def _train_phase(heads: Heads, inputs: Tensor, targets: Tensor, phase: Phase, se
 
 @torch.no_grad()
 def predict_held_out(heads: Heads, features: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """(N,) probability of Roadwork of each row, from the head of its fold (N,): head k is that of fold k."""
+    """(N,) probability of Roadwork of each row, from head k for the rows of fold k; ``folds`` is (N,)."""
     probabilities = np.empty(len(features))
     with one_thread():
         for fold in range(len(heads.centers)):
@@ -141,7 +141,7 @@ def predict_held_out(heads: Heads, features: np.ndarray, folds: np.ndarray) -> n
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch on one thread: so small products gain nothing from more, and sums do not depend on the number of cores."""
+    """Torch on one thread: these products are too small for more, and sums do not depend on the number of cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -17,19 +17,19 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
-from roadwork.core.errors import MissingExtraError
 from roadwork.core.files import atomic_path
 from roadwork.core.progress import track
 from roadwork.data.images import FORMATS, ImageSource, UnreadableImageError
 from roadwork.data.label_corrections import DROP, is_filled_in
 from roadwork.data.utils.privacy import round_positions
-from roadwork.experiments.cross_validation import CrossValidation
+from roadwork.experiments.comparison import check_installed
+from roadwork.experiments.plan import Plan
 from roadwork.metrics.results import errors_allowed
 
 logger = logging.getLogger(__name__)
 
 MAX_SHOWN = 500
-THUMBNAIL = (400, 300)  # pixels; some 15 KB each
+THUMBNAIL = (400, 300)  # pixels; about 15 KB each
 _TEMPLATE = Path(__file__).with_name("audit_page.html")
 
 # The best of cleanlab's filters on 85 planted errors among 4,320 demo rows: precision 0.92, recall 0.89. The others:
@@ -40,31 +40,31 @@ FILTER = "prune_by_noise_rate"
 def write_audit_page(
     path: Path, listed: pd.DataFrame, pictures: Sequence[bytes | None], *, summary: str, names: tuple[str, str]
 ) -> None:
-    """Writes the page: one file that asks nothing of a network.
+    """Writes the page, one file that works offline.
 
     Args:
         path: the file.
-        listed: the rows of `label_audit.csv` to show, the surest first.
-        pictures: JPEG bytes of each, or None where it cannot be read.
-        summary: what the audit found, for its head.
+        listed: the rows of `label_audit.csv` to show, the most confident first.
+        pictures: JPEG bytes of each row, or None if its image cannot be read.
+        summary: the result of the audit, shown at the top.
         names: of None and Roadwork.
     """
     rows = [list(listed.columns), *listed.astype(str).where(listed.notna(), "").to_numpy().tolist()]
     cards = (_card(row, picture, names) for row, picture in zip(listed.itertuples(), pictures, strict=True))
     text = Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
         summary=escape(summary),
-        shown=f"The {len(listed):,} rows that are shown come from the surest contradiction to the least sure.",
+        shown=f"The page shows {len(listed):,} rows, the most confident contradiction first.",
         none=escape(names[0]),
         roadwork=escape(names[1]),
         cards="\n".join(cards),
-        rows=json.dumps(rows, ensure_ascii=False).replace("<", "\\u003c"),  # no name can end the script
+        rows=json.dumps(rows, ensure_ascii=False).replace("<", "\\u003c"),  # so that no file name can end the script
     )
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def read_thumbnails(source: ImageSource, rows: Iterable[int], total: int) -> list[bytes | None]:
-    """Small JPEGs of these rows, in their own shape and upright; None where one cannot be read."""
+    """Small upright JPEGs of these rows with their aspect ratio; None if an image cannot be read."""
     return [_thumbnail(source, row) for row in track(rows, total, "Drawing the label audit")]
 
 
@@ -77,14 +77,14 @@ def _thumbnail(source: ImageSource, row: int) -> bytes | None:
     except (UnreadableImageError, OSError, ValueError, Image.DecompressionBombError):
         return None
     buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=75)  # a new file: no position of the photo's EXIF comes along
+    small.save(buffer, "JPEG", quality=75)  # a new file, without the EXIF position of the photo
     return buffer.getvalue()
 
 
 def _card(row: Any, picture: bytes | None, names: tuple[str, str]) -> str:
-    """One row of the csv as a card; `row` is its named tuple."""
+    """A card for one row of the csv, given as a named tuple."""
     name, row_id = escape(row.filename or row.id), escape(row.id)
-    image = '<div class="lost">This picture cannot be read.</div>'
+    image = '<div class="lost">This image cannot be read.</div>'
     if picture is not None:
         image = f'<img loading="lazy" alt="{name}" src="data:image/jpeg;base64,{base64.b64encode(picture).decode()}">'
     choices = "".join(
@@ -103,16 +103,16 @@ def _card(row: Any, picture: bytes | None, names: tuple[str, str]) -> str:
 
 @dataclass(frozen=True)
 class LabelAudit:
-    """What the audit of a predictions table found.
+    """The result of a label audit.
 
     Attributes:
-        listed: the contradicted rows of the table, the surest first, with `suggested` (0 or 1) and `quality`
-            (the probability given to the row's own label).
-        n_rows: rows of the table.
-        estimated_share: share of wrong labels by confident learning (Northcutt et al. 2021). Mistakes of the network
-            that it is sure of count as well.
+        listed: the rows whose label is contradicted, the most confident first, with `suggested` (0 or 1) and `quality`
+            (the predicted probability of the row's own label).
+        n_rows: rows of the predictions table.
+        estimated_share: share of wrong labels by confident learning (Northcutt et al. 2021). Confident mistakes of the
+            network count as well.
         allowed_share: share of wrong labels, spread evenly, with which a perfect detector still reaches the target.
-        target_mcc: that target.
+        target_mcc: the target.
     """
 
     listed: pd.DataFrame
@@ -123,42 +123,31 @@ class LabelAudit:
 
     @property
     def sentence(self) -> str:
-        """The finding in words."""
+        """The result in words."""
         n_listed = len(self.listed)
         return (
-            f"{n_listed:,} of {self.n_rows:,} rows ({n_listed / self.n_rows:.2%}) have a label that the "
-            f"out-of-fold predictions contradict. Estimated share of wrong labels: {self.estimated_share:.2%}, "
-            f"sure mistakes of the network included; an MCC of {self.target_mcc:g} allows {self.allowed_share:.2%}."
+            f"{n_listed:,} of {self.n_rows:,} rows ({n_listed / self.n_rows:.2%}) have a label that the out-of-fold "
+            f"predictions contradict. Estimated share of wrong labels: {self.estimated_share:.2%}, including confident "
+            f"mistakes of the network; an MCC of {self.target_mcc:g} allows {self.allowed_share:.2%}."
         )
 
 
 def check_audit_installed() -> None:
-    """Whether cleanlab is there.
-
-    Raises:
-        MissingExtraError: it is not.
-    """
-    try:
-        import cleanlab  # noqa: F401, PLC0415 -- an extra
-    except ImportError as error:
-        raise MissingExtraError(
-            "The label audit needs cleanlab. Install it: `pip install 'roadwork-vision[report]'`, or skip it with "
-            "--no-audit."
-        ) from error
+    check_installed("cleanlab", "The label audit (--no-audit skips it)")
 
 
 def audit_labels(frame: pd.DataFrame, target_mcc: float) -> LabelAudit:
     """Lists the rows of a predictions table whose label looks wrong.
 
     Args:
-        frame: out-of-fold predictions; each row was predicted by a network that was not trained on it.
-        target_mcc: what the share of wrong labels is held against.
+        frame: out-of-fold predictions: no row was in the training rows of the network that predicts it.
+        target_mcc: the MCC that limits the allowed share of wrong labels.
 
     Raises:
         MissingExtraError: cleanlab is not installed.
     """
     check_audit_installed()
-    from cleanlab.count import num_label_issues  # noqa: PLC0415
+    from cleanlab.count import num_label_issues  # noqa: PLC0415 -- an extra
     from cleanlab.filter import find_label_issues  # noqa: PLC0415
 
     labels, probability = frame["label"].to_numpy(), frame["probability"].to_numpy()
@@ -177,15 +166,15 @@ def audit_labels(frame: pd.DataFrame, target_mcc: float) -> LabelAudit:
     )
 
 
-def write_label_audit(audit: LabelAudit, cross_validation: CrossValidation) -> tuple[Path, Path]:
-    """Writes `label_audit.csv`, all rows that are listed, and `label_audit.html`, the first 500 with their pictures.
+def write_label_audit(audit: LabelAudit, plan: Plan) -> tuple[Path, Path]:
+    """Writes `label_audit.csv` with all listed rows, and `label_audit.html` with the first 500 and their images.
 
-    A csv that a person has filled in is left as it is.
+    A csv with corrections is not overwritten.
 
     Returns:
         The page and the csv.
     """
-    settings, table = cross_validation.settings, cross_validation.table
+    settings, table = plan.settings, plan.dataset.table
     rows = pd.Series(np.arange(len(table)), index=table.ids)[audit.listed["id"]].to_numpy()
     names = _names_of_labels(settings.data.class_names)
     gps = round_positions(table.gps[rows], settings.privacy.coarsen_gps)
@@ -202,13 +191,13 @@ def write_label_audit(audit: LabelAudit, cross_validation: CrossValidation) -> t
         "corrected_label": "",
     }
     listed = pd.DataFrame(columns)
-    csv_file, page = (cross_validation.folder / f"label_audit.{suffix}" for suffix in ("csv", "html"))
+    csv_file, page = (plan.folder / f"label_audit.{suffix}" for suffix in ("csv", "html"))
     if is_filled_in(csv_file):
-        logger.warning("%s has been filled in, so it is left as it is. Move it away to have it written anew.", csv_file)
+        logger.warning("%s has corrections, so it is not overwritten. Move it to get a new one.", csv_file)
     else:
         with atomic_path(csv_file) as temporary:
             listed.to_csv(temporary, index=False)
-    pictures = read_thumbnails(cross_validation.source, rows[:MAX_SHOWN].tolist(), min(len(rows), MAX_SHOWN))
+    pictures = read_thumbnails(plan.dataset.source, rows[:MAX_SHOWN].tolist(), min(len(rows), MAX_SHOWN))
     write_audit_page(page, listed[:MAX_SHOWN], pictures, summary=audit.sentence, names=names)
     return page, csv_file
 

@@ -23,9 +23,9 @@ from roadwork.data.dataset import ImageStore
 from roadwork.data.source import read_dataset
 from roadwork.experiments.ablation_fit import FACTS
 
-ARMS = ("plain", "ema")
+CONDITIONS = ("plain", "ema")
 QUICK = (*TINY_MODEL, "experiment=tiny", "evaluation.bootstrap_draws=100", "training.checkpoint_minutes=0")
-DESIGN = ("--arms", "ema", "--seeds", "2", "--folds", "2", "--steps", "8")
+DESIGN = ("--conditions", "ema", "--seeds", "2", "--folds", "2", "--steps", "8")
 
 
 def run(*arguments: str) -> int:
@@ -38,12 +38,12 @@ def run(*arguments: str) -> int:
 def _loggers_as_before() -> Iterator[None]:
     handlers = logging.getLogger().handlers[:]
     yield
-    logging.getLogger().handlers[:] = handlers  # the command's own write to what capsys has closed
+    logging.getLogger().handlers[:] = handlers  # the command's own handlers write to a stream that capsys has closed
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, demo_root):
-    """An ablation of two arms on two folds, and the rows whose pictures its fits have seen."""
+    """An ablation of two conditions on two folds, and the rows whose images its fits read."""
     torch.set_num_threads(1)
     output = tmp_path_factory.mktemp("ablate") / "outputs"
     seen, get = set(), ImageStore.get
@@ -62,7 +62,7 @@ def folder(finished):
 
 @pytest.fixture
 def copied(finished, tmp_path, monkeypatch):
-    """The finished ablation, to change."""
+    """A copy of the finished ablation that tests may change."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(finished[0], tmp_path / "outputs", symlinks=True)
     return tmp_path / "outputs/tiny/ablate/latest"
@@ -75,8 +75,8 @@ def again(demo_root, *arguments: str) -> int:
     return run(*design, *own, *(a for a in QUICK if a.partition("=")[0] not in given), *arguments)
 
 
-def read_fit(folder, arm, seed):
-    fit = folder / f"fits/{arm}/seed_{seed}_fold_{seed}"
+def read_fit(folder, condition, seed):
+    fit = folder / f"fits/{condition}/seed_{seed}_fold_{seed}"
     return pd.read_parquet(fit / "predictions.parquet"), json.loads((fit / "fit.json").read_text())
 
 
@@ -87,15 +87,15 @@ def splits_of(folder, fold):
 def test_all_conditions_are_evaluated_on_the_same_unseen_rows(folder):
     for seed in (0, 1):
         splits = splits_of(folder, seed)
-        for arm in ARMS:
-            frame, _ = read_fit(folder, arm, seed)
+        for name in CONDITIONS:
+            frame, _ = read_fit(folder, name, seed)
             assert sorted(frame["id"]) == sorted(splits["val_calib"])
             assert not set(frame["id"]) & {*splits["train"], *splits["val_select"], *splits["val_test"]}
-            own = OmegaConf.load(next((folder / f"fits/{arm}/seed_{seed}_fold_{seed}").glob("2*/config.yaml")))
+            own = OmegaConf.load(next((folder / f"fits/{name}/seed_{seed}_fold_{seed}").glob("2*/config.yaml")))
             assert own.training.seed == own.data.gps_sampling.random_seed == seed
 
 
-def test_no_picture_of_val_test_is_read(finished, folder, demo_root):
+def test_no_image_of_val_test_is_read(finished, folder, demo_root):
     cfg = load_config(CHECKOUT / "configs/config.yaml", [f"data.root={demo_root}"])
     ids = read_dataset(to_settings(cfg).data)[0].ids[sorted(finished[1])]
     splits = splits_of(folder, 0)
@@ -105,32 +105,32 @@ def test_no_picture_of_val_test_is_read(finished, folder, demo_root):
 
 def test_conditions_take_the_requested_number_of_steps(folder):
     for seed in (0, 1):
-        steps = [read_fit(folder, arm, seed)[1]["steps"] for arm in ARMS]
+        steps = [read_fit(folder, name, seed)[1]["steps"] for name in CONDITIONS]
         an_epoch = math.ceil(len(splits_of(folder, seed)["train"]) / 16)
-        assert steps == [an_epoch * max(1, round(8 / an_epoch))] * len(ARMS)
+        assert steps == [an_epoch * max(1, round(8 / an_epoch))] * len(CONDITIONS)
 
 
 def test_facts_are_kept_and_checkpoints_are_not(folder):
-    for arm in ARMS:
-        _, facts = read_fit(folder, arm, 0)
+    for name in CONDITIONS:
+        _, facts = read_fit(folder, name, 0)
         assert tuple(facts) == FACTS
         assert 0 < facts["seconds"] < facts["wall_seconds"]
         assert facts["checkpoint_mb"] > 0
-    # The average and the weights as trained.
+    # The averaged weights and the trained weights.
     assert read_fit(folder, "ema", 0)[1]["checkpoint_mb"] > read_fit(folder, "plain", 0)[1]["checkpoint_mb"]
     assert not list(folder.glob("**/*.ckpt"))
 
 
-def test_the_report_says_what_the_predictions_say(folder):
+def test_the_report_agrees_with_the_predictions(folder):
     report = json.loads((folder / "ablation.json").read_text())
-    assert list(report["arms"]) == list(ARMS)
-    for arm in ARMS:
-        frames = [read_fit(folder, arm, seed)[0] for seed in (0, 1)]
+    assert list(report["arms"]) == list(CONDITIONS)
+    for name in CONDITIONS:
+        frames = [read_fit(folder, name, seed)[0] for seed in (0, 1)]
         by_fit = [matthews_corrcoef(frame["label"], frame["probability"] >= 0.5) for frame in frames]
-        assert report["arms"][arm]["mcc"]["value"] == pytest.approx(np.mean(by_fit))
+        assert report["arms"][name]["mcc"]["value"] == pytest.approx(np.mean(by_fit))
     assert report["comparisons"] == 1
     text = (folder / "ablation.md").read_text()
-    assert "fewer than 5 fits" in text
+    assert f"{report['arms']['ema']['mcc']['value']:.3f}" in text
     assert "`training.use_ema=True`" in text
     assert report["command"] in text
     with Image.open(folder / "ablation.png") as picture:
@@ -147,8 +147,8 @@ def test_resume_trains_only_what_is_not_finished(copied, demo_root, capsys):
     (copied / "ablation.json").unlink()
     assert again(demo_root, "--resume", "latest") == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "3 of 4 fits are finished already" in shown
-    assert "4 of 4: plain, seed 0 on fold 1: MCC" in shown
+    assert "3 of 4" in shown
+    assert "4 of 4: plain, seed 0, fold 1" in shown
     assert "ema, seed" not in shown
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
     after = json.loads((copied / "ablation.json").read_text())
@@ -156,7 +156,7 @@ def test_resume_trains_only_what_is_not_finished(copied, demo_root, capsys):
 
 
 @pytest.mark.parametrize(
-    ("changed", "code", "said"),
+    ("changed", "code", "key"),
     [
         (["--resume", "latest", "training.lr=0.5"], 2, "training.lr was 0.001, now 0.5"),
         (["--resume", "latest", "--folds", "3"], 2, "--folds was 2, now 3"),
@@ -166,10 +166,10 @@ def test_resume_trains_only_what_is_not_finished(copied, demo_root, capsys):
         (["training.devices=2"], 2, "device"),
     ],
 )
-def test_invalid_requests_give_one_clear_error(copied, demo_root, capsys, changed, code, said):
+def test_invalid_requests_give_one_clear_error(copied, demo_root, capsys, changed, code, key):
     assert again(demo_root, *changed) == code
     captured = capsys.readouterr()
-    assert said in " ".join((captured.err + captured.out).split())
+    assert key in " ".join((captured.err + captured.out).split())
 
 
 def test_a_damaged_fit_is_named(copied, demo_root, capsys):
@@ -178,8 +178,9 @@ def test_a_damaged_fit_is_named(copied, demo_root, capsys):
     assert "ema/seed_1_fold_1/fit.json" in "".join(capsys.readouterr().err.split("\n"))
 
 
-def test_other_arms_are_not_resumed(copied, demo_root, capsys):
-    assert again(demo_root, "--resume", "latest", "--arms", "gps") == 2
+@pytest.mark.parametrize("option", ["--conditions", "--arms"])
+def test_other_conditions_are_not_resumed(copied, demo_root, capsys, option):
+    assert again(demo_root, "--resume", "latest", option, "gps") == 2
     assert "arms.ema" in "".join(capsys.readouterr().err.split())
 
 
@@ -189,11 +190,11 @@ def test_a_frozen_backbone_trains_heads_on_features(demo_root, tmp_path, monkeyp
     arguments = ("--seeds", "1", "--folds", "2", f"data.root={demo_root}", "training.freeze_backbone=true")
     arguments += ("data.dataloader.num_workers=0",)
     assert run(*arguments, *QUICK, "training.epochs=2") == 0
-    shown, said = capsys.readouterr()
+    shown, logged = capsys.readouterr()
     assert "Conditions: plain, gps, ema, all. 4 fits" in shown
-    assert "augmentation is no arm here" in " ".join(said.split())
+    assert "latest_2025, heavy_kornia" in " ".join(logged.split())
     folder = tmp_path / "outputs/tiny/ablate/latest"
-    assert {read_fit(folder, arm, 0)[1]["trainable"] for arm in ("plain", "gps", "ema", "all")} == {34.0}
+    assert {read_fit(folder, name, 0)[1]["trainable"] for name in ("plain", "gps", "ema", "all")} == {34.0}
 
 
 @pytest.mark.slow
@@ -202,7 +203,8 @@ def test_adapters_on_a_tiny_vit(demo_root, tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     network = ("model=vit_base", "model.name=vit", "model.pretrained=false", f"model.config={TINY_NETWORKS['vit']}")
-    design = ("--arms", "adapters", "--seeds", "1", "--folds", "2", "--steps", "20")  # AdaLoRA's schedule needs some
+    # The schedule of AdaLoRA needs 20 steps.
+    design = ("--conditions", "adapters", "--seeds", "1", "--folds", "2", "--steps", "20")
     quick = (*QUICK[1:], "data.dataloader.num_workers=0", "data.dataloader.batch_size=4")
     assert run(*design, f"data.root={demo_root}", *network, *quick) == 0
     report = json.loads((tmp_path / "outputs/tiny/ablate/latest/ablation.json").read_text())["arms"]

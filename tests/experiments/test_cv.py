@@ -18,7 +18,7 @@ from roadwork.cli import main
 from roadwork.config import load_config
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.evaluation.evaluate import load_best_model, predict_splits
-from roadwork.experiments.cross_validation import _figures_of_fold, plan_cross_validation, train_fold
+from roadwork.experiments.cross_validation import _measure_fold, plan_cross_validation, train_fold
 from roadwork.models.build import build_model
 
 ARGUMENTS = (*TINY_MODEL, "training.epochs=1", "experiment=tiny", "evaluation.bootstrap_draws=100")
@@ -43,7 +43,7 @@ def finished(tmp_path_factory, demo_root):
 
 @pytest.fixture
 def copied(finished, tmp_path, monkeypatch):
-    """The finished cross-validation, to change."""
+    """A copy of the finished cross-validation that tests may change."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(finished, tmp_path / "outputs", symlinks=True)
     return tmp_path / "outputs/tiny/cv/latest"
@@ -69,7 +69,7 @@ def test_each_row_outside_val_test_is_predicted_once(finished, demo_root):
             assert not set(groups[splits["splits"][name]]) & set(held_out["group"])
 
 
-def test_the_figures_are_those_of_the_pooled_predictions(finished):
+def test_metrics_are_those_of_the_pooled_predictions(finished):
     folder = finished / "tiny/cv/latest"
     pooled = pd.read_parquet(folder / "oof_predictions.parquet")
     result = json.loads((folder / "results.json").read_text())["cross_validation"]
@@ -102,7 +102,7 @@ def test_fold_is_a_run_and_its_best_checkpoint_predicts(finished):
     np.testing.assert_allclose(again["probability"], before["probability"], atol=1e-6)
 
 
-def test_the_audit_lies_beside_the_results(finished):
+def test_the_audit_is_written_beside_the_results(finished):
     folder = finished / "tiny/cv/latest"
     pooled = pd.read_parquet(folder / "oof_predictions.parquet").set_index("id")
     listed = pd.read_csv(folder / "label_audit.csv", dtype=str, keep_default_na=False)
@@ -120,9 +120,9 @@ def test_resume_trains_only_what_is_not_finished(copied, demo_root, capsys):
     arguments = ("--folds", "3", "--no-audit", "--resume", "latest", f"data.root={demo_root}")
     assert run(*arguments, "tracking.loggers={csv: {}}", f"output_dir={copied.parents[2]}", *ARGUMENTS) == 0
     shown = capsys.readouterr().out
-    assert "2 of 3 folds" in shown
-    assert "Fold 2 of 3:" in shown
-    assert "Fold 1 of 3:" not in shown
+    assert "2 of 3 fits" in shown
+    assert "Fold 2:" in shown
+    assert "Fold 1:" not in shown
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
     again = pd.read_parquet(copied / "oof_predictions.parquet")
     assert again["id"].tolist() == before["id"].tolist()
@@ -130,7 +130,7 @@ def test_resume_trains_only_what_is_not_finished(copied, demo_root, capsys):
 
 
 @pytest.mark.parametrize(
-    ("changed", "code", "said"),
+    ("changed", "code", "key"),
     [
         (["--folds", "3", "--resume", "latest", "training.lr=0.5"], 2, "training.lr was 0.001, now 0.5"),
         (["--folds", "4", "--resume", "latest"], 2, "folds was 3, now 4"),
@@ -142,12 +142,12 @@ def test_resume_trains_only_what_is_not_finished(copied, demo_root, capsys):
         (["--by", "town"], 2, "town"),
     ],
 )
-def test_invalid_requests_give_one_clear_error(copied, demo_root, capsys, changed, code, said):
+def test_invalid_requests_give_one_clear_error(copied, demo_root, capsys, changed, code, key):
     assert run(*changed, "--no-audit", f"data.root={demo_root}", "output_dir=outputs", *(
         argument for argument in ARGUMENTS if argument.partition("=")[0] not in " ".join(changed)
     )) == code  # fmt: skip
     captured = capsys.readouterr()
-    assert said in " ".join((captured.err + captured.out).split())
+    assert key in " ".join((captured.err + captured.out).split())
 
 
 def test_a_fold_with_other_rows_is_not_resumed(copied, demo_root, capsys):
@@ -157,7 +157,7 @@ def test_a_fold_with_other_rows_is_not_resumed(copied, demo_root, capsys):
     file.write_text(json.dumps(content))
     arguments = ("--folds", "3", "--resume", str(copied), f"data.root={demo_root}", "output_dir=outputs")
     assert run(*arguments, *ARGUMENTS) == 1
-    assert "holds other rows" in " ".join(capsys.readouterr().err.split())
+    assert "fold_0/splits.json" in "".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"splits": [1]}'])
@@ -172,7 +172,7 @@ def test_a_fold_with_damaged_predictions_is_named(copied, demo_root, capsys):
     (copied / "fold_1/predictions.parquet").write_text("?")
     arguments = ("--folds", "3", "--resume", "latest", f"data.root={demo_root}", "output_dir=outputs")
     assert run(*arguments, *ARGUMENTS) == 1
-    assert "--resume" in " ".join(capsys.readouterr().err.split())
+    assert "fold_1/predictions.parquet" in "".join(capsys.readouterr().err.split())
 
 
 def test_corrected_labels_change_the_data(copied, demo_root, tmp_path, capsys):
@@ -181,11 +181,11 @@ def test_corrected_labels_change_the_data(copied, demo_root, tmp_path, capsys):
     audit.to_csv(tmp_path / "filled_in.csv", index=False)
     arguments = ("--folds", "3", "--resume", "latest", f"data.root={demo_root}", "output_dir=outputs")
     assert run(*arguments, "data.label_corrections=filled_in.csv", *ARGUMENTS) == 1
-    assert "other data" in " ".join(capsys.readouterr().err.split())
+    assert "data.label_corrections" in " ".join(capsys.readouterr().err.split())
 
 
 def test_val_test_is_never_read(demo_root, tmp_path):
-    """With val_test's labels turned round and its pictures replaced, every fold predicts the same."""
+    """With flipped labels and other images in val_test, every fold predicts the same."""
     labels = labels_of(demo_root)
     sequences = sorted({name.rpartition("-")[0] for name in labels})
     rows = {name: [] for name in ("train", "val_select", "val_calib", "val_test")}
@@ -212,8 +212,8 @@ def test_val_test_is_never_read(demo_root, tmp_path):
             f"data.splits_file={tmp_path / 'splits.json'}",
             "data.gps_sampling.target=val_test", "data.splitting.near_duplicates=false",
         ]  # fmt: skip
-        cross_validation = plan_cross_validation(load_config(CHECKOUT / "configs/config.yaml", overrides), 2)
-        fold = cross_validation.folds[0]
+        plan = plan_cross_validation(load_config(CHECKOUT / "configs/config.yaml", overrides), 2)
+        fold = plan.fits[0]
         frames.append(train_fold(NATIXDataModule(fold.cfg), fold))
     assert not set(frames[0]["id"]) & set(rows["val_test"])
     pd.testing.assert_frame_equal(*frames)
@@ -221,16 +221,17 @@ def test_val_test_is_never_read(demo_root, tmp_path):
 
 def test_by_region_holds_out_whole_cities(demo_root, tiny_config):
     cfg = tiny_config("data.splitting.region_column=city")
-    cross_validation = plan_cross_validation(cfg, 3, by="region")
-    city = dict(zip(cross_validation.table.ids, cross_validation.table.slices["city"], strict=True))
-    for fold in cross_validation.folds:
+    plan = plan_cross_validation(cfg, 3, by="region")
+    table = plan.dataset.table
+    city = dict(zip(table.ids, table.slices["city"], strict=True))
+    for fold in plan.fits:
         held_out = {city[row_id] for row_id in fold.splits.ids["val_calib"]}
         seen = {city[row_id] for name in ("train", "val_select") for row_id in fold.splits.ids[name]}
         assert held_out
         assert not held_out & seen
-    ids = cross_validation.folds[1].splits.ids["val_calib"]
+    ids = plan.splits[1].ids["val_calib"]
     frame = pd.DataFrame({"id": ids, "group": "g", "label": np.arange(len(ids)) % 2, "probability": 1.0})
-    cities = _figures_of_fold(cross_validation, 1, frame)["regions"]
+    cities = _measure_fold(plan, 1, frame)["regions"]
     assert set(cities) == {city[row_id] for row_id in ids}
 
 

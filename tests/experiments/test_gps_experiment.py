@@ -1,4 +1,4 @@
-"""The experiment on worlds whose truth is known."""
+"""The GPS weighting experiment on simulated data with a known effect."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sklearn.metrics import matthews_corrcoef
 from roadwork.data.table import SampleTable
 from roadwork.experiments.folds import make_folds
 from roadwork.experiments.gps_analysis import GAIN, HARM, NO_EVIDENCE, PRIMARY, analyse, decide_verdict
-from roadwork.experiments.gps_conditions import ARMS, FACTS, GPS, PLACEBO, UNIFORM, GpsExperiment, build_sampler
+from roadwork.experiments.gps_conditions import CONDITIONS, FACTS, GPS, PLACEBO, UNIFORM, GpsExperiment, build_sampler
 from roadwork.experiments.gps_seeds import RANDOM_FOLDS, TRAINED, run_seed, run_seeds
 from roadwork.experiments.heads import HeadSettings
 from roadwork.settings import GpsSamplingSettings
@@ -26,10 +26,10 @@ GROUP_ROWS = 4
 def make_experiment(
     seed: int, *, is_different: bool, n_groups: int = 60, heads: HeadSettings | None = None
 ) -> GpsExperiment:
-    """A quarter of the groups lies in Berlin, the deployment, the rest in New York.
+    """A quarter of the groups is in Berlin, the deployment, the rest in New York.
 
-    Where the regions are different, the second feature speaks for Roadwork in one and against it in the other, and
-    nothing in the features tells them apart.
+    If the regions are different, the second feature is evidence for Roadwork in one and against it in the other, and
+    no feature distinguishes them.
     """
     rng = np.random.default_rng(seed)
     codes = np.repeat(np.arange(n_groups), GROUP_ROWS)
@@ -75,7 +75,7 @@ def test_gain_is_claimed_for_a_shifted_deployment(different):
     near, *_, far = (bracket for bracket in figures["arms"][GPS]["by_bracket"] if bracket is not None)
     near_uniform, *_, far_uniform = (b for b in figures["arms"][UNIFORM]["by_bracket"] if b is not None)
     assert near["value"] > near_uniform["value"] + 0.1
-    assert far["value"] < far_uniform["value"]  # what it costs elsewhere
+    assert far["value"] < far_uniform["value"]  # the cost elsewhere
 
 
 def test_harm_is_claimed_where_both_intervals_are_below_0(different):
@@ -96,7 +96,7 @@ def test_gain_over_uniform_alone_is_not_claimed(different):
     verdict = decide_verdict(beaten)
     assert verdict["claim"] == NO_EVIDENCE
     assert verdict["smallest_effect"] == pytest.approx(0.2)
-    assert "The smallest effect that this data could have shown is about 0.200" in verdict["reasons"][-1]
+    assert "0.200" in verdict["reasons"][-1]
 
 
 @pytest.mark.parametrize(
@@ -108,47 +108,47 @@ def test_nothing_is_claimed_for_similar_regions(n_worlds, most_claims):
     verdicts = [judge(world, draws=200)[1] for world in worlds]
     claims = [verdict["claim"] for verdict in verdicts]
     assert claims.count(GAIN) <= most_claims
-    assert claims.count(NO_EVIDENCE) >= 0.8 * n_worlds  # fewer rows' worth of weights can do harm
+    assert claims.count(NO_EVIDENCE) >= 0.8 * n_worlds  # a smaller effective sample size can do harm
 
 
-def test_no_claim_from_a_handful_of_groups(different):
+def test_few_groups_give_no_claim(different):
     _, figures, _ = different
     few = json.loads(json.dumps(figures))
     few["differences"][GPS][PLACEBO]["differing_groups"] = 9.9
     verdict = decide_verdict(few)
-    assert verdict["claim"] == "no evidence that GPS weighting helps here"
-    assert "fewer than 10" in verdict["reasons"][-1]
+    assert verdict["claim"] == NO_EVIDENCE
+    assert "10" in verdict["reasons"][-1]
 
 
-def test_equal_weights_are_said_to_change_nothing():
+def test_equal_weights_give_no_claim():
     experiment = make_experiment(1, is_different=False)
     flat = replace(experiment, sampling=GpsSamplingSettings(n_clusters=1, weight_brackets=[[0, "inf", 2.0]]))
     figures, verdict = judge(flat, draws=100)
     assert figures["differences"][GPS][UNIFORM][PRIMARY]["by_seed"] == [0, 0]
     assert verdict["claim"] == NO_EVIDENCE
-    assert "changes nothing" in verdict["reasons"][-1]
+    assert len(verdict["reasons"]) == 3
 
 
-def test_figures_are_those_of_the_rows(different):
+def test_metrics_match_scikit_learn(different):
     experiment, figures, _ = different
     sampler = build_sampler(experiment)
     labels = experiment.table.labels
     results = [run_seed(experiment, sampler.cluster_centers, seed) for seed in (0, 1)]
-    for arm in ARMS:
-        decisions = [result.probabilities[TRAINED.index(arm)] >= 0.5 for result in results]
+    for name in CONDITIONS:
+        decisions = [result.probabilities[TRAINED.index(name)] >= 0.5 for result in results]
         expected = [matthews_corrcoef(labels, d, sample_weight=sampler.weights) for d in decisions]
-        np.testing.assert_allclose(figures["arms"][arm][PRIMARY]["by_seed"], expected)
+        np.testing.assert_allclose(figures["arms"][name][PRIMARY]["by_seed"], expected)
         np.testing.assert_allclose(
-            figures["arms"][arm]["mcc"]["value"], np.mean([matthews_corrcoef(labels, d) for d in decisions])
+            figures["arms"][name]["mcc"]["value"], np.mean([matthews_corrcoef(labels, d) for d in decisions])
         )
-    gps, uniform = (figures["arms"][arm][PRIMARY]["value"] for arm in (GPS, UNIFORM))
+    gps, uniform = (figures["arms"][name][PRIMARY]["value"] for name in (GPS, UNIFORM))
     assert figures["differences"][GPS][UNIFORM][PRIMARY]["value"] == pytest.approx(gps - uniform)
     assert [bracket["rows"] for bracket in figures["brackets"]] == [240, 0, 0, 720, 0]
     json.dumps(figures, allow_nan=False)
 
 
 def test_random_folds_overestimate_mcc():
-    """Groups whose label is a toss cannot be known, but a row's neighbours in a group tell it."""
+    """Random labels of groups cannot be predicted, except from rows of the same group in training."""
     experiment = make_experiment(0, is_different=False, heads=HeadSettings(hidden=64, steps=200, lr=0.02))
     toss = np.random.default_rng(1).integers(2, size=60)
     table = replace(experiment.table, labels=np.repeat(toss, GROUP_ROWS))
@@ -158,7 +158,7 @@ def test_random_folds_overestimate_mcc():
 
 
 def test_held_out_rows_are_not_trained_on(monkeypatch: pytest.MonkeyPatch):
-    """Other labels in fold 0 change no prediction there, in no arm, and change those of the other folds."""
+    """Flipped labels in fold 0 change no prediction in fold 0, and those of the other folds, in all conditions."""
     experiment = make_experiment(2, is_different=False)
     folds = make_folds(experiment.table, experiment.groups, 3, 0)
     monkeypatch.setattr("roadwork.experiments.gps_seeds.make_folds", lambda *_: folds)
@@ -166,18 +166,18 @@ def test_held_out_rows_are_not_trained_on(monkeypatch: pytest.MonkeyPatch):
     turned = np.where(folds == 0, 1 - experiment.table.labels, experiment.table.labels)
     poisoned = replace(experiment, table=replace(experiment.table, labels=turned))
     after = run_seed(poisoned, np.array([BERLIN]), 0).probabilities
-    changed = (before != after)[: len(ARMS)]
+    changed = (before != after)[: len(CONDITIONS)]
     assert not changed[:, folds == 0].any()
     assert changed[:, folds == 1].all()
 
 
-def test_arms_share_folds_and_first_steps():
-    """With equal weights everywhere, gps and uniform are the same run to the last bit."""
+def test_conditions_share_folds_and_seeds():
+    """With equal weights everywhere, gps and uniform give bitwise equal predictions."""
     experiment = make_experiment(3, is_different=False)
     flat = replace(experiment, sampling=GpsSamplingSettings(n_clusters=1, weight_brackets=[[0, "inf", 1.0]]))
     probabilities = run_seed(flat, np.array([BERLIN]), 5).probabilities
-    for arm in (GPS, PLACEBO, "gps_half_dose"):
-        np.testing.assert_array_equal(probabilities[TRAINED.index(arm)], probabilities[TRAINED.index(UNIFORM)])
+    for name in (GPS, PLACEBO, "gps_half_dose"):
+        np.testing.assert_array_equal(probabilities[TRAINED.index(name)], probabilities[TRAINED.index(UNIFORM)])
     assert (probabilities[TRAINED.index(RANDOM_FOLDS)] != probabilities[TRAINED.index(UNIFORM)]).any()
 
 
@@ -194,7 +194,7 @@ def test_finished_seeds_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     both = run_seeds(experiment, centers, [0, 1], tmp_path)
     assert trained == [0, 1]
     np.testing.assert_array_equal(first[0].probabilities, both[0].probabilities)
-    assert both[1].facts.shape == (len(ARMS), len(FACTS))
+    assert both[1].facts.shape == (len(CONDITIONS), len(FACTS))
     run_seeds(
         replace(experiment, sampling=GpsSamplingSettings(n_clusters=1, missing_weight=2.0)), centers, [0], tmp_path
     )

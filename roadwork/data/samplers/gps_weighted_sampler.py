@@ -9,7 +9,7 @@ from roadwork.core.errors import DataError
 from roadwork.data.samplers.clusters import cluster_deployment
 from roadwork.data.samplers.stratified_sampler import StratifiedSampler
 from roadwork.data.samplers.summary import SamplerSummary, name_brackets, summarize
-from roadwork.data.samplers.weights import Mixture, measure_rows, parse_brackets, stratum_weights
+from roadwork.data.samplers.weights import Mixture, measure_rows, nothing_to_draw, parse_brackets, stratum_weights
 from roadwork.settings import GpsSamplingSettings
 
 
@@ -89,10 +89,7 @@ class GPSWeightedSampler(StratifiedSampler):
         self.distances_km, self._measured = measure_rows(gps, labels, self.cluster_centers, self._brackets, mixture)
         by_distance = np.append(self._brackets.weights, missing_weight)
         if not (self._measured.by_dataset @ by_distance).any():
-            raise DataError(
-                f"All {len(gps)} rows have weight 0, so none could be drawn. Set a weight above 0 for their bracket in "
-                "data.gps_sampling.weight_brackets, or for data.gps_sampling.missing_weight."
-            )
+            raise nothing_to_draw(f"All {len(gps)} training rows have weight 0, so none can be drawn.")
         factors = mixture.factors(self._measured.by_dataset @ by_distance) if mixture else np.ones(1)
         self._mixture = mixture
         self._bracket_weights = np.outer(factors, by_distance).ravel()

@@ -69,6 +69,11 @@ def parse_brackets(brackets: Sequence[Sequence[Any]]) -> Brackets:
     return Brackets(np.array([rows[0][0], *(high for _, high, _ in rows)]), weights)
 
 
+def nothing_to_draw(problem: str) -> DataError:
+    """The error if no training row has a weight above 0; ``problem`` is its first sentence."""
+    return DataError(f"{problem} Set a weight above 0 in {_KEY} or in data.gps_sampling.missing_weight.")
+
+
 def _read_row(bracket: Sequence[Any]) -> tuple[float, float, float]:
     try:
         low, high, weight = (float(value) for value in bracket)
@@ -119,9 +124,8 @@ class Mixture:
         is_shared = np.array([share is not None for share in self.shares])
         rest = float((factors * totals)[~is_shared].sum())
         if rest == 0:
-            raise DataError(
-                "No training row outside the datasets with a `share` can be drawn: there is none, or all have "
-                "weight 0. Set a weight above 0 for them in data.gps_sampling.weight_brackets or missing_weight."
+            raise nothing_to_draw(
+                "No training row outside the datasets with a `share` can be drawn: there is none, or all have weight 0."
             )
         left = 1 - sum(share for share in self.shares if share is not None)
         for number, share in enumerate(self.shares):

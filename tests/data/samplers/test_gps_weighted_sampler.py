@@ -243,7 +243,7 @@ def test_in_a_data_loader(num_workers):
 def test_weight_zero_leaves_rows_out_and_all_zero_is_an_error():
     sampler = sampler_of(missing_weight=0)
     assert not np.isnan(sampler.distances_km[sampler.epoch_order()]).any()
-    with pytest.raises(DataError, match=r"300 rows.*weight 0"):
+    with pytest.raises(DataError, match=r"300 .*data\.gps_sampling\.missing_weight"):
         GPSWeightedSampler(Rows(np.full((300, 2), np.nan)), CITIES, 3, missing_weight=0)
 
 

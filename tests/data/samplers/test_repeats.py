@@ -5,10 +5,13 @@ import pytest
 from fixtures.tiny_fits import TinyFits
 from torch.utils.data import SequentialSampler
 
+from roadwork.config import to_settings
+from roadwork.core.errors import DataError
+from roadwork.data.datamodule import NATIXDataModule
 from roadwork.data.open import Dataset
 from roadwork.data.samplers.stratified_sampler import StratifiedSampler
 from roadwork.data.samplers.summary import MAX_REPEATS, Repeats
-from roadwork.preflight.checks import OK, WARNING, Preflight
+from roadwork.preflight.checks import OK, WARNING, Preflight, plan_repeats
 
 
 def sampler_of(sizes, weights):
@@ -64,3 +67,17 @@ def test_preflight_reports_the_expected_draws(datamodule, epochs, status):
     n = w.sum() ** 2 / (w**2).sum()
     assert (check.status, check.found) == (status, str(Repeats(len(w), n, epochs)))
     assert "set training.epochs to" in check.fix
+
+
+def test_training_and_preflight_give_the_same_sampler_error(datamodule):
+    cfg = datamodule.cfg.copy()
+    cfg.data.gps_sampling.weight_brackets = [[0.0, 3e4, 0.0], [3e4, float("inf"), 1.0]]  # no place is that far away
+    training = NATIXDataModule(cfg)
+    training.setup("fit")
+    names = datamodule.splits.names_by_row(datamodule.table)
+    message = rf"\b{(names == 'train').sum()}\b.*data\.gps_sampling\.weight_brackets"
+    with pytest.raises(DataError, match=message) as in_training:
+        training.train_dataloader()
+    with pytest.raises(DataError, match=message) as in_preflight:
+        plan_repeats(to_settings(cfg), datamodule.table, names)
+    assert str(in_training.value) == str(in_preflight.value)

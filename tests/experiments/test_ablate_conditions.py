@@ -1,4 +1,4 @@
-"""The arms of the ablation: what each switches, seen in what is built, and the alarm where a switch is dead."""
+"""The conditions of the ablation: what each builds, and the error if its keys have no effect."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from roadwork.core.errors import ConfigError, WiringError
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.data.samplers.build import UniformSampler
 from roadwork.data.samplers.gps_weighted_sampler import GPSWeightedSampler
-from roadwork.experiments.ablation_fit import run_fits
-from roadwork.experiments.ablation_plan import ARM_SETS, Design, plan_ablation, select_arms
+from roadwork.experiments.ablation_fit import run_ablation
+from roadwork.experiments.ablation_plan import CONDITION_SETS, Design, plan_ablation, select_conditions
 from roadwork.settings import ADAPTERS, TrainingSettings
 from roadwork.training.callbacks.ema_callback import EMACallback
 from roadwork.training.trainers import base_trainer
@@ -26,14 +26,14 @@ RESNET, *SIZES = TINY_MODEL
 VIT = ("model=vit_base", "model.name=vit", "model.pretrained=false", f"model.config={TINY_NETWORKS['vit']}")
 
 
-def plan(demo_root, folder, arms, network=(RESNET,)):
-    """An ablation of one seed, its fits by arm, on a tiny network of random weights."""
+def plan(demo_root, folder, conditions, network=(RESNET,)):
+    """An ablation of one seed, its fits by condition, on a tiny network of random weights."""
     cfg = load_config(
         CHECKOUT / "configs/config.yaml",
         [*network, *SIZES, f"data.root={demo_root}", f"output_dir={folder}", "training.epochs=1"],
     )
-    ablation = plan_ablation(cfg, Design(arms, seeds=1, folds=2))
-    return ablation, {fit.arm: fit for fit in ablation.fits}
+    ablation = plan_ablation(cfg, Design(conditions, seeds=1, folds=2))
+    return ablation, {fit.condition: fit for fit in ablation.fits}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def adapters(demo_root, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("arm", "is_weighted", "augmentation", "has_average"),
+    ("condition", "is_weighted", "augmentation", "has_average"),
     [
         ("plain", False, "NoAugmentation", False),
         ("gps", True, "NoAugmentation", False),
@@ -57,8 +57,8 @@ def adapters(demo_root, tmp_path_factory):
         ("all", True, "LatestAugmentation2025", True),
     ],
 )
-def test_a_part_is_what_its_name_says(parts, arm, is_weighted, augmentation, has_average):
-    datamodule = NATIXDataModule(parts[1][arm].cfg)
+def test_a_part_builds_what_it_names(parts, condition, is_weighted, augmentation, has_average):
+    datamodule = NATIXDataModule(parts[1][condition].cfg)
     datamodule.setup("fit")
     datamodule.train_dataloader()
     sampler = datamodule.train_sampler
@@ -67,15 +67,15 @@ def test_a_part_is_what_its_name_says(parts, arm, is_weighted, augmentation, has
     assert hasattr(prepare_trainer(datamodule), "ema_callback") is has_average
 
 
-def test_an_adapter_is_what_its_name_says(adapters):
+def test_an_adapter_builds_what_it_names(adapters):
     seen = {}
-    for arm, fit in adapters[1].items():
+    for condition, fit in adapters[1].items():
         network = prepare_trainer(NATIXDataModule(fit.cfg)).module.model
         config = network.peft_config["default"] if isinstance(network, PeftModel) else None
         trained = {name for name, p in network.named_parameters() if p.requires_grad}
-        seen[arm] = (config and config.peft_type.name, bool(getattr(config, "use_dora", False)))
+        seen[condition] = (config and config.peft_type.name, bool(getattr(config, "use_dora", False)))
         only_head = all("classifier" in name for name in trained)
-        assert only_head is (arm == "probe"), arm
+        assert only_head is (condition == "probe"), condition
     assert seen == {
         "full": (None, False),
         "lora": ("LORA", False),
@@ -87,11 +87,11 @@ def test_an_adapter_is_what_its_name_says(adapters):
     }
 
 
-def test_every_adapter_is_an_arm():
-    assert set(ADAPTERS) - {"none"} <= set(ARM_SETS["adapters"])
+def test_every_adapter_is_a_condition():
+    assert set(ADAPTERS) - {"none"} <= set(CONDITION_SETS["adapters"])
 
 
-def test_the_same_seeds_and_rows_in_every_arm(parts):
+def test_conditions_share_seeds_and_rows(parts):
     fits = parts[1]
     for fit in fits.values():
         assert (fit.cfg.training.seed, fit.cfg.data.gps_sampling.random_seed) == (0, 0)
@@ -103,7 +103,7 @@ def unweighted(datamodule):
     return UniformSampler(datamodule.datasets["train"], num_replicas=1, rank=0, shuffle=True)
 
 
-CUTS = {
+BROKEN = {
     "gps": (NATIXDataModule, "_build_train_sampler", unweighted),
     "latest_2025": (NATIXDataModule, "augment", lambda self, images, labels: (images, labels)),
     "heavy_kornia": (NATIXDataModule, "augment", lambda self, images, labels: (images, labels)),
@@ -112,53 +112,53 @@ CUTS = {
 }
 
 
-@pytest.mark.parametrize("arm", list(CUTS))
-def test_failed_check_stops_the_ablation(parts, adapters, monkeypatch, arm):
-    ablation, fits = adapters if arm == "lora" else parts
-    monkeypatch.setattr(*CUTS[arm])
-    with pytest.raises(WiringError, match=rf"\b{arm}\b"):
-        run_fits(replace(ablation, fits=[fits[arm]]), lambda line: None)
-    assert not fits[arm].facts_file.exists()
+@pytest.mark.parametrize("condition", list(BROKEN))
+def test_failed_check_stops_the_ablation(parts, adapters, monkeypatch, condition):
+    ablation, fits = adapters if condition == "lora" else parts
+    monkeypatch.setattr(*BROKEN[condition])
+    with pytest.raises(WiringError, match=rf"\b{condition}\b"):
+        run_ablation(replace(ablation, fits=[fits[condition]]), lambda line: None)
+    assert not fits[condition].facts_file.exists()
 
 
 def test_invalid_network_is_refused_before_training(demo_root, tmp_path):
-    ablation, fits = plan(demo_root, tmp_path, "vera")  # a ResNet has no linear layers for it
+    ablation, fits = plan(demo_root, tmp_path, "vera")  # a ResNet has no linear layers for VeRA
     with pytest.raises(ConfigError, match="vera"):
-        run_fits(ablation, lambda line: None)
+        run_ablation(ablation, lambda line: None)
     assert not fits["full"].folder.exists()
 
 
-def test_the_base_comes_first_and_is_added():
-    assert list(select_arms("ema,gps", TrainingSettings())) == ["plain", "gps", "ema"]
-    assert list(select_arms("parts", TrainingSettings())) == list(ARM_SETS["parts"])
-    assert list(select_arms("ia3", TrainingSettings())) == ["full", "ia3"]
+def test_the_baseline_comes_first_and_is_added():
+    assert list(select_conditions("ema,gps", TrainingSettings())) == ["plain", "gps", "ema"]
+    assert list(select_conditions("parts", TrainingSettings())) == list(CONDITION_SETS["parts"])
+    assert list(select_conditions("ia3", TrainingSettings())) == ["full", "ia3"]
 
 
 def test_augmentation_is_no_condition_on_a_frozen_backbone(caplog):
     frozen = TrainingSettings(freeze_backbone=True)
     with caplog.at_level("INFO"):
-        arms = select_arms("parts", frozen)
-    assert list(arms) == ["plain", "gps", "ema", "all"]
-    assert {arm["data.augmentation.train.mode"] for arm in arms.values()} == {"none"}
-    assert arms["all"]["data.gps_sampling.enabled"] is arms["all"]["training.use_ema"] is True
+        conditions = select_conditions("parts", frozen)
+    assert list(conditions) == ["plain", "gps", "ema", "all"]
+    assert {own["data.augmentation.train.mode"] for own in conditions.values()} == {"none"}
+    assert conditions["all"]["data.gps_sampling.enabled"] is conditions["all"]["training.use_ema"] is True
     assert "latest_2025, heavy_kornia" in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("wanted", "frozen", "said"),
+    ("wanted", "frozen", "key"),
     [
         ("emma", False, "'emma'"),
-        ("ema,lora", False, "lora"),
-        ("plain", False, "base"),
-        ("latest_2025", True, "changes images"),
-        ("adapters", True, "Leave it out"),
+        ("ema,lora", False, "'ema,lora'"),
+        ("plain", False, "'plain'"),
+        ("latest_2025", True, "latest_2025.*training.freeze_backbone"),
+        ("adapters", True, "training.freeze_backbone"),
     ],
 )
-def test_invalid_conditions_give_one_clear_error(wanted, frozen, said):
-    with pytest.raises(ConfigError, match=said):
-        select_arms(wanted, TrainingSettings(freeze_backbone=frozen))
+def test_invalid_conditions_give_one_clear_error(wanted, frozen, key):
+    with pytest.raises(ConfigError, match=key):
+        select_conditions(wanted, TrainingSettings(freeze_backbone=frozen))
 
 
-def test_seeds_are_paired_with_folds_unless_all_are_asked_for():
+def test_each_seed_has_one_fold_unless_full():
     assert Design("parts", 4, 3).pairs == [(0, 0), (1, 1), (2, 2), (3, 0)]
     assert Design("parts", 2, 3, full=True).pairs == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]

@@ -1,4 +1,4 @@
-"""Weights, placebo and draws of the arms."""
+"""Weights, placebo and draws of the conditions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from roadwork.experiments.gps_conditions import (
-    ARMS,
+    CONDITIONS,
     GPS,
     LAST_LAYER,
     PLACEBO,
@@ -15,7 +15,7 @@ from roadwork.experiments.gps_conditions import (
     describe_weights,
     draw_rows,
     shuffle_positions,
-    weigh_arms,
+    weigh_conditions,
 )
 from roadwork.settings import GpsSamplingSettings
 
@@ -35,7 +35,7 @@ def make_rows(seed: int = 0, size: int | None = None) -> TrainingRows:
 
 
 def weigh(rows: TrainingRows, **sampling: object) -> dict[str, np.ndarray]:
-    return weigh_arms(rows, CENTERS, GpsSamplingSettings(**sampling), np.random.default_rng(0))
+    return weigh_conditions(rows, CENTERS, GpsSamplingSettings(**sampling), np.random.default_rng(0))
 
 
 def test_weights_follow_the_brackets():
@@ -43,7 +43,7 @@ def test_weights_follow_the_brackets():
     expected = {52.52: 5.0, 52.40: 5.0, 48.86: 0.3, 40.71: 0.3}
     by_hand = np.array([expected.get(latitude, 1.0) for latitude in rows.gps[:, 0]])
     weights = weigh(rows)
-    assert set(weights) == set(ARMS)
+    assert set(weights) == set(CONDITIONS)
     np.testing.assert_allclose(weights[GPS], by_hand)
     np.testing.assert_allclose(weights[LAST_LAYER], by_hand)
     np.testing.assert_allclose(weights["gps_half_dose"], np.sqrt(by_hand))
@@ -61,7 +61,7 @@ def test_class_balanced_draws_both_labels_equally():
 @pytest.mark.parametrize("seed", range(5))
 def test_placebo_has_exactly_the_same_weights(seed):
     rows = make_rows(seed)
-    weights = weigh_arms(rows, CENTERS, GpsSamplingSettings(), np.random.default_rng(seed))
+    weights = weigh_conditions(rows, CENTERS, GpsSamplingSettings(), np.random.default_rng(seed))
     assert sorted(weights[PLACEBO]) == sorted(weights[GPS])
     assert (weights[PLACEBO] != weights[GPS]).any()
 
@@ -95,8 +95,8 @@ def test_placebo_is_unrelated_to_position_on_average():
 def test_balanced_labels_shift_no_prior():
     rows = make_rows(size=6)
     weights = weigh(rows, balance_labels=True)
-    for arm in (GPS, PLACEBO, "gps_half_dose"):
-        facts = describe_weights(weights[arm], rows)
+    for name in (GPS, PLACEBO, "gps_half_dose"):
+        facts = describe_weights(weights[name], rows)
         assert facts["roadwork_share_drawn"] == pytest.approx(facts["roadwork_share"])
     assert len(np.unique(weights[GPS])) > len(np.unique(weigh(rows)[GPS]))
 
