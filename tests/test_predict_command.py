@@ -14,9 +14,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
-from detector_world import FACTS, SIZE, make_model_folder
+from fixtures.detectors import FACTS, SIZE, make_model_folder
+from fixtures.photos import BERLIN, RIO, jpeg, make_photos, write_parquet, write_unreadable
 from PIL import ExifTags, Image
-from predict_world import BERLIN, RIO, jpeg, make_photos, write_parquet, write_unreadable
 
 from roadwork import Detector
 from roadwork.cli import main

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from detector_world import FACTS, SIZE, make_model_folder
+from fixtures.detectors import FACTS, SIZE, make_model_folder
 from PIL import Image
 from transformers import AutoModelForImageClassification
 

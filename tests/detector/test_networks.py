@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 import torch
-from detector_world import make_model_folder
+from fixtures.detectors import make_model_folder
 from safetensors.torch import load_file, save_file
 
 from roadwork.core.errors import ConfigError, DataError

@@ -4,7 +4,7 @@ import sys
 import onnxruntime
 import pytest
 import torch
-from detector_world import FACTS, make_model_folder
+from fixtures.detectors import FACTS, make_model_folder
 from transformers import AutoModelForImageClassification
 
 from roadwork.core.errors import ConfigError, DataError, MissingExtraError, WiringError

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from predict_world import BERLIN, jpeg, make_photos, write_parquet
+from fixtures.photos import BERLIN, jpeg, make_photos, write_parquet
 
 from roadwork.core.errors import DataError
 from roadwork.detector import parquet_photos

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from predict_world import make_photos
+from fixtures.photos import make_photos
 
 # Each takes from a tenth of a second to seconds to import.
 UNNEEDED = ("lightning", "datasets", "sklearn", "pandas", "pyarrow", "kornia", "peft", "torchmetrics", "h3", "joblib")

@@ -5,8 +5,8 @@ import os
 import signal
 
 import pytest
-from detector_world import make_model_folder
-from predict_world import make_photos, write_parquet
+from fixtures.detectors import make_model_folder
+from fixtures.photos import make_photos, write_parquet
 
 from roadwork.core.errors import DataError
 from roadwork.detector import outputs, predict, resume

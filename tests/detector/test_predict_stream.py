@@ -8,8 +8,8 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from detector_world import SIZE
-from predict_world import BERLIN, RIO, jpeg, write_unreadable
+from fixtures.detectors import SIZE
+from fixtures.photos import BERLIN, RIO, jpeg, write_unreadable
 
 from roadwork.data.images import read_pixels
 from roadwork.data.utils.exif import read_camera_metadata

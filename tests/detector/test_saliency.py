@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 import torch
-from detector_world import SIZE, TINY_NETWORKS, make_model_folder
+from fixtures.detectors import SIZE, TINY_NETWORKS, make_model_folder
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForImageClassification
 

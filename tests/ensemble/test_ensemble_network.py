@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from detector_world import FACTS, SIZE
+from fixtures.detectors import FACTS, SIZE
 from fixtures.untrained_runs import NETWORKS
 from torch import nn
 

@@ -204,7 +204,7 @@ def test_the_exported_folder_answers_as_the_ensemble(runs, ensemble, tmp_path):
     assert against_run.limit == 1e-4
     assert found.passed, found.as_dict()
     card = (out / "README.md").read_text()
-    assert "the mean of 2 networks'" in card
+    assert "2 networks" in card
     assert "library_name: roadwork" in card
     # Folding a member's calibration, or one member alone, gives other answers.
     with pytest.raises(DataError, match="Export again"):

@@ -6,8 +6,8 @@ import os
 import numpy as np
 import pytest
 import torch
-from detector_world import SIZE, TINY_NETWORKS, make_model_folder
 from fixtures.consumer import find_consumer_python
+from fixtures.detectors import SIZE, TINY_NETWORKS, make_model_folder
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from scipy.special import expit, logit

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detector_world import make_run
+from fixtures.detectors import make_run
 from fixtures.untrained_runs import NETWORKS, make_untrained_run
 
 from roadwork.core.errors import ConfigError, DataError, WiringError

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from detector_world import FACTS, SIZE, TINY_NETWORKS, make_model_folder
+from fixtures.detectors import FACTS, SIZE, TINY_NETWORKS, make_model_folder
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from scipy.special import expit

@@ -6,8 +6,8 @@ import os
 import numpy as np
 import pytest
 import torch
-from detector_world import ALL_NETWORKS, FACTS, SIZE
 from fixtures.consumer import find_consumer_python
+from fixtures.detectors import ALL_NETWORKS, FACTS, SIZE
 from PIL import Image
 from transformers import AutoModel, AutoModelForImageClassification, Siglip2Config, Siglip2ForImageClassification
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from detector_world import SIZE, TINY_NETWORKS
+from fixtures.detectors import SIZE, TINY_NETWORKS
 
 from roadwork.models.build import build_model
 from roadwork.models.cost import (

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from detector_world import ALL_NETWORKS, SIZE
+from fixtures.detectors import ALL_NETWORKS, SIZE
 
 from roadwork.core.errors import ConfigError
 from roadwork.models.build import build_model

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from detector_world import ALL_NETWORKS, SIZE
+from fixtures.detectors import ALL_NETWORKS, SIZE
 
 from roadwork.calibration.calibrate import CalibrationOptions
 from roadwork.calibration.run import calibrate_run
