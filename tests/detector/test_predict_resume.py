@@ -134,7 +134,7 @@ def test_resumes_after_a_kill_at_any_point(run, tmp_path, point):
     assert partial_path(run.out).is_file()
     assert run.out.exists() == (point == "after the output")
     summary = run()
-    assert (summary.n_answered, summary.n_photos) == (N - n_kept, N)
+    assert (summary.n_predicted, summary.n_photos) == (N - n_kept, N)
     assert len(run.read) == N - n_kept
     resumed = run.rows()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["o.csv", "photos"]
@@ -149,7 +149,7 @@ def test_resumes_after_a_kill_at_any_point(run, tmp_path, point):
 def test_finishes_after_repeated_kills(run):
     for call in (1, 2, 1, 1):
         run.killed(die_in(Partial, "append", call=call, after=True))
-    assert run().n_answered == N - 5 * 4
+    assert run().n_predicted == N - 5 * 4
     assert len(run.rows()) == N
 
 
@@ -164,7 +164,7 @@ def test_stop_signal_finishes_the_batch(run):
     error = stopped(run)
     assert (error.n_done, error.n_photos) == (8, N)
     assert not run.out.exists()
-    assert run().n_answered == N - 8
+    assert run().n_predicted == N - 8
 
 
 def test_photos_added_and_removed_between_calls(run):
@@ -174,7 +174,7 @@ def test_photos_added_and_removed_between_calls(run):
     (run.root / "photos" / "000a.jpg").write_bytes((run.root / "photos" / "100.jpg").read_bytes())
     (run.root / "photos" / "001.jpg").unlink()
     summary = run()
-    assert summary.n_answered == N - 8 + 4
+    assert summary.n_predicted == N - 8 + 4
     expected = sorted(str(path) for path in (run.root / "photos").iterdir())
     assert [row["filename"] for row in run.rows()] == expected
     assert [row["probability"] for row in run.rows() if "000a" in row["filename"]] == [
@@ -186,7 +186,7 @@ def test_embedded_photos_go_on(run):
     images = [path.read_bytes() for path in sorted((run.root / "photos").iterdir())]
     write_parquet(run.root / "p.parquet", images)
     stopped(run, inputs=["p.parquet"])
-    assert run(inputs=["p.parquet"]).n_answered == N - 8
+    assert run(inputs=["p.parquet"]).n_predicted == N - 8
     embedded = [float(row["probability"]) for row in run.rows()]
     run(overwrite=True)
     assert embedded == pytest.approx([float(row["probability"]) for row in run.rows()], abs=1e-6)
@@ -201,25 +201,25 @@ def test_answers_of_another_model_are_not_mixed_in(run, tmp_path, caplog):
         run(options=PredictOptions(4, 2, views="flip"))
     with pytest.raises(DataError, match=r"coarsen_gps.*None"):
         run(options=PredictOptions(4, 2, coarsen_gps=2))
-    assert run(model=other, overwrite=True).n_answered == N
+    assert run(model=other, overwrite=True).n_predicted == N
     assert "another model" in caplog.text
     run.out.unlink()
     stopped(run)
-    assert run(options=PredictOptions(7, 1)).n_answered == N - 8  # neither changes an answer
+    assert run(options=PredictOptions(7, 1)).n_predicted == N - 8  # neither changes an answer
 
 
 def test_overwrite_of_the_same_model_goes_on(run):
     run()
     stopped(run, overwrite=True)
     assert len(run.rows()) == N  # the finished file stays until the new one is
-    assert run(overwrite=True).n_answered == N - 8
+    assert run(overwrite=True).n_predicted == N - 8
 
 
 def test_a_finished_file_is_not_replaced_unasked(run):
     run()
     with pytest.raises(DataError, match=r"o\.csv.*--overwrite"):
         run()
-    assert run(overwrite=True).n_answered == N
+    assert run(overwrite=True).n_predicted == N
 
 
 def test_two_concurrent_calls_are_refused(run):
