@@ -29,13 +29,13 @@ def test_command_reports_folding_checks_and_files(tiny_run, tmp_path, capfd):
     assert "Note" not in said
 
 
-def test_without_calibration_it_says_so(tmp_path, capfd):
+def test_missing_calibration_is_reported(tmp_path, capfd):
     run = make_untrained_run(tmp_path / "run")
     assert run_command("export", run, "--out", tmp_path / "out") == 0
     assert "not calibrated" in capfd.readouterr().out
 
 
-def test_network_unknown_to_streetvision_is_warned_about(tmp_path, capfd, monkeypatch):
+def test_unsupported_streetvision_network_warns(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr("roadwork.export.consumer.STREETVISION_MODEL_TYPES", ("vit",))
     run = make_untrained_run(tmp_path / "run")
     assert run_command("export", run, "--out", tmp_path / "out") == 0

@@ -1,4 +1,4 @@
-"""`roadwork predict` from the command line, on both forms of a model, with figures held against the detector's own."""
+"""`roadwork predict` on the command line, with PyTorch and ONNX models."""
 
 import csv
 import io
@@ -26,7 +26,7 @@ from roadwork.detector.format import ExportFacts
 
 
 def run(capsys, *arguments, code=0):
-    """What the command prints on stdout and stderr."""
+    """The command's stdout and stderr."""
     with pytest.raises(SystemExit) as exit_:
         main(["predict", *map(str, arguments)])
     said = capsys.readouterr()
@@ -76,7 +76,7 @@ def onnx_folder(tmp_path_factory, model_folder):
 
 
 @pytest.mark.parametrize("form", ["hf", "onnx"])
-def test_answers_are_the_detectors_one_by_one(capsys, tmp_path, photos, request, form):
+def test_csv_has_the_detectors_predictions(capsys, tmp_path, photos, request, form):
     model = request.getfixturevalue("model_folder" if form == "hf" else "onnx_folder")
     out, _ = run(capsys, model, photos, "--out", tmp_path / "o.csv", "--batch-size", 3, "--workers", 2)
     rows = rows_of(tmp_path / "o.csv")
@@ -90,13 +90,13 @@ def test_answers_are_the_detectors_one_by_one(capsys, tmp_path, photos, request,
     n_roadwork = sum(answer.label == "Roadwork" for answer in answers)
     assert f"Roadwork {n_roadwork}, None {8 - n_roadwork}." in out
     assert "8 photos in" in out
-    assert "6 are without GPS" in out
+    assert "6 photos have no GPS" in out
     assert "photos/s" in out
     assert "threshold 0.45, for a prior of 0.5" in out
     assert f"Written: {tmp_path / 'o.csv'}" in out
 
 
-def test_geojson_is_placed_by_exif(capsys, tmp_path, photos, model_folder):
+def test_geojson_positions_come_from_exif(capsys, tmp_path, photos, model_folder):
     run(capsys, model_folder, photos, "--out", tmp_path / "o.geojson")
     content = json.loads((tmp_path / "o.geojson").read_text(encoding="utf-8"))
     features = {Path(f["properties"]["filename"]).name: f for f in content["features"]}
@@ -129,12 +129,12 @@ def test_unreadable_files_are_listed_and_not_fatal(capsys, tmp_path, photos, mod
     assert len(failed) == 20 + len(bad)
     assert {row["label"] + row["probability"] + row["abstain"] for row in failed.values()} == {""}
     assert sum(row["label"] != "" for row in rows) == 8 + 2
-    assert f"{len(failed)} cannot be read" in out
+    assert f"{len(failed)} photos cannot be read" in out
     assert out.count(f"  {photos}/bad/") == 20
     assert f"and {len(failed) - 20} more" in out
 
 
-def test_no_readable_photo_at_all_fails(capsys, tmp_path, model_folder):
+def test_no_readable_photo_fails(capsys, tmp_path, model_folder):
     bad = write_unreadable(tmp_path / "bad")
     _, said = run(capsys, model_folder, tmp_path / "bad", "--out", tmp_path / "o.csv", code=1)
     assert "none of the photos can be read" in said
@@ -176,8 +176,8 @@ def test_views_are_combined(capsys, tmp_path, photos, model_folder, views):
         assert float(row["probability"]) == pytest.approx(expected, abs=1e-5)
 
 
-def test_sites_are_those_of_all_photos(capsys, tmp_path):
-    """Only what lies near a detection is held; the sites are the same as of the whole table."""
+def test_sites_match_those_of_the_whole_table(capsys, tmp_path):
+    """Only photos near a detection are kept in memory; the sites equal those of the whole table."""
     make_photos(tmp_path / "photos", 2, start=100)
     photos = [
         jpeg(number, (52.5 + 0.3 * (number % 2) + 0.00011 * (number // 2), 13.4))  # 12 m apart in two streets
@@ -201,18 +201,16 @@ def test_sites_are_those_of_all_photos(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signal_ends_after_the_batch_with_a_resume_command(
-    capsys, tmp_path, photos, model_folder, monkeypatch, number, code
-):
+def test_signal_stops_after_the_batch_and_resumes(capsys, tmp_path, photos, model_folder, monkeypatch, number, code):
     original, calls = predict.predict_batch, []
 
-    def judge(*args):
+    def predict_batch(*args):
         calls.append(1)
         if len(calls) == 2:
             os.kill(os.getpid(), number)
         return original(*args)
 
-    monkeypatch.setattr(predict, "predict_batch", judge)
+    monkeypatch.setattr(predict, "predict_batch", predict_batch)
     before = signal.getsignal(number)
     command = (model_folder, photos, "--out", tmp_path / "o.csv", "--batch-size", 2)
     _, said = run(capsys, *command, code=code)
@@ -220,7 +218,7 @@ def test_signal_ends_after_the_batch_with_a_resume_command(
     assert "o.csv.partial: run the same command again" in said
     assert signal.getsignal(number) == before
     out, _ = run(capsys, *command)
-    assert "8 photos (4 answered before)" in out
+    assert "8 photos (4 predicted before)" in out
     assert len(rows_of(tmp_path / "o.csv")) == 8
     assert not (tmp_path / "o.csv.partial").exists()
 
@@ -249,7 +247,7 @@ def test_run_folder_is_not_a_detector(capsys, tmp_path, photos, tiny_run):
         ([], 2, "out"),
     ],
 )
-def test_wrong_usage(capsys, tmp_path, photos, model_folder, monkeypatch, arguments, code, said):
+def test_wrong_usage_is_rejected(capsys, tmp_path, photos, model_folder, monkeypatch, arguments, code, said):
     monkeypatch.chdir(tmp_path)
     out, err = run(capsys, model_folder, photos, *arguments, code=code)
     assert said in out + err

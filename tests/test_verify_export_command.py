@@ -1,4 +1,4 @@
-"""`roadwork verify-export`: what it prints, and how it exits."""
+"""`roadwork verify-export`: output and exit codes."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def verify(*arguments):
     return CliRunner().invoke(app, ["verify-export", *map(str, arguments)])
 
 
-def test_fresh_export_passes_against_run_and_consumer(exported, tiny_run):
+def test_new_export_passes_all_checks(exported, tiny_run):
     said = verify(exported, "--run", tiny_run, "--limit", 10, "--consumer", "streetvision")
     assert said.exit_code == 0, said.output
     assert "✅ Detector against the run, on the folder's own photos: 0 of 32 decisions changed" in said.output
@@ -71,7 +71,7 @@ def test_violation_shows_allowed_values_and_the_fix(exported, tmp_path):
     assert '→ set "problem_type": null' in said.output[place:]
 
 
-def test_a_consumer_that_is_not_known_is_wrong_usage(exported):
+def test_unknown_consumer_is_wrong_usage(exported):
     said = verify(exported, "--consumer", "bitmind")
     assert isinstance(said.exception, ConfigError)  # main() turns it into exit code 2
     assert "streetvision" in str(said.exception)

@@ -40,7 +40,7 @@ def test_fitted_temperature_beats_a_grid_search(drawn):
 
 
 @pytest.mark.parametrize("true_temperature", [0.5, 1.0, 3.0])
-def test_the_true_temperature_is_found(true_temperature):
+def test_true_temperature_is_found(true_temperature):
     labels, differences, _ = draw_rows(true_temperature, groups=4000)
     assert fit_temperature(labels, differences) == pytest.approx(true_temperature, rel=0.1)
 

@@ -72,7 +72,7 @@ def test_threshold_stays_without_a_better_cut():
     assert (choice.threshold, choice.deciding_groups) == (0.5, 0)
 
 
-def test_an_always_wrong_detector_keeps_one_half():
+def test_always_wrong_detector_keeps_one_half():
     labels = np.tile([0, 1], 30)
     choice = choose_threshold(labels, np.where(labels == 1, 0.1, 0.9), np.arange(60), prior=None, draws=200, seed=0)
     assert (choice.kept, choice.threshold) == (False, 0.5)
@@ -134,7 +134,7 @@ def test_precision_is_undefined_without_detections():
 
 
 @pytest.mark.parametrize(("text", "prior"), [("sample", None), ("balanced", 0.5), ("0.01", 0.01)])
-def test_a_prior_is_a_name_or_a_share(text, prior):
+def test_prior_is_a_name_or_a_share(text, prior):
     assert parse_prior(text) == prior
 
 

@@ -109,7 +109,7 @@ def test_splits_are_found_in_their_order(tmp_path):
     assert splits_path(settings(mode="huggingface")).as_posix() == "outputs/splits.json"
 
 
-def test_missing_or_foreign_splits_file_is_refused(tmp_path):
+def test_missing_or_foreign_splits_file_is_rejected(tmp_path):
     write_data(tmp_path / "photos")
     table, groups = read(settings(root="photos"))
     with pytest.raises(ConfigError, match=r"data\.splits_file.*gone\.json.*`roadwork split`"):
@@ -134,7 +134,7 @@ def test_differing_split_ratios_are_warned_about(tmp_path, caplog):
     assert not caplog.text
 
 
-def test_a_users_splits_by_file_name_and_by_row_number(tmp_path):
+def test_users_splits_by_file_name_and_by_row_number(tmp_path):
     write_data(tmp_path / "photos")
     classes = {"clear": 0, "works": 1}
     config = settings(root="photos", class_names=classes)

@@ -91,7 +91,7 @@ def test_rows_of_a_split(store):
     assert dataset.gps.shape == (2, 2)
 
 
-def test_a_batch_without_one_readable_image():
+def test_batch_without_one_readable_image():
     batch = collate([UnreadableImage(1, "gone"), UnreadableImage(2, "gone")])
     assert len(batch["label"]) == len(batch["index"]) == len(batch["image"]) == 0
     assert [image.row for image in batch["unreadable"]] == [1, 2]

@@ -112,7 +112,7 @@ def test_without_extra_data_nothing_changes(tiny_config, demo_root, main):
     assert type(off.train_dataloader().sampler) is UniformSampler
 
 
-def test_the_rows_and_their_pictures(settings, generated, main, demo_root):
+def test_rows_and_their_pictures(settings, generated, main, demo_root):
     table, source = read_dataset(settings(generated.root).data)
     n = len(main)
     assert table.ids.tolist() == [*main.ids, *(f"sdxl/{number}.jpg" for number in range(N_NEW))]
@@ -130,7 +130,7 @@ def test_the_rows_and_their_pictures(settings, generated, main, demo_root):
     assert frame["origin"].value_counts().to_dict() == {"real": n, "generated": N_NEW}
 
 
-def test_a_main_dataset_of_parquet_with_a_folder(tiny_config, demo_parquet, generated):
+def test_main_dataset_of_parquet_with_a_folder(tiny_config, demo_parquet, generated):
     hub = f"data.hub.name={demo_parquet}"
     extra = f"data.extra=[{{root: {generated.root}, origin: generated}}]"
     table, source = read_dataset(to_settings(tiny_config("data.mode=huggingface", hub, extra)).data)
@@ -154,7 +154,7 @@ def test_origins_row_by_row_and_columns_of_the_same_name(settings, generated):
         read_dataset(settings(generated.root).data)
 
 
-def test_a_generated_main_dataset_is_one_slice(tiny_config):
+def test_generated_main_dataset_is_one_slice(tiny_config):
     table, _ = read_dataset(to_settings(tiny_config("data.origin=generated")).data)
     assert set(table.slices["origin"]) == {"generated"}
     assert table.extra is None
@@ -177,7 +177,7 @@ def test_a_generated_main_dataset_is_one_slice(tiny_config):
         ("root: a, origin: real, share: 0.5}, {root: b, origin: real, share: 0.6", r"1\.1\b"),
     ],
 )
-def test_invalid_settings_are_refused(tiny_config, extra, message):
+def test_invalid_settings_are_rejected(tiny_config, extra, message):
     with pytest.raises(ConfigError, match=message):
         to_settings(tiny_config(f"data.extra=[{{{extra}}}]"))
 
@@ -279,7 +279,7 @@ def find_groups_of_main(tiny_config):
     return find_groups(data, *read_dataset(data)).names
 
 
-def test_a_train_only_row_near_a_test_photo(settings, tiny_config, generated, tmp_path, main):
+def test_train_only_row_near_a_test_photo(settings, tiny_config, generated, tmp_path, main):
     path = splits_file(to_settings(tiny_config()), tmp_path)
     test_ids = set(json.loads(path.read_text())["splits"]["val_test"])
     row = next(row for row in np.flatnonzero(main.has_gps) if main.ids[row] in test_ids)
@@ -295,7 +295,7 @@ def test_a_train_only_row_near_a_test_photo(settings, tiny_config, generated, tm
     assert not check_splits(splits, table, groups).leaks
 
 
-def test_splits_file_without_the_extra_dataset_is_refused(settings, tiny_config, generated, tmp_path, main):
+def test_splits_file_without_the_extra_dataset_is_rejected(settings, tiny_config, generated, tmp_path, main):
     path = splits_file(to_settings(tiny_config()), tmp_path)
     with pytest.raises(SplitError, match=r"\bsdxl\b.*roadwork split.*splits: train"):
         read_all(settings(generated.root, "", f"data.splits_file={path}"))

@@ -171,7 +171,7 @@ def test_another_backbone_has_features_of_its_own(settings, tiny_config, photos,
     assert len(computed) == 24
 
 
-def test_an_interrupted_computation_goes_on(settings, photos, monkeypatch):
+def test_interrupted_computation_goes_on(settings, photos, monkeypatch):
     settings.data.dataloader.batch_size = 4
     run = features._run_backbone
 
@@ -193,7 +193,7 @@ def test_an_interrupted_computation_goes_on(settings, photos, monkeypatch):
     assert len(rows) == 4
 
 
-def test_a_damaged_cache_is_computed_again(settings, tmp_path, caplog):
+def test_damaged_cache_is_computed_again(settings, tmp_path, caplog):
     first = compute(settings)
     (path,) = (tmp_path / "cache" / "features").iterdir()
     path.write_bytes(b"PK\x03\x04 cut off")

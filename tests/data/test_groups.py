@@ -127,7 +127,7 @@ def test_splits_never_leak_or_lose_rows_for_any_dataset(world, buffer_km, strate
 
 @settings(max_examples=20, deadline=None)
 @given(world=worlds(), seed=st.integers(0, 5))
-def test_the_order_of_the_rows_changes_nothing(world, seed):
+def test_order_of_the_rows_changes_nothing(world, seed):
     table, duplicates = world
     order = np.random.default_rng(seed).permutation(len(table))
     new_row = np.argsort(order)

@@ -110,7 +110,7 @@ def test_saved_datasets_keep_pictures_beside_their_rows(tmp_path, change):
         assert shown != sorted(shown)
 
 
-def test_an_indices_mapping_in_memory_is_followed(tmp_path, monkeypatch):
+def test_indices_mapping_in_memory_is_followed(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "load_from_disk", lambda name: dataset().shuffle(seed=3))
     (tmp_path / "state.json").touch()
     table, images = read_huggingface(str(tmp_path), "train", {}, NAMES)

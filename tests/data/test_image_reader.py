@@ -85,7 +85,7 @@ def test_training_decodes_coarser_than_the_evaluation_default():
         (1000, TRAINING_SCALE, (1200, 900)),
     ],
 )
-def test_a_jpeg_is_decoded_no_larger_than_it_must_be(monkeypatch, size, scale, decoded):
+def test_jpeg_is_decoded_no_larger_than_it_must_be(monkeypatch, size, scale, decoded):
     sizes = []
     monkeypatch.setattr(images, "resize_antialiased", lambda image, to: sizes.append(image.size) or np.zeros(to))
     decode_image(encode(photo()), size, scale)
@@ -167,7 +167,7 @@ def test_every_kind(tmp_path, kind):
 
 
 @pytest.mark.parametrize("fmt", ["GIF", "BMP", "TIFF"])
-def test_other_formats_are_refused(tmp_path, fmt):
+def test_other_formats_are_rejected(tmp_path, fmt):
     data = encode(photo(64, 48), fmt)
     with pytest.raises(UnreadableImageError, match="JPEG, PNG, WEBP"):
         decode_image(data, 32)
@@ -202,7 +202,7 @@ def test_cut_off_files_are_found_without_a_full_decode(tmp_path, fmt, share):
     assert check(tmp_path, data) is None
 
 
-def test_a_jpeg_cut_off_and_padded_by_a_full_disk(tmp_path):
+def test_jpeg_cut_off_and_padded_by_a_full_disk(tmp_path):
     data = encode(photo(600, 400))
     assert "truncated" in check(tmp_path, data[:5000] + bytes(len(data) - 5000))
 
@@ -241,7 +241,7 @@ def test_two_pictures_in_one_file_as_phones_write_them(tmp_path):
     np.testing.assert_array_less(np.abs(decode_image(data, 64).astype(int) - decode_image(encode(first), 64)).mean(), 1)
 
 
-def test_a_header_larger_than_any_first_block(tmp_path):
+def test_header_larger_than_any_first_block(tmp_path):
     data = encode(photo(600, 400))
     comment = b"\xff\xfe\xff\xff" + bytes(65533)
     assert check(tmp_path, data[:2] + comment * 10 + data[2:] + b"trailer") is None
@@ -264,7 +264,7 @@ def test_threads_give_what_one_thread_gives():
         np.testing.assert_array_equal(image, alone[i % 8])
 
 
-def test_a_missing_file_names_its_path(tmp_path):
+def test_missing_file_names_its_path(tmp_path):
     source = FileImages([tmp_path / "gone.jpg"])
     assert quick_check(source, 0) == f"{tmp_path / 'gone.jpg'}: No such file or directory"
     with pytest.raises(UnreadableImageError, match="No such file"):

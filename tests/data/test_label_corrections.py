@@ -53,7 +53,7 @@ def test_filled_in_rows_change_only_the_table(table, tmp_path, separator, encodi
     assert "2 labels corrected, 1 confirmed, 1 rows dropped" in corrected.notes[1]
 
 
-def test_an_audit_that_nobody_has_filled_in_changes_nothing(table, tmp_path):
+def test_audit_that_nobody_has_filled_in_changes_nothing(table, tmp_path):
     path = write(tmp_path / "audit.csv", [(*row[:-1], "") for row in ROWS])
     corrected = apply_label_corrections(table, path, NAMES)
     assert not corrected.dropped_ids
@@ -86,7 +86,7 @@ def test_invalid_corrections_are_reported_with_their_line(table, tmp_path, row, 
         (b"id,label,corrected_label\n000,0,1,surplus\n", r"\b3 columns"),
     ],
 )
-def test_an_unusable_file(table, tmp_path, content, said):
+def test_unusable_file(table, tmp_path, content, said):
     path = tmp_path / "audit.csv"
     if content is not None:
         path.write_bytes(content)
@@ -97,7 +97,7 @@ def test_an_unusable_file(table, tmp_path, content, said):
 @pytest.mark.parametrize(
     ("answer", "expected"), [("", False), (" ", False), ("drop", True), ("1", True), ("nonsense", True)]
 )
-def test_a_file_is_filled_in_once_it_has_an_answer(tmp_path, answer, expected):
+def test_file_is_filled_in_once_it_has_an_answer(tmp_path, answer, expected):
     assert is_filled_in(write(tmp_path / "audit.csv", [("000", "0.jpg", "0", "0.9", answer)])) is expected
 
 

@@ -123,7 +123,7 @@ def test_evaluation_and_prediction_see_the_same_bits(files, stage, workers):
     assert not differing(files, seen)
 
 
-def test_a_resized_copy_is_for_the_fit_alone(files):
+def test_resized_copy_is_for_the_fit_alone(files):
     data = to_settings(config_of(files)).data
     with lock_copy(data) as manifest:
         write_copy(plan_copy(data, manifest, *read_dataset(data)), processes=1)

@@ -166,14 +166,14 @@ def test_each_rank_resumes_in_its_own_part(tmp_path):
         assert fit(data, folder, resume_from=folder / STOP.format(7)) == whole[7:]
 
 
-def test_a_loader_outside_of_training_begins_at_the_beginning(tmp_path):
+def test_loader_outside_of_training_begins_at_the_beginning(tmp_path):
     data = SmallData()
     fit(data, tmp_path, Stop(5))
     assert sum(len(batch["index"]) for batch in data.train_dataloader()) == 42
 
 
 @pytest.mark.parametrize("enabled", ["true", "false"])
-def test_the_data_module_itself(tiny_config, tmp_path, enabled):
+def test_data_module_itself(tiny_config, tmp_path, enabled):
     """Rows and augmented images after a resume inside an epoch are those of the uninterrupted run."""
 
     def data(*overrides):
@@ -188,7 +188,7 @@ def test_the_data_module_itself(tiny_config, tmp_path, enabled):
     assert rest == whole[7:]
 
 
-def test_the_number_of_workers_changes_nothing(tiny_config, tmp_path):
+def test_number_of_workers_changes_nothing(tiny_config, tmp_path):
     def seen(workers):
         data = NATIXDataModule(tiny_config("data.cache=none", f"data.dataloader.num_workers={workers}"))
         torch.manual_seed(workers)

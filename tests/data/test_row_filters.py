@@ -106,13 +106,13 @@ def test_missing_filter_column_lists_the_existing_columns(tmp_path, make):
         read_dataset(make(tmp_path / "data", columns, row_filter="streetvision").data)
 
 
-def test_a_filter_that_leaves_nothing_is_refused(tmp_path, make):
+def test_filter_that_leaves_nothing_is_rejected(tmp_path, make):
     columns = rows(scene_description=["x" if label == 0 else None for label in LABELS])
     with pytest.raises(DataError, match=r"\b8 rows"):
         read_dataset(make(tmp_path / "data", columns, row_filter="streetvision").data)
 
 
-def test_an_unknown_filter_is_refused():
+def test_unknown_filter_is_rejected():
     with pytest.raises(ConfigError, match=r"data\.row_filter.*'streetvison'.*none, streetvision"):
         to_settings(OmegaConf.create({"data": {"row_filter": "streetvison"}}))
 

@@ -87,7 +87,7 @@ def test_round_trip(tmp_path):
     assert (read.shares, read.buffer_km) == (made.shares, 1.5)
 
 
-def test_a_file_of_an_older_roadwork(tmp_path):
+def test_file_of_an_older_roadwork(tmp_path):
     split(TABLE, 7).write(tmp_path / "splits.json")
     content = json.loads((tmp_path / "splits.json").read_text()) | {"strategy": "sequence"}
     del content["buffer_km"], content["shares"]
@@ -184,7 +184,7 @@ def test_rows_in_no_list_are_set_aside(tmp_path):
         ({"test": []}, r"train, val_select, val_calib, val_test, test\b"),
     ],
 )
-def test_user_split_mistakes_are_refused(tmp_path, changes, says):
+def test_user_split_mistakes_are_rejected(tmp_path, changes, says):
     # Rows 1 and 2 are a sequence of label 1: give the second sequence label 0 so that the message is certain.
     labels = TABLE.labels.copy()
     labels[1] = 0
@@ -204,7 +204,7 @@ def test_user_split_mistakes_are_refused(tmp_path, changes, says):
         ('{"splits": {}}', "version None"),
     ],
 )
-def test_malformed_splits_files_are_refused(tmp_path, text, says):
+def test_malformed_splits_files_are_rejected(tmp_path, text, says):
     (tmp_path / "splits.json").write_text(text)
     with pytest.raises(SplitError, match=says):
         read_splits(tmp_path / "splits.json", TABLE)

@@ -44,7 +44,7 @@ def test_auto_is_a_file_beside_the_data_and_else_val_test(tmp_path):
     assert said == str(tmp_path / "deployment.geojson")
 
 
-def test_a_split_of_ours_and_a_file(tmp_path):
+def test_split_of_ours_and_a_file(tmp_path):
     assert len(found("train")[0]) == 5
     with pytest.raises(ConfigError, match=r"target.*val_calib.*GPS"):
         found("val_calib")
@@ -89,7 +89,7 @@ def test_unknown_target_lists_the_allowed_values(target):
         found(target)
 
 
-def test_the_datasets_own_split_in_the_local_mode():
+def test_datasets_own_split_in_the_local_mode():
     table = table_of(split=["train"] * 3 + [" test"] * 5, weather="rain")
     points, said = found("dataset:test", table=table)
     np.testing.assert_array_equal(points, GPS[3:7])
@@ -130,7 +130,7 @@ def test_gps_text_and_renamed_columns_of_that_split(tmp_path):
     assert points.tolist() == [[1, 2], [3, 4]]
 
 
-def test_a_file_of_one_split_is_not_taken_for_another(tmp_path):
+def test_file_of_one_split_is_not_taken_for_another(tmp_path):
     hub_folder(tmp_path / "hub", latitude=("float64", [1.0, 2, 3]), longitude=("float64", [1.0, 2, 3]))
     with pytest.raises(DataError, match=r"one split.*'test'"):
         found("dataset:test", mode="huggingface", name=tmp_path / "hub" / "train-00000-of-00001.parquet")

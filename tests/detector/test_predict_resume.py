@@ -1,4 +1,4 @@
-"""A prediction that is killed, anywhere, goes on: nothing is lost, done twice, or written twice."""
+"""A killed prediction resumes: no photo is lost, predicted twice or written twice."""
 
 import csv
 import os
@@ -43,14 +43,14 @@ class Run:
             return list(csv.DictReader(file))
 
     def killed(self, prepare):
-        """Runs in a process of its own that `prepare` has made to kill itself somewhere."""
+        """Runs in a separate process, which `prepare` makes kill itself."""
         child = os.fork()
         if not child:
             try:
                 prepare()
                 self()
             finally:
-                os._exit(7)  # it was to be killed
+                os._exit(7)  # the kill did not happen
         assert os.waitpid(child, 0)[1] == signal.SIGKILL
 
 
@@ -64,7 +64,7 @@ def die(*_, **__):
 
 
 def die_in(where, name, *, call=1, after=False):
-    """Makes the `call`-th call of a function deadly, before or after its work."""
+    """Kills the process at the `call`-th call of a function, before or after its work."""
 
     def prepare():
         original, count = getattr(where, name), 0
@@ -168,7 +168,7 @@ def test_stop_signal_finishes_the_batch(run):
 
 
 def test_photos_added_and_removed_between_calls(run):
-    """Order is that of the inputs at the end; answers that are no longer wanted are left out."""
+    """The output has the order of the last inputs, without predictions of removed photos."""
     stopped(run)
     make_photos(run.root / "photos", 3, start=100)
     (run.root / "photos" / "000a.jpg").write_bytes((run.root / "photos" / "100.jpg").read_bytes())
@@ -182,7 +182,7 @@ def test_photos_added_and_removed_between_calls(run):
     ]
 
 
-def test_embedded_photos_go_on(run):
+def test_embedded_photos_resume(run):
     images = [path.read_bytes() for path in sorted((run.root / "photos").iterdir())]
     write_parquet(run.root / "p.parquet", images)
     stopped(run, inputs=["p.parquet"])
@@ -192,7 +192,7 @@ def test_embedded_photos_go_on(run):
     assert embedded == pytest.approx([float(row["probability"]) for row in run.rows()], abs=1e-6)
 
 
-def test_answers_of_another_model_are_not_mixed_in(run, tmp_path, caplog):
+def test_predictions_of_another_model_are_rejected(run, tmp_path, caplog):
     stopped(run)
     other = make_model_folder(tmp_path / "model", seed=1)
     with pytest.raises(DataError, match=r"model.*--overwrite"):
@@ -205,24 +205,24 @@ def test_answers_of_another_model_are_not_mixed_in(run, tmp_path, caplog):
     assert "another model" in caplog.text
     run.out.unlink()
     stopped(run)
-    assert run(options=PredictOptions(7, 1)).n_predicted == N - 8  # neither changes an answer
+    assert run(options=PredictOptions(7, 1)).n_predicted == N - 8  # batch size and workers do not change predictions
 
 
-def test_overwrite_of_the_same_model_goes_on(run):
+def test_overwrite_resumes_with_the_same_model(run):
     run()
     stopped(run, overwrite=True)
-    assert len(run.rows()) == N  # the finished file stays until the new one is
+    assert len(run.rows()) == N  # the old file stays until the new one is complete
     assert run(overwrite=True).n_predicted == N - 8
 
 
-def test_a_finished_file_is_not_replaced_unasked(run):
+def test_finished_file_needs_overwrite(run):
     run()
     with pytest.raises(DataError, match=r"o\.csv.*--overwrite"):
         run()
     assert run(overwrite=True).n_predicted == N
 
 
-def test_two_concurrent_calls_are_refused(run):
+def test_two_concurrent_calls_are_rejected(run):
     with (
         resume.open_partial(partial_path(run.out), {}, [], overwrite=False),
         pytest.raises(DataError, match="`roadwork predict`"),

@@ -33,7 +33,7 @@ def ends_of(sequences):
 
 
 @pytest.mark.parametrize("seed", [0, 3])
-def test_a_city_falls_into_many_groups_with_a_gap_between(seed):
+def test_city_falls_into_many_groups_with_a_gap_between(seed):
     sequences = plan_sequences(4800, seed)
     sizes, mixed = [], 0
     for city in CITIES:

@@ -44,7 +44,7 @@ def test_sizes(stored, short_side, expected, fmt):
     assert decode_short_side(data, short_side).shape == (*expected, 3)
 
 
-def test_a_strip_that_no_jpeg_can_hold_is_squashed():
+def test_strip_that_no_jpeg_can_hold_is_squashed():
     pixels = decode_short_side(encode(Image.new("RGB", (70_000, 2)), "PNG"), 258)
     assert pixels.shape == (2, 65_000, 3)
     assert encode_jpeg(pixels)

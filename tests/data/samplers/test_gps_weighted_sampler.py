@@ -105,7 +105,7 @@ def test_rows_are_measured_alike_whatever_their_number(monkeypatch):
 
 
 @pytest.mark.parametrize("draw", ["systematic", "iid"])
-def test_an_epoch_is_its_length_of_python_ints_drawn_by_weight(draw):
+def test_epoch_is_its_length_of_python_ints_drawn_by_weight(draw):
     sampler = sampler_of(20_000, draw=draw)
     rows = list(sampler)
     assert len(rows) == len(sampler) == 20_000
@@ -208,7 +208,7 @@ def test_batches_of_all_ranks_are_the_batches_of_one_process(sampler_class):
 
 
 @pytest.mark.parametrize("position", [0, 1, 137, 299, 300])
-def test_a_pass_can_begin_in_the_middle_and_only_that_one(position):
+def test_pass_can_begin_in_the_middle_and_only_that_one(position):
     whole = sampler_of()
     passes = [list(whole), list(whole)]
     resumed = sampler_of()
@@ -270,7 +270,7 @@ def test_without_any_gps_a_pass_is_a_permutation():
         ({"data_source": Rows(np.zeros((4, 3)))}, DataError, "shape"),
     ],
 )
-def test_unusable_arguments_are_refused(arguments, error, message):
+def test_unusable_arguments_are_rejected(arguments, error, message):
     with pytest.raises(error, match=message):
         GPSWeightedSampler(**{"data_source": Rows(europe(20)), "test_gps": CITIES, **arguments})
 

@@ -94,7 +94,7 @@ def test_bracket_of_one_label_is_kept_with_a_warning():
     assert "one label: 0-50 km, 200-500 km" in str(sampler.summary())
 
 
-def test_a_dataset_of_one_label_stays_as_it_is():
+def test_dataset_of_one_label_stays_as_it_is():
     data = Labelled([[10, 0], [10, 0], [0, 0], [30, 0], [0, 0]])
     np.testing.assert_array_equal(balanced(data).weights, GPSWeightedSampler(data, PLACE, 1).weights)
     assert np.isnan(balanced(data).summary().labels.correlation)
@@ -130,7 +130,7 @@ def test_labels_that_cannot_be_balanced(labels):
     assert GPSWeightedSampler(data, PLACE, 1).summary().labels is None
 
 
-def test_a_dataset_without_labels():
+def test_dataset_without_labels():
     data = Labelled(SKEWED)
     del data.labels
     assert GPSWeightedSampler(data, PLACE, 1).summary().labels is None

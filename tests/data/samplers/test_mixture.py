@@ -60,7 +60,7 @@ def test_each_share_comes_out_within_one_draw(mixture, kind, epoch):
 
 @settings(deadline=None, max_examples=40)
 @given(mixture=mixtures(), seed=st.integers(0, 9))
-def test_the_weights_inside_a_dataset_keep_their_ratios(mixture, seed):
+def test_weights_inside_a_dataset_keep_their_ratios(mixture, seed):
     rows = Rows(len(mixture.index), seed)
     plain = GPSWeightedSampler(rows, CITIES, 2).weights
     mixed = GPSWeightedSampler(rows, CITIES, 2, mixture=mixture).weights
@@ -123,7 +123,7 @@ def test_summary_lists_draws_per_dataset():
 
 
 @pytest.mark.parametrize("kind", ["uniform", "gps"])
-def test_share_of_an_empty_dataset_is_refused(kind):
+def test_share_of_an_empty_dataset_is_rejected(kind):
     with pytest.raises(DataError, match=r"30% .*\btrain\b"):
         build(kind, mixture_of([10, 0], [None, 0.3]))
     with pytest.raises(DataError, match="`share`"):
