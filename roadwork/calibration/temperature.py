@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch.nn import functional as F
+from scipy.optimize import brentq
+from scipy.special import expit
 
 from roadwork.calibration.data import divide_as_far_as_possible
 from roadwork.metrics.classification import score_probabilities
@@ -84,7 +84,7 @@ def _explain(fitted: float, before: float, after: float, *, kept: bool) -> str:
 
 
 def fit_temperature(labels: np.ndarray, margins: np.ndarray) -> float:
-    """The temperature with the lowest NLL, by LBFGS on its logarithm in float64.
+    """The temperature with the lowest NLL: the root of its slope in 1/T, in which the NLL is convex.
 
     If the NLL has no minimum, the result is a limit of the range: the lower one if all decisions are correct, the upper
     one if they are no better than chance.
@@ -97,22 +97,16 @@ def fit_temperature(labels: np.ndarray, margins: np.ndarray) -> float:
     scale = float(np.abs(signed).mean())
     if scale == 0:
         return 1.0
-    if not _has_optimum(signed):
-        return scale * (_COLDEST if signed.mean() > 0 else _HOTTEST)
-    scaled = torch.from_numpy(signed / scale)
-    log_temperature = torch.zeros(1, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS(
-        [log_temperature], max_iter=100, tolerance_grad=1e-10, tolerance_change=1e-12, line_search_fn="strong_wolfe"
-    )
+    scaled = signed / scale
 
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        loss = -F.logsigmoid(scaled * torch.exp(-log_temperature)).mean()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation
-        return loss
+    def slope(inverse: float) -> float:
+        return -float((scaled * expit(-inverse * scaled)).mean())
 
-    optimizer.step(closure)  # type: ignore[no-untyped-call]  # likewise
-    return scale * float(np.clip(log_temperature.exp().item(), _COLDEST, _HOTTEST))
+    if slope(1 / _COLDEST) <= 0:
+        return scale * _COLDEST
+    if slope(1 / _HOTTEST) >= 0:
+        return scale * _HOTTEST
+    return scale / float(brentq(slope, 1 / _HOTTEST, 1 / _COLDEST))
 
 
 def _signed(labels: np.ndarray, margins: np.ndarray) -> np.ndarray:

@@ -43,9 +43,7 @@ def probability(margins: np.ndarray, temperature: float = 1.0) -> np.ndarray:
 
 def softmax_roadwork(logits: np.ndarray) -> np.ndarray:
     """(N,) softmax probability of Roadwork in float64, from logits (N, 2); it can be exactly 0 or 1."""
-    margins = margin(logits)
-    smaller = np.exp(-np.abs(margins))  # cannot overflow
-    probabilities: np.ndarray = np.where(margins >= 0, 1.0, smaller) / (1.0 + smaller)
+    probabilities: np.ndarray = expit(margin(logits))
     return probabilities
 
 

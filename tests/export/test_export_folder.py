@@ -61,7 +61,7 @@ def test_other_folders_are_not_replaced(model_folder, tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.tex").write_text("years of work")
-    with pytest.raises(DataError, match="has not written it"):
+    with pytest.raises(DataError, match="not written by"):
         check_target(mine)
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"file.*--out"):

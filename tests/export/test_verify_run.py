@@ -79,7 +79,7 @@ def test_other_calibration_is_rejected(exported, run):
 def test_changed_data_is_rejected(exported, run):
     path = run / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"data_fingerprint": "sha256:0"}))
-    with pytest.raises(DataError, match="not the data that"):
+    with pytest.raises(DataError, match="trained on other data"):
         against_run(exported, run)
 
 
