@@ -146,9 +146,7 @@ def _weights(folder: Path) -> _Finding:
     declared = {config[key] for key in ("dtype", "torch_dtype") if key in config} or {"nothing"}
     # I64 tensors are counters, such as those of BatchNorm.
     is_right = types - {"I64"} == {"F32"} and declared <= {"float32", "nothing"}
-    found = (
-        f"{path.stat().st_size / 1e6:.1f} MB of {', '.join(sorted(types))}; {CONFIG_FILE} has {', '.join(declared)}"
-    )
+    found = f"{path.stat().st_size / 1e6:.1f} MB of {', '.join(sorted(types))}; {CONFIG_FILE} has {', '.join(declared)}"
     return _status(is_right), found, allowed, fix
 
 

@@ -89,7 +89,7 @@ def test_rows_are_kept_with_their_own_pictures(tmp_path, make):
     assert [decode_image(images.read(row), 8)[4, 4, 0] // 20 for row in range(4)] == [0, 4, 5, 7]
     assert [quick_check(images, row) for row in range(4)] == [None] * 4
     assert (
-        "data.row_filter=streetvision leaves out 4 of 8 rows: "
+        "data.row_filter=streetvision excludes 4 of 8 rows: "
         "3 Roadwork without, 1 None with a scene_description." in table.notes
     )
 
