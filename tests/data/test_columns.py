@@ -38,7 +38,7 @@ def test_labels_of_all_kinds():
     assert parse_labels(values, NAMES, ["r"] * 8).tolist() == [0, 1, 0, 1, 1, 1, 1, 0]
 
 
-def test_class_names_go_before_numbers():
+def test_class_names_precede_numbers():
     assert parse_labels(["0", "1"], {"0": 1, "1": 0}, ["a", "b"]).tolist() == [1, 0]
 
 

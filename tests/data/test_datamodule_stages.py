@@ -1,4 +1,4 @@
-"""Lightning's stages of the data module: what each reads, in any order, and under a Trainer."""
+"""Lightning's stages of the data module: their images, in any order, and with a Trainer."""
 
 import lightning as L
 import pytest

@@ -1,4 +1,4 @@
-"""Datasets mixed in with the main one: rows, images, groups, splits, caches; and nothing changes without them."""
+"""Mixed datasets: rows, images, groups, splits and caches. Without them nothing changes."""
 
 import csv
 import hashlib
@@ -47,7 +47,7 @@ def main(demo_root):
 
 
 class Generated:
-    """A folder of generated pictures: some of nothing, and some made from the main dataset's photos."""
+    """A folder of generated images, some of them made from photos of the main dataset."""
 
     def __init__(self, root: Path, main_root: Path, made_from=()):
         root.mkdir(parents=True)
@@ -79,7 +79,7 @@ def generated(tmp_path, demo_root):
 
 @pytest.fixture
 def settings(tiny_config):
-    """Settings with one dataset mixed in, in the words of YAML."""
+    """Settings with one mixed dataset, as YAML."""
 
     def make(root, how="", *overrides):
         return to_settings(tiny_config(f"data.extra=[{{root: {root}, origin: generated, {how}}}]", *overrides))
@@ -112,7 +112,7 @@ def test_without_extra_data_nothing_changes(tiny_config, demo_root, main):
     assert type(off.train_dataloader().sampler) is UniformSampler
 
 
-def test_rows_and_their_pictures(settings, generated, main, demo_root):
+def test_mixed_rows_have_their_own_images(settings, generated, main, demo_root):
     table, source = read_dataset(settings(generated.root).data)
     n = len(main)
     assert table.ids.tolist() == [*main.ids, *(f"sdxl/{number}.jpg" for number in range(N_NEW))]
@@ -191,7 +191,7 @@ def test_errors_contain_the_dataset_and_its_keys(settings, generated):
         read_dataset(settings(generated.root, "name: images").data)
 
 
-def test_its_own_class_names(settings, generated):
+def test_extra_dataset_has_its_own_class_names(settings, generated):
     generated.write(label=lambda row: "works" if row["seed"] % 3 else "nothing")
     table, _ = read_dataset(settings(generated.root, "class_names: {works: 1, nothing: 0}").data)
     assert table.labels[-N_NEW:].tolist() == [int(number % 3 > 0) for number in range(N_NEW)]
@@ -252,7 +252,7 @@ def test_train_only_rows_and_their_leaks_stay_out_of_splits(settings, tiny_confi
     added = set(splits.ids["train"]) - set(own["splits"]["train"])
     assert added == {f"img2img/{n}.jpg" for n in range(N_NEW)} | {f"img2img/{Path(made_from[0]).name}"}
     assert (report.train_only, len(report.leaks), report.shares["val_test"]) == (25, 0, own["shares"]["val_test"])
-    again = tmp_path / "run-splits.json"  # a run's own record of where they went
+    again = tmp_path / "run-splits.json"  # a run's own splits file
     splits.write(again)
     table, groups, restored = read_all(settings(extra.root, "splits: train", f"data.splits_file={again}"))
     assert {name: set(ids) for name, ids in restored.ids.items()} == {n: set(i) for n, i in splits.ids.items()}

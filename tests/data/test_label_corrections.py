@@ -1,4 +1,4 @@
-"""A filled-in label audit read back."""
+"""Label corrections from a filled-in label audit."""
 
 import numpy as np
 import pandas as pd
@@ -44,16 +44,16 @@ ROWS = [
 def test_filled_in_rows_change_only_the_table(table, tmp_path, separator, encoding):
     path = write(tmp_path / "audit.csv", ROWS, separator, encoding)
     corrected = apply_label_corrections(table, path, NAMES)
-    assert corrected.ids.tolist() == table.ids.tolist()  # so that row numbers of splits and images keep their meaning
+    assert corrected.ids.tolist() == table.ids.tolist()  # row numbers of splits and images stay valid
     assert corrected.dropped_ids == {"003"}
     assert corrected.labels.tolist() == [1, 1, 0, 1, 0, 0]
     assert corrected.source_fingerprint() == table.fingerprint() != corrected.fingerprint()
-    assert table.labels.tolist() == [0, 1, 0, 1, 0, 1]  # the argument is left as it was
+    assert table.labels.tolist() == [0, 1, 0, 1, 0, 1]  # the argument does not change
     assert corrected.notes[0] == "read"
     assert "2 labels corrected, 1 confirmed, 1 rows dropped" in corrected.notes[1]
 
 
-def test_audit_that_nobody_has_filled_in_changes_nothing(table, tmp_path):
+def test_empty_audit_changes_nothing(table, tmp_path):
     path = write(tmp_path / "audit.csv", [(*row[:-1], "") for row in ROWS])
     corrected = apply_label_corrections(table, path, NAMES)
     assert not corrected.dropped_ids
@@ -97,7 +97,7 @@ def test_unusable_file(table, tmp_path, content, said):
 @pytest.mark.parametrize(
     ("answer", "expected"), [("", False), (" ", False), ("drop", True), ("1", True), ("nonsense", True)]
 )
-def test_file_is_filled_in_once_it_has_an_answer(tmp_path, answer, expected):
+def test_file_with_a_correction_is_filled_in(tmp_path, answer, expected):
     assert is_filled_in(write(tmp_path / "audit.csv", [("000", "0.jpg", "0", "0.9", answer)])) is expected
 
 

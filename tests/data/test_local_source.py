@@ -1,4 +1,4 @@
-"""The local mode: every labels format gives one table, and what cannot be used is said."""
+"""The local mode: all label formats give the same table, and unusable ones raise errors."""
 
 import json
 
@@ -46,7 +46,7 @@ def label_file(root, *rows):
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
-def test_every_format_gives_the_same_table(tmp_path, write):
+def test_all_formats_give_the_same_table(tmp_path, write):
     write(tmp_path)
     table, _ = read_local(tmp_path, {}, NAMES)
     assert table.ids.tolist() == table.filenames.tolist() == ["a.jpg", "b.jpg", "c.jpg"]

@@ -1,4 +1,4 @@
-"""What a network is given is the picture, to the unit range, less the mean, by the deviation."""
+"""The network input is the image, scaled to the unit range and normalised."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Splits are stratified and the same from the same seed; the file says what they are, and users' own files are read."""
+"""Splits are stratified and reproducible; splits files round-trip, and users' own files are read."""
 
 import json
 import math
@@ -40,7 +40,7 @@ def split(table, seed=0, **changes):
 TABLE = table_of([1 + i % 5 for i in range(80)])
 
 
-def test_stratified_and_exact_where_rows_are_alone():
+def test_splits_of_single_rows_are_exact():
     table = table_of([1] * 1000, labels=[int(i % 5 == 0) for i in range(1000)])
     splits = split(table)
     names = splits.names_by_row(table)
@@ -56,7 +56,7 @@ def test_independent_of_row_order_and_deterministic():
 
 
 @pytest.mark.parametrize("sizes", [[1 + i % 5 for i in range(80)], list(range(1, 61))])
-def test_seeds_differ_and_zero_is_one(sizes):
+def test_zero_is_a_seed(sizes):
     seen = [tuple(split(table_of(sizes), seed).ids["val_test"]) for seed in range(5)]
     assert len(set(seen)) == 5
 
@@ -154,7 +154,7 @@ def test_user_split_formats(tmp_path, form):
     assert splits.set_aside == []
 
 
-def test_ids_that_are_numbers_go_before_row_numbers(tmp_path):
+def test_numeric_ids_precede_row_numbers(tmp_path):
     ids = np.array([str(1000 + i) for i in range(len(TABLE))], dtype=object)
     table = SampleTable(ids, TABLE.filenames, TABLE.labels, TABLE.gps, TABLE.sequence_ids, TABLE.slices)
     splits = read_splits(users_file(tmp_path, lambda row: 1000 + row), table)

@@ -1,4 +1,4 @@
-"""The check finds every way in which splits are not what they say."""
+"""The check finds every inconsistency of splits."""
 
 from dataclasses import replace
 
@@ -47,7 +47,7 @@ def moved(splits, rows, source, target):
 
 
 def recorded(splits):
-    """`splits` with the shares that they have."""
+    """`splits` with their actual shares."""
     total = sum(map(len, splits.ids.values()))
     return replace(splits, shares={name: len(ids) / total for name, ids in splits.ids.items()})
 

@@ -32,7 +32,7 @@ def found(target, *, mode="local", root="photos", name="hub", table=None, column
     return find_deployment(data, table or table_of(), split_names)
 
 
-def test_auto_is_a_file_beside_the_data_and_else_val_test(tmp_path):
+def test_auto_target_is_a_file_or_val_test(tmp_path):
     points, said = found("auto", root=tmp_path)
     np.testing.assert_array_equal(points, GPS[5:7])  # row 7 has no GPS
     assert said == "the coordinates of val_test"
@@ -44,7 +44,7 @@ def test_auto_is_a_file_beside_the_data_and_else_val_test(tmp_path):
     assert said == str(tmp_path / "deployment.geojson")
 
 
-def test_split_of_ours_and_a_file(tmp_path):
+def test_target_can_be_a_split_or_a_file(tmp_path):
     assert len(found("train")[0]) == 5
     with pytest.raises(ConfigError, match=r"target.*val_calib.*GPS"):
         found("val_calib")
@@ -103,7 +103,7 @@ def test_datasets_own_split_in_the_local_mode():
 
 
 def hub_folder(path, **columns):
-    """Parquet files of a train and a test split, as the hub writes them; the images hold no image."""
+    """Parquet files of a train and a test split with the hub's names; the images are not decodable."""
     image = {"image": [{"bytes": b"no jpeg", "path": None}] * 3}
     features = datasets.Features(image=datasets.Image(), **{n: datasets.Value(t) for n, (t, _) in columns.items()})
     rows = image | {name: values for name, (_, values) in columns.items()}

@@ -145,7 +145,7 @@ def test_cache_of_another_version_is_not_used(photos, tmp_path, hashed, monkeypa
     assert len(hashed) == 2 * len(photos)
 
 
-def test_interruption_keeps_what_was_hashed(photos, tmp_path, monkeypatch):
+def test_interruption_keeps_finished_hashes(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(hashes_module, "_IMAGES_PER_WRITE", 2)
     monkeypatch.setattr(hashes_module, "_CHUNK_ROWS", 2)
     last = photos[5].read_bytes()

@@ -29,7 +29,7 @@ def test_require_needs_a_complete_copy(photo_set):
         photo_set.find(required)
 
 
-def test_require_does_not_ask_for_what_cannot_be_read(photo_set):
+def test_require_ignores_unreadable_photos(photo_set):
     photo_set.photo(0).write_bytes(b"no picture")
     photo_set.photo(1).unlink()
     _, summary = photo_set.prepare()
@@ -81,7 +81,7 @@ def test_copy_in_a_user_folder(photo_set, tmp_path, caplog):
     assert photo_set.find(photo_set.data(folder=str(tmp_path / "own"), short_side=40))[2].short_side == 37
 
 
-def test_folder_that_holds_something_else_is_left_alone(photo_set, tmp_path, demo_root):
+def test_other_folders_are_not_changed(photo_set, tmp_path, demo_root):
     own = tmp_path / "own"
     own.mkdir()
     (own / "thesis.arrow").write_text("years of work")

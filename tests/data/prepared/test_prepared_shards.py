@@ -66,7 +66,7 @@ def test_truncated_shard_is_rejected(path, share):
     assert path.name in find_damage(path, 12)
 
 
-def test_another_arrow_file_is_no_shard(tmp_path):
+def test_other_arrow_files_are_rejected(tmp_path):
     table = pa.table({"id": ["a"]})
     with pa.OSFile(str(tmp_path / "x.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)

@@ -1,4 +1,4 @@
-"""The shares of mixed datasets: drawn to the draw, with and without GPS, in ranks and after a resume."""
+"""The shares of mixed datasets are exact, with and without GPS, across ranks and after a resume."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def mixtures(draw):
 
 @settings(deadline=None, max_examples=60)
 @given(mixture=mixtures(), kind=st.sampled_from(["uniform", "gps"]), epoch=st.integers(0, 5))
-def test_each_share_comes_out_within_one_draw(mixture, kind, epoch):
+def test_shares_are_exact_within_one_draw(mixture, kind, epoch):
     sampler = build(kind, mixture, random_seed=3)
     sampler.set_epoch(epoch)
     drawn = np.bincount(mixture.index[list(sampler)], minlength=len(mixture))
@@ -93,7 +93,7 @@ def test_ranks_share_one_epoch_and_a_pass_begins_anywhere(kind):
     again = build(kind, mixture)
     again.start_at(17)
     assert list(again) == whole[17:]
-    assert list(again) != whole  # the next epoch is another
+    assert list(again) != whole  # the next epoch differs
     assert sorted(mixture.index[whole]) == [0] * 49 + [1] * 32 or sorted(mixture.index[whole]) == [0] * 48 + [1] * 33
 
 
