@@ -29,9 +29,9 @@ def run(capsys, *arguments, code=0):
     """The command's stdout and stderr."""
     with pytest.raises(SystemExit) as exit_:
         main(["predict", *map(str, arguments)])
-    said = capsys.readouterr()
-    assert (exit_.value.code or 0) == code, said.out + said.err
-    return said.out, said.err
+    captured = capsys.readouterr()
+    assert (exit_.value.code or 0) == code, captured.out + captured.err
+    return captured.out, captured.err
 
 
 def rows_of(path):
@@ -136,8 +136,8 @@ def test_unreadable_files_are_listed_and_not_fatal(capsys, tmp_path, photos, mod
 
 def test_no_readable_photo_fails(capsys, tmp_path, model_folder):
     bad = write_unreadable(tmp_path / "bad")
-    _, said = run(capsys, model_folder, tmp_path / "bad", "--out", tmp_path / "o.csv", code=1)
-    assert "none of the photos can be read" in said
+    _, err = run(capsys, model_folder, tmp_path / "bad", "--out", tmp_path / "o.csv", code=1)
+    assert "none of the photos can be read" in err
     assert len(rows_of(tmp_path / "o.csv")) == len(bad)
 
 
@@ -213,9 +213,9 @@ def test_signal_stops_after_the_batch_and_resumes(capsys, tmp_path, photos, mode
     monkeypatch.setattr(predict, "predict_batch", predict_batch)
     before = signal.getsignal(number)
     command = (model_folder, photos, "--out", tmp_path / "o.csv", "--batch-size", 2)
-    _, said = run(capsys, *command, code=code)
-    assert "Stopped after 4 of 8 photos" in said
-    assert "o.csv.partial: run the same command again" in said
+    _, err = run(capsys, *command, code=code)
+    assert "Stopped after 4 of 8 photos" in err
+    assert "o.csv.partial: run the same command again" in err
     assert signal.getsignal(number) == before
     out, _ = run(capsys, *command)
     assert "8 photos (4 predicted before)" in out
@@ -233,12 +233,12 @@ def test_damaged_header_gives_no_warning(capsys, tmp_path, model_folder):
 
 
 def test_run_folder_is_not_a_detector(capsys, tmp_path, photos, tiny_run):
-    _, said = run(capsys, tiny_run, photos, "--out", tmp_path / "o.csv", code=1)
-    assert f"roadwork export {tiny_run} --format hf --out DIR" in said
+    _, err = run(capsys, tiny_run, photos, "--out", tmp_path / "o.csv", code=1)
+    assert f"roadwork export {tiny_run} --format hf --out DIR" in err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (["--out", "o.txt"], 2, "its suffix must be"),
         (["--out", "o.csv", "--views", "many"], 2, "none, flip, tiles"),
@@ -247,10 +247,10 @@ def test_run_folder_is_not_a_detector(capsys, tmp_path, photos, tiny_run):
         ([], 2, "out"),
     ],
 )
-def test_wrong_usage_is_rejected(capsys, tmp_path, photos, model_folder, monkeypatch, arguments, code, said):
+def test_wrong_usage_is_rejected(capsys, tmp_path, photos, model_folder, monkeypatch, arguments, code, message):
     monkeypatch.chdir(tmp_path)
     out, err = run(capsys, model_folder, photos, *arguments, code=code)
-    assert said in out + err
+    assert message in out + err
     assert not (tmp_path / "o.csv").exists()
     assert not (tmp_path / "o.csv.partial").exists()
 

@@ -183,14 +183,14 @@ def test_deployment_comes_from_file_beside_data_split_or_path(tmp_path):
     def points(target="auto"):
         return find_deployment(settings(root="photos", gps_sampling={"target": target}).data, table, names)
 
-    found, said = points()
-    assert said == "the coordinates of val_test"
+    found, origin = points()
+    assert origin == "the coordinates of val_test"
     np.testing.assert_array_equal(found, table.gps[70:])
     assert len(points("train")[0]) == 70
     (tmp_path / "photos" / "deployment.csv").write_text("lat,lon\n48.1,11.5\n")
-    found, said = points()
+    found, origin = points()
     assert found.tolist() == [[48.1, 11.5]]
-    assert said.endswith("deployment.csv")
+    assert origin.endswith("deployment.csv")
     assert points("photos/deployment.csv")[0].tolist() == [[48.1, 11.5]]
     with pytest.raises(ConfigError, match=r"target.*'gone\.csv'.*auto; train, "):
         points("gone.csv")

@@ -61,7 +61,7 @@ def test_empty_audit_changes_nothing(table, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         (("4", "4.jpg", "0", "0.9", "1"), r"line 3 \(id '4'\).*'000'"),
         (("004", "4.jpg", "0", "0.9", "maybe"), r"line 3 \(id '004', corrected_label 'maybe'\).*0, 1, None"),
@@ -70,14 +70,14 @@ def test_empty_audit_changes_nothing(table, tmp_path):
         (("000", "0.jpg", "0", "0.9", "1"), r"line 2 \(id '000'\); line 3 \(id '000'\)"),
     ],
 )
-def test_invalid_corrections_are_reported_with_their_line(table, tmp_path, row, said):
+def test_invalid_corrections_are_reported_with_their_line(table, tmp_path, row, message):
     path = write(tmp_path / "audit.csv", [ROWS[0], row])
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         apply_label_corrections(table, path, NAMES)
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, r"audit\.csv"),
         (b"", r"audit\.csv"),
@@ -86,11 +86,11 @@ def test_invalid_corrections_are_reported_with_their_line(table, tmp_path, row, 
         (b"id,label,corrected_label\n000,0,1,surplus\n", r"\b3 columns"),
     ],
 )
-def test_unusable_file(table, tmp_path, content, said):
+def test_unusable_file(table, tmp_path, content, message):
     path = tmp_path / "audit.csv"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         apply_label_corrections(table, path, NAMES)
 
 

@@ -178,15 +178,15 @@ def test_unusable_labels_files(tmp_path, name, content, says):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("labels.csv", "filename,label\na.jpg,1,x\nb.jpg,0,y\n", r"\b2 columns"),
         ("labels.jsonl", '{"filename": "a.jpg", "label": 0}\n{"file', "line 2 .*JSON"),
     ],
 )
-def test_damaged_rows_are_named(tmp_path, name, content, said):
+def test_damaged_rows_are_named(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         read_labels_file(tmp_path / name)
 
 

@@ -24,9 +24,9 @@ def test_probability_equals_calibration_before_folding(model_folder, photo):
     with torch.inference_mode():
         folded = network(pixel_values=pixels).logits.softmax(1)[0, 1].item()
     odds = folded / (1 - folded) * FACTS.threshold / (1 - FACTS.threshold)
-    said = Detector.load(model_folder)(photo)
-    assert said.probability == pytest.approx(odds / (1 + odds), abs=1e-6)
-    assert said.label == ("Roadwork" if folded >= 0.5 else "None")
+    prediction = Detector.load(model_folder)(photo)
+    assert prediction.probability == pytest.approx(odds / (1 + odds), abs=1e-6)
+    assert prediction.label == ("Roadwork" if folded >= 0.5 else "None")
 
 
 def test_every_input_form_gives_the_same_prediction(model_folder, photo, tmp_path):
@@ -49,7 +49,7 @@ def test_detector_abstains_only_in_the_band(model_folder):
 
 
 @pytest.mark.parametrize(
-    ("photo", "said"),
+    ("photo", "message"),
     [
         (b"no image", "JPEG"),
         ("absent.jpg", r"absent\.jpg"),
@@ -57,8 +57,8 @@ def test_detector_abstains_only_in_the_band(model_folder):
         (7, r"\bint\b"),
     ],
 )
-def test_non_photos_are_rejected(model_folder, photo, said):
-    with pytest.raises(DataError, match=said):
+def test_non_photos_are_rejected(model_folder, photo, message):
+    with pytest.raises(DataError, match=message):
         Detector.load(model_folder)(photo)
 
 

@@ -97,7 +97,7 @@ def test_leftovers_of_a_killed_call_are_removed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("out", "sites", "said"),
+    ("out", "sites", "message"),
     [
         ("o.txt", None, r"--out.*o\.txt.*\.csv, \.parquet, \.geojson"),
         ("o", None, "suffix"),
@@ -106,8 +106,8 @@ def test_leftovers_of_a_killed_call_are_removed(tmp_path):
         ("o.geojson", "o.geojson", r"o\.geojson"),
     ],
 )
-def test_invalid_output_files_are_rejected(tmp_path, out, sites, said):
+def test_invalid_output_files_are_rejected(tmp_path, out, sites, message):
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         check_outputs(tmp_path / out, tmp_path / sites if sites else None)
     check_outputs(tmp_path / "o.GeoJSON", tmp_path / "s.geojson")

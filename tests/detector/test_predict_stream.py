@@ -107,10 +107,10 @@ def photo_of(path):
 
 
 def test_unreadable_files_have_a_reason(tmp_path):
-    for name, said in write_unreadable(tmp_path).items():
+    for name, message in write_unreadable(tmp_path).items():
         read = read_photo(photo_of(tmp_path / name), SIZE, "none")
         assert read.pixels is None
-        assert said.lower() in read.error.lower(), (name, read.error)
+        assert message.lower() in read.error.lower(), (name, read.error)
     read = read_photo(Photo(0, "k", "folder", lambda: read_file(str(tmp_path))), SIZE, "none")
     assert read.error == "Is a directory"
     read = read_photo(Photo(0, "k", "zero", lambda: read_file("a\0b")), SIZE, "none")

@@ -93,7 +93,7 @@ def change_json(path, **fields):
 
 
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory):
+def outputs(tmp_path_factory):
     """The consumer's outputs by folder name, and ours, from one process, which takes seconds to start."""
     python = find_consumer_python(os.environ)
     torch.set_num_threads(1)
@@ -118,24 +118,24 @@ def answers(tmp_path_factory):
         folders["renamed"],
         lambda weights: {name.replace("classifier.weight", "score.weight"): w for name, w in weights.items()},
     )
-    said = run_consumer(python, [(folder, photos) for folder in folders.values()])
+    output = run_consumer(python, [(folder, photos) for folder in folders.values()])
     ours = {
         family: np.array([p.probability for p in Detector.load(folders[family], "cpu").predict_many(photos)])
         for family in FAMILIES
     }
-    return dict(zip(folders, said, strict=True)), ours, expected
+    return dict(zip(folders, output, strict=True)), ours, expected
 
 
-def count_changed(said, ours):
+def count_changed(output, ours):
     near = np.abs(ours - THRESHOLD) <= TIE
-    return int((((said.scores > 0.5) != (ours >= THRESHOLD)) & ~near).sum())
+    return int((((output.scores > 0.5) != (ours >= THRESHOLD)) & ~near).sum())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_consumer_decides_as_the_detector(answers, family):
-    said, ours, expected = answers[0][family], answers[1][family], answers[2][family]
-    assert said.error is None
-    assert (said.transformers, said.processor, said.misfits, said.warnings) == (
+def test_consumer_decides_as_the_detector(outputs, family):
+    output, ours, expected = outputs[0][family], outputs[1][family], outputs[2][family]
+    assert output.error is None
+    assert (output.transformers, output.processor, output.misfits, output.warnings) == (
         "4.45.2",
         "ViTImageProcessorFast",
         [],
@@ -144,29 +144,29 @@ def test_consumer_decides_as_the_detector(answers, family):
     # `ours` is from the network before folding; it has decisions of both labels.
     np.testing.assert_allclose(ours, expected, atol=1e-5)
     assert 3 <= (ours >= THRESHOLD).sum() <= N_PHOTOS - 3
-    assert count_changed(said, ours) == 0
-    np.testing.assert_allclose(unfold_score(said.scores, THRESHOLD), ours, atol=CLOSE)
+    assert count_changed(output, ours) == 0
+    np.testing.assert_allclose(unfold_score(output.scores, THRESHOLD), ours, atol=CLOSE)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_old_sigmoid_changes_scores_but_not_decisions(answers, family):
-    plain, forced, ours = answers[0][family], answers[0][f"{family}-single-label"], answers[1][family]
+def test_old_sigmoid_changes_scores_but_not_decisions(outputs, family):
+    plain, forced, ours = outputs[0][family], outputs[0][f"{family}-single-label"], outputs[1][family]
     np.testing.assert_allclose(logit(forced.scores), logit(plain.scores) / 2, atol=1e-4)
     assert count_changed(forced, ours) == 0
 
 
-def test_old_sigmoid_changes_decisions_of_a_plain_head(answers):
-    said, ours = answers[0], answers[1]["vit"]
-    assert count_changed(said["lopsided"], ours) == 0
-    assert count_changed(said["lopsided-single-label"], ours) > 0
+def test_old_sigmoid_changes_decisions_of_a_plain_head(outputs):
+    output, ours = outputs[0], outputs[1]["vit"]
+    assert count_changed(output["lopsided"], ours) == 0
+    assert count_changed(output["lopsided-single-label"], ours) > 0
 
 
 @pytest.mark.parametrize(
     ("name", "found"),
     [("bit", "Unrecognized image processor"), ("dinov3", "dinov3_vit"), ("renamed", "classifier.weight")],
 )
-def test_consumer_reports_what_it_cannot_load(answers, name, found):
-    check = check_environment(answers[0][name])
+def test_consumer_reports_what_it_cannot_load(outputs, name, found):
+    check = check_environment(outputs[0][name])
     assert check.status == "failed"
     assert found in check.found
 

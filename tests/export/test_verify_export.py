@@ -238,9 +238,9 @@ def test_latency_above_nine_seconds_fails():
     assert "median 2.00 s, worst 9.10 s of 3 calls" in late.found
 
 
-@pytest.mark.parametrize(("options", "said"), [({"consumer": "bitmind"}, "streetvision"), ({"run_rows": -1}, "0")])
-def test_invalid_options_are_rejected(options, said):
-    with pytest.raises(ConfigError, match=said):
+@pytest.mark.parametrize(("options", "message"), [({"consumer": "bitmind"}, "streetvision"), ({"run_rows": -1}, "0")])
+def test_invalid_options_are_rejected(options, message):
+    with pytest.raises(ConfigError, match=message):
         VerifyOptions(**options)
 
 

@@ -116,7 +116,7 @@ def test_licences(tmp_path):
     assert licence_of(ModelSettings(name="resnet")) == "no weights"
     folder = ModelSettings(name=str(tmp_path), pretrained=True)
     assert licence_of(folder) == UNKNOWN
-    for card, said in {
+    for card, licence in {
         "---\nlicense: mit\ntags: [a]\n---\n# A model\n": "mit",
         "---\nlicense: other\nlicense_name: dinov3-license\n---\n": "dinov3-license",
         "---\ntags: [a]\n---\n": UNKNOWN,
@@ -124,7 +124,7 @@ def test_licences(tmp_path):
         "---\n{\n---\n": UNKNOWN,
     }.items():
         (tmp_path / "README.md").write_text(card)
-        assert licence_of(folder) == said
+        assert licence_of(folder) == licence
 
 
 def test_weights_are_found_locally(tmp_path, monkeypatch):

@@ -73,7 +73,7 @@ def test_stdin_list_may_contain_missing_files(here):
 
 
 @pytest.mark.parametrize(
-    ("inputs", "said"),
+    ("inputs", "message"),
     [
         (["absent"], r"\babsent\b"),
         (["absent.parquet"], r"absent\.parquet"),
@@ -85,14 +85,14 @@ def test_stdin_list_may_contain_missing_files(here):
         (["-"], r"photo.* -"),
     ],
 )
-def test_inputs_without_photos_are_rejected(here, inputs, said):
+def test_inputs_without_photos_are_rejected(here, inputs, message):
     (here / "empty").mkdir()
     for name in ("x.txt", "y.parquet", ".z"):
         (here / "empty" / name).write_bytes(b"")
     os.mkfifo(here / "pipe")
     (here / "broken.parquet").write_bytes(b"PAR1 and no more")
     pq.write_table(pa.table({"a": [1], "b": [2]}), here / "bare.parquet")
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         find_photos(inputs)
 
 
