@@ -33,7 +33,7 @@ from roadwork.models.processor import PROCESSOR_FILE
 STREETVISION_MODEL_TYPES = ("vit", "dinov2", "convnextv2", "siglip", "swinv2", "resnet", "hiera")
 CONSUMER_TRANSFORMERS = "4.45.2"
 SCRIPT = Path(__file__).parent / "assets" / "streetvision_consumer.py"
-ANSWER_WITHIN_S = 9.0
+MAX_LATENCY_S = 9.0
 OK, WARNING, FAILED = "ok", "warning", "failed"
 
 _CARD_FIELDS: dict[str, tuple[type, ...]] = {
@@ -176,7 +176,7 @@ _CHECKS: dict[str, Callable[[Path], _Finding]] = {
     "image processor": _processor,
     "problem type": _problem_type,
     "labels": _labels,
-    "no code of its own": _remote_code,
+    "no custom code": _remote_code,
     "weights": _weights,
     NATIX_CARD_FILE: _card,
 }
@@ -219,17 +219,17 @@ def check_latency(seconds: np.ndarray, where: str) -> ContractCheck:
     """Whether calls with one 12-megapixel photo are fast enough; they took `seconds` (N,)."""
     return ContractCheck(
         f"latency, {where}",
-        OK if seconds.max() <= ANSWER_WITHIN_S else FAILED,
+        OK if seconds.max() <= MAX_LATENCY_S else FAILED,
         f"median {np.median(seconds):.2f} s, worst {seconds.max():.2f} s of {len(seconds)} calls with one photo of "
         "12 megapixels, on this machine's CPU",
-        f"at most {ANSWER_WITHIN_S:g} s each",
+        f"at most {MAX_LATENCY_S:g} s each",
         "train a smaller network or at a smaller data.img_size, or mine on a faster machine",
     )
 
 
 def loading_failed(reason: str) -> ContractCheck:
     """A failed check that stands for those that could not run."""
-    return ContractCheck("answers", FAILED, reason, "a folder and photos that can be read", "fix what is named above")
+    return ContractCheck("outputs", FAILED, reason, "a folder and photos that can be read", "fix what is named above")
 
 
 # Loading in the consumer's environment

@@ -195,8 +195,8 @@ SWAPPED = {"id2label": {"0": "Roadwork", "1": "None"}, "label2id": {"Roadwork": 
         ("problem type", "single_label", _set(_CONFIG, problem_type="single_label_classification")),
         ("labels", '"0": "Roadwork"', _set(_CONFIG, **SWAPPED)),
         ("labels", "roadwork", _set(_CONFIG, id2label={"0": "None", "1": "roadwork"})),
-        ("no code of its own", "auto_map", _set(_CONFIG, auto_map={"AutoModel": "model.Network"})),
-        ("no code of its own", "model.py", lambda folder: (folder / "model.py").write_text("")),
+        ("no custom code", "auto_map", _set(_CONFIG, auto_map={"AutoModel": "model.Network"})),
+        ("no custom code", "model.py", lambda folder: (folder / "model.py").write_text("")),
         ("weights", "F16", _to_half),
         ("weights", "float16", _set(_CONFIG, dtype="float16")),
         ("weights", "pytorch_model.bin", _to_pickle),
@@ -207,8 +207,8 @@ SWAPPED = {"id2label": {"0": "Roadwork", "1": "None"}, "label2id": {"Roadwork": 
         ("model_card.json", "submission_time", _set(_NATIX, submission_time=time.time() + 3600)),
         ("antisymmetric head", "sum to at most", lambda folder: change_weights(folder, raise_bias([1.0, 1.0]))),
         ("softmax and sigmoid", "of 12 decisions", lambda folder: change_weights(folder, raise_bias([3.0, 3.0]))),
-        ("answers", "is missing", lambda folder: (folder / "replay/00.jpg").unlink()),
-        ("answers", "is missing", _rename_weights),
+        ("outputs", "is missing", lambda folder: (folder / "replay/00.jpg").unlink()),
+        ("outputs", "is missing", _rename_weights),
     ],
 )
 def test_contract_violation_fails_its_check(folder, clause, found, violate):
@@ -221,7 +221,7 @@ def test_contract_violation_fails_its_check(folder, clause, found, violate):
     assert named.allowed
     assert named.fix
     # Only consequences of the violation may fail, too: missing outputs, or changed decisions.
-    assert set(failed(result)) <= {clause, "answers", "antisymmetric head", "softmax and sigmoid"}
+    assert set(failed(result)) <= {clause, "outputs", "antisymmetric head", "softmax and sigmoid"}
 
 
 def test_hotkey_placeholder_is_a_warning(folder):
