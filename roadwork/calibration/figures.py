@@ -42,17 +42,12 @@ def at_prior(counts: np.ndarray, prior: float | None) -> np.ndarray:
     The recall of each class stays the same. All shares are 0 if a class has no row.
     """
     counts = np.asarray(counts, dtype=np.float64)
-    none, roadwork = counts[..., :2].sum(axis=-1), counts[..., 2:].sum(axis=-1)
-    if prior is None:
-        of_none, of_roadwork = none / (none + roadwork), roadwork / (none + roadwork)
-    else:
-        of_none, of_roadwork = np.full(none.shape, 1 - prior), np.full(none.shape, prior)
-    both = (none > 0) & (roadwork > 0)
-    per_none = np.divide(of_none, none, out=np.zeros(none.shape), where=both)
-    per_roadwork = np.divide(of_roadwork, roadwork, out=np.zeros(none.shape), where=both)
-    weights = np.stack([per_none, per_none, per_roadwork, per_roadwork], axis=-1)
-    shares: np.ndarray = counts * weights
-    return shares
+    by_class = counts.reshape(*counts.shape[:-1], 2, 2)
+    sizes = by_class.sum(axis=-1)
+    shares = sizes / sizes.sum(axis=-1, keepdims=True) if prior is None else np.array([1 - prior, prior])
+    has_both = (sizes > 0).all(axis=-1, keepdims=True)
+    weights = np.divide(shares, sizes, out=np.zeros(sizes.shape), where=has_both)
+    return (by_class * weights[..., None]).reshape(counts.shape)
 
 
 @dataclass(frozen=True)
