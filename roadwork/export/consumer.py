@@ -229,7 +229,7 @@ def check_latency(seconds: np.ndarray, where: str) -> ContractCheck:
 
 def loading_failed(reason: str) -> ContractCheck:
     """A failed check that stands for those that could not run."""
-    return ContractCheck("outputs", FAILED, reason, "a folder and photos that can be read", "fix what is named above")
+    return ContractCheck("outputs", FAILED, reason, "a folder and photos that can be read", "fix the reported problem")
 
 
 # Loading in the consumer's environment

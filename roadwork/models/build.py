@@ -135,7 +135,7 @@ def _check_loaded(name: str, network: PreTrainedModel, report: dict[str, Any]) -
     """Logs which weights are new.
 
     Raises:
-        ConfigError: weights beside the head have other shapes, or none of them was found.
+        ConfigError: weights other than the head have other shapes, or none of them was found.
     """
     # A backbone without a head gets one later.
     head = () if network.config.model_type in WITHOUT_CLASSIFIER else (f"{find_head(network)}.",)

@@ -61,7 +61,7 @@ class Settings:
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     """Privacy of reports and maps."""
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
-    """Loggers beside TensorBoard."""
+    """Loggers in addition to TensorBoard."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", self.experiment):
