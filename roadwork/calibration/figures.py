@@ -47,7 +47,8 @@ def at_prior(counts: np.ndarray, prior: float | None) -> np.ndarray:
     shares = sizes / sizes.sum(axis=-1, keepdims=True) if prior is None else np.array([1 - prior, prior])
     has_both = (sizes > 0).all(axis=-1, keepdims=True)
     weights = np.divide(shares, sizes, out=np.zeros(sizes.shape), where=has_both)
-    return (by_class * weights[..., None]).reshape(counts.shape)
+    weighted: np.ndarray = (by_class * weights[..., None]).reshape(counts.shape)
+    return weighted
 
 
 @dataclass(frozen=True)
