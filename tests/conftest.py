@@ -67,7 +67,7 @@ def tiny_config(demo_root: Path, tmp_path: Path):
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory, demo_root: Path) -> Path:
     """A run's folder, evaluated and calibrated. Shared: a test that changes it works on a copy."""
-    from detector_world import make_run
+    from fixtures.detectors import make_run
 
     return make_run(tmp_path_factory.mktemp("run"), demo_root)
 
@@ -75,7 +75,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, demo_root: Path) -> Path:
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported tiny ResNet. Shared: a test that changes it works on a copy."""
-    from detector_world import make_model_folder
+    from fixtures.detectors import make_model_folder
 
     return make_model_folder(tmp_path_factory.mktemp("model"))
 

@@ -1,4 +1,4 @@
-"""`roadwork calibrate` on a run's folder: what it reads, what it writes, and what it says."""
+"""`roadwork calibrate`: the rows it reads, the files it writes, and its output."""
 
 import json
 
@@ -77,16 +77,16 @@ def test_only_val_calib_is_read():
     assert calibrated(frame)["sha256_of_rows"] != before["sha256_of_rows"]
 
 
-def test_the_order_of_rows_does_not_matter():
+def test_calibration_ignores_row_order():
     frame = make_frame()
     assert calibrated(frame.sample(frac=1, random_state=0)) == calibrated(frame)
 
 
-def test_temperature_and_threshold_are_found_and_json_safe():
+def test_calibration_finds_temperature_and_threshold():
     found = calibrated(make_frame(groups_each=300))
     assert found["temperature_fit"]["kept"]
     assert found["threshold_fit"]["kept"]
-    # Logits are shifted by 2, and all of them three times too large.
+    # The logits are shifted by 2, then multiplied by 3.
     assert logit(found["threshold"]) == pytest.approx(2 * 3 / found["temperature"], abs=0.8)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert 100 < len(found["curve"]) <= 203
@@ -94,16 +94,16 @@ def test_temperature_and_threshold_are_found_and_json_safe():
     assert best["mcc"] == pytest.approx(found["threshold_fit"]["best_mcc_in_sample"])
 
 
-def test_abstaining_is_on_groups_without_a_part_in_the_rest():
+def test_abstention_uses_groups_of_its_own():
     found = calibrated(make_frame())
     assert found["rows_fitted"]["groups"] + found["abstain"]["groups"] == found["rows"]["groups"] == 90
-    few = calibrated(make_frame(groups_each=30))  # 19 of 30 groups set aside would be too many
+    few = calibrated(make_frame(groups_each=30))  # a third of 30 groups is less than the 19 needed
     assert few["rows_fitted"] == few["rows"]
     assert not few["abstain"]["promised"]
-    assert "takes 19 groups set aside" in few["abstain"]["sentence"]
+    assert "19 groups" in few["abstain"]["sentence"]
 
 
-def test_a_prior_that_is_not_the_samples_moves_the_threshold():
+def test_prior_moves_the_threshold():
     frame = make_frame(groups_each=300)
     rare, balanced = calibrated(frame, prior=0.05), calibrated(frame, prior=0.5)
     assert (rare["prior"], rare["prior_is_the_samples"]) == (0.05, False)
@@ -118,18 +118,18 @@ def test_a_prior_that_is_not_the_samples_moves_the_threshold():
         (lambda frame: frame.assign(logit_none=np.inf), "not finite"),
     ],
 )
-def test_rows_that_cannot_be_calibrated_on_are_refused(change, message):
+def test_unusable_rows_are_rejected(change, message):
     with pytest.raises(DataError, match=message):
         calibrated(change(make_frame()))
 
 
 @pytest.mark.parametrize("options", [{"risk": 0}, {"risk": 1}])
-def test_a_risk_out_of_range_is_refused(options):
+def test_risk_out_of_range_is_rejected(options):
     with pytest.raises(ConfigError, match="--risk"):
         CalibrationOptions(**options)
 
 
-def test_the_run_gets_its_file_its_column_and_a_counted_opening(run):
+def test_calibrate_run_writes_files_and_counts_opening(run):
     calibration, result = calibrate_run(run, CalibrationOptions())
     assert json.loads((run / "calibration.json").read_text()) == calibration
     frame = read_predictions(run / "predictions.parquet")
@@ -150,7 +150,7 @@ def test_the_run_gets_its_file_its_column_and_a_counted_opening(run):
         assert manifest["sha256"][name] == sha256_of(run / name)
 
 
-def test_once_more_changes_nothing_but_the_count(run):
+def test_second_calibration_changes_only_the_count(run):
     first, _ = calibrate_run(run, CalibrationOptions())
     files = [(run / name).read_bytes() for name in ("calibration.json", "predictions.parquet")]
     second, result = calibrate_run(run, CalibrationOptions())
@@ -159,7 +159,7 @@ def test_once_more_changes_nothing_but_the_count(run):
     assert result["openings"] == 3
 
 
-def test_without_rows_of_val_test_nothing_is_opened(run):
+def test_no_opening_without_val_test_rows(run):
     frame = make_frame()
     write_predictions(frame[frame["split"] == "val_calib"], run / "predictions.parquet")
     before = (run / "results.json").read_bytes()
@@ -168,7 +168,7 @@ def test_without_rows_of_val_test_nothing_is_opened(run):
     assert Run(run).read_manifest()["val_test_openings"] == 1
 
 
-def test_a_failure_leaves_the_run_as_it_was(run):
+def test_failed_calibration_leaves_the_run_unchanged(run):
     frame = make_frame()
     write_predictions(frame[frame["split"] == "val_test"], run / "predictions.parquet")
     before = {path.name: path.read_bytes() for path in run.iterdir()}
@@ -181,14 +181,14 @@ def test_command_prints_text_and_json(run):
     shown = CliRunner().invoke(app, ["calibrate", str(run), "--prior", "0.05", "--cost-miss", "20"])
     assert shown.exit_code == 0, shown.output
     text = " ".join(shown.output.split())
-    for part in ("val_calib: 270 rows in 90 groups", "NLL", "Temperature", "Threshold", "Abstaining", "0.05 of photos",
+    for part in ("val_calib: 270 rows in 90 groups", "NLL", "Temperature", "Threshold", "Abstention", "0.05 of photos",
                  "A miss costs 20", "val_test at", "opened 2 time(s)", "Leaks a leak"):  # fmt: skip
         assert part in text
     printed = CliRunner().invoke(app, ["calibrate", str(run), "--json"])
     assert set(json.loads(printed.stdout)) == {"calibration", "val_test_calibrated"}
 
 
-def test_unevaluated_run_is_refused(run):
+def test_unevaluated_run_is_rejected(run):
     (run / "predictions.parquet").unlink()
     result = CliRunner().invoke(app, ["calibrate", str(run)])
     assert isinstance(result.exception, DataError)

@@ -20,22 +20,22 @@ def test_command_reports_folding_checks_and_files(tiny_run, tmp_path, capfd):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     out = tmp_path / "out"
     assert run_command("export", run, "--out", out) == 0
-    said = capfd.readouterr().out
-    assert "temperature 1.25, threshold 0.4, prior 0.01; abstains from 0.3500 to 0.4500" in said
-    assert "the folder, read back:" in said
-    assert "model.safetensors" in said
-    assert f"roadwork verify-export {out} --consumer streetvision" in said
-    assert f"roadwork predict {out} PHOTOS --out sites.geojson" in said
-    assert "Note" not in said
+    output = capfd.readouterr().out
+    assert "temperature 1.25, threshold 0.4, prior 0.01; abstains from 0.3500 to 0.4500" in output
+    assert "the folder, read back:" in output
+    assert "model.safetensors" in output
+    assert f"roadwork verify-export {out} --consumer streetvision" in output
+    assert f"roadwork predict {out} PHOTOS --out sites.geojson" in output
+    assert "Note" not in output
 
 
-def test_without_calibration_it_says_so(tmp_path, capfd):
+def test_missing_calibration_is_reported(tmp_path, capfd):
     run = make_untrained_run(tmp_path / "run")
     assert run_command("export", run, "--out", tmp_path / "out") == 0
     assert "not calibrated" in capfd.readouterr().out
 
 
-def test_network_unknown_to_streetvision_is_warned_about(tmp_path, capfd, monkeypatch):
+def test_unsupported_streetvision_network_warns(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr("roadwork.export.consumer.STREETVISION_MODEL_TYPES", ("vit",))
     run = make_untrained_run(tmp_path / "run")
     assert run_command("export", run, "--out", tmp_path / "out") == 0
@@ -51,6 +51,6 @@ def test_exit_codes(tmp_path, capfd):
     assert run_command("export", run, "--format", "tflite", "--out", tmp_path / "out") == 2
     assert run_command("export", run, "--out", mine) == 1
     assert run_command("export", tmp_path / "nowhere", "--out", tmp_path / "out") == 1
-    said = capfd.readouterr().err
-    assert "Traceback" not in said
+    output = capfd.readouterr().err
+    assert "Traceback" not in output
     assert [path.name for path in mine.iterdir()] == ["notes.txt"]

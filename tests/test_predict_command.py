@@ -1,4 +1,4 @@
-"""`roadwork predict` from the command line, on both forms of a model, with figures held against the detector's own."""
+"""`roadwork predict` on the command line, with PyTorch and ONNX models."""
 
 import csv
 import io
@@ -14,9 +14,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
-from detector_world import FACTS, SIZE, make_model_folder
+from fixtures.detectors import FACTS, SIZE, make_model_folder
+from fixtures.photos import BERLIN, RIO, jpeg, make_photos, write_parquet, write_unreadable
 from PIL import ExifTags, Image
-from predict_world import BERLIN, RIO, jpeg, make_photos, write_parquet, write_unreadable
 
 from roadwork import Detector
 from roadwork.cli import main
@@ -26,12 +26,12 @@ from roadwork.detector.format import ExportFacts
 
 
 def run(capsys, *arguments, code=0):
-    """What the command prints on stdout and stderr."""
+    """The command's stdout and stderr."""
     with pytest.raises(SystemExit) as exit_:
         main(["predict", *map(str, arguments)])
-    said = capsys.readouterr()
-    assert (exit_.value.code or 0) == code, said.out + said.err
-    return said.out, said.err
+    captured = capsys.readouterr()
+    assert (exit_.value.code or 0) == code, captured.out + captured.err
+    return captured.out, captured.err
 
 
 def rows_of(path):
@@ -76,7 +76,7 @@ def onnx_folder(tmp_path_factory, model_folder):
 
 
 @pytest.mark.parametrize("form", ["hf", "onnx"])
-def test_answers_are_the_detectors_one_by_one(capsys, tmp_path, photos, request, form):
+def test_csv_has_the_detectors_predictions(capsys, tmp_path, photos, request, form):
     model = request.getfixturevalue("model_folder" if form == "hf" else "onnx_folder")
     out, _ = run(capsys, model, photos, "--out", tmp_path / "o.csv", "--batch-size", 3, "--workers", 2)
     rows = rows_of(tmp_path / "o.csv")
@@ -90,13 +90,13 @@ def test_answers_are_the_detectors_one_by_one(capsys, tmp_path, photos, request,
     n_roadwork = sum(answer.label == "Roadwork" for answer in answers)
     assert f"Roadwork {n_roadwork}, None {8 - n_roadwork}." in out
     assert "8 photos in" in out
-    assert "6 are without GPS" in out
+    assert "6 photos have no GPS" in out
     assert "photos/s" in out
     assert "threshold 0.45, for a prior of 0.5" in out
     assert f"Written: {tmp_path / 'o.csv'}" in out
 
 
-def test_geojson_is_placed_by_exif(capsys, tmp_path, photos, model_folder):
+def test_geojson_positions_come_from_exif(capsys, tmp_path, photos, model_folder):
     run(capsys, model_folder, photos, "--out", tmp_path / "o.geojson")
     content = json.loads((tmp_path / "o.geojson").read_text(encoding="utf-8"))
     features = {Path(f["properties"]["filename"]).name: f for f in content["features"]}
@@ -129,15 +129,15 @@ def test_unreadable_files_are_listed_and_not_fatal(capsys, tmp_path, photos, mod
     assert len(failed) == 20 + len(bad)
     assert {row["label"] + row["probability"] + row["abstain"] for row in failed.values()} == {""}
     assert sum(row["label"] != "" for row in rows) == 8 + 2
-    assert f"{len(failed)} cannot be read" in out
+    assert f"{len(failed)} photos cannot be read" in out
     assert out.count(f"  {photos}/bad/") == 20
     assert f"and {len(failed) - 20} more" in out
 
 
-def test_no_readable_photo_at_all_fails(capsys, tmp_path, model_folder):
+def test_no_readable_photo_fails(capsys, tmp_path, model_folder):
     bad = write_unreadable(tmp_path / "bad")
-    _, said = run(capsys, model_folder, tmp_path / "bad", "--out", tmp_path / "o.csv", code=1)
-    assert "none of the photos can be read" in said
+    _, err = run(capsys, model_folder, tmp_path / "bad", "--out", tmp_path / "o.csv", code=1)
+    assert "none of the photos can be read" in err
     assert len(rows_of(tmp_path / "o.csv")) == len(bad)
 
 
@@ -176,8 +176,8 @@ def test_views_are_combined(capsys, tmp_path, photos, model_folder, views):
         assert float(row["probability"]) == pytest.approx(expected, abs=1e-5)
 
 
-def test_sites_are_those_of_all_photos(capsys, tmp_path):
-    """Only what lies near a detection is held; the sites are the same as of the whole table."""
+def test_sites_match_those_of_the_whole_table(capsys, tmp_path):
+    """Only photos near a detection are kept in memory; the sites equal those of the whole table."""
     make_photos(tmp_path / "photos", 2, start=100)
     photos = [
         jpeg(number, (52.5 + 0.3 * (number % 2) + 0.00011 * (number // 2), 13.4))  # 12 m apart in two streets
@@ -201,26 +201,24 @@ def test_sites_are_those_of_all_photos(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signal_ends_after_the_batch_with_a_resume_command(
-    capsys, tmp_path, photos, model_folder, monkeypatch, number, code
-):
+def test_signal_stops_after_the_batch_and_resumes(capsys, tmp_path, photos, model_folder, monkeypatch, number, code):
     original, calls = predict.predict_batch, []
 
-    def judge(*args):
+    def predict_batch(*args):
         calls.append(1)
         if len(calls) == 2:
             os.kill(os.getpid(), number)
         return original(*args)
 
-    monkeypatch.setattr(predict, "predict_batch", judge)
+    monkeypatch.setattr(predict, "predict_batch", predict_batch)
     before = signal.getsignal(number)
     command = (model_folder, photos, "--out", tmp_path / "o.csv", "--batch-size", 2)
-    _, said = run(capsys, *command, code=code)
-    assert "Stopped after 4 of 8 photos" in said
-    assert "o.csv.partial: run the same command again" in said
+    _, err = run(capsys, *command, code=code)
+    assert "Stopped after 4 of 8 photos" in err
+    assert "o.csv.partial: run the same command again" in err
     assert signal.getsignal(number) == before
     out, _ = run(capsys, *command)
-    assert "8 photos (4 answered before)" in out
+    assert "8 photos (4 predicted before)" in out
     assert len(rows_of(tmp_path / "o.csv")) == 8
     assert not (tmp_path / "o.csv.partial").exists()
 
@@ -235,12 +233,12 @@ def test_damaged_header_gives_no_warning(capsys, tmp_path, model_folder):
 
 
 def test_run_folder_is_not_a_detector(capsys, tmp_path, photos, tiny_run):
-    _, said = run(capsys, tiny_run, photos, "--out", tmp_path / "o.csv", code=1)
-    assert f"roadwork export {tiny_run} --format hf --out DIR" in said
+    _, err = run(capsys, tiny_run, photos, "--out", tmp_path / "o.csv", code=1)
+    assert f"roadwork export {tiny_run} --format hf --out DIR" in err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (["--out", "o.txt"], 2, "its suffix must be"),
         (["--out", "o.csv", "--views", "many"], 2, "none, flip, tiles"),
@@ -249,10 +247,10 @@ def test_run_folder_is_not_a_detector(capsys, tmp_path, photos, tiny_run):
         ([], 2, "out"),
     ],
 )
-def test_wrong_usage(capsys, tmp_path, photos, model_folder, monkeypatch, arguments, code, said):
+def test_wrong_usage_is_rejected(capsys, tmp_path, photos, model_folder, monkeypatch, arguments, code, message):
     monkeypatch.chdir(tmp_path)
     out, err = run(capsys, model_folder, photos, *arguments, code=code)
-    assert said in out + err
+    assert message in out + err
     assert not (tmp_path / "o.csv").exists()
     assert not (tmp_path / "o.csv.partial").exists()
 

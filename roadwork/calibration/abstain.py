@@ -3,14 +3,14 @@
 The loss of a photo is 1 if its prediction is wrong and the detector does not abstain, else 0. The loss of a group is
 the mean over its photos. It lies between 0 and 1 and only falls as the band around the threshold grows, which the
 method requires (Angelopoulos, Bates, Fisch, Lei and Schuster, Conformal risk control, ICLR 2024, arXiv 2208.02814,
-theorem 1). With n groups that were not used to fit temperature and threshold, the narrowest band for which
+theorem 1). Let n groups be held out from the fit of temperature and threshold. The band is the narrowest with
 
     (sum of the n losses + 1) / (n + 1) <= risk
 
-keeps the expected loss of one more group at or below the risk, whatever the detector and its errors are like, if the
-n + 1 groups are exchangeable: as if drawn from one population in random order. The expectation is over the n groups,
-too. Nothing is promised of the error rate *among answered photos*, which is a ratio and not monotone, of a single
-group, or of groups from elsewhere: where the geography shifts, the guarantee ends.
+Then the expected loss of one more group is at most the risk, for any detector and any errors, if the n + 1 groups are
+exchangeable: as if drawn from one population in random order. The expectation is also over the n groups. There is no
+guarantee for the error rate *among decided photos*, because this ratio is not monotone, nor for a single group, nor
+for groups from other regions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from scipy.special import expit, logit
 
 from roadwork.metrics.decision import decide
 
-# Widens the band, so that rounding cannot leave out the last wrong row.
+# Widens the band, so that rounding cannot exclude the last wrong row.
 _ROUNDING = 1e-9
 
 
@@ -32,7 +32,7 @@ class Band:
     """The band of probabilities at which the detector abstains: `low <= probability <= high`.
 
     Attributes:
-        low: 0 if the detector must always abstain; None, like `high`, if it never has to.
+        low: 0 if the detector must always abstain; None, like `high`, if it never needs to.
         high: 1 if the detector must always abstain.
         bound: (sum of losses + 1) / (n + 1), at most the risk unless the detector must always abstain.
         n_groups: n.
@@ -82,7 +82,7 @@ def choose_band(
     if kept_out == 0:
         return Band(None, None, float(bounds[0]), n_groups)
     half_width = float(distances[rising][kept_out - 1]) * (1 + _ROUNDING) + _ROUNDING
-    # Rows at the same distance are left out together.
+    # Rows at the same distance are excluded together.
     bound = (losses[distances[rising] > half_width].sum() + 1) / (n_groups + 1)
     low, high = expit(logit(threshold) - half_width), expit(logit(threshold) + half_width)
     return Band(float(low), float(high), float(bound), n_groups)

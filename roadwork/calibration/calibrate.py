@@ -24,9 +24,9 @@ class CalibrationOptions:
     """The options of a calibration.
 
     Attributes:
-        prior: Share of Roadwork at the deployment; None: as in the sample.
-        risk: Accepted share of wrong predictions; abstention keeps to it. Above 0 and below 1.
-        costs: Of errors, 0 or more.
+        prior: Share of Roadwork at the deployment; None: the share in the sample.
+        risk: Largest expected share of wrong decisions; abstention enforces it. Above 0 and below 1.
+        costs: Costs of errors, 0 or more.
     """
 
     prior: float | None = None
@@ -49,8 +49,8 @@ def calibrate(frame: pd.DataFrame, options: CalibrationOptions, *, draws: int, s
     Args:
         frame: A predictions table.
         options: Prior, risk and costs.
-        draws: Bootstrap samples.
-        seed: Of folds and draws.
+        draws: Number of bootstrap samples.
+        seed: Seed of folds and draws.
 
     Raises:
         DataError: `val_calib` is empty, has one label only, or has a logit that is not finite.
@@ -86,21 +86,21 @@ def _describe_abstention(
     if not len(aside):
         needed = groups_needed(risk)
         sentence = (
-            f"Abstaining: none. A risk of {risk:.3g} takes {needed:,} groups set aside for it, about "
-            f"{needed * ABSTAIN_PARTS:,} in {CALIBRATION_SPLIT}; there are {n_groups:,}, so nothing is promised."
+            f"Abstention: off. A risk of {risk:.3g} needs {needed:,} groups of its own, about "
+            f"{needed * ABSTAIN_PARTS:,} groups in {CALIBRATION_SPLIT}. It has {n_groups:,}."
         )
         return {"promised": False, "risk": risk, "low": None, "high": None, "n": 0, "groups": 0, "sentence": sentence}
     probabilities = probability(aside.margins, temperature)
     band = choose_band(aside.labels, probabilities, aside.groups, threshold=threshold, risk=risk)
     answered = ~band.abstains(probabilities)
     wrong = answered & (decide(probabilities, threshold) != aside.labels)
-    what = "every photo is answered"
+    what = "not needed, the detector decides every photo"
     if band.low is not None:
         share = f"{1 - answered.mean():.1%} of photos"
-        what = f"no answer where the probability is {band.low:.4f} to {band.high:.4f} ({share})"
+        what = f"for probabilities from {band.low:.4f} to {band.high:.4f} ({share})"
     sentence = (
-        f"Abstaining: {what}. At most {risk:.3g} of a new group's photos are then expected to be answered wrongly, "
-        f"by {band.n_groups:,} groups set aside for this; the promise ends where the geography shifts."
+        f"Abstention: {what}. The expected share of wrong decisions in a new group is at most {risk:.3g} "
+        f"(conformal risk control on {band.n_groups:,} groups). The guarantee does not hold in other regions."
     )
     return {
         "promised": True,

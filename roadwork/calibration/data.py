@@ -16,19 +16,19 @@ from roadwork.metrics.predictions import predicted_margins
 MAX_FOLDS = 5
 CALIBRATION_SPLIT = "val_calib"
 
-# A third of the groups is for the abstention band alone.
+# A third of the groups is reserved for the abstention band.
 ABSTAIN_PARTS = 3
 _COLUMNS = ["id", "group", "label", "logit_none", "logit_roadwork"]
 
 
 def divide_groups(labels: np.ndarray, groups: np.ndarray, n_folds: int, seed: int) -> np.ndarray | None:
-    """(N,) int64 fold of each row, from 0, stratified by label; None where a fold would lack a label.
+    """(N,) int64 fold of each row, from 0, stratified by label; None if a fold would lack a label.
 
     Args:
         labels: (N,) 0 or 1.
         groups: (N,) names or numbers; rows of one group share a fold.
         n_folds: 2 or more.
-        seed: of the assignment.
+        seed: seed of the assignment.
     """
     if min(len(np.unique(groups[labels == label])) for label in (0, 1)) < n_folds:
         return None
@@ -41,7 +41,7 @@ def divide_groups(labels: np.ndarray, groups: np.ndarray, n_folds: int, seed: in
 
 
 def divide_as_far_as_possible(labels: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray | None:
-    """(N,) int64 fold of each row: `MAX_FOLDS` of them, else fewer; None where not even two can have both labels."""
+    """(N,) int64 fold of each row: `MAX_FOLDS` folds or fewer; None if not even two folds can have both labels."""
     for n_folds in range(MAX_FOLDS, 1, -1):
         folds = divide_groups(labels, groups, n_folds, seed)
         if folds is not None:
@@ -62,7 +62,7 @@ class Rows:
 
     @property
     def n_groups(self) -> int:
-        """How many groups the rows are in."""
+        """Number of groups."""
         return len(np.unique(self.groups))
 
     def take(self, chosen: np.ndarray) -> Rows:
@@ -86,8 +86,8 @@ def read_rows(frame: pd.DataFrame) -> tuple[Rows, str]:
     if chosen.empty:
         found = ", ".join(sorted(frame["split"].unique()))
         raise DataError(
-            f"The predictions hold no row of {CALIBRATION_SPLIT} (only {found or 'none at all'}), so there is nothing "
-            f"to calibrate on. Give {CALIBRATION_SPLIT} a share in data.splits and train again."
+            f"The predictions have no row of {CALIBRATION_SPLIT} (splits: {found or 'none'}), which calibration needs. "
+            f"Give {CALIBRATION_SPLIT} a share in data.splits and train again."
         )
     rows = Rows(chosen["label"].to_numpy(), predicted_margins(chosen), chosen["group"].to_numpy())
     if rows.labels.min() == rows.labels.max():

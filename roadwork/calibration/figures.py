@@ -13,15 +13,15 @@ from roadwork.metrics.intervals import effective_groups
 
 SAMPLE, BALANCED = "sample", "balanced"
 
-# Two rates, each at 97.5 %, hold together at 95 % (Bonferroni).
+# Two intervals at 97.5 % hold jointly at 95 % (Bonferroni).
 _TAIL = 0.0125
 
 
 def parse_prior(text: str) -> float | None:
-    """The share of Roadwork that a user names: a number, `balanced` (0.5), or `sample`, which is None.
+    """The share of Roadwork in a user's input: a number, `balanced` (0.5), or `sample` (None).
 
     Raises:
-        ConfigError: it is none of them, or not between 0 and 1.
+        ConfigError: it is none of these, or not between 0 and 1.
     """
     if text == SAMPLE:
         return None
@@ -37,34 +37,30 @@ def parse_prior(text: str) -> float | None:
 
 
 def at_prior(counts: np.ndarray, prior: float | None) -> np.ndarray:
-    """Confusion counts (..., 4) as shares of a population with this share of Roadwork; None: of the sample's own.
+    """Confusion counts (..., 4) as shares of a population with this share of Roadwork; None: the sample's share.
 
-    The rates at which each class is decided rightly stay what they are. All 0 where a class has no row.
+    The recall of each class stays the same. All shares are 0 if a class has no row.
     """
     counts = np.asarray(counts, dtype=np.float64)
-    none, roadwork = counts[..., :2].sum(axis=-1), counts[..., 2:].sum(axis=-1)
-    if prior is None:
-        of_none, of_roadwork = none / (none + roadwork), roadwork / (none + roadwork)
-    else:
-        of_none, of_roadwork = np.full(none.shape, 1 - prior), np.full(none.shape, prior)
-    both = (none > 0) & (roadwork > 0)
-    per_none = np.divide(of_none, none, out=np.zeros(none.shape), where=both)
-    per_roadwork = np.divide(of_roadwork, roadwork, out=np.zeros(none.shape), where=both)
-    weights = np.stack([per_none, per_none, per_roadwork, per_roadwork], axis=-1)
-    shares: np.ndarray = counts * weights
-    return shares
+    by_class = counts.reshape(*counts.shape[:-1], 2, 2)
+    sizes = by_class.sum(axis=-1)
+    shares = sizes / sizes.sum(axis=-1, keepdims=True) if prior is None else np.array([1 - prior, prior])
+    has_both = (sizes > 0).all(axis=-1, keepdims=True)
+    weights = np.divide(shares, sizes, out=np.zeros(sizes.shape), where=has_both)
+    weighted: np.ndarray = (by_class * weights[..., None]).reshape(counts.shape)
+    return weighted
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What a missed roadwork and a false alarm cost, in one unit."""
+    """The costs of a miss and of a false alarm, in the same unit."""
 
     miss: float = 1.0
     false_alarm: float = 1.0
 
 
 def decision_figures(shares: np.ndarray, costs: Costs) -> dict[str, float | None]:
-    """MCC, precision (None where nothing is called), recall and mean cost a photo, of shares tn, fp, fn, tp (4,)."""
+    """MCC, precision (None without detections), recall and mean cost per photo, from shares tn, fp, fn, tp (4,)."""
     called = float(precision(shares))
     return {
         "mcc": float(mcc(shares)),
@@ -75,17 +71,17 @@ def decision_figures(shares: np.ndarray, costs: Costs) -> dict[str, float | None
 
 
 def figures_with_intervals(counts: np.ndarray, prior: float | None, costs: Costs) -> dict[str, float | None]:
-    """The figures, and a 95 % interval of each as `<name>_low` and `<name>_high`.
+    """The metrics, and a 95 % interval of each as `<name>_low` and `<name>_high`.
 
-    A detector without a false alarm among a few hundred photos need not be one where roadwork is rare. So the rates of
-    false alarms and misses each get an exact interval that takes the rows of a group to fail as one (Clopper-Pearson
-    with Kish's effective number of groups; docs/decisions/0003-intervals.md). Every figure is monotone in both rates,
-    so its ends are those at the two highest and the two lowest rates.
+    No false alarm among a few hundred photos does not mean few false alarms where roadwork is rare. So the rates of
+    false alarms and misses each get an exact interval, which assumes that the rows of a group fail together
+    (Clopper-Pearson with Kish's effective number of groups; docs/decisions/0003-intervals.md). Every metric is monotone
+    in both rates, so its interval runs between its values at the highest and at the lowest rates.
 
     Args:
         counts: (G, 4) tn, fp, fn, tp by group, both classes present.
         prior: Share of Roadwork; None: the sample's.
-        costs: Of errors.
+        costs: Costs of errors.
     """
     total = counts.sum(axis=0)
     none, roadwork = total[:2].sum(), total[2:].sum()
@@ -106,7 +102,7 @@ def figures_with_intervals(counts: np.ndarray, prior: float | None, costs: Costs
 
 
 def rate_interval(errors: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
-    """97.5 % Clopper-Pearson interval of an error rate, from wrong rows and rows by group (G,), some of them 0."""
+    """97.5 % Clopper-Pearson interval of an error rate, from wrong rows and all rows by group (G,), which may be 0."""
     trials = effective_groups(sizes)
     failures = trials * errors.sum() / sizes.sum()
     low = stats.beta.ppf(_TAIL, failures, trials - failures + 1) if failures > 0 else 0.0

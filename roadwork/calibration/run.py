@@ -22,7 +22,7 @@ from roadwork.settings.sampling import TEST_SPLIT
 
 
 def format_calibration(calibration: dict[str, Any]) -> Group:
-    """A table of the metrics before and after, and a sentence each on temperature, threshold and abstention."""
+    """A table of the metrics before and after, and one sentence each about temperature, threshold and abstention."""
     rows, fitted = calibration["rows"], calibration["rows_fitted"]
     title = Text.assemble(
         ("val_calib", "bold"),
@@ -34,13 +34,13 @@ def format_calibration(calibration: dict[str, Any]) -> Group:
 
 
 def format_test(result: dict[str, Any]) -> Group:
-    """A sentence on `val_test`, and one for each leak."""
-    interval = "no MCC, since it holds one class only"
+    """A sentence about `val_test`, and one for each leak."""
+    interval = "no MCC, because it has only one class"
     if result["mcc"] is not None:
         interval = f"MCC {result['mcc']:.4f} (95 % interval {result['mcc_low']:.4f} to {result['mcc_high']:.4f})"
     sentence = (
         f"val_test at {result['threshold']:.4g}: {interval}, {result['n']:,} rows in {result['groups']:,} groups; "
-        f"opened {result['openings']} time(s) for this run."
+        f"its labels were opened {result['openings']} time(s) for this run."
     )
     leaks = [Text.assemble(("Leaks ", "bold red"), leak) for leak in result["leaks"]]
     return Group(_begin_bold(sentence), *leaks)
@@ -54,31 +54,31 @@ def _begin_bold(sentence: str) -> Text:
 def _table(calibration: dict[str, Any]) -> Table:
     fit, choice = calibration["temperature_fit"], calibration["threshold_fit"]
     costs = calibration["costs"]
-    of_whom = "as in the sample" if calibration["prior_is_the_samples"] else "as asked"
+    origin = "the sample's" if calibration["prior_is_the_samples"] else "set by --prior"
     caption = (
-        "  All of it on groups outside the fit. MCC, precision, recall and cost\n"
-        f"  where {calibration['prior']:.3g} of photos show roadwork, {of_whom}.\n"
+        "  Measured on groups outside the fit. MCC, precision, recall and cost\n"
+        f"  assume that {calibration['prior']:.3g} of photos show roadwork ({origin}).\n"
         f"  A miss costs {costs['miss']:g}, a false alarm {costs['false_alarm']:g}."
     )
     table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left")
-    table.add_column("figure")
+    table.add_column("metric")
     table.add_column("before", justify="right")
     table.add_column("after", justify="right")
     table.add_column("95 % interval", justify="center")
     table.add_column("meaning", style="dim")
     after = fit["after"] if fit["kept"] else fit["before"]
     for name, label, meaning in (
-        ("nll", "NLL", "surprise at the truth"),
-        ("brier", "Brier", "squared error"),
-        ("ece", "ECE", "promised against observed"),
+        ("nll", "NLL", "mean log loss"),
+        ("brier", "Brier", "mean squared error"),
+        ("ece", "ECE", "calibration error"),
     ):
         table.add_row(label, f"{fit['before'][name]:.4f}", f"{after[name]:.4f}", "", meaning)
     decided = choice["out_of_bag"] if choice["kept"] else choice["at_half"]
     for name, label, meaning in (
         ("mcc", "MCC", "1 perfect, 0 chance"),
-        ("precision", "Precision", "right among those called"),
-        ("recall", "Recall", "found among Roadwork"),
-        ("cost", "Cost", "a photo, on average"),
+        ("precision", "Precision", "correct among detected"),
+        ("recall", "Recall", "detected among Roadwork"),
+        ("cost", "Cost", "mean per photo"),
     ):
         interval = f"{_show(decided[f'{name}_low'])} to {_show(decided[f'{name}_high'])}"
         table.add_row(label, _show(choice["at_half"][name]), _show(decided[name]), interval, meaning)

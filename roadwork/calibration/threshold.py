@@ -1,12 +1,12 @@
 """Chooses the threshold with the highest MCC, evaluated on groups outside the choice.
 
-On the rows that chose it, the best of many thresholds beats 0.5 by chance alone. So the whole choice is repeated on
-bootstrap samples of groups. The decisions of a group are the mean over the samples that do not contain it (the
-leave-one-out bootstrap: Efron and Tibshirani, Improvements on cross-validation: the .632+ bootstrap method, JASA
-92, 1997). From these decisions, and those at 0.5, the gain and its interval by group follow as for any two detectors.
+The best of many thresholds beats 0.5 by chance on the rows that chose it. So the whole choice is repeated on bootstrap
+samples of groups. A group's decisions are averaged over the samples that do not contain it (leave-one-out bootstrap:
+Efron and Tibshirani, Improvements on cross-validation: the .632+ bootstrap method, JASA 92, 1997). The gain over 0.5
+and its interval by group are then computed as for any two detectors.
 
-A bootstrap sample contains 63 % of the groups, and chooses worse than all of them. So the gain is biased low, and the
-lower end of its interval is the one to rely on.
+A bootstrap sample contains 63 % of the groups, so it chooses a worse threshold than all groups do. The gain is
+therefore biased low: rely on the lower end of its interval.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from roadwork.metrics.classification import mcc
 from roadwork.metrics.decision import DEFAULT_THRESHOLD, decide
 from roadwork.metrics.intervals import MIN_FAILED_GROUPS, Interval, draw_counts, effective_groups, percentile_interval
 
-# MCCs of different counts that are equal on paper differ by less in float64.
+# MCCs that are mathematically equal differ by less than this in float64.
 _EQUAL = 1e-12
 
-# Rows cut over all draws: some seconds.
+# Rows times draws: takes some seconds.
 _BUDGET = 10_000_000
 _MIN_DRAWS = 200
 
@@ -33,15 +33,15 @@ _MIN_DRAWS = 200
 class Cuts:
     """The cut points of a set of rows: one below each distinct probability, and one above the largest.
 
-    A cut's threshold lies half-way between its two neighbours in logits, where a shift of all logits shifts it alike;
-    the first and the last lie 1 beyond.
+    A cut's threshold is the midpoint of its neighbours in logits, so it moves with a shift of all logits. The first
+    and the last threshold are 1 logit beyond the outermost probabilities.
 
     Args:
         labels: (N,) 0 or 1.
         probabilities: (N,) of Roadwork, strictly between 0 and 1.
 
     Attributes:
-        thresholds: (K,) rising; `probability >= threshold` is Roadwork.
+        thresholds: (K,) ascending; `probability >= threshold` is Roadwork.
         counts: (K, 4) confusion counts tn, fp, fn, tp.
     """
 
@@ -49,7 +49,7 @@ class Cuts:
         distinct, positions = np.unique(probabilities, return_inverse=True)
         logits = logit(distinct)
         between = expit((logits[:-1] + logits[1:]) / 2)
-        # Neighbours in float64 have nothing between them; the upper one separates them, too.
+        # Two adjacent float64 values have no midpoint; the upper one separates them as well.
         between = np.where((between > distinct[:-1]) & (between <= distinct[1:]), between, distinct[1:])
         self.thresholds = np.concatenate([[expit(logits[0] - 1)], between, [expit(logits[-1] + 1)]])
         self._widths = np.concatenate([[0.0], np.diff(logits), [0.0]])
@@ -59,7 +59,7 @@ class Cuts:
         self.counts = np.stack([below[:, 0], above[:, 0], below[:, 1], above[:, 1]], axis=-1)
 
     def best(self, prior: float | None) -> int:
-        """Number of the cut with the highest MCC at a prior; of equals, the one in the widest gap of logits."""
+        """Index of the cut with the highest MCC at a prior; ties go to the widest gap of logits."""
         scores = mcc(at_prior(self.counts, prior))
         equals = np.flatnonzero(scores >= scores.max() - _EQUAL)
         return int(equals[np.argmax(self._widths[equals])])
@@ -67,15 +67,15 @@ class Cuts:
 
 @dataclass(frozen=True)
 class OutOfBag:
-    """A choice of threshold evaluated on groups that it has not seen.
+    """A choice of threshold, evaluated on groups outside the choice.
 
     Attributes:
-        at_half: (G, 4) counts tn, fp, fn, tp by group, decided at 0.5.
-        chosen: (G, 4) the same at chosen thresholds, out of bag: means over draws.
-        gain: MCC of the second less that of the first, at the prior.
-        gain_interval: 95 %, by group.
-        threshold_interval: 95 % of the thresholds chosen.
-        draws: Bootstrap samples.
+        at_half: (G, 4) counts tn, fp, fn, tp by group at threshold 0.5.
+        chosen: (G, 4) the same at the chosen thresholds, out of bag: means over draws.
+        gain: MCC of `chosen` minus MCC of `at_half`, at the prior.
+        gain_interval: 95 % interval of the gain, by group.
+        threshold_interval: Range that contains 95 % of the chosen thresholds.
+        draws: Number of bootstrap samples.
     """
 
     at_half: np.ndarray
@@ -89,17 +89,17 @@ class OutOfBag:
 def evaluate_out_of_bag(
     labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, *, prior: float | None, draws: int, seed: int
 ) -> OutOfBag:
-    """The gain of choosing a threshold over 0.5, out of bag.
+    """The out-of-bag gain of a chosen threshold over 0.5.
 
-    Above 5,000 rows (at 2,000 draws) fewer draws are made, down to 200, to keep the time at seconds.
+    Above 5,000 rows (at 2,000 draws) the number of draws falls, down to 200, so that it takes only seconds.
 
     Args:
         labels: (N,) 0 or 1, both present.
         probabilities: (N,) of Roadwork, strictly between 0 and 1.
         groups: (N,) names or numbers.
         prior: Share of Roadwork to choose and evaluate for; None: the sample's.
-        draws: Bootstrap samples.
-        seed: Of the draws.
+        draws: Number of bootstrap samples.
+        seed: Seed of the draws.
     """
     draws = min(draws, max(_MIN_DRAWS, _BUDGET // len(labels)))
     names, codes = np.unique(groups, return_inverse=True)
@@ -123,7 +123,7 @@ def evaluate_out_of_bag(
 def _choose_by_draw(
     labels: np.ndarray, probabilities: np.ndarray, codes: np.ndarray, *, prior: float | None, draws: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(draws,) thresholds, and (N,) in what share of the draws without its group a row was called Roadwork."""
+    """(draws,) thresholds, and (N,) share of the draws without the row's group that decide Roadwork for the row."""
     n_groups = codes.max() + 1
     rng = np.random.default_rng(seed)
     thresholds = np.empty(draws)
@@ -140,7 +140,7 @@ def _choose_by_draw(
 
 
 def _count_shares(labels: np.ndarray, called: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """(G, 4) tn, fp, fn, tp by group, of rows called Roadwork with a share (N,) from 0 to 1."""
+    """(G, 4) tn, fp, fn, tp by group, for rows decided as Roadwork with a share (N,) from 0 to 1."""
     shares = [(1 - labels) * (1 - called), (1 - labels) * called, labels * (1 - called), labels * called]
     return np.stack([np.bincount(codes, share) for share in shares], axis=-1)
 
@@ -150,13 +150,13 @@ class ThresholdChoice:
     """A threshold, and the evidence for it.
 
     Attributes:
-        threshold: `probability >= threshold` is Roadwork; 0.5 where the best one was not kept.
-        best: The one with the highest MCC on the rows given.
+        threshold: `probability >= threshold` is Roadwork; 0.5 if the gain of `best` is not significant.
+        best: The threshold with the highest MCC on the given rows.
         best_mcc: Its MCC on the same rows, which is biased high.
         kept: Whether `threshold` is `best`.
-        out_of_bag: The choice evaluated on groups outside it.
+        out_of_bag: The choice, evaluated on groups outside it.
         deciding_groups: Effective number of groups in which 0.5 and `best` decide differently.
-        sentence: All this for a reader.
+        sentence: A summary for people.
     """
 
     threshold: float
@@ -173,16 +173,17 @@ def choose_threshold(
 ) -> ThresholdChoice:
     """The threshold with the highest MCC at a prior, or 0.5 if its gain on other groups is not significant.
 
-    It is kept if the 95 % interval of the out-of-bag gain lies above 0, and 0.5 and it decide differently in at
-    least `MIN_FAILED_GROUPS` effective groups: of fewer, a bootstrap is too sure (docs/decisions/0003-intervals.md).
+    The gain is significant if its 95 % out-of-bag interval lies above 0, and if the two thresholds decide differently
+    in at least `MIN_FAILED_GROUPS` effective groups. With fewer, bootstrap intervals are too narrow
+    (docs/decisions/0003-intervals.md).
 
     Args:
         labels: (N,) 0 or 1, both present.
         probabilities: (N,) of Roadwork, strictly between 0 and 1.
         groups: (N,) names or numbers.
         prior: Share of Roadwork to choose for; None: the sample's.
-        draws: Bootstrap samples.
-        seed: Of the draws.
+        draws: Number of bootstrap samples.
+        seed: Seed of the draws.
     """
     cuts = Cuts(labels, probabilities)
     number = cuts.best(prior)
@@ -203,21 +204,21 @@ def choose_threshold(
 
 def _explain(best: float, best_mcc: float, out_of_bag: OutOfBag, deciding: float, *, kept: bool) -> str:
     low = out_of_bag.gain_interval[0]
-    gain = f"{out_of_bag.gain:+.4f} MCC on groups outside the choice, at least {low:+.4f} with 97.5 % confidence"
+    gain = f"{out_of_bag.gain:+.4f} MCC on held-out groups, at least {low:+.4f} with 97.5 % confidence"
     if kept:
         lowest, highest = out_of_bag.threshold_interval
         interval = f"95 % interval {lowest:.4f} to {highest:.4f}"
-        return f"Threshold {best:.4f} ({interval}): against 0.5 it gains {gain}."
+        return f"Threshold {best:.4f} ({interval}): the gain over 0.5 is {gain}."
     if best_mcc <= 0:
-        return "Threshold 0.5, kept: at none is the detector better than chance."
+        return "Threshold 0.5 (unchanged): the detector is not better than chance at any threshold."
     if deciding == 0:
-        return "Threshold 0.5: no other decides these rows better."
+        return "Threshold 0.5 (unchanged): no other threshold has a higher MCC on these rows."
     if deciding < MIN_FAILED_GROUPS:
         return (
-            f"Threshold 0.5, kept: the best, {best:.4f}, decides differently in {deciding:.1f} effective groups, and "
-            f"with fewer than {MIN_FAILED_GROUPS} a gain cannot be told from chance."
+            f"Threshold 0.5 (unchanged): the best one, {best:.4f}, decides differently in only {deciding:.1f} "
+            f"effective groups. A significant gain needs at least {MIN_FAILED_GROUPS}."
         )
-    return f"Threshold 0.5, kept: the best, {best:.4f}, is not shown to gain: {gain}."
+    return f"Threshold 0.5 (unchanged): the gain of the best one, {best:.4f}, is not significant: {gain}."
 
 
 def _deciding_groups(

@@ -31,9 +31,9 @@ def find_columns(names: Sequence[str], overrides: Mapping[str, str], *, key: str
     """The column of each field, found by name unless `overrides` names it.
 
     Args:
-        names: of the dataset's columns.
+        names: names of the dataset's columns.
         overrides: field to column.
-        key: of the dataset's settings, for messages.
+        key: configuration key of the dataset, for messages.
 
     Raises:
         DataError: an override names an unknown field or a missing column.
@@ -97,7 +97,7 @@ def table_from_frame(
         columns: field to column, from `find_columns`; `label` is required.
         class_names: label names to 0 and 1.
         source: name of the dataset for messages.
-        key: of the dataset's settings, for messages.
+        key: configuration key of the dataset, for messages.
 
     Raises:
         DataError: no rows, no labels, or unusable labels, ids or positions.

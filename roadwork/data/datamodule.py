@@ -69,7 +69,7 @@ class NATIXDataModule(L.LightningDataModule):
         predict_splits: the splits that `predict_dataloader` reads.
         train_sampler: the sampler of the latest training loader.
         train_augmentation: (images, labels) to (images, labels).
-        table, source, groups, splits, split_report, split_names: of the opened dataset, see `roadwork.data.open`.
+        table, source, groups, splits, split_report, split_names: see `roadwork.data.open.Dataset`.
         ledger: the unreadable images.
         statistics: the mean and standard deviation that the backbone expects.
     """
@@ -204,7 +204,7 @@ class NATIXDataModule(L.LightningDataModule):
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """The batches of `val_test`, with a warning: only `roadwork evaluate` counts its openings."""
         logger.warning(
-            "%s is opened, and this opening is not counted. Each look at it biases later choices; "
+            "The labels of %s are opened, and this opening is not counted. Each one biases later choices; "
             "`roadwork evaluate` counts the openings of a run.",
             TEST_SPLIT,
         )

@@ -81,7 +81,7 @@ class ImageStore:
     Args:
         source: the photos.
         size: pixels.
-        scale: of decoding, as for `decode_image`.
+        scale: decoding scale, see `decode_image`.
         copy: the resized copy, if there is one to read.
     """
 

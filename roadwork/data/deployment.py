@@ -1,4 +1,4 @@
-"""The places of deployment, and how well the training photos cover them."""
+"""Deployment points, and their coverage by the training photos."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _DATASET_PREFIX = "dataset:"
 _SPLIT_COLUMN = "split"
 REACH_KM = 200.0
 
-# Training rows are searched in chunks; for most deployments the first chunk has rows within reach of all points.
+# Training rows are searched in chunks; for most deployments the first chunk already covers all points.
 _CHUNK_ROWS = 1 << 20
 _SHOWN = 5
 
@@ -216,12 +216,12 @@ def _inline_point(position: Any) -> tuple[float, float]:
 
 
 def unreachable_targets(points: np.ndarray, train_gps: np.ndarray, radius_km: float = REACH_KM) -> str | None:
-    """A warning about deployment points without a training image within reach; None if all have one.
+    """A warning about deployment points that no training image covers; None if all are covered.
 
     Args:
         points: (M, 2) latitude, longitude of the deployment in degrees; rows with NaN are ignored.
         train_gps: (N, 2) of the training rows; likewise.
-        radius_km: of reach, in km along a great circle.
+        radius_km: a training image covers the points within this great-circle distance.
     """
     points = points[~np.isnan(points).any(axis=1)]
     nearest_km = _nearest_row_km(points, train_gps, radius_km)

@@ -205,7 +205,7 @@ class FeatureDataModule(NATIXDataModule):
 
     Args:
         photos: set up for a fit.
-        features: of the rows of `train` and `val_select`.
+        features: features of the rows of `train` and `val_select`.
     """
 
     def __init__(self, photos: NATIXDataModule, features: Features) -> None:
@@ -251,8 +251,8 @@ class FeatureDataModule(NATIXDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict["backbone"] != self.backbone:
             raise DataError(
-                "The run started with features of other weights, or of images read in another way: the weights of "
-                "model.name or roadwork itself have changed since. Restore them, or train without --resume."
+                "The run started with features of other weights, or of another image reader: the weights of "
+                "model.name, or roadwork itself, have changed since. Restore them, or train without --resume."
             )
 
 

@@ -58,7 +58,7 @@ def read_huggingface(
         split: the dataset's split to read.
         columns: overrides of the columns found by name.
         class_names: names of string or ClassLabel labels.
-        key: of the dataset's settings, for messages.
+        key: configuration key of the dataset, for messages.
 
     Raises:
         DataError: the dataset cannot be loaded, or its columns cannot be used.
@@ -83,17 +83,17 @@ def read_huggingface_gps(name: str, split: str, columns: Mapping[str, str]) -> n
     """(M, 2) latitude, longitude in degrees of a dataset's split, NaN where missing; reads no other column.
 
     Args:
-        name: as for `read_huggingface`.
+        name: see `read_huggingface`.
         split: the dataset's split to read; it needs no labels.
         columns: overrides of the columns found by name.
 
     Raises:
         DataError: the split cannot be loaded, or has no positions or unusable ones.
     """
-    if Path(name).is_file() or (Path(name) / "state.json").is_file():  # these would be read whole, whatever the split
+    if Path(name).is_file() or (Path(name) / "state.json").is_file():  # these have no splits to choose from
         raise DataError(
-            f"{name} holds one split only, so it has no {split!r} as well. Name a hub dataset, a saved DatasetDict "
-            "or a folder of parquet files, or give the positions in a file of deployment points."
+            f"{name} has only one split, so {split!r} cannot be read from it. Name a hub dataset, a saved DatasetDict "
+            "or a folder of parquet files, or use a file of deployment points."
         )
     flat = _load(name, split, "data").flatten()
     overrides = {field: column for field, column in columns.items() if field in _POSITION_FIELDS}

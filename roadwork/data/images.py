@@ -146,7 +146,7 @@ def decode_short_side(data: bytes, short_side: int) -> np.ndarray:
     A smaller image keeps its size.
 
     Args:
-        data: as for `decode_image`, which gives nearly the same pixels from the result as from `data`.
+        data: see `decode_image`, which gives nearly the same pixels from the result as from `data`.
         short_side: in pixels.
 
     Raises:

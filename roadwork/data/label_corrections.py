@@ -1,4 +1,4 @@
-"""Applies the label corrections that a person wrote into the csv of the label audit."""
+"""Applies label corrections from the edited csv of a label audit."""
 
 from __future__ import annotations
 
@@ -38,30 +38,30 @@ def apply_label_corrections(table: SampleTable, path: Path, class_names: Mapping
         DataError: the file cannot be read, has an unknown value, an unknown or repeated id, or a label that the table
             no longer has.
     """
-    answers = _read_answers(path)
-    unknown = answers[~answers["id"].isin(table.ids)]
+    corrections = _read_corrections(path)
+    unknown = corrections[~corrections["id"].isin(table.ids)]
     if len(unknown):
         raise DataError(
             f"{path} corrects {len(unknown)} rows that the data lacks: {_show(unknown, 'id')}. Allowed: the data's "
             f"ids, such as {table.ids[0]!r}. Spreadsheets turn 007 or 1e5 into numbers: open the id column as text."
         )
-    repeated = answers[answers["id"].duplicated(keep=False)]
+    repeated = corrections[corrections["id"].duplicated(keep=False)]
     if len(repeated):
         raise DataError(f"{path} corrects rows more than once: {_show(repeated, 'id')}. Keep one line per row.")
-    rows = pd.Series(np.arange(len(table)), index=table.ids)[answers["id"]].to_numpy()
-    answers["now"] = table.labels[rows]
-    audited = np.array([label_of(value, class_names) for value in answers["label"]])
-    changed = answers[audited != table.labels[rows]]
+    rows = pd.Series(np.arange(len(table)), index=table.ids)[corrections["id"]].to_numpy()
+    corrections["now"] = table.labels[rows]
+    audited = np.array([label_of(value, class_names) for value in corrections["label"]])
+    changed = corrections[audited != table.labels[rows]]
     if len(changed):
         raise DataError(
             f"{path} was made with other labels: {_show(changed, 'id', 'label', 'now')}. "
             "Clear corrected_label in rows that were fixed in the data since, or run `roadwork experiment cv` again."
         )
-    is_dropped = (answers["corrected_label"].str.lower() == DROP).to_numpy()
+    is_dropped = (corrections["corrected_label"].str.lower() == DROP).to_numpy()
     labels = table.labels.copy()
-    labels[rows[~is_dropped]] = _parse(answers[~is_dropped], class_names, path)
+    labels[rows[~is_dropped]] = _parse(corrections[~is_dropped], class_names, path)
     corrected, dropped = int((labels != table.labels).sum()), int(is_dropped.sum())
-    confirmed = len(answers) - corrected - dropped
+    confirmed = len(corrections) - corrected - dropped
     note = f"{path}: {corrected:,} labels corrected, {confirmed:,} confirmed, {dropped:,} rows dropped."
     before = Corrections(table.source_fingerprint(), frozenset(table.ids[rows[is_dropped]].tolist()))
     return replace(table, labels=labels, notes=(*table.notes, note), corrections=before)
@@ -70,12 +70,12 @@ def apply_label_corrections(table: SampleTable, path: Path, class_names: Mapping
 def is_filled_in(path: Path) -> bool:
     """Whether the file has corrections, and so must not be overwritten."""
     try:
-        return path.is_file() and len(_read_answers(path)) > 0
+        return path.is_file() and len(_read_corrections(path)) > 0
     except DataError:  # changed since it was written
         return True
 
 
-def _read_answers(path: Path) -> pd.DataFrame:
+def _read_corrections(path: Path) -> pd.DataFrame:
     """The filled-in rows as text: `line`, `id`, `label`, `corrected_label`."""
     try:
         with path.open(encoding="utf-8-sig") as file:  # spreadsheets write a byte order mark
@@ -99,15 +99,15 @@ def _read_answers(path: Path) -> pd.DataFrame:
             f"{path} has no column {', '.join(missing)}; it has {', '.join(frame.columns)}. "
             f"Needed: {', '.join(_COLUMNS)}, as in label_audit.csv."
         )
-    answers = pd.DataFrame({name: frame[name].str.strip() for name in _COLUMNS})
-    answers["line"] = np.arange(2, len(frame) + 2)
-    return answers[answers["corrected_label"] != ""].reset_index(drop=True)
+    corrections = pd.DataFrame({name: frame[name].str.strip() for name in _COLUMNS})
+    corrections["line"] = np.arange(2, len(frame) + 2)
+    return corrections[corrections["corrected_label"] != ""].reset_index(drop=True)
 
 
-def _parse(answers: pd.DataFrame, class_names: Mapping[str, int], path: Path) -> np.ndarray:
-    """(A,) int64 labels of answers other than `drop`."""
-    labels = [label_of(value, class_names) for value in answers["corrected_label"]]
-    wrong = answers[[label is None for label in labels]]
+def _parse(corrections: pd.DataFrame, class_names: Mapping[str, int], path: Path) -> np.ndarray:
+    """(A,) int64 labels of the corrections other than `drop`."""
+    labels = [label_of(value, class_names) for value in corrections["corrected_label"]]
+    wrong = corrections[[label is None for label in labels]]
     if len(wrong):
         raise DataError(
             f"{path}: corrected_label is not a label in {len(wrong)} rows: {_show(wrong, 'id', 'corrected_label')}. "

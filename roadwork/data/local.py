@@ -33,7 +33,7 @@ def read_local(
         root: the folder, with `labels.csv`, `.json`, `.jsonl` or `.parquet`, or with one folder per class.
         columns: overrides of the columns found by name.
         class_names: names of class folders and string labels.
-        key: of the dataset's settings, for messages.
+        key: configuration key of the dataset, for messages.
 
     Raises:
         DataError: no folder, no or several labels files, unusable labels or positions.

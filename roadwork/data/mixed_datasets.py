@@ -35,7 +35,7 @@ def add_extra(data: DataSettings, table: SampleTable, source: ImageSource) -> tu
 
     Args:
         data: the settings.
-        table: of the main dataset.
+        table: the table of the main dataset.
         source: the images of the main dataset.
 
     Raises:

@@ -33,8 +33,8 @@ class SelectedImages:
     """The images of some rows of a source.
 
     Attributes:
-        source: of all rows.
-        rows: (N,) positions in it.
+        source: the images of all rows.
+        rows: (N,) row numbers in `source`.
     """
 
     source: ImageSource
@@ -65,8 +65,8 @@ def keep_streetvision_rows(table: SampleTable, source: ImageSource) -> tuple[Sam
     columns = list(map(str, table.slices.columns))
     if DESCRIPTION_COLUMN not in columns:
         raise DataError(
-            f"data.row_filter is streetvision, which needs a column {DESCRIPTION_COLUMN}. Beside those that are "
-            f"used otherwise, the data has {', '.join(columns) or 'none'}. Leave it at none, or rename yours."
+            f"data.row_filter is streetvision, which needs a column {DESCRIPTION_COLUMN}. The data's further columns "
+            f"are {', '.join(columns) or 'none'}. Set it to none, or rename your column."
         )
     descriptions = table.slices[DESCRIPTION_COLUMN]
     is_described = (descriptions.notna() & (descriptions.astype(str).str.strip() != "")).to_numpy(dtype=bool)
@@ -81,7 +81,7 @@ def keep_streetvision_rows(table: SampleTable, source: ImageSource) -> tuple[Sam
             "Set it to none."
         )
     note = (
-        f"data.row_filter=streetvision leaves out {len(table) - len(kept):,} of {len(table):,} rows: "
+        f"data.row_filter=streetvision excludes {len(table) - len(kept):,} of {len(table):,} rows: "
         f"{left_out} a {DESCRIPTION_COLUMN}."
     )
     chosen = table.take(kept)

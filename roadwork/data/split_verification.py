@@ -27,8 +27,8 @@ class Resemblance:
     """Distances to the nearest training row, of val_test and of the deployment, in km.
 
     Attributes:
-        test_median_km, test_mean_km: of the val_test rows.
-        deployment_median_km, deployment_mean_km: of the deployment points.
+        test_median_km, test_mean_km: median and mean over the val_test rows.
+        deployment_median_km, deployment_mean_km: the same over the deployment points.
         wasserstein_km: W of kNNDM; 0 if the two distributions are equal.
     """
 
@@ -102,11 +102,11 @@ class Verification:
     """The measurements of a splits file.
 
     Attributes:
-        file, strategy, leaks_by_design: of the splits; the strategy is empty for a user's own file.
-        fingerprint: of the data.
+        file, strategy, leaks_by_design: origin of the splits; the strategy is empty for a user's own file.
+        fingerprint: fingerprint of the data.
         report: rows, shares, leaks and distances.
         ratios: the shares that the file, or else the configuration, sets.
-        resemblance: of val_test to the deployment; None if positions are missing.
+        resemblance: resemblance of val_test to the deployment; None if positions are missing.
         comparison: the resemblance in words, with the origin of the deployment points.
         notes: checks that were not possible, and other remarks.
     """

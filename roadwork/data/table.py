@@ -19,7 +19,7 @@ class Corrections:
     """The corrections that a person made to a table.
 
     Attributes:
-        fingerprint: of the table before them, so that existing splits still fit.
+        fingerprint: fingerprint of the table before the corrections, so that existing splits still fit.
         dropped_ids: rows to exclude from every split.
     """
 
@@ -32,8 +32,8 @@ class ExtraRows:
     """The rows of a table that come from `data.extra`; the column `source` of its slices names their dataset.
 
     Attributes:
-        ids: of all of them.
-        train_only: of those that are no part of splits files: each is in train or set aside.
+        ids: ids of all these rows.
+        train_only: ids of the rows that splits files do not list; they are in train or set aside.
     """
 
     ids: frozenset[str]

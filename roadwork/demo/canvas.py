@@ -23,8 +23,8 @@ class Camera:
     right-hand traffic; ``side`` -1 mirrors them for left-hand traffic.
 
     Attributes:
-        width: of the canvas, in pixels.
-        height: of the canvas, in pixels.
+        width: width of the canvas in pixels.
+        height: height of the canvas in pixels.
         focal: focal length in pixels.
         centre: column of the vanishing point, in pixels.
         horizon: row of the vanishing point, in pixels.
@@ -224,9 +224,9 @@ class Item:
         x: to the right of the centre line, in metres.
         z: along the street in the first image, in metres.
         draw: draws it with a pen at its foot point.
-        half_width: of its shadow, in metres.
-        length: of its shadow, away from the camera, in metres.
-        speed: metres along the street from one picture to the next.
+        half_width: half the width of its shadow in metres.
+        length: length of its shadow away from the camera in metres.
+        speed: metres along the street from one image to the next.
         is_roadwork: whether it makes the scene's label Roadwork.
     """
 

@@ -126,7 +126,7 @@ def _check_numbers(images: int, size: tuple[int, int], seed: int, geo_shift: flo
     if seed < 0:
         raise DataError(f"seed is {seed}; it must be 0 or more.")
     if not 0 <= geo_shift <= 1:
-        raise DataError(f"geo_shift is {geo_shift}; allowed: 0 (all regions look alike) to 1 (each looks its own way).")
+        raise DataError(f"geo_shift is {geo_shift}; allowed: 0 (all regions look alike) to 1 (each has its own look).")
     if not all(SMALLEST <= side <= LARGEST for side in size):
         raise DataError(f"size is {size[0]}x{size[1]}; each side must be {SMALLEST} to {LARGEST} pixels, e.g. 640x480.")
 

@@ -48,7 +48,7 @@ class Detector:
         >>> detector = Detector.load("model")  # written by: roadwork export RUN --out model
         >>> detector("photo.jpg")  # doctest: +SKIP
         Prediction(label='Roadwork', probability=0.93, abstain=False)
-        >>> [answer.label for answer in detector.predict_many(["a.jpg", "b.png"])]  # doctest: +SKIP
+        >>> [prediction.label for prediction in detector.predict_many(["a.jpg", "b.png"])]  # doctest: +SKIP
         ['Roadwork', 'None']
 
     Attributes:
@@ -140,18 +140,18 @@ class Detector:
 
 
 def _encoded(photo: Any) -> bytes:
-    """The bytes of an encoded image. Decoded images are encoded losslessly, so that one reader serves all."""
+    """The bytes of an encoded image. Decoded images are encoded losslessly, so that all photos use the same reader."""
     if isinstance(photo, bytes):
         return photo
     if isinstance(photo, str | Path):
         return Path(photo).read_bytes()
     if isinstance(photo, np.ndarray):
         if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
-            raise DataError(f"An array of {photo.dtype} {photo.shape} came; it must be uint8 (H, W, 3), RGB.")
+            raise DataError(f"The photo is an array of {photo.dtype} {photo.shape}; it must be uint8 (H, W, 3), RGB.")
         photo = Image.fromarray(photo)
     if not isinstance(photo, Image.Image):
         raise DataError(
-            f"A photo came as {type(photo).__name__}; allowed: a path, bytes, a PIL image, or a uint8 array (H, W, 3)."
+            f"The photo is a {type(photo).__name__}; allowed: a path, bytes, a PIL image, or a uint8 array (H, W, 3)."
         )
     buffer = BytesIO()
     photo.save(buffer, "PNG", compress_level=0, exif=photo.getexif())

@@ -1,4 +1,4 @@
-"""From what a user names, files, folders, globs and lists, to photos in a fixed order, each once."""
+"""Finds the photos of a command: files, folders, globs and lists, in a fixed order and without duplicates."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ FROM_STDIN = "-"
 
 
 def find_photos(inputs: Sequence[str], listed: Iterable[bytes] = (), *, recursive: bool = True) -> FoundPhotos:
-    """The photos that inputs name. A folder's are sorted by name, its own before those of its folders.
+    """The photos of all inputs. The photos of a folder are sorted by name and precede those of its subfolders.
 
     Args:
         inputs: files, folders, globs, parquet files, and `-` for `listed`.
-        listed: paths, one a line. One that is not there is a photo that cannot be read; of `inputs` it is an error.
-        recursive: whether folders inside folders are read.
+        listed: paths, one per line. A missing path is an unreadable photo here, but an error in `inputs`.
+        recursive: whether to read subfolders.
 
     Raises:
-        DataError: an input is not there, a parquet file cannot be used, or no photo is found.
+        DataError: an input does not exist, a parquet file cannot be used, or there are no photos.
     """
     finder = _Finder(recursive)
     for given in inputs:
@@ -45,7 +45,7 @@ def find_photos(inputs: Sequence[str], listed: Iterable[bytes] = (), *, recursiv
 
 
 class _Finder:
-    """Gathers photos; neighbouring files become one source."""
+    """Collects photos; consecutive files become one source."""
 
     def __init__(self, recursive: bool) -> None:
         self.recursive = recursive
@@ -56,7 +56,7 @@ class _Finder:
         self._seen: set[str] = set()
 
     def add_input(self, given: str) -> None:
-        """A file, folder or glob; a file whose name looks like a glob is that file."""
+        """Adds a file, folder or glob; an existing file whose name looks like a glob is read as a file."""
         if os.path.lexists(given) or not glob.has_magic(given):
             self.add(given)
             return
@@ -80,7 +80,7 @@ class _Finder:
         if stat.S_ISDIR(mode):
             self._add_folder(path)
         elif not stat.S_ISREG(mode):
-            raise DataError(f"{path} is neither a file nor a folder, so no photo. Name files, folders or globs.")
+            raise DataError(f"{path} is neither a file nor a folder. Name files, folders or globs.")
         elif _is_named(path, PARQUET):
             self._add_parquet(path)
         else:
@@ -120,12 +120,12 @@ class _Finder:
             waiting += reversed(list(self._add_files_of(folder, real)))
 
     def _add_files_of(self, folder: str, real: str) -> Iterator[str]:
-        """Adds a folder's own photos; gives the folders in it."""
+        """Adds the photos directly in a folder; yields its subfolders."""
         try:
             with os.scandir(folder) as scan:
                 entries = sorted(scan, key=lambda entry: entry.name)
         except OSError as error:
-            logger.warning("%s cannot be read: %s. Its photos are left out.", folder, error.strerror)
+            logger.warning("%s cannot be read: %s. Its photos are skipped.", folder, error.strerror)
             return
         for entry in entries:
             if entry.name.startswith("."):
@@ -134,7 +134,7 @@ class _Finder:
                 if self.recursive:
                     yield entry.path
             elif _is_named(entry.name, *SUFFIXES) and (entry.is_file() or entry.is_symlink()):
-                # A link that leads nowhere is a photo that cannot be read, and is told.
+                # A dangling link is reported as an unreadable photo.
                 key = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(real, entry.name)  # noqa: PTH118
                 self._add_file(entry.path, key)
             else:
@@ -159,10 +159,8 @@ def _is_named(name: str, *suffixes: str) -> bool:
 
 def _nothing(inputs: Sequence[str], finder: _Finder) -> str:
     skipped = f" {finder.n_other} other and {finder.n_hidden} hidden files were skipped." if finder.n_other else ""
-    hint = " Parquet files of a folder are read when they are named, such as 'folder/*.parquet'." * bool(
-        finder.n_parquet
-    )
+    hint = " Parquet files in a folder must be named explicitly, such as 'folder/*.parquet'." * bool(finder.n_parquet)
     return (
-        f"There is no photo in {', '.join(inputs[:5])}{' ...' * (len(inputs) > 5)}.{skipped}{hint} "
+        f"There are no photos in {', '.join(inputs[:5])}{' ...' * (len(inputs) > 5)}.{skipped}{hint} "
         f"Name photos, folders with files ending in {', '.join(SUFFIXES)}, globs, or parquet files with images."
     )

@@ -1,7 +1,6 @@
-"""Folds temperature and threshold into the head, so that every consumer decides alike.
+"""Folds temperature and threshold into the head, so that all consumers make the same decisions.
 
-`roadwork.metrics.decision` has the algebra. A consumer that applies a sigmoid to each logit gets another score than
-one that applies a softmax, but the same decision.
+`roadwork.metrics.decision` has the algebra. Softmax and sigmoid give different scores, but the same decision.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ def fold_calibration(network: nn.Module, temperature: float, threshold: float) -
     """Changes the head of `network` in place: its logits become those of `roadwork.metrics.decision.fold`.
 
     Args:
-        network: an image classifier with two classes, adapters merged; or an ensemble of such.
+        network: an image classifier with two classes and merged adapters, or an ensemble of them.
         temperature: T, above 0; the logits are divided by it.
-        threshold: t, between 0 and 1; the calibrated probability at which Roadwork is decided.
+        threshold: t, between 0 and 1; the decision is Roadwork from this calibrated probability on.
 
     Raises:
         ConfigError: temperature or threshold is out of range, or the head does not end in a linear layer of 2 outputs.
@@ -36,7 +35,7 @@ def fold_calibration(network: nn.Module, temperature: float, threshold: float) -
         raise ConfigError(f"The temperature is {temperature}; it must be a number above 0.")
     if not 0 < threshold < 1:
         raise ConfigError(f"The threshold is {threshold}; it must be between 0 and 1, both excluded.")
-    # Folding is linear in the logits, so the mean of members folded alike is the mean of all, folded.
+    # Folding is linear in the logits, so folding every member is the same as folding their mean.
     members = getattr(network, "members", None)
     for member in members if isinstance(members, nn.ModuleList) else (network,):
         _fold_layer(last_linear(member), temperature, threshold)
@@ -48,10 +47,10 @@ def _fold_layer(layer: nn.Linear, temperature: float, threshold: float) -> None:
 
 
 def last_linear(network: nn.Module) -> nn.Linear:
-    """The linear layer that gives the two logits.
+    """The linear layer that returns the two logits.
 
     Raises:
-        ConfigError: the head ends in something else.
+        ConfigError: the head does not end in such a layer.
     """
     name = find_head(network)
     linear = [module for module in getattr(network, name).modules() if isinstance(module, nn.Linear)]
@@ -67,7 +66,7 @@ def read_calibration(run: Run) -> ExportFacts | None:
     """Temperature, threshold, prior and abstention band of a run; None if it is not calibrated.
 
     Raises:
-        DataError: calibration.json is damaged, or was fitted on other predictions than the run's.
+        DataError: calibration.json is damaged, or was fitted on other predictions than those of the run.
     """
     content = run.read_calibration()
     if content is None:
@@ -89,8 +88,8 @@ def read_calibration(run: Run) -> ExportFacts | None:
     _, found = read_rows(read_predictions(run.predictions_file))
     if fitted_on != found:
         raise DataError(
-            f"{path} was fitted on other predictions (rows {fitted_on[:12]}…) than {run.predictions_file.name} beside "
-            f"it has ({found[:12]}…), so its temperature and threshold may not fit this network. Calibrate again with "
-            "`roadwork calibrate RUN`, or remove calibration.json to export without calibration."
+            f"{path} was fitted on rows with hash {fitted_on[:12]}…, but {run.predictions_file.name} has "
+            f"{found[:12]}…. Calibrate again with `roadwork calibrate RUN`, or remove calibration.json to export "
+            "without calibration."
         )
     return facts

@@ -1,7 +1,7 @@
 """The exported format: the `roadwork` block of config.json, and preprocessing.
 
-The whole picture is squashed to a square (docs/decisions/0004), bicubic and antialiased, scaled to [0, 1] and
-normalised. ViTImageProcessor can say all of it, and unlike BitImageProcessor has a fast form in transformers 4.45 too.
+The whole image is resized to a square (docs/decisions/0004), bicubic and antialiased, scaled to [0, 1] and normalised.
+ViTImageProcessor supports all of this. Unlike BitImageProcessor, it has a fast version in transformers 4.45, too.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class ExportFacts:
     """The calibration that is folded into an exported network's head.
 
     Attributes:
-        temperature: T, by which the logits were divided.
-        threshold: t, the calibrated probability at which Roadwork is decided; folded, so that the decision is at 0.5.
-        prior: the share of Roadwork that the probabilities and the threshold are meant for; None where uncalibrated.
-        abstain_low, abstain_high: calibrated probabilities between which, ends included, no answer is given; None:
-            every photo is answered.
+        temperature: T, the divisor of the logits.
+        threshold: t, the decision threshold on the calibrated probability; after folding, a score of 0.5.
+        prior: the share of Roadwork that the probabilities and the threshold assume; None if not calibrated.
+        abstain_low, abstain_high: the detector abstains between these calibrated probabilities, ends included; None:
+            it never abstains.
     """
 
     temperature: float = 1.0
@@ -49,7 +49,7 @@ class ExportFacts:
             )
 
     def as_config(self) -> dict[str, Any]:
-        """What stands in config.json under `roadwork`."""
+        """The value of `roadwork` in config.json."""
         return {"format": FORMAT, **asdict(self)}
 
     @classmethod
@@ -57,32 +57,30 @@ class ExportFacts:
         """The facts of an exported folder.
 
         Raises:
-            DataError: it is not a folder that `roadwork export` has written.
+            DataError: `roadwork export` did not write the folder.
         """
         facts = read_json(folder, CONFIG_FILE).get(KEY)
         if not isinstance(facts, dict):
             raise DataError(
-                f"{folder / CONFIG_FILE} has no part {KEY!r}, so {folder} was not written by `roadwork export`. "
+                f"{folder / CONFIG_FILE} has no key {KEY!r}, so {folder} was not written by `roadwork export`. "
                 "Make one with `roadwork export RUN --out DIR`."
             )
         if facts.get("format") != FORMAT:
             raise DataError(
-                f"{folder / CONFIG_FILE} is of format {facts.get('format')!r}; this roadwork reads {FORMAT}. "
+                f"{folder / CONFIG_FILE} has format {facts.get('format')!r}; this roadwork reads format {FORMAT}. "
                 "Export again."
             )
         try:
             return cls(**{name: value for name, value in facts.items() if name in cls.__dataclass_fields__})
         except TypeError as error:
-            raise DataError(
-                f"{folder / CONFIG_FILE}: the part {KEY!r} cannot be used: {error}. Export again."
-            ) from None
+            raise DataError(f"{folder / CONFIG_FILE}: the key {KEY!r} cannot be used: {error}. Export again.") from None
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """An object in a file of an exported folder.
+    """The JSON object in a file of an exported folder.
 
     Raises:
-        DataError: there is no such folder or file, or it holds no JSON object.
+        DataError: the folder or file does not exist, or is not a JSON object.
     """
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}. `roadwork export RUN --out DIR` makes one.")
@@ -96,17 +94,17 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     except ValueError as error:
         raise DataError(f"{path} cannot be read as JSON: {error}. Export again.") from None
     if not isinstance(content, dict):
-        raise DataError(f"{path} holds no JSON object. Export again.")
+        raise DataError(f"{path} is not a JSON object. Export again.")
     return content
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a photo becomes what the network takes.
+    """How a photo becomes the network input.
 
     Attributes:
-        size: pixels of both sides.
-        statistics: of normalisation.
+        size: width and height in pixels.
+        statistics: mean and standard deviation of the normalisation.
     """
 
     size: int
@@ -128,10 +126,10 @@ class Preprocessing:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """That of an exported folder.
+        """The preprocessing of an exported folder.
 
         Raises:
-            DataError: the file is missing, or says something else than `as_config` would.
+            DataError: the file is missing, or differs from `as_config`.
         """
         content = read_json(folder, PROCESSOR_FILE)
         try:
@@ -145,7 +143,7 @@ class Preprocessing:
         if read is None or differing or len(read.statistics.mean) != 3 or len(read.statistics.std) != 3:
             which = f": {', '.join(differing)}" if differing else ""
             raise DataError(
-                f"{folder / PROCESSOR_FILE} is not as `roadwork export` writes it{which}. A detector that is fed other "
-                "pictures than it was judged on is another detector; export again."
+                f"{folder / PROCESSOR_FILE} was changed after the export{which}. Other preprocessing would change "
+                "the predictions. Export again."
             )
         return read

@@ -31,11 +31,11 @@ def has_cuda() -> bool:
 
 
 def load_onnx(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """The network of a file: (B, 3, S, S) float32 to logits (B, 2), both on `device`.
+    """The network in a file: (B, 3, S, S) float32 to logits (B, 2), both on `device`.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
-        ConfigError: it has not got the device.
+        ConfigError: onnxruntime does not support the device.
         DataError: the file is damaged.
     """
     onnxruntime = _import_onnxruntime()
@@ -53,7 +53,8 @@ def _import_onnxruntime() -> ModuleType:
         import onnxruntime  # noqa: PLC0415 -- an extra
     except ImportError:
         raise MissingExtraError(
-            "A detector in ONNX needs onnxruntime, which is missing. Install it: pip install 'roadwork-vision[onnx]'"
+            "An ONNX detector needs onnxruntime, which is not installed. Install it: "
+            "pip install 'roadwork-vision[onnx]'"
         ) from None
     module: ModuleType = onnxruntime
     return module
@@ -66,33 +67,33 @@ def _providers(onnxruntime: ModuleType, device: torch.device) -> list[Any]:
     if device.type == "cuda" and _CUDA in available:
         return [(_CUDA, {"device_id": device.index or 0}), _CPU]
     raise ConfigError(
-        f"The device is {str(device)!r}, but this onnxruntime computes on {', '.join(available)} only. Use the device "
+        f"The device is {str(device)!r}, but this onnxruntime supports only {', '.join(available)}. Use the device "
         "cpu, install onnxruntime-gpu, or export with --format hf."
     )
 
 
 def _start(onnxruntime: ModuleType, path: Path, providers: list[Any]) -> Any:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()  # what the user allows torch; its own choice is all cores
-    # Threads that spin while they wait take the time of the process that reads photos.
+    options.intra_op_num_threads = torch.get_num_threads()  # respects the user's limit; the default is all cores
+    # Spinning threads would slow down the threads that decode photos.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:  # noqa: BLE001 -- its errors have no class in common but this
+    except Exception as error:  # noqa: BLE001 -- its errors have no other common class
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path} cannot be loaded ({reason}). It is damaged; export again.") from None
+        raise DataError(f"{path} is damaged and cannot be loaded ({reason}). Export again.") from None
     names = [value.name for value in (*session.get_inputs(), *session.get_outputs())]
     if names != [INPUT_NAME, OUTPUT_NAME]:
-        raise DataError(f"{path} maps {names}, where {[INPUT_NAME, OUTPUT_NAME]} was expected. Export again.")
+        raise DataError(f"{path} has inputs and outputs {names}; expected {[INPUT_NAME, OUTPUT_NAME]}. Export again.")
     return session
 
 
 class TorchNetwork:
-    """A classifier of transformers as a function: (B, 3, S, S) float32 to logits (B, 2).
+    """A transformers classifier as a function: (B, 3, S, S) float32 to logits (B, 2).
 
     Attributes:
-        module: the classifier itself, for those who take gradients.
+        module: the classifier itself, for gradients.
     """
 
     def __init__(self, module: PreTrainedModel) -> None:
@@ -104,7 +105,7 @@ class TorchNetwork:
 
 
 def choose_network_device(folder: Path, device: str) -> torch.device:
-    """The device of an exported network; `auto` is a GPU if the machine has one that the folder's format can use.
+    """The device for an exported network; `auto` is a GPU if there is one that supports the folder's format.
 
     Raises:
         ConfigError: there is no such device.
@@ -120,8 +121,8 @@ def load_network(folder: Path, device: torch.device) -> Callable[[Tensor], Tenso
 
     Raises:
         DataError: the folder has no weights, or they are damaged or do not fit its config.json.
-        ConfigError: it is ONNX, and onnxruntime has not got the device.
-        MissingExtraError: it is ONNX, and onnxruntime is not installed.
+        ConfigError: the folder has an ONNX file, and onnxruntime does not support the device.
+        MissingExtraError: the folder has an ONNX file, and onnxruntime is not installed.
     """
     if (folder / WEIGHTS_FILE).is_file():
         return TorchNetwork(_load_weights(folder).to(device).eval())
@@ -131,7 +132,7 @@ def load_network(folder: Path, device: torch.device) -> Callable[[Tensor], Tenso
 
 
 def _load_weights(folder: Path) -> PreTrainedModel:
-    # Slow to import, and a detector in ONNX needs none of them.
+    # Slow to import, and not needed for ONNX.
     from huggingface_hub.errors import StrictDataclassError  # noqa: PLC0415
     from safetensors import SafetensorError  # noqa: PLC0415
     from transformers import AutoModelForImageClassification  # noqa: PLC0415
@@ -150,14 +151,14 @@ def _load_weights(folder: Path) -> PreTrainedModel:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
         raise DataError(
             f"{path} cannot be loaded as config.json describes it ({type(error).__name__}: {reason}). "
-            "One of them is damaged, or they are of two exports. Export again."
+            "One of them is damaged, or they come from different exports. Export again."
         ) from None
-    # A weight that is missing would be drawn at random, without an error.
+    # transformers would initialise a missing weight at random, without an error.
     misfits = [f"{key} is missing" for key in sorted(report["missing_keys"])]
     misfits += [f"{key} is not in the network" for key in sorted(report["unexpected_keys"])]
     if misfits:
         raise DataError(
-            f"{path} does not hold the network of config.json: {'; '.join(misfits[:3])}"
+            f"{path} does not fit config.json: {'; '.join(misfits[:3])}"
             f"{f' and {len(misfits) - 3} more' if len(misfits) > 3 else ''}. Export again."
         )
     return network

@@ -20,7 +20,7 @@ from roadwork.detector.format import ExportFacts
 _ERRORS_SHOWN = 20
 _ROWS_PER_GROUP = 50_000
 
-# RFC 7946 advises against more: 7 decimals of a degree are a centimetre.
+# RFC 7946 advises against more decimals; 7 decimals of a degree are a centimetre.
 _DECIMALS = 7
 _SITE_SUFFIXES = (".geojson", ".csv")
 
@@ -32,11 +32,11 @@ class Record:
     Attributes:
         key: identifies the photo in a later call; not in the output.
         filename: as the user named it.
-        label: `Roadwork` or `None` (the text); None, as the next two, where the photo cannot be read.
-        probability: calibrated, of Roadwork.
+        label: `Roadwork` or `None` (text). If the photo cannot be read, this and the next two are None.
+        probability: calibrated probability of Roadwork.
         abstain: whether the probability is in the abstain band.
         latitude, longitude: in degrees; None without a position.
-        captured_at: ISO 8601, with the camera's offset from UTC where it wrote one; None where unknown.
+        captured_at: ISO 8601, with the camera's UTC offset if it is known; None if the time is unknown.
         error: why the photo cannot be read.
     """
 
@@ -55,13 +55,13 @@ class Record:
         return self.latitude is not None and self.longitude is not None
 
     def as_row(self) -> dict[str, Any]:
-        """The output's columns in their order."""
+        """The values by output column, in order."""
         row = asdict(self)
         del row["key"]
         return row
 
     def to_line(self) -> bytes:
-        """A line of a partial file; names of any bytes survive, as JSON escapes what is no Unicode."""
+        """A line of a partial file; JSON escapes preserve file names that are not valid Unicode."""
         return json.dumps(astuple(self), allow_nan=False).encode() + b"\n"
 
     @classmethod
@@ -73,7 +73,7 @@ class Record:
         """
         values = json.loads(line)
         if not isinstance(values, list) or len(values) != len(fields(cls)):
-            raise ValueError(f"it is no list of {len(fields(cls))}")
+            raise ValueError(f"it is not a list of {len(fields(cls))} values")
         return cls(*values)
 
 
@@ -81,7 +81,7 @@ COLUMNS = tuple(field.name for field in fields(Record) if field.name != "key")
 
 
 def shown_name(name: str) -> str:
-    """A file's name as UTF-8 can write it: bytes that are no UTF-8 become backslash escapes."""
+    """A file name as valid UTF-8: other bytes become backslash escapes."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -92,22 +92,22 @@ def known(degrees: float) -> float | None:
 
 @dataclass
 class Summary:
-    """Counts of all photos of an output.
+    """Counts over all photos of an output.
 
     Attributes:
-        n_photos: all of them.
-        n_answered: in this call; the others had been answered before.
-        seconds: that those took.
-        n_roadwork, n_none: by label, those that abstain among them.
-        n_abstained: too near the threshold.
-        n_without_gps: that have no position.
-        n_unreadable: that could not be read.
-        unreadable: names and reasons of the first of them.
-        n_sites: that were written; None where none were asked for.
+        n_photos: all photos.
+        n_predicted: photos predicted by this call; the others are from an interrupted call.
+        seconds: duration of these predictions.
+        n_roadwork, n_none: photos by label, including those in the abstain band.
+        n_abstained: photos in the abstain band.
+        n_without_gps: photos without a position.
+        n_unreadable: photos that cannot be read.
+        unreadable: names and reasons of the first unreadable photos.
+        n_sites: number of written sites; None if sites were not requested.
     """
 
     n_photos: int = 0
-    n_answered: int = 0
+    n_predicted: int = 0
     seconds: float = 0.0
     n_roadwork: int = 0
     n_none: int = 0
@@ -118,7 +118,7 @@ class Summary:
     n_sites: int | None = None
 
     def count(self, records: Iterable[Record]) -> Iterator[Record]:
-        """Passes the records on, counting them."""
+        """Yields the records and counts them."""
         for record in records:
             self.n_photos += 1
             self.n_roadwork += record.label == ROADWORK
@@ -132,21 +132,19 @@ class Summary:
             yield record
 
     def lines(self) -> list[str]:
-        """For people to read."""
-        speed = f", {self.n_answered / self.seconds:,.1f} photos/s" if self.n_answered and self.seconds else ""
-        earlier = self.n_photos - self.n_answered
-        before = f" ({earlier:,} answered before)" if earlier else ""
-        abstained = (
-            f" {self.n_abstained:,} of them are too near the threshold to be answered." if self.n_abstained else ""
-        )
+        """The summary for people."""
+        speed = f", {self.n_predicted / self.seconds:,.1f} photos/s" if self.n_predicted and self.seconds else ""
+        earlier = self.n_photos - self.n_predicted
+        before = f" ({earlier:,} predicted before)" if earlier else ""
+        abstained = f" {self.n_abstained:,} of them are in the abstain band." if self.n_abstained else ""
         lines = [
             f"{self.n_photos:,} photos{before} in {self.seconds:,.1f} s{speed}.",
             f"Roadwork {self.n_roadwork:,}, None {self.n_none:,}.{abstained}",
         ]
         if self.n_without_gps:
-            lines.append(f"{self.n_without_gps:,} are without GPS.")
+            lines.append(f"{self.n_without_gps:,} photos have no GPS.")
         if self.n_unreadable:
-            lines.append(f"{self.n_unreadable:,} cannot be read; the column error says why:")
+            lines.append(f"{self.n_unreadable:,} photos cannot be read; see the column error:")
             lines += [f"  {name}: {reason}" for name, reason in self.unreadable]
             if self.n_unreadable > len(self.unreadable):
                 lines.append(f"  and {self.n_unreadable - len(self.unreadable):,} more")
@@ -154,9 +152,9 @@ class Summary:
 
 
 def threshold_in_words(facts: ExportFacts) -> str:
-    """At which probability the detector decides, and for where that is meant."""
+    """The decision threshold and its prior, for people."""
     if facts.prior is None:
-        return f"The detector decides at {facts.threshold:.2g}, and was not calibrated."
+        return f"Decision threshold {facts.threshold:.2g}. The detector is not calibrated."
     return f"Decision threshold {facts.threshold:.2g}, for a prior of {facts.prior:.2g}."
 
 
@@ -164,10 +162,10 @@ Facts = Mapping[str, Any]
 
 
 def check_outputs(out: Path, sites: Path | None) -> None:
-    """Refuses files that cannot be written, before any work is done.
+    """Checks the output files before any work is done.
 
     Raises:
-        ConfigError: by their suffix, since one is a folder, or since both are the same.
+        ConfigError: a suffix is not allowed, a file is a folder, or both files are the same.
     """
     for option, path, suffixes in (("--out", out, tuple(_WRITERS)), ("--sites", sites, _SITE_SUFFIXES)):
         if path is not None and path.suffix.lower() not in suffixes:
@@ -179,14 +177,14 @@ def check_outputs(out: Path, sites: Path | None) -> None:
 
 
 def write_records(path: Path, records: Iterable[Record], facts: Facts) -> None:
-    """Writes the records in the form of the path's suffix, atomically.
+    """Writes the records atomically, in the format of the path's suffix.
 
     Args:
         path: ends in .csv, .parquet or .geojson.
-        records: are read once, in a stream.
-        facts: of the detector, for the forms that have a place for them; JSON values.
+        records: read once, in a stream.
+        facts: metadata of the detector as JSON values, for parquet and GeoJSON.
     """
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # of a call that was killed
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # from a killed call
         leftover.unlink()
     with atomic_path(path) as temporary:
         _WRITERS[path.suffix.lower()](temporary, records, facts)
@@ -202,7 +200,7 @@ def _write_csv(path: Path, records: Iterable[Record], _: Facts) -> None:
 
 
 def _write_parquet(path: Path, records: Iterable[Record], facts: Facts) -> None:
-    import pyarrow as pa  # noqa: PLC0415 -- slow to import, and only this form needs it
+    import pyarrow as pa  # noqa: PLC0415 -- slow to import, and only needed for parquet
     import pyarrow.parquet as pq  # noqa: PLC0415
 
     columns = {name: pa.string() for name in COLUMNS}
@@ -215,7 +213,7 @@ def _write_parquet(path: Path, records: Iterable[Record], facts: Facts) -> None:
 
 
 def _write_geojson(path: Path, records: Iterable[Record], facts: Facts) -> None:
-    """A FeatureCollection (RFC 7946), a line each feature; what was not placed has the geometry null."""
+    """A FeatureCollection (RFC 7946), one line per feature; without a position the geometry is null."""
     with path.open("w", encoding="utf-8") as file:
         file.write(f'{{"type": "FeatureCollection", "roadwork": {json.dumps(facts)}, "features": [')
         for number, feature in enumerate(_features(records)):

@@ -1,4 +1,4 @@
-"""Photos to predict that are embedded in, or listed by, a parquet file."""
+"""Photos to predict from a parquet file: embedded images, or file paths."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from roadwork.data.images import UnreadableImageError
 from roadwork.data.utils.gps_utils import normalize_gps
 from roadwork.detector.photos import Photo, PhotoFiles, PhotoSource, read_file
 
-# Photos held encoded in memory at a time: a whole row group can be gigabytes.
+# Encoded photos in memory at a time, because a whole row group can be gigabytes.
 _ROWS_AT_ONCE = 4
 _BUFFER_BYTES = 1 << 20
 _CAPTURED_AT = "captured_at"
 
 
 class EmbeddedPhotos:
-    """Photos inside a parquet file, as structs of bytes and path; they are read in order, some at a time.
+    """Photos embedded in a parquet file, as structs of bytes and path; they are read in order, in batches.
 
     Args:
-        path: of the file.
-        column: of the images.
-        names: (N,) what each is called.
+        path: path of the file.
+        column: name of the image column.
+        names: (N,) names for people.
         gps: (N, 2) latitude, longitude in degrees, NaN where missing.
-        captured_at: (N,) texts, empty where missing.
+        captured_at: (N,) times as text, empty where missing.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class EmbeddedPhotos:
         return f"{self._real_path}#{row}"
 
     def _images(self, wanted: np.ndarray) -> Iterator[tuple[int, Any]]:
-        """Number and image of the rows wanted; row groups without one are not read."""
+        """Number and image of each wanted row; row groups without a wanted row are not read."""
         try:
             with pq.ParquetFile(self._path, buffer_size=_BUFFER_BYTES) as file:
                 start = 0
@@ -71,7 +71,7 @@ class EmbeddedPhotos:
                                 yield row, value
                     start = end
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{self._path} cannot be read to its end: {error}. Write the file again.") from error
+            raise DataError(f"{self._path} cannot be read completely: {error}. Write the file again.") from error
 
     def _group(self, file: pq.ParquetFile, group: int) -> Iterator[Any]:
         for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=[self._column], use_threads=False):
@@ -79,10 +79,10 @@ class EmbeddedPhotos:
 
 
 def open_parquet(path: Path) -> PhotoSource:
-    """The photos of a parquet file; of the columns, all but the images are read at once.
+    """The photos of a parquet file; all columns except the images are read at once.
 
     Raises:
-        DataError: it cannot be read, has neither images nor their paths, or positions that cannot be used.
+        DataError: it cannot be read, has neither images nor paths, or has unusable positions.
     """
     try:
         with pq.ParquetFile(path) as file:
@@ -96,8 +96,8 @@ def open_parquet(path: Path) -> PhotoSource:
         raise DataError(f"{path} cannot be read as parquet: {error}.") from error
     if image is None and "filename" not in found:
         raise DataError(
-            f"{path} has the columns {', '.join(names)}: no images (structs of bytes and path), and no column of file "
-            "paths named filename, file_name or image_path. Rename yours."
+            f"{path} has the columns {', '.join(names)}. Needed: an image column (structs of bytes and path), or a "
+            "column of file paths named filename, file_name or image_path. Rename yours."
         )
     gps = _positions(frame, found, path)
     captured_at = _texts(frame.get(_CAPTURED_AT), len(frame))
@@ -114,14 +114,14 @@ def _is_image(kind: pa.DataType) -> bool:
 
 
 def _known_as(name: str, image: str | None) -> str:
-    """`find_columns` knows the path of an image by the name that Hugging Face's column has."""
+    """The column name that `find_columns` recognises: that of Hugging Face for the path of an image."""
     return "image.path" if name == f"{image}.path" else name
 
 
 def _read_columns(
     file: pq.ParquetFile, names: Sequence[str], found: Mapping[str, str], image: str | None
 ) -> pd.DataFrame:
-    """The columns found and captured_at, under the names that `_known_as` gives."""
+    """The found columns and captured_at, named by `_known_as`."""
     used = {found[field] for field in ("id", "filename", "latitude", "longitude", "gps") if field in found}
     chosen = [name for name in names if _known_as(name, image) in used or name.lower() == _CAPTURED_AT]
     table = file.read(columns=chosen).flatten() if chosen else pa.table({"": np.zeros(file.metadata.num_rows)})
@@ -137,12 +137,12 @@ def _positions(frame: pd.DataFrame, found: Mapping[str, str], path: Path) -> np.
         return normalize_gps(latitude, longitude, text, [f"row {row}" for row in range(len(frame))]).coordinates
     except DataError as error:
         raise DataError(
-            f"{path}: {error} `roadwork predict` finds columns by name alone: mend the values, or rename the column."
+            f"{path}: {error} `roadwork predict` finds columns by name only: fix the values, or rename the column."
         ) from error
 
 
 def _texts(values: pd.Series | None, n: int) -> list[str]:
-    """(N,) texts, empty where missing; moments as ISO 8601."""
+    """(N,) texts, empty where missing; times are in ISO 8601."""
     if values is None:
         return [""] * n
     return [
@@ -152,7 +152,7 @@ def _texts(values: pd.Series | None, n: int) -> list[str]:
 
 
 def _load(value: Mapping[str, Any] | None, folder: Path) -> bytes:
-    """The bytes of an image, or of the file that it names."""
+    """The bytes of an image, from the column or from the file at its path."""
     if value is not None and value["bytes"]:
         return bytes(value["bytes"])
     if value is None or not value["path"]:

@@ -1,4 +1,4 @@
-"""Photos to predict, still encoded, and the files that hold them."""
+"""Encoded photos to predict, and the files that contain them."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ import numpy as np
 
 from roadwork.data.images import UnreadableImageError
 
-# The largest file that is read. Above it is a video or a disk image with a photo's suffix: it would fill the memory.
+# Larger files are not photos, but for example videos with a photo's suffix. Reading them would fill the memory.
 MAX_BYTES = 1_000_000_000
 NO_GPS = (float("nan"), float("nan"))
 
 
 class Photo(NamedTuple):
-    """One photo that is still encoded.
+    """An encoded photo.
 
     Attributes:
-        position: its number among all photos.
-        key: identifies it in another call.
+        position: its index among all photos.
+        key: identifies it in later calls.
         name: as the user named it.
-        load: gives its bytes; raises OSError or UnreadableImageError.
-        gps: latitude, longitude in degrees from a column, NaN where there is none.
-        captured_at: from a column; empty where there is none.
+        load: returns its bytes; raises OSError or UnreadableImageError.
+        gps: latitude, longitude in degrees from a column; NaN if missing.
+        captured_at: time from a column; empty if missing.
     """
 
     position: int
@@ -40,16 +40,16 @@ class Photo(NamedTuple):
 
 
 class PhotoSource(Protocol):
-    """Photos of one kind, in order."""
+    """An ordered collection of photos."""
 
     def __len__(self) -> int: ...
 
     def keys(self) -> Iterator[str]:
-        """What each is known by."""
+        """The key of each photo."""
         ...
 
     def photos(self, wanted: np.ndarray) -> Iterator[Photo]:
-        """Those where `wanted`, (N,) bool, is true, numbered from 0; their bytes are not read ahead."""
+        """The photos where `wanted`, (N,) bool, is True, numbered from 0; their bytes are not read ahead."""
         ...
 
 
@@ -57,10 +57,10 @@ class PhotoFiles:
     """Photos in files of their own.
 
     Args:
-        names: their paths as the user named them, or as they are to be shown.
+        names: their paths as the user named them, or names for people.
         keys: their absolute paths.
-        gps: (N, 2) latitude, longitude in degrees, NaN where missing; None without.
-        captured_at: of each; None without.
+        gps: (N, 2) latitude, longitude in degrees, NaN where missing; None if unknown for all.
+        captured_at: (N,) times; None if unknown for all.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class PhotoFiles:
         return iter(self._keys)
 
     def take(self, wanted: Sequence[bool]) -> PhotoFiles:
-        """Those where `wanted`, (N,), is true."""
+        """The photos where `wanted`, (N,), is True."""
         return PhotoFiles(
             list(compress(self._names, wanted)),
             list(compress(self._keys, wanted)),
@@ -97,13 +97,13 @@ class PhotoFiles:
 
 @dataclass(frozen=True)
 class FoundPhotos:
-    """All photos of a command, in the order of its inputs, each once.
+    """All photos of a command, in the order of its inputs, without duplicates.
 
     Attributes:
-        sources: where they lie.
-        n_duplicates: named more than once, and left out.
-        n_hidden: files and folders whose names begin with a dot, left out.
-        n_other: files without a photo's suffix, left out.
+        sources: the photos by source.
+        n_duplicates: skipped repetitions.
+        n_hidden: skipped files and folders whose names begin with a dot.
+        n_other: skipped files without a photo's suffix.
     """
 
     sources: Sequence[PhotoSource]
@@ -115,11 +115,11 @@ class FoundPhotos:
         return sum(map(len, self.sources))
 
     def keys(self) -> Iterator[str]:
-        """What each is known by."""
+        """The key of each photo."""
         return chain.from_iterable(source.keys() for source in self.sources)
 
     def photos(self, wanted: np.ndarray) -> Iterator[Photo]:
-        """Those where `wanted`, (N,) bool, is true."""
+        """The photos where `wanted`, (N,) bool, is True."""
         start = 0
         for source in self.sources:
             end = start + len(source)
@@ -129,14 +129,12 @@ class FoundPhotos:
 
 
 def read_file(path: str) -> bytes:
-    """A photo's bytes.
+    """The bytes of a photo.
 
     Raises:
-        UnreadableImageError: it is larger than any photo.
+        UnreadableImageError: the file is too large.
     """
-    n_bytes = os.stat(path).st_size  # noqa: PTH116 -- a Path of its own costs more than the call, a million times
+    n_bytes = os.stat(path).st_size  # noqa: PTH116 -- creating a Path takes longer than the call
     if n_bytes > MAX_BYTES:
-        raise UnreadableImageError(
-            f"it has {n_bytes / 1e9:.1f} GB, and no photo that is read has over {MAX_BYTES:,} bytes"
-        )
+        raise UnreadableImageError(f"it has {n_bytes / 1e9:.1f} GB; the limit is {MAX_BYTES:,} bytes")
     return Path(path).read_bytes()

@@ -49,7 +49,7 @@ class ReadPhoto(NamedTuple):
         photo: the source photo.
         pixels: (V, 3, S, S) uint8, one entry per view; None if unreadable.
         camera: position and time from EXIF.
-        error: why there are no pixels; else empty.
+        error: why the photo cannot be read; empty if it can.
     """
 
     photo: Photo
@@ -71,7 +71,7 @@ def read_photo(photo: Photo, size: int, views: str) -> ReadPhoto:
         data = photo.load()
         camera = read_camera_metadata(data)
         return ReadPhoto(photo, read_views(data, size, views), camera)
-    except (OSError, ValueError, UnreadableImageError) as error:  # ValueError: a zero byte in a name
+    except (OSError, ValueError, UnreadableImageError) as error:  # ValueError: a null byte in the name
         return ReadPhoto(photo, None, camera, getattr(error, "strerror", None) or str(error))
 
 
@@ -138,25 +138,25 @@ def read_batches(
 def predict_batch(detector: Detector, batch: Sequence[ReadPhoto], options: PredictOptions) -> dict[int, Record]:
     """Predicts a batch: records by photo number."""
     views = [read.pixels for read in batch if read.pixels is not None]
-    answers: Iterator[Prediction] = iter(())
+    predictions: Iterator[Prediction] = iter(())
     if views:
         parts = torch.split(torch.cat(views), options.batch_size)
         logits = torch.cat([detector.logits(part) for part in parts])
-        answers = iter(detector.decide(detector.probabilities(combine_logits(logits, len(views[0])))))
+        predictions = iter(detector.decide(detector.probabilities(combine_logits(logits, len(views[0])))))
     records = {}
     for read in batch:
-        answer = next(answers) if read.pixels is not None else None
+        prediction = next(predictions) if read.pixels is not None else None
         latitude, longitude = _position(read, options.coarsen_gps)
         records[read.photo.position] = Record(
             key=read.photo.key,
             filename=shown_name(read.photo.name),
-            label=answer.label if answer else None,
-            probability=answer.probability if answer else None,
-            abstain=answer.abstain if answer else None,
+            label=prediction.label if prediction else None,
+            probability=prediction.probability if prediction else None,
+            abstain=prediction.abstain if prediction else None,
             latitude=known(latitude),
             longitude=known(longitude),
             captured_at=read.photo.captured_at or read.camera.captured_at or None,
-            error=None if answer else read.error,
+            error=None if prediction else read.error,
         )
     return records
 
@@ -236,7 +236,7 @@ def require_export(model: Path) -> None:
     """
     if (model / "config.yaml").is_file() and not (model / CONFIG_FILE).is_file():
         raise DataError(
-            f"{model} is a run's folder; a detector is exported from it first: "
+            f"{model} is a run, not an exported detector. Export it first: "
             f"roadwork export {model} --format hf --out DIR, and then roadwork predict DIR ..."
         )
 
@@ -258,20 +258,20 @@ def _predict_missing(
     summary = Summary()
     is_done = unfinished.is_done
     n_done = int(is_done.sum())
-    if unfinished.n_left_out:
-        logger.info("Ignored %s earlier predictions of photos that are no longer in the inputs.", unfinished.n_left_out)
+    if unfinished.n_ignored:
+        logger.info("Ignored %s earlier predictions of photos that are no longer in the inputs.", unfinished.n_ignored)
     if n_done:
         logger.info("%s of %s photos were predicted before; continuing.", f"{n_done:,}", f"{len(found):,}")
     started = time.perf_counter()
     with warnings.catch_warnings(), new_progress() as progress:
-        warnings.simplefilter("ignore")  # Pillow's, of damaged headers; set once, as filters are not a thread's own
+        warnings.simplefilter("ignore")  # Pillow warns about damaged headers; warning filters are process-wide
         task = progress.add_task("Predicting", total=len(found), completed=n_done)
         for batch in read_batches(found, ~is_done, detector, options):
             unfinished.append(predict_batch(detector, batch, options))
-            summary.n_answered += len(batch)
+            summary.n_predicted += len(batch)
             summary.seconds = time.perf_counter() - started
-            speed = summary.n_answered / summary.seconds
+            speed = summary.n_predicted / summary.seconds
             progress.update(task, advance=len(batch), description=f"Predicting, {speed:,.1f} photos/s")
             if should_stop():
-                raise InterruptedPredictionError(n_done + summary.n_answered, len(found))
+                raise InterruptedPredictionError(n_done + summary.n_predicted, len(found))
     return summary

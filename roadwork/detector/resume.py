@@ -1,7 +1,7 @@
-"""The partial file of a prediction, from which an interrupted command continues.
+"""The partial file of an interrupted prediction, from which the next call continues.
 
-Its first line names the model and options; each further line is a record. Lines are only appended, so a kill can
-damage only the last one, which is then cut off.
+The first line has the model and options; each further line is a record. Lines are only appended, so a kill can damage
+only the last one, which the next call removes.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ class Partial:
     """Records on disk, indexed by photo number.
 
     Args:
-        file: open for reading and writing, behind its first line.
-        keys: of all photos, in order.
+        file: open for reading and writing, positioned after its first line.
+        keys: keys of all photos, in order.
 
     Attributes:
-        n_left_out: records of photos that are no longer among them.
+        n_ignored: records of photos that are no longer in the inputs.
     """
 
     def __init__(self, file: BinaryIO, keys: Iterable[str]) -> None:
         self._file = file
         positions = {key: position for position, key in enumerate(keys)}
         self._offsets = np.full(len(positions), _ABSENT, dtype=np.int64)
-        self.n_left_out = 0
+        self.n_ignored = 0
         self._end = file.tell()
         for line in file:
             key = _key_of(line)
@@ -53,19 +53,19 @@ class Partial:
             if key in positions:
                 self._offsets[positions[key]] = self._end
             else:
-                self.n_left_out += 1
+                self.n_ignored += 1
             self._end += len(line)
         file.seek(self._end)
         file.truncate()
 
     @property
     def is_done(self) -> np.ndarray:
-        """(N,) bool, whether each photo has its record."""
+        """(N,) bool, whether each photo has a record."""
         done: np.ndarray = self._offsets != _ABSENT
         return done
 
     def append(self, records: Mapping[int, Record]) -> None:
-        """Adds the records of some positions; once this returns, a kill cannot take them away."""
+        """Adds records by photo number; after the return they survive a kill."""
         self._file.seek(self._end)
         for position, record in records.items():
             line = record.to_line()
@@ -81,7 +81,7 @@ class Partial:
 
 
 def _key_of(line: bytes) -> str | None:
-    """The key of a line's record; None where the line was not written to its end."""
+    """The key of a line's record; None if the line is incomplete."""
     try:
         return Record.from_line(line).key if line.endswith(b"\n") else None
     except ValueError:
@@ -90,16 +90,16 @@ def _key_of(line: bytes) -> str | None:
 
 @contextmanager
 def open_partial(path: Path, made_by: Mapping[str, Any], keys: Iterable[str], *, overwrite: bool) -> Iterator[Partial]:
-    """The partial file, new or as an earlier call has left it, for this process alone.
+    """The partial file, new or from an earlier call, locked for this process.
 
     Args:
-        path: of the file.
-        made_by: model and options on which the answers depend.
-        keys: of all photos, in order.
-        overwrite: begin anew where the file's answers come from others.
+        path: path of the file.
+        made_by: model and options that determine the predictions.
+        keys: keys of all photos, in order.
+        overwrite: start again if the file is from another model or other options.
 
     Raises:
-        DataError: another process is writing to it, or its answers come from another model or other options.
+        DataError: another process is writing to it, or it is from another model or other options.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
@@ -115,19 +115,19 @@ def open_partial(path: Path, made_by: Mapping[str, Any], keys: Iterable[str], *,
 
 
 def _check_header(file: BinaryIO, path: Path, made_by: Mapping[str, Any], *, overwrite: bool) -> None:
-    """Leaves the file behind its first line, which is written where there is none."""
+    """Positions the file after its first line, and writes that line if it is missing."""
     wanted = json.dumps({"roadwork predict": made_by}).encode() + b"\n"
     first = file.readline()
     if first == wanted:
         return
-    if not wanted.startswith(first):  # else it is empty, or was killed as it began
+    if not wanted.startswith(first):  # otherwise it is empty, or the call was killed at its start
         differing = _differing(first, made_by)
         if not overwrite:
             raise DataError(
-                f"{path} holds answers that were made otherwise ({differing}). Name another --out, or begin anew with "
-                "--overwrite."
+                f"{path} has predictions of another model or with other options ({differing}). Name another --out, or "
+                "start again with --overwrite."
             )
-        logger.warning("%s holds answers that were made otherwise (%s): it is begun anew.", path, differing)
+        logger.warning("Replacing %s: its predictions have another model or other options (%s).", path, differing)
     file.seek(0)
     file.truncate()
     file.write(wanted)
@@ -139,5 +139,5 @@ def _differing(first: bytes, made_by: Mapping[str, Any]) -> str:
         before = json.loads(first)["roadwork predict"]
         named = [name for name, value in made_by.items() if before.get(name) != value]
     except (ValueError, KeyError, TypeError, AttributeError):
-        return "it is no partial file of this version"
+        return "not a partial file of this version"
     return ", ".join(f"{name} was {before.get(name)}" if name != "model" else "another model" for name in named)

@@ -27,26 +27,26 @@ _OPACITY = 0.6
 def gradient_map(network: nn.Module, pixels: Tensor) -> np.ndarray:
     """(h, w) float32 in [0, 1]: evidence for Roadwork by part of a photo, on the network's own grid.
 
-    **Convolutional networks**: gradient times activation, summed over channels, what is above 0 of it (HiResCAM:
-    Draelos and Carin, arXiv:2011.08891). It is taken at the last feature map of at least 12 x 12 cells, not at the very
-    last as Grad-CAM commonly is: there a cell sees the whole picture, and need not lie where its evidence does.
+    **Convolutional networks**: gradient times activation, summed over channels, negative values set to 0 (HiResCAM:
+    Draelos and Carin, arXiv:2011.08891). It uses the last feature map with at least 12 x 12 cells. Grad-CAM commonly
+    uses the very last one, but its cells see the whole image, so their position can differ from that of the evidence.
 
-    **Transformers**: Grad-CAM (Selvaraju et al., ICCV 2017) of the patch tokens that enter the last block: after it a
-    class token may be all that the head reads, and patches have no gradient left. The tokens' mean is taken off, since
-    0 has no meaning for them; so the map compares the parts of a picture, and always has a brightest one. No attention
-    weights are needed, so any implementation of attention will do.
+    **Transformers**: Grad-CAM (Selvaraju et al., ICCV 2017) of the patch tokens that enter the last block. After this
+    block the head may read only the class token, and patches have no gradient. The mean token is subtracted, because 0
+    has no meaning for tokens. So the map compares the parts of an image, and always has a maximum. It needs no
+    attention weights, so it supports any implementation of attention.
 
-    1 is the strongest evidence of either direction, so that faint evidence is not blown up.
+    The scale is relative to the strongest evidence in either direction, so weak evidence stays weak.
 
     Args:
-        network: an image classifier of transformers with two classes, in evaluation mode.
-        pixels: (1, 3, S, S) normalised, on its device.
+        network: a transformers image classifier with two classes, in evaluation mode.
+        pixels: (1, 3, S, S) normalised, on the network's device.
 
     Raises:
         DataError: the network has no feature maps or patch tokens.
     """
     with torch.inference_mode(mode=False), torch.enable_grad():
-        entry = pixels.detach().clone().requires_grad_()  # so that frozen weights do not end the graph
+        entry = pixels.detach().clone().requires_grad_()  # keeps the graph if all weights are frozen
         output = network(pixel_values=entry, output_hidden_states=True)
         features = _choose_features(output.hidden_states, type(network).__name__)
         (gradient,) = torch.autograd.grad(output.logits[0, 1] - output.logits[0, 0], features)
@@ -62,13 +62,13 @@ def gradient_map(network: nn.Module, pixels: Tensor) -> np.ndarray:
 def occlusion_map(network: Callable[[Tensor], Tensor], pixels: Tensor, grid: int = OCCLUSION_GRID) -> np.ndarray:
     """(grid, grid) float32 in [0, 1]: drop of the Roadwork score when each part of the photo is masked.
 
-    It needs no gradients, so it serves an ONNX folder, at the cost of grid² + 1 forward passes (Zeiler and Fergus,
-    Visualizing and understanding convolutional networks, ECCV 2014).
+    It needs no gradients, so it also supports ONNX. It takes grid² + 1 forward passes (Zeiler and Fergus, Visualizing
+    and understanding convolutional networks, ECCV 2014).
 
     Args:
         network: maps (B, 3, S, S) to logits (B, 2), as `Detector.network` does.
-        pixels: (1, 3, S, S) normalised: 0 is the mean colour, which a hidden part is given.
-        grid: parts a side.
+        pixels: (1, 3, S, S) normalised; a masked part gets 0, the mean colour.
+        grid: number of parts per side.
     """
     size = pixels.shape[-1]
     edges = torch.linspace(0, size, grid + 1).round().int().tolist()
@@ -86,7 +86,7 @@ def overlay(image: np.ndarray, saliency: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8: the photo with its saliency map in red.
 
     Args:
-        image: (H, W, 3) uint8 RGB. The map is stretched over it, as the picture was squashed to the square.
+        image: (H, W, 3) uint8 RGB. The map is resized to its aspect ratio.
         saliency: (h, w) in [0, 1].
     """
     height, width = image.shape[:2]
@@ -97,13 +97,13 @@ def overlay(image: np.ndarray, saliency: np.ndarray) -> np.ndarray:
 
 
 def _choose_features(states: tuple[Tensor, ...] | None, name: str) -> Tensor:
-    """The last feature map (1, C, h, w) that is fine enough, else the finest; or the last block's tokens (1, n, C)."""
+    """The last fine enough feature map (1, C, h, w), else the finest; for transformers the last block's (1, n, C)."""
     if states and states[-1].dim() == 4:
         fine = [state for state in states if state.shape[-1] >= _MIN_CELLS]
         return fine[-1] if fine else max(states, key=lambda state: state.shape[-1])
     if states and len(states) > 1 and states[-2].dim() == 3:
         return states[-2]
-    raise DataError(f"A {name} shows no feature map or patch tokens, so there is no map of it. Use occlusion_map.")
+    raise DataError(f"{name} returns no feature maps or patch tokens, so it has no gradient map. Use occlusion_map.")
 
 
 def _count_patches(n_tokens: int, network: nn.Module, size: int) -> int:
@@ -111,7 +111,7 @@ def _count_patches(n_tokens: int, network: nn.Module, size: int) -> int:
     config = network.config
     patch = getattr(getattr(config, "vision_config", config), "patch_size", None)
     n_cut = (size // patch) ** 2 if isinstance(patch, int) else 0
-    # Fewer tokens than were cut: patches were merged on the way, as in Swin, which has no others.
+    # With fewer tokens than patches, patches were merged, as in Swin, which has no other tokens.
     return n_cut if 0 < n_cut <= n_tokens else math.isqrt(n_tokens) ** 2
 
 

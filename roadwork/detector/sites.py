@@ -26,7 +26,7 @@ from roadwork.metrics.decision import MARGIN_LIMIT
 
 logger = logging.getLogger(__name__)
 
-# Share of the photos within the radius of a roadwork that show it; the others look elsewhere. Assumed.
+# Assumed share of the photos within the radius of a roadwork that show it; the other cameras face elsewhere.
 _VISIBLE = 0.5
 PHOTO_COLUMNS = ("latitude", "longitude", "probability", "label", "abstain", "captured_at", "filename")
 SITE_COLUMNS = (
@@ -36,11 +36,11 @@ SITE_COLUMNS = (
 MAX_PHOTOS_NAMED = 20
 _CELLS_A_RADIUS = 8
 
-# Below it GPS noise alone would scatter one site into many; above it a "site" is a district.
+# With smaller radii, GPS noise splits a site into many; with larger ones, a "site" is a district.
 _RADIUS_RANGE_M = (5.0, 1000.0)
 _ZONE, _UTC = r"(?:Z|[+-]\d{2}:?\d{2})$", r"(?:Z|[+-]00:?00)$"
 
-# 11 cm; no GPS knows more.
+# 11 cm, finer than any GPS.
 _DECIMALS = 6
 _SUFFIXES = (".geojson", ".json", ".csv")
 SITE_RADIUS_M = 50.0
@@ -50,25 +50,26 @@ _ROWS_AT_ONCE = 20_000
 def combine_photos(photos: pd.DataFrame, *, prior: float | None) -> np.ndarray:
     """(K,) probability that there was roadwork at each of K sites.
 
-    The photos of a site share a scene, a light and one model's errors. To multiply their odds, as for independent
-    evidence, would make four photos at 0.9 a certainty. Instead:
+    The photos of a site share the scene, the light and the model's errors, so they are not independent evidence.
+    Multiplying their odds would turn four photos at 0.9 into near certainty. Instead:
 
-    - **A photo** is evidence by its log likelihood ratio, logit(p) - logit(prior) (Good, Weighing evidence, 1950).
-    - **A day** is heard once, by its strongest photo. Against it stands the strongest photo of the same day that was
-      answered None: a mixture, log(s exp(l) + 1 - s) with s = 1/2, since such a camera may have looked elsewhere. So it
-      halves the odds at most. On other days the roadwork may not have begun, or have ended, so None says nothing then.
-    - **Days** are dependent too. With a correlation of 1/2 between any two, K days are worth
-      K / (1 + (K - 1) / 2) independent ones (the design effect: Kish, Survey Sampling, 1965), so the k-th
-      strongest day adds 2 / (k (k + 1)) of its evidence, and all together never more than twice the strongest. A day
-      that speaks against what a stronger one showed adds nothing.
+    - **A photo's** evidence is its log likelihood ratio, logit(p) - logit(prior) (Good, Weighing evidence, 1950).
+    - **A day** counts once, with its strongest Roadwork photo and its strongest None photo. The latter enters as a
+      mixture, log(s exp(l) + 1 - s) with s = 1/2, because its camera may have faced elsewhere. So it at most halves the
+      odds. None photos of other days do not count, because the roadwork may have started later or ended.
+    - **Days** are also dependent. With a correlation of 1/2 between days, K days are worth K / (1 + (K - 1) / 2)
+      independent ones (the design effect: Kish, Survey Sampling, 1965). So the k-th strongest day adds 2 / (k (k + 1))
+      of its evidence, and all days together add at most twice the strongest. Negative evidence of a weaker day adds
+      nothing.
 
-    One photo gives its own probability, repeated photos add nothing, a further Roadwork photo never lowers it, and a
-    None never raises it. The two halves are assumed, not fitted. A site is there because some photo fired, and of many
-    photos some fire wrongly, which no rule for one site can see: take it as an order, with figures on the careful side.
+    A single photo keeps its probability, and repeated photos add nothing. A further Roadwork photo never lowers the
+    probability, and a None photo never raises it. Both values of 1/2 are assumed, not fitted. With many photos, some
+    false alarms create sites, and no rule for a single site can detect this. So use the probabilities for ranking;
+    their values are conservative.
 
     Args:
         photos: `site`, 0 to K - 1, each with a Roadwork photo; `day`, any values; `probability`; `is_roadwork`.
-        prior: share of Roadwork that the probabilities are meant for; None counts as 0.5.
+        prior: share of Roadwork that the probabilities assume; None counts as 0.5.
 
     Raises:
         ConfigError: the prior is not between 0 and 1.
@@ -86,40 +87,39 @@ def combine_photos(photos: pd.DataFrame, *, prior: float | None) -> np.ndarray:
     table = (days + against.reindex(days.index, fill_value=0.0)).rename("evidence").reset_index()
     table = table.sort_values("evidence", ascending=False, kind="stable")
     rank = table.groupby("site").cumcount() + 1
-    heard = table["evidence"].where(rank == 1, table["evidence"].clip(lower=0)) * 2 / (rank * (rank + 1))
-    combined = heard.groupby(table["site"]).sum()
+    weighted = table["evidence"].where(rank == 1, table["evidence"].clip(lower=0)) * 2 / (rank * (rank + 1))
+    combined = weighted.groupby(table["site"]).sum()
     probability: np.ndarray = expit(base + combined.to_numpy())
     return probability
 
 
 def find_sites(frame: pd.DataFrame, *, radius_m: float = 50.0, prior: float | None) -> pd.DataFrame:
-    """One row a roadwork site, the most probable first.
+    """The roadwork sites, one row per site, the most probable first.
 
-    **The rule.** A position where a photo was called Roadwork is a *core* if no core lies within the radius; positions
-    are asked in the order of how many others lie within the radius of them, the most first. Each photo belongs to its
-    nearest core, if that is within the radius. So a site never reaches farther than the radius from its core, and a
-    motorway with five kilometres of detections is a row of sites, at most one in each radius, not one long one. (Leader
-    clustering, Hartigan, Clustering Algorithms, 1975, the leaders being density peaks. Linking neighbours, as DBSCAN
-    does, would chain.)
+    This is leader clustering (Hartigan, Clustering Algorithms, 1975). The positions of Roadwork photos are visited in
+    the order of how many others lie within the radius, the most first. A position becomes a *core* if no other core is
+    within the radius. Each photo then belongs to its nearest core within the radius. So no site extends farther than
+    the radius from its core, and five kilometres of detections along a motorway become a row of sites. DBSCAN would
+    chain them into a single one.
 
-    Photos without a position or a probability, those that abstain, and repeated rows have no part. The order of rows
-    does not matter. Time grows with the photos, not with their pairs.
+    Photos without a position or a probability, photos in the abstain band, and repeated rows are ignored. The order of
+    rows does not matter. The time grows with the number of photos, not of pairs.
 
     Args:
-        frame: a row a photo: latitude and longitude in degrees, NaN where unknown; the calibrated probability; the
+        frame: one row per photo: latitude and longitude in degrees, NaN where unknown; the calibrated probability; the
             label, `Roadwork` or `None`; abstain; captured_at, as ISO 8601 text or null; filename.
-        radius_m: see above, 5 to 1000.
-        prior: share of Roadwork that the probabilities are meant for; None counts as 0.5.
+        radius_m: radius in metres, 5 to 1000.
+        prior: share of Roadwork that the probabilities assume; None counts as 0.5.
 
     Returns:
-        site_id: made from the site's first photo, so that it stays when photos are added.
-        latitude, longitude: of the centre of its Roadwork photos, in degrees. That is where the cameras stood.
-        radius_m: from there to the farthest of them.
-        n_photos: called Roadwork.
-        n_photos_nearby_without: called None, within the radius of the core, and not nearer to another site's.
-        first_seen, last_seen: captured_at of the first and last Roadwork photo as it came; None where none is known.
-        probability: `combine_photos` says how.
-        photos: names of up to 20 of its Roadwork photos, the most probable first.
+        site_id: derived from the site's first photo, so that it does not change when photos are added.
+        latitude, longitude: centre of the camera positions of its Roadwork photos, in degrees.
+        radius_m: distance from the centre to the farthest of them.
+        n_photos: number of Roadwork photos.
+        n_photos_nearby_without: number of None photos within the radius of the core that are not nearer to another one.
+        first_seen, last_seen: captured_at of the first and last Roadwork photo; None if no time is known.
+        probability: see `combine_photos`.
+        photos: names of up to 20 Roadwork photos, the most probable first.
 
     Raises:
         ConfigError: the radius or the prior is out of range.
@@ -138,7 +138,7 @@ def find_sites(frame: pd.DataFrame, *, radius_m: float = 50.0, prior: float | No
     cores = _find_cores(gps[is_roadwork], radius_m / 1000)
     distance_km, photos["site"] = PositionTree(cores).nearest(gps)
     photos["day"] = _local_day(photos["captured_at"], cores[photos["site"], 1])
-    # A Roadwork photo is within the radius of a core by construction; rounding must not lose it.
+    # By construction each Roadwork photo is within the radius of a core; rounding must not exclude it.
     near = photos[is_roadwork | (distance_km <= radius_m / 1000)]
     sites = _describe(near[near["is_roadwork"]])
     sites["n_photos_nearby_without"] = np.bincount(near["site"][~near["is_roadwork"]], minlength=len(cores))
@@ -148,9 +148,9 @@ def find_sites(frame: pd.DataFrame, *, radius_m: float = 50.0, prior: float | No
 
 
 def _prepare(frame: pd.DataFrame) -> pd.DataFrame:
-    """The photos that say something of a place, each once, the first taken first."""
-    is_answered = frame[["latitude", "longitude", "probability"]].notna().all(axis=1) & ~frame["abstain"].astype(bool)
-    photos = frame.loc[is_answered, list(PHOTO_COLUMNS)].reset_index(drop=True)
+    """The usable photos in order of time, without duplicates."""
+    is_usable = frame[["latitude", "longitude", "probability"]].notna().all(axis=1) & ~frame["abstain"].astype(bool)
+    photos = frame.loc[is_usable, list(PHOTO_COLUMNS)].reset_index(drop=True)
     photos["is_roadwork"] = photos.pop("label") == ROADWORK
     photos["captured_at"] = photos["captured_at"].astype("string")
     photos["time"] = pd.to_datetime(photos["captured_at"], format="ISO8601", utc=True, errors="coerce")
@@ -163,7 +163,7 @@ def _find_cores(gps: np.ndarray, radius_km: float) -> np.ndarray:
     places = np.unique(gps, axis=0)
     vectors = unit_vectors(places)
     chord = chord_length(radius_km)
-    # Counted in grid cells, since in a dense city each position has thousands of others around it.
+    # Counts grid cells, because in a dense city each position has thousands of neighbours.
     cells, cell_of_place = np.unique(np.floor(vectors * (_CELLS_A_RADIUS / chord)), axis=0, return_inverse=True)
     n_around = cKDTree(cells).query_ball_point(cells, _CELLS_A_RADIUS, return_length=True, workers=-1)[cell_of_place]
     tree = cKDTree(vectors)
@@ -178,10 +178,10 @@ def _find_cores(gps: np.ndarray, radius_km: float) -> np.ndarray:
 
 
 def _local_day(captured_at: pd.Series[str], longitude: np.ndarray) -> pd.Series[str]:
-    """The date where and when each photo was taken, "" where unknown.
+    """The local date of each photo, "" where unknown.
 
-    A time with an offset, or without a zone, is local already. To one in UTC the sun's time of the longitude (N,) is
-    added: by UTC's own date, one American afternoon would be two days.
+    A time with an offset, or without a zone, is local. A time in UTC is shifted to the solar time at the longitude
+    (N,), because the UTC date changes during an American afternoon.
     """
     local = pd.to_datetime(captured_at.str.replace(_ZONE, "", regex=True), format="ISO8601", errors="coerce")
     is_utc = captured_at.str.contains(_UTC).fillna(value=False).to_numpy(dtype=bool)
@@ -190,7 +190,7 @@ def _local_day(captured_at: pd.Series[str], longitude: np.ndarray) -> pd.Series[
 
 
 def _describe(roadwork: pd.DataFrame) -> pd.DataFrame:
-    """A row a site of what its Roadwork photos, the first taken first, say but the probability."""
+    """One row per site with all columns except the probability, from its Roadwork photos in order of time."""
     by_site = roadwork.groupby("site")
     sums = by_site[["latitude"]].count()  # its index names the sites
     for axis, component in zip("xyz", unit_vectors(roadwork[["latitude", "longitude"]].to_numpy()).T, strict=True):
@@ -220,7 +220,7 @@ def _name_site(*first_photo: object) -> str:
 
 
 def write_sites(sites: pd.DataFrame, path: Path) -> None:
-    """Writes sites, as `find_sites` gives them, atomically: GeoJSON (RFC 7946), or csv with the photos' names as JSON.
+    """Writes the sites of `find_sites` atomically, as GeoJSON (RFC 7946), or as csv with the photos' names in JSON.
 
     Raises:
         ConfigError: the name ends in none of .geojson, .json, .csv.
@@ -255,12 +255,12 @@ def _feature(site: dict[Any, Any]) -> dict[str, Any]:
 
 
 def write_prediction_sites(path: Path, records: Callable[[], Iterable[Record]], prior: float | None) -> int:
-    """Writes the sites of a prediction as GeoJSON, and gives their number.
+    """Writes the sites of a prediction as GeoJSON, and returns their number.
 
     Args:
-        path: of the file.
-        records: gives them anew, in a stream, at each call.
-        prior: share of Roadwork that the probabilities are meant for; None where uncalibrated.
+        path: path of the file.
+        records: returns a new stream of all records at each call.
+        prior: share of Roadwork that the probabilities assume; None if not calibrated.
     """
     sites = find_sites(rows_near_roadwork(records), radius_m=SITE_RADIUS_M, prior=prior)
     write_sites(sites, path)
@@ -268,18 +268,18 @@ def write_prediction_sites(path: Path, records: Callable[[], Iterable[Record]], 
 
 
 def warn_of_coarse_sites(decimals: int | None) -> None:
-    """Says so where positions are rounded to more than a site's radius."""
+    """Warns if positions are rounded to steps larger than a site's radius."""
     if rounding_step_km(decimals) * 1000 > SITE_RADIUS_M:
         logger.warning(
-            "Positions are rounded to %s decimals, %.0f m: sites of %.0f m are then found on that grid.",
+            "Positions are rounded to %s decimals (%.0f m), which is coarser than a site's radius of %.0f m.",
             decimals, rounding_step_km(decimals) * 1000, SITE_RADIUS_M,
         )  # fmt: skip
 
 
 def rows_near_roadwork(records: Callable[[], Iterable[Record]]) -> pd.DataFrame:
-    """Detections that have a position, and the photos within a site's radius of one; others are in no site.
+    """The detections with a position, and all photos within a site's radius of one; no other photo can be in a site.
 
-    So memory grows with the detections, not with the photos.
+    So memory grows with the number of detections, not of photos.
     """
     detections = [(r.latitude, r.longitude) for r in records() if r.label == ROADWORK and r.has_gps]
     if not detections:

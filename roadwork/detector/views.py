@@ -1,7 +1,7 @@
-"""Several looks at one photo, and one answer from them: test-time views.
+"""Test-time augmentation: predicts several views of a photo and combines them.
 
-`none` is the photo as evaluation read it. `flip` adds its mirror image. `tiles` adds nine parts of it, enlarged, for
-roadwork too small or too far away to be seen in the whole.
+`none` is the photo as in evaluation. `flip` adds its mirror image. `tiles` adds nine enlarged parts, for roadwork that
+is too small or too far away in the whole photo.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from roadwork.metrics.decision import antisymmetric, margin
 
 NONE, FLIP, TILES = VIEWS = ("none", "flip", "tiles")
 
-# How many views each gives of a photo.
+# Number of views per photo.
 N_VIEWS = {NONE: 1, FLIP: 2, TILES: 10}
 _TILES_A_SIDE = 3
 
-# A tile's share of the photo's width and height. Neighbours overlap by half, so that what one cuts another shows whole.
+# A tile's share of the photo's width and height. Tiles overlap by half, so an object cut by one is whole in another.
 _TILE_SHARE = 1 / 2
 
 
 def read_views(data: bytes, size: int, views: str) -> Tensor:
-    """(V, 3, size, size) uint8 RGB of an encoded JPEG, PNG or WebP; the whole photo, upright, is the first view.
+    """(V, 3, size, size) uint8 RGB of an encoded JPEG, PNG or WebP; the first view is the whole photo, upright.
 
-    For `none` and `flip` the first view is exactly what `read_pixels` gives. For `tiles` the photo is decoded once, as
-    large as the tiles need it, so that the first view differs from it by fractions of a grey level.
+    For `none` and `flip` the first view equals `read_pixels`. For `tiles` the photo is decoded once at the size that
+    the tiles need, so the first view differs from `read_pixels` by fractions of a grey level.
 
     Args:
         data: the encoded photo.
-        size: of a view, in pixels. Whole or tile, it is squashed to the square.
+        size: side of a view in pixels. The photo and its tiles are resized to a square.
         views: one of `VIEWS`; V is 1, 2 or 10.
 
     Raises:
-        ConfigError: `views` is none of them.
-        UnreadableImageError: as of `decode_image`.
+        ConfigError: `views` is not in `VIEWS`.
+        UnreadableImageError: as for `decode_image`.
     """
     check_views(views)
     if views == TILES:
@@ -50,29 +50,30 @@ def read_views(data: bytes, size: int, views: str) -> Tensor:
 
 
 def combine(differences: Tensor) -> Tensor:
-    """(N,) one logit difference a photo, float64, from those of its V views.
+    """(N,) float64 margin of each photo, from the margins of its V views.
 
-    - A mirror image is a second look at the same scene, with much the same errors: the *mean* of the two. (Adding them,
-      as for independent evidence, would double the confidence.)
-    - Roadwork in a tile is roadwork in the photo, while its absence says little. If one tile of the nine shows it, and
-      each is as likely to, the odds that they give together are the *mean of their odds*, a mixture's likelihood ratio:
-      the logarithm of the mean exponential. It is at most log 9 below the largest of them, so that one sure tile
-      is heard, but nine chances of a false alarm are paid for. Whole and tiles are again two looks: their mean.
+    - `flip` takes the *mean* of both views. A mirror image shows the same scene and has similar errors, so adding the
+      margins, as for independent evidence, would double the confidence.
+    - `tiles` takes the *mean of the odds* of the nine tiles, then the mean with the whole photo. If exactly one tile
+      shows the roadwork, and each is equally likely to, this is the likelihood ratio of the mixture. The log of the
+      mean odds is at most log 9 below the largest margin. So one confident tile counts, and the nine chances of a false
+      alarm are accounted for.
 
-    Each rule gives d where all views say d, and d + c where each is moved by c: a folded threshold keeps its place. No
-    rule is fitted, and the temperature was fitted for whole photos. With `flip` it stays about right. With `tiles` it
-    rests on the assumption above and on tiles looking like photos to the network: where probabilities matter,
-    calibrate the combined ones anew, and use tiles only where `scripts/measure_views.py` shows a gain.
+    If all margins are d, the result is d; adding c to all margins adds c to the result. So a folded threshold stays
+    valid. The rules are not fitted, and the temperature was fitted on whole photos. With `flip` the calibration stays
+    about right. With `tiles` it depends on the assumption above, and on tiles that look like photos to the network. If
+    you need probabilities, calibrate the combined margins, and use tiles only if `scripts/measure_views.py` shows a
+    gain.
 
     Args:
-        differences: (N, V) of the logits of Roadwork and None, V as of `read_views` and in its order.
+        differences: (N, V) margins, logit of Roadwork minus logit of None, with the views in the order of `read_views`.
 
     Raises:
-        ConfigError: V is none of `N_VIEWS`.
+        ConfigError: V is not in `N_VIEWS`.
     """
     d = differences.double()
     if d.shape[1] not in N_VIEWS.values():
-        raise ConfigError(f"{d.shape[1]} views of a photo came; allowed: {N_VIEWS}.")
+        raise ConfigError(f"There are {d.shape[1]} views per photo; allowed: {N_VIEWS}.")
     if d.shape[1] < N_VIEWS[TILES]:
         return d.mean(dim=1)
     tiles = torch.logsumexp(d[:, 1:], dim=1) - math.log(d.shape[1] - 1)
@@ -80,15 +81,15 @@ def combine(differences: Tensor) -> Tensor:
 
 
 def combine_logits(logits: Tensor, n_views: int) -> Tensor:
-    """(N, 2) logits whose difference is the combined one, for (N * V, 2) of N photos' views, photo after photo."""
+    """(N, 2) logits with the combined margins, from the logits (N * V, 2) of the views, photo after photo."""
     return antisymmetric(combine(margin(logits).view(-1, n_views)))
 
 
 def check_views(views: str) -> None:
-    """Refuses what is no way of viewing.
+    """Checks the name of a test-time augmentation.
 
     Raises:
-        ConfigError: `views` is none of `VIEWS`.
+        ConfigError: `views` is not in `VIEWS`.
     """
     if views not in VIEWS:
         raise ConfigError(f"views is {views!r}; allowed: {', '.join(VIEWS)}.")
@@ -103,7 +104,7 @@ def _read_tiles(data: bytes, size: int) -> Tensor:
 
 
 def _box(photo: Image.Image, left: float, top: float) -> tuple[int, int, int, int]:
-    """The corners, in whole pixels, of the tile that begins at these shares of the width and height."""
+    """The corners, in whole pixels, of the tile with its top left corner at these shares of the width and height."""
     width, height = photo.size
     right, bottom = (max(1, round(side * _TILE_SHARE)) for side in photo.size)
     x, y = min(round(left * width), width - right), min(round(top * height), height - bottom)

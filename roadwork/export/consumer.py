@@ -1,4 +1,4 @@
-"""The contract of the StreetVision consumer: files and outputs of an export, and loading it in a miner's Python."""
+"""Checks an export against the StreetVision consumer: its files, its outputs, and loading it in a miner's Python."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from roadwork.models.classifier import PooledConfig
 from roadwork.models.ensemble import EnsembleConfig
 from roadwork.models.processor import PROCESSOR_FILE
 
-# The networks of roadwork that AutoModelForImageClassification of transformers 4.45.2 can load.
+# The supported networks that AutoModelForImageClassification of transformers 4.45.2 can load.
 STREETVISION_MODEL_TYPES = ("vit", "dinov2", "convnextv2", "siglip", "swinv2", "resnet", "hiera")
 CONSUMER_TRANSFORMERS = "4.45.2"
 SCRIPT = Path(__file__).parent / "assets" / "streetvision_consumer.py"
-ANSWER_WITHIN_S = 9.0
+MAX_LATENCY_S = 9.0
 OK, WARNING, FAILED = "ok", "warning", "failed"
 
 _CARD_FIELDS: dict[str, tuple[type, ...]] = {
@@ -45,19 +45,19 @@ _CARD_FIELDS: dict[str, tuple[type, ...]] = {
 }
 _EXPORT_AGAIN = "export again with `roadwork export RUN --out DIR`"
 _EXPORT_FOLDED = f"{_EXPORT_AGAIN}, which folds the calibration into such a head"
-# float32 rounds each of the two logits; relative to logits above 1.
+# Allowed rounding error of float32, relative for logits above 1.
 _ROUNDING = 1e-5
 _NOISE_IMAGES = 8
 _TIMEOUT_S = 1800
 _LOADING_PROBLEMS = ("missing_keys", "mismatched_keys", "unexpected_keys", "error_msgs")
 
-# Status, what was found, what is allowed, and how to fix it.
+# Status, found value, allowed values, and fix.
 _Finding = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True)
 class ContractCheck:
-    """One clause: its status (`ok`, `warning` or `failed`), what was found, what is allowed, and how to fix it."""
+    """A check: its status (`ok`, `warning` or `failed`), the found value, the allowed values, and the fix."""
 
     name: str
     status: str
@@ -69,11 +69,11 @@ class ContractCheck:
         return asdict(self)
 
 
-# The files of the folder
+# Files
 
 
 def check_files(folder: Path) -> Iterator[ContractCheck]:
-    """The checks of the folder's files; a file that cannot be read fails its check."""
+    """The checks of the folder's files; an unreadable file fails its check."""
     for name, check in _CHECKS.items():
         try:
             status, found, allowed, fix = check(folder)
@@ -88,27 +88,27 @@ def _status(is_right: bool) -> str:
 
 def _model_type(folder: Path) -> _Finding:
     found = read_json(folder, CONFIG_FILE).get("model_type")
-    fix = "train a network of one of these types: transformers 4.45.2 cannot load another"
+    fix = "train a network of one of these types: transformers 4.45.2 cannot load others"
     if found == PooledConfig.model_type:
         inner = read_json(folder, CONFIG_FILE).get("vision_config", {}).get("model_type")
-        found = f"{found}, roadwork's own class around a {inner}"
+        found = f"{found} (roadwork's own class) with a {inner} backbone"
         if inner in STREETVISION_MODEL_TYPES:
             fix = "train with model.pooling=auto: transformers has no class for this pooling"
     elif found == EnsembleConfig.model_type:
-        fix = "it loads no ensemble: export the runs one by one, `roadwork export ENSEMBLE --members --out DIR`"
+        fix = "export the ensemble's runs one by one with `roadwork export ENSEMBLE --members --out DIR`"
     return _status(found in STREETVISION_MODEL_TYPES), str(found), ", ".join(STREETVISION_MODEL_TYPES), fix
 
 
 def _processor(folder: Path) -> _Finding:
     content = read_json(folder, PROCESSOR_FILE)
     found = content.get("image_processor_type", content.get("feature_extractor_type"))
-    fix = f"{_EXPORT_AGAIN}: with use_fast=True 4.45.2 has no fast form of others, and refuses BitImageProcessor"
+    fix = f"{_EXPORT_AGAIN}: with use_fast=True, 4.45.2 has no fast version of other processors"
     return _status(found == PROCESSOR_TYPE), str(found), PROCESSOR_TYPE, fix
 
 
 def _problem_type(folder: Path) -> _Finding:
     found = read_json(folder, CONFIG_FILE).get("problem_type")
-    fix = f'set "problem_type": null in {CONFIG_FILE}: with single_label_classification 4.45.2 applies a sigmoid'
+    fix = f'set "problem_type": null in {CONFIG_FILE}: for single_label_classification, 4.45.2 applies a sigmoid'
     return _status(found is None), json.dumps(found), "null", fix
 
 
@@ -118,7 +118,7 @@ def _labels(folder: Path) -> _Finding:
     expected = {str(index): label for index, label in ID2LABEL.items()}
     is_right = forward == expected and backward == {label: index for index, label in ID2LABEL.items()}
     found = f"id2label {json.dumps(forward)}, label2id {json.dumps(backward)}"
-    fix = f"{_EXPORT_AGAIN}: the score that counts is found by the label's exact name"
+    fix = f"{_EXPORT_AGAIN}: the consumer finds the score by the label's exact name"
     return _status(is_right), found, " and ".join(f"{index}: {label}" for index, label in expected.items()), fix
 
 
@@ -126,7 +126,7 @@ def _remote_code(folder: Path) -> _Finding:
     files = [name for name in (CONFIG_FILE, PROCESSOR_FILE) if (folder / name).is_file()]
     where = [name for name in files if "auto_map" in read_json(folder, name)]
     where = [f"auto_map in {name}" for name in where] + sorted(path.name for path in folder.rglob("*.py"))
-    fix = "remove it: a miner does not run a folder's own code"
+    fix = "remove it: a miner does not run code from the folder"
     return _status(not where), ", ".join(where) or "none", "no auto_map and no Python file", fix
 
 
@@ -136,7 +136,7 @@ def _weights(folder: Path) -> _Finding:
     allowed = f"{WEIGHTS_FILE}, float32"
     if not path.is_file():
         others = sorted(found.name for found in folder.glob("*") if found.suffix in {".bin", ".onnx", ".pt", ".ckpt"})
-        return FAILED, f"no {WEIGHTS_FILE}" + (f", but {', '.join(others)}" if others else ""), allowed, fix
+        return FAILED, f"no {WEIGHTS_FILE}" + (f", only {', '.join(others)}" if others else ""), allowed, fix
     try:
         with safe_open(path, framework="pt") as file:
             types = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 -- no mapping
@@ -144,11 +144,9 @@ def _weights(folder: Path) -> _Finding:
         return FAILED, f"{WEIGHTS_FILE} cannot be read: {error}", allowed, fix
     config = read_json(folder, CONFIG_FILE)
     declared = {config[key] for key in ("dtype", "torch_dtype") if key in config} or {"nothing"}
-    # I64 are counters, such as BatchNorm's.
+    # I64 tensors are counters, such as those of BatchNorm.
     is_right = types - {"I64"} == {"F32"} and declared <= {"float32", "nothing"}
-    found = (
-        f"{path.stat().st_size / 1e6:.1f} MB of {', '.join(sorted(types))}; {CONFIG_FILE} says {', '.join(declared)}"
-    )
+    found = f"{path.stat().st_size / 1e6:.1f} MB of {', '.join(sorted(types))}; {CONFIG_FILE} has {', '.join(declared)}"
     return _status(is_right), found, allowed, fix
 
 
@@ -163,12 +161,12 @@ def _card(folder: Path) -> _Finding:
         wrong.append("version")
     if "submission_time" not in wrong and card["submission_time"] > time.time():
         wrong.append("submission_time")
-    allowed = f"{', '.join(_CARD_FIELDS)}; version as 1.0.0, submission_time in seconds, not in the future"
+    allowed = f"{', '.join(_CARD_FIELDS)}; version like 1.0.0, submission_time in seconds, not in the future"
     if wrong:
         shown = ", ".join(f"{name} {json.dumps(card.get(name))}" for name in wrong)
         return FAILED, shown, allowed, f"fix these fields of {NATIX_CARD_FILE}"
     if card["submitted_by"] == HOTKEY_PLACEHOLDER:
-        fix = f"before you publish it, put your wallet's hotkey into submitted_by of {NATIX_CARD_FILE}"
+        fix = f"before publishing, put your wallet's hotkey into submitted_by of {NATIX_CARD_FILE}"
         return WARNING, f"all fields, but submitted_by is still {HOTKEY_PLACEHOLDER}", allowed, fix
     return OK, "all fields", allowed, ""
 
@@ -178,17 +176,17 @@ _CHECKS: dict[str, Callable[[Path], _Finding]] = {
     "image processor": _processor,
     "problem type": _problem_type,
     "labels": _labels,
-    "no code of its own": _remote_code,
+    "no custom code": _remote_code,
     "weights": _weights,
     NATIX_CARD_FILE: _card,
 }
 
 
-# The outputs of its network
+# Outputs
 
 
 def check_head(detector: Detector) -> ContractCheck:
-    """Whether the logits are (-d / 2, d / 2); images of noise suffice, because the head has this form for any input."""
+    """Whether the logits are (-d / 2, d / 2). Noise images suffice, because the head has this form for any input."""
     size = detector.preprocessing.size
     noise = torch.randint(0, 256, (_NOISE_IMAGES, 3, size, size), generator=torch.Generator().manual_seed(0))
     logits = detector.logits(noise.to(torch.uint8)).double()
@@ -196,14 +194,14 @@ def check_head(detector: Detector) -> ContractCheck:
     return ContractCheck(
         "antisymmetric head",
         OK if sums <= _ROUNDING else FAILED,
-        f"the two logits sum to at most {sums:.1e} (in parts of a logit above 1)",
-        f"{_ROUNDING:.0e}: one is the other's negative, so that softmax and sigmoid decide alike",
+        f"the two logits sum to at most {sums:.1e} (relative for logits above 1)",
+        f"{_ROUNDING:.0e}: one logit is the negative of the other, so that softmax and sigmoid decide alike",
         _EXPORT_FOLDED,
     )
 
 
 def check_sigmoid(logits: Tensor) -> ContractCheck:
-    """Whether a softmax and 4.45.2's sigmoid decide alike on photos with folded logits (N, 2)."""
+    """Whether the softmax and the sigmoid of 4.45.2 give the same decisions for folded logits (N, 2)."""
     softmax = logits.double().softmax(1)[:, 1]
     sigmoid = logits.double()[:, 1].sigmoid()
     near = torch.maximum((softmax - 0.5).abs(), (sigmoid - 0.5).abs()) <= TIE
@@ -212,29 +210,29 @@ def check_sigmoid(logits: Tensor) -> ContractCheck:
         "softmax and sigmoid",
         FAILED if n_changed else OK,
         f"{n_changed} of {len(logits)} decisions differ",
-        f"none, but for scores within {TIE:.0e} of 0.5",
+        f"none, except for scores within {TIE:.0e} of 0.5",
         _EXPORT_FOLDED,
     )
 
 
 def check_latency(seconds: np.ndarray, where: str) -> ContractCheck:
-    """Whether calls with a single 12-megapixel photo, which took `seconds` (N,), are fast enough."""
+    """Whether calls with one 12-megapixel photo are fast enough; they took `seconds` (N,)."""
     return ContractCheck(
         f"latency, {where}",
-        OK if seconds.max() <= ANSWER_WITHIN_S else FAILED,
+        OK if seconds.max() <= MAX_LATENCY_S else FAILED,
         f"median {np.median(seconds):.2f} s, worst {seconds.max():.2f} s of {len(seconds)} calls with one photo of "
         "12 megapixels, on this machine's CPU",
-        f"{ANSWER_WITHIN_S:g} s for each",
+        f"at most {MAX_LATENCY_S:g} s each",
         "train a smaller network or at a smaller data.img_size, or mine on a faster machine",
     )
 
 
 def loading_failed(reason: str) -> ContractCheck:
-    """A failed check, in place of those that could not run."""
-    return ContractCheck("answers", FAILED, reason, "a folder and photos that can be read", "fix what is named above")
+    """A failed check that stands for those that could not run."""
+    return ContractCheck("outputs", FAILED, reason, "a folder and photos that can be read", "fix the reported problem")
 
 
-# Loading it in the consumer's environment
+# Loading in the consumer's environment
 
 
 @dataclass(frozen=True)
@@ -242,13 +240,13 @@ class ConsumerOutput:
     """The result of loading a folder in the consumer's environment.
 
     Attributes:
-        transformers: its version.
-        error: why the folder could not be loaded or a photo not be scored; None without an error.
-        model, processor: the classes that it chose; empty if loading failed before.
-        scores: (N,) of the label Roadwork; fewer after an error.
-        seconds: (N,) from file to score.
-        misfits: missing or mismatched weights, which transformers initializes at random without an error.
-        warnings: of the library.
+        transformers: version of transformers.
+        error: why the folder or a photo failed; None without an error.
+        model, processor: the chosen classes; empty if loading failed earlier.
+        scores: (N,) scores of the label Roadwork; fewer after an error.
+        seconds: (N,) time from file to score.
+        misfits: missing or mismatched weights, which transformers initialises at random without an error.
+        warnings: warnings of transformers.
     """
 
     transformers: str
@@ -270,7 +268,7 @@ def run_consumer(python: Path, requests: Sequence[tuple[Path, Sequence[Path]]]) 
 
     Raises:
         ConfigError: the interpreter cannot be run.
-        DataError: the process failed, or did not end in time.
+        DataError: the process failed, or timed out.
     """
     requested = [{"folder": str(f.resolve()), "photos": [str(p.resolve()) for p in photos]} for f, photos in requests]
     try:
@@ -288,15 +286,15 @@ def run_consumer(python: Path, requests: Sequence[tuple[Path, Sequence[Path]]]) 
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"--consumer-python is {python}, which cannot be used ({error}). It must be a Python with transformers "
-            f"{CONSUMER_TRANSFORMERS}; `make consumer` makes .venv-consumer/bin/python."
+            f"{CONSUMER_TRANSFORMERS}; `make consumer` creates .venv-consumer/bin/python."
         ) from None
     except subprocess.TimeoutExpired:
-        raise DataError(f"{python} did not finish within {_TIMEOUT_S} s. Try it with fewer photos.") from None
+        raise DataError(f"{python} did not finish within {_TIMEOUT_S} s. Try fewer photos.") from None
     if content is None:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise DataError(
-            f"{python} ended with {done.returncode}: {last}. It must have transformers {CONSUMER_TRANSFORMERS}, torch, "
-            "torchvision and Pillow; `make consumer` makes such an environment in .venv-consumer."
+            f"{python} exited with {done.returncode}: {last}. It needs transformers {CONSUMER_TRANSFORMERS}, torch, "
+            "torchvision and Pillow; `make consumer` creates such an environment in .venv-consumer."
         )
     return [_read_output(content["transformers"], row) for row in content["folders"]]
 
@@ -317,7 +315,7 @@ def _read_output(version: str, row: dict[str, object]) -> ConsumerOutput:
 
 
 def check_environment(output: ConsumerOutput) -> ContractCheck:
-    """Whether the folder was loaded completely, by the library version of the miners."""
+    """Whether the miners' version of transformers loaded the folder completely."""
     status, found = OK, f"{output.model} with {output.processor}, by transformers {output.transformers}"
     if output.warnings or output.transformers != CONSUMER_TRANSFORMERS:
         status, found = WARNING, "; ".join([found, *output.warnings])
@@ -331,5 +329,5 @@ def check_environment(output: ConsumerOutput) -> ContractCheck:
         status,
         found,
         f"loaded by transformers {CONSUMER_TRANSFORMERS}, with every weight and without a warning",
-        f"fix what is named, or use an interpreter with transformers {CONSUMER_TRANSFORMERS} (`make consumer`)",
+        f"fix the reported problem, or use a Python with transformers {CONSUMER_TRANSFORMERS} (`make consumer`)",
     )

@@ -50,24 +50,24 @@ from roadwork.training.lora.apply import merge_adapter
 
 FORMATS = ("hf", "onnx")
 
-# The first inputs are noise: the outputs must agree for inputs unlike any photo, too.
+# The first inputs are noise, because outputs must also agree for inputs unlike any photo.
 _NOISE_IMAGES = 3
 
-# Inputs on which each step is checked; the folder is read back with all scenes.
+# Number of inputs for the check of each step; the final check uses all scenes.
 _CHECKED = 8
 
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """An export.
+    """A summary of an export.
 
     Attributes:
-        folder: the export.
+        folder: the exported folder.
         format: `hf` or `onnx`.
-        model_type: of the network, as transformers names it.
-        facts: the calibration that is folded in; None if the run is not calibrated, so that T is 1 and t is 0.5.
-        parities: the comparisons that passed.
-        files: bytes by name.
+        model_type: model type of the network in transformers.
+        facts: the folded calibration; None if the run is not calibrated (T is 1, t is 0.5).
+        parities: the comparisons, all passed.
+        files: sizes in bytes by name.
     """
 
     folder: Path
@@ -79,15 +79,15 @@ class ExportSummary:
 
 
 def export_run(run: Path, out: Path, *, format: str) -> ExportSummary:  # noqa: A002 -- the option's name
-    """Writes the detector of a run into a folder; the run itself is not changed.
+    """Writes the detector of a run into a folder; the run does not change.
 
     Args:
-        run: its folder, or the link `latest`.
+        run: the run's folder, or the link `latest`.
         out: the folder to write; an older export there is replaced.
         format: `hf` (model.safetensors) or `onnx` (model.onnx).
 
     Raises:
-        ConfigError: the format is unknown, or cannot express the network.
+        ConfigError: the format is unknown, or does not support the network.
         DataError: the run is incomplete or inconsistent, or `out` exists and is not an export.
         MissingExtraError: the format needs a package that is not installed.
         WiringError: the outputs of the export differ from those of the run.
@@ -122,13 +122,13 @@ def export_run(run: Path, out: Path, *, format: str) -> ExportSummary:  # noqa: 
 
 
 def _check_weights_are_evaluated(run: Run) -> None:
-    # The metrics and the calibration of a run that was resumed after its evaluation are of other weights.
+    # A run that was resumed after its evaluation has metrics and a calibration of other weights.
     evaluated = run.read_evaluated_sha256()
     path = run.best_checkpoint
     if evaluated is not None and path.is_file() and sha256_of(path) != evaluated:
         raise DataError(
-            f"{path} is not the checkpoint that `roadwork evaluate` read: the run was trained further. Evaluate and "
-            "calibrate it again, then export."
+            f"{path} has changed since `roadwork evaluate`, because training continued. Evaluate and calibrate the run "
+            "again, then export."
         )
 
 
@@ -145,7 +145,7 @@ def _network_inputs(scenes: Sequence[bytes], preprocessing: Preprocessing) -> Te
 def _load_folded(
     run: Run, settings: Settings, facts: ExportFacts, inputs: Tensor
 ) -> tuple[PreTrainedModel, Tensor, list[Parity]]:
-    """The merged and folded network, the run's own logits (N, 2) for `inputs`, and the comparisons of both."""
+    """The merged and folded network, the run's logits (N, 2) for `inputs`, and comparisons of both."""
     best = load_best_model(run.folder, settings)
     own = network_logits(best, inputs)
     checked, own_checked = inputs[:_CHECKED], own[:_CHECKED]
@@ -174,7 +174,7 @@ def _write_cards(
 
 
 def _read_back(folder: Path, scenes: Sequence[bytes], expected: np.ndarray) -> Parity:
-    """Compares the written folder, loaded as a user loads it, with the run's own probabilities (N,)."""
+    """Compares the written folder, loaded as users load it, with the run's own probabilities (N,)."""
     detector = Detector.load(folder, device="cpu")
     probabilities = np.array([prediction.probability for prediction in detector.predict_many(scenes)])
     return compare_probabilities("the folder, read back", probabilities, expected, detector.facts.threshold)
@@ -184,11 +184,11 @@ def export_members(ensemble: Path, out: Path, *, format: str) -> list[ExportSumm
     """Exports each run of an ensemble to `out`/member-1, `out`/member-2, ..., with the run's own calibration.
 
     Raises:
-        ConfigError: the folder is not an ensemble's; otherwise as `export_run`.
+        ConfigError: the folder is not an ensemble; otherwise as `export_run`.
         DataError: as `export_run`.
     """
     if not is_ensemble(ensemble):
-        raise ConfigError(f"--members is for an ensemble, and {ensemble} is one run. Leave it out.")
+        raise ConfigError(f"--members needs an ensemble, but {ensemble} is a single run. Omit --members.")
     return [
         export_run(member.run.folder, out / f"member-{number}", format=format)
         for number, member in enumerate(read_members(ensemble), start=1)

@@ -24,7 +24,7 @@ from roadwork.models.processor import PROCESSOR_FILE
 CARD_FILE, NATIX_CARD_FILE = "README.md", "model_card.json"
 WRITTEN = {CONFIG_FILE, PROCESSOR_FILE, WEIGHTS_FILE, ONNX_FILE, CARD_FILE, NATIX_CARD_FILE, REPLAY_FOLDER}
 
-# One file, which every consumer can load: the limit is above any network here.
+# Larger than any network here, so that there is one file, which every consumer can load.
 _ONE_FILE = "1000GB"
 
 
@@ -32,23 +32,23 @@ def check_target(out: Path) -> None:
     """Checks that an export may be written to this folder.
 
     Raises:
-        DataError: it contains something that `roadwork export` has not written, and that would be lost.
+        DataError: it has files that `roadwork export` did not write, and that would be lost.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not out.is_dir():
-        raise DataError(f"{out} is a file; an export is a folder. Name another with --out.")
+        raise DataError(f"{out} is a file. Name a folder with --out.")
     try:
         ExportFacts.read(out)
     except DataError:
         raise DataError(
-            f"{out} exists, and `roadwork export` has not written it, so it is not replaced. Name a new folder."
+            f"{out} exists and was not written by `roadwork export`, so it is not replaced. Name a new folder."
         ) from None
     foreign = sorted(path.name for path in out.iterdir() if path.name not in WRITTEN)
     if foreign:
         raise DataError(
-            f"{out} is an export, but also holds {', '.join(foreign[:5])}{', ...' if len(foreign) > 5 else ''}, which "
-            "would be lost if it were replaced. Name a new folder and copy its files over, or move these away."
+            f"{out} is an export with additional files: {', '.join(foreign[:5])}{', ...' if len(foreign) > 5 else ''}. "
+            "Replacing it would delete them. Name a new folder, or move these files away."
         )
 
 
@@ -79,7 +79,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def file_sizes(folder: Path) -> dict[str, int]:
-    """Bytes of each file by its path in the folder; those of `replay/` are one sum."""
+    """Size in bytes of each file by its path in the folder; `replay/` is one entry."""
     sizes: dict[str, int] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder)
@@ -108,7 +108,7 @@ def write_weights(network: PreTrainedModel, folder: Path) -> None:
 
 
 def write_config(network: PreTrainedModel, folder: Path, facts: ExportFacts) -> None:
-    """Writes config.json: transformers' fields, ours under `roadwork`, and no path of this machine."""
+    """Writes config.json: the fields of transformers, our fields under `roadwork`, and no path of this machine."""
     path = folder / CONFIG_FILE
     network.config.save_pretrained(folder)
     fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -127,7 +127,7 @@ def write_config(network: PreTrainedModel, folder: Path, facts: ExportFacts) -> 
 
 
 def _drop_paths(fields: dict[str, Any]) -> None:
-    """Removes the path that a network or its parts were loaded from, which can be a user's folder."""
+    """Removes the paths from which the network and its parts were loaded; they can be private."""
     fields.pop("_name_or_path", None)
     for part in fields.values():
         if isinstance(part, dict):

@@ -19,18 +19,18 @@ from roadwork.core.files import atomic_path
 from roadwork.detector.networks import INPUT_NAME, ONNX_FILE, OUTPUT_NAME, load_onnx
 from roadwork.export.parity import Parity, compare_logits, network_logits
 
-# onnxruntime reads it from 1.17 on.
+# Supported by onnxruntime since 1.17.
 OPSET = 20
-# Not the traced size; 1 is included because tracers may treat it as a constant.
+# Different from the traced size; 1 is included because tracers may treat it as a constant.
 BATCH_SIZES = (1, 5)
 _TRACED = 2
-# A protobuf message ends at 2 GiB.
+# The limit of a protobuf message.
 _MOST_BYTES = 2**31 - 2**24
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
 
 class _Logits(nn.Module):
-    """A network of transformers as a function of one tensor."""
+    """A transformers network as a function of one tensor."""
 
     def __init__(self, network: PreTrainedModel) -> None:
         super().__init__()
@@ -59,23 +59,23 @@ def write_onnx(network: PreTrainedModel, folder: Path, inputs: Tensor, temperatu
     """Writes model.onnx, and compares it with the network.
 
     Args:
-        network: folded, on the CPU, in evaluation mode.
+        network: the folded network, on the CPU and in evaluation mode.
         folder: the export.
         inputs: (N, 3, S, S) network inputs, N at least 5.
-        temperature: folded into the network.
+        temperature: the temperature folded into the network.
 
     Returns:
         A comparison for each of BATCH_SIZES.
 
     Raises:
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
-        ConfigError: the network is too large for one file, or ONNX cannot express it.
+        ConfigError: the network is too large for one file, or ONNX does not support it.
         WiringError: the outputs of the file differ from those of the network.
     """
     check_onnx_installed()
     size = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
     if size > _MOST_BYTES:
-        raise ConfigError(f"The network has {size / 1e9:.1f} GB; one ONNX file holds 2. Export with --format hf.")
+        raise ConfigError(f"The network has {size / 1e9:.1f} GB; ONNX allows 2 GB. Export with --format hf.")
     path = folder / ONNX_FILE
     with atomic_path(path) as temporary:
         temporary.write_bytes(_convert(network, inputs[:_TRACED]))
@@ -106,11 +106,11 @@ def _convert(network: PreTrainedModel, inputs: Tensor) -> bytes:
             )
         except torch.onnx.errors.OnnxExporterError as error:
             raise ConfigError(
-                f"torch cannot express this {network.config.model_type} in ONNX ({str(error).splitlines()[0]}). "
+                f"torch cannot convert this {network.config.model_type} to ONNX ({str(error).splitlines()[0]}). "
                 "Export with --format hf."
             ) from error
     if program is None:
-        raise ConfigError(f"torch gave no ONNX program of this {network.config.model_type}. Export with --format hf.")
+        raise ConfigError(f"torch cannot convert this {network.config.model_type} to ONNX. Export with --format hf.")
     model = program.model_proto
     _drop_origins(model)
     data: bytes = model.SerializeToString()

@@ -16,10 +16,10 @@ from roadwork.metrics.decision import decide
 LOGIT_LIMIT = 1e-4
 PROBABILITY_LIMIT = 1e-4
 
-# Closer to the threshold than this, rounding may change a decision.
+# Rounding may change decisions closer to the threshold than this.
 TIE = 1e-5
 
-# Images at a time: a large network needs much memory for each.
+# Images per batch; large networks need much memory per image.
 _BATCH = 8
 
 
@@ -28,8 +28,8 @@ class Parity:
     """A comparison that passed.
 
     Attributes:
-        what: was compared.
-        difference: the largest one.
+        what: what was compared.
+        difference: the largest difference.
         limit: the allowed difference.
     """
 
@@ -48,41 +48,41 @@ def network_logits(network: nn.Module, inputs: Tensor) -> Tensor:
 def compare_logits(what: str, logits: Tensor, expected: Tensor, temperature: float = 1.0) -> Parity:
     """Compares logits (B, 2) with the expected ones.
 
-    Differences are relative to the largest of 1, 1 / temperature and the logit, because float32 has seven digits and
-    folding a temperature below 1 scales their rounding error up.
+    Differences are relative to the largest of 1, 1 / temperature and the logit, because float32 has seven digits, and
+    folding a temperature below 1 magnifies rounding errors.
 
     Args:
-        what: names the comparison.
-        logits: of a network.
-        expected: of another network, or by a formula.
-        temperature: folded into both.
+        what: name of the comparison.
+        logits: logits of a network.
+        expected: logits of another network, or of a formula.
+        temperature: temperature folded into both.
 
     Raises:
-        WiringError: they differ by more than rounding.
+        WiringError: the logits differ by more than rounding.
     """
     difference = float(((logits - expected).abs() / expected.abs().clamp(min=max(1.0, 1 / temperature))).max())
-    if not difference < LOGIT_LIMIT:  # a NaN is not below it, either
+    if not difference < LOGIT_LIMIT:  # also for NaN
         raise WiringError(
-            f"{what}: logits moved by up to {difference:.1e}; allowed: below {LOGIT_LIMIT:.0e}. Nothing was exported. "
-            "This should not happen: please report the model, the adapter and the versions in the run's manifest.json."
+            f"{what}: logits differ by up to {difference:.1e}; allowed: below {LOGIT_LIMIT:.0e}. Nothing was exported. "
+            "Report this bug with the model, the adapter and the versions in the run's manifest.json."
         )
     return Parity(what, difference, LOGIT_LIMIT)
 
 
 def compare_probabilities(what: str, probabilities: np.ndarray, expected: np.ndarray, threshold: float) -> Parity:
-    """Compares calibrated probabilities (N,), and the decisions that follow from them, with the run's own.
+    """Compares calibrated probabilities (N,) and their decisions with those of the run.
 
     Raises:
-        WiringError: a probability moved, or a decision changed that is not a tie.
+        WiringError: a probability differs, or a decision that is not a tie changed.
     """
     difference = float(np.abs(probabilities - expected).max())
     changed = decide(probabilities, threshold) != decide(expected, threshold)
     changed &= np.abs(expected - threshold) > TIE
     if not difference < PROBABILITY_LIMIT or changed.any():
         raise WiringError(
-            f"{what}: probabilities moved by up to {difference:.1e} (allowed: below {PROBABILITY_LIMIT:.0e}), and "
+            f"{what}: probabilities differ by up to {difference:.1e} (allowed: below {PROBABILITY_LIMIT:.0e}), and "
             f"{int(changed.sum())} of {len(expected)} decisions changed (allowed: none). Nothing was exported. "
-            "This should not happen: please report the model, the adapter and the versions in the run's manifest.json."
+            "Report this bug with the model, the adapter and the versions in the run's manifest.json."
         )
     return Parity(what, difference, PROBABILITY_LIMIT)
 
@@ -101,12 +101,12 @@ class Comparison:
     """The result of comparing N photos.
 
     Attributes:
-        what: was compared with what.
+        what: what was compared.
         n: number of photos.
-        threshold: of both decisions.
-        tie: probabilities this close to the threshold may fall on either side.
-        max_difference: of the probabilities.
-        limit: the allowed difference; None: it is shown only.
+        threshold: decision threshold of both.
+        tie: probabilities this close to the threshold may give either decision.
+        max_difference: largest difference of the probabilities.
+        limit: the allowed difference; None allows any.
         changed: photos whose decision differs.
         ties: photos whose decision differs, with both probabilities within `tie` of the threshold.
     """
@@ -139,10 +139,10 @@ def compare(
     tie: float,
     limit: float | None = None,
 ) -> Comparison:
-    """Compares calibrated probabilities (N,) with the expected ones (N,), see `Comparison`.
+    """Compares calibrated probabilities (N,) with the expected ones (N,); see `Comparison` for the arguments.
 
     Raises:
-        DataError: one of them is not a number.
+        DataError: a probability is NaN.
     """
     for photo, *values in zip(photos, expected, found, strict=True):
         if not np.isfinite(values).all():

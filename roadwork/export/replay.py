@@ -1,11 +1,11 @@
 """Reference photos of an export: synthetic scenes with the run's own outputs.
 
-`roadwork verify-export DIR` uses them to check on any machine that the export gives the outputs of the run, without the
+With them, `roadwork verify-export DIR` checks on any machine that the export has the outputs of the run, without the
 run or its data. `replay/replay.json` contains
 
     {"format": 1, "photos": [{"file": "00.jpg", "sha256": "...", "probability": 0.93, "is_roadwork": true}, ...]}
 
-with the calibrated probability of Roadwork and the decision of the run's own network, neither merged nor folded.
+with the calibrated probability of Roadwork and the decision of the run's own network, before merging and folding.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ REPLAY_FOLDER = "replay"
 REPLAY_FILE = "replay.json"
 FORMAT = 1
 SCENES = 32
-SIZE = (288, 216)  # small enough for a folder that is passed around
+SIZE = (288, 216)  # keeps the folder small
 SEED = 72
 _BATCH = 32
 LARGE = (4032, 3024)
@@ -48,8 +48,8 @@ class ReplayPhoto:
     Attributes:
         file: its path.
         sha256: of the file when it was written.
-        probability: calibrated, of Roadwork.
-        is_roadwork: the decision, at the calibrated threshold.
+        probability: calibrated probability of Roadwork.
+        is_roadwork: the decision at the calibrated threshold.
     """
 
     file: Path
@@ -74,7 +74,7 @@ def read_replay(folder: Path) -> list[ReplayPhoto]:
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{replay / REPLAY_FILE} is damaged ({type(error).__name__}: {error}). Export again.") from None
     if not photos or content.get("format") != FORMAT:
-        raise DataError(f"{replay / REPLAY_FILE} holds no photos in format {FORMAT}. Export again.")
+        raise DataError(f"{replay / REPLAY_FILE} has no photos in format {FORMAT}. Export again.")
     return photos
 
 
@@ -94,8 +94,8 @@ def write_replay(folder: Path, scenes: Sequence[bytes], probabilities: np.ndarra
     Args:
         folder: the export.
         scenes: N JPEGs.
-        probabilities: (N,) calibrated, of the run's own network.
-        threshold: at which the run decides.
+        probabilities: (N,) calibrated probabilities of the run's own network.
+        threshold: decision threshold of the run.
     """
     replay = folder / REPLAY_FOLDER
     replay.mkdir()
@@ -117,18 +117,18 @@ def write_replay(folder: Path, scenes: Sequence[bytes], probabilities: np.ndarra
 
 
 def checked_replay(folder: Path) -> list[ReplayPhoto]:
-    """The folder's own photos, which have not changed since the export.
+    """The folder's own photos; checks that they have not changed since the export.
 
     Raises:
-        DataError: there are none, or one is missing or has changed.
+        DataError: there are no photos, or one is missing or has changed.
     """
     photos = read_replay(folder)
     for photo in photos:
         if not photo.file.is_file():
-            raise DataError(f"{photo.file} is missing, which replay.json names. Export again.")
+            raise DataError(f"{photo.file} is missing, but listed in replay.json. Export again.")
         if (found := sha256_of(photo.file)) != photo.sha256:
             raise DataError(
-                f"{photo.file} has changed since the export: its SHA-256 is {found[:12]}…, replay.json says "
+                f"{photo.file} has changed since the export: its SHA-256 is {found[:12]}…, in replay.json it is "
                 f"{photo.sha256[:12]}…. Restore it, or export again."
             )
     return photos
@@ -143,16 +143,16 @@ def find_files(inputs: Sequence[Path]) -> list[Path]:
     found: dict[Path, None] = {}
     for given in inputs:
         if not given.exists():
-            raise DataError(f"{given} is not there. Name photos, or folders of them.")
+            raise DataError(f"{given} does not exist. Name photos or folders.")
         inside = sorted(path for path in given.rglob("*") if path.suffix.lower() in SUFFIXES)
         if given.is_dir() and not inside:
-            raise DataError(f"{given} holds no photo: none of its files ends in {', '.join(SUFFIXES)}.")
+            raise DataError(f"{given} has no photos: none of its files ends in {', '.join(SUFFIXES)}.")
         found.update(dict.fromkeys(inside if given.is_dir() else [given]))
     return list(found)
 
 
 def folded_logits(detector: Detector, photos: Sequence[Path | bytes]) -> Tensor:
-    """(N, 2) folded logits of a detector's network for N photos, read as `Detector` reads them."""
+    """(N, 2) folded logits of a detector for N photos."""
     return torch.cat([detector.logits(pixels) for pixels in _batches(detector, photos)])
 
 
@@ -163,7 +163,7 @@ def _batches(detector: Detector, photos: Sequence[Path | bytes]) -> Iterator[Ten
 
 
 def write_large_photo(path: Path) -> None:
-    """Writes a JPEG of 12 megapixels with much detail, like a slow-to-decode photo of a phone."""
+    """Writes a detailed JPEG of 12 megapixels, which takes as long to decode as a phone's photo."""
     width, height = LARGE
     rng = np.random.default_rng(0)
     coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize(LARGE, Image.Resampling.BICUBIC)

@@ -1,4 +1,4 @@
-"""The facts of a run that its model card shows: data, splits, metrics. They contain no path of this machine."""
+"""Facts of a run for its model card: data, splits, metrics. They contain no path of this machine."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from roadwork.settings import Settings
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _DEMO_SIGN = "Synthetic street scenes, drawn by roadwork"
+_PRIVATE = "private photos"
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,8 @@ class DataFacts:
     """The dataset of a run.
 
     Attributes:
-        name: for readers.
-        hub_name: on the Hugging Face hub; None for a dataset that is not there.
+        name: name for people.
+        hub_name: name on the Hugging Face hub; None if the dataset is not there.
         is_synthetic: whether its images are the demo's drawings.
     """
 
@@ -34,16 +35,16 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a model card shows of a run.
+    """The facts of a run that a model card shows.
 
     Attributes:
         settings: its configuration.
         data: its dataset.
         networks: the settings of each network: its own, or those of an ensemble's runs.
-        base_models: the hub names of the pretrained weights; empty for random weights or a folder.
+        base_models: hub names of the pretrained weights; empty for random weights or a folder.
         split_sizes: number of rows by split.
-        fingerprint: of the data; None if the manifest has none.
-        result: its metrics on `val_test`, at the exported threshold if there are any; None if it was not evaluated.
+        fingerprint: fingerprint of the data; None if the manifest has none.
+        result: metrics on `val_test`, at the exported threshold if available; None if the run was not evaluated.
         result_threshold: the threshold of `result`.
     """
 
@@ -61,7 +62,7 @@ def read_run_facts(run: Run, *, is_calibrated: bool) -> RunFacts:
     """The facts of a run.
 
     Args:
-        run: its folder.
+        run: the run.
         is_calibrated: whether its calibration is exported.
 
     Raises:
@@ -88,16 +89,16 @@ def read_run_facts(run: Run, *, is_calibrated: bool) -> RunFacts:
 def _describe_data(settings: Settings) -> DataFacts:
     if settings.data.mode == "huggingface":
         name = _hub_name(settings.data.hub.name)
-        return DataFacts(name or "photos of the author's own", name, is_synthetic=False)
+        return DataFacts(name or _PRIVATE, name, is_synthetic=False)
     try:
         about = (Path(settings.data.root) / "README.txt").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         about = ""
     if about.startswith(_DEMO_SIGN):
         return DataFacts("roadwork demo data (synthetic street scenes)", None, is_synthetic=True)
-    return DataFacts("photos of the author's own", None, is_synthetic=False)
+    return DataFacts(_PRIVATE, None, is_synthetic=False)
 
 
 def _hub_name(name: str) -> str | None:
-    """The name if it is one on the hub; None for a folder, whose path would show this machine."""
+    """The name if it is a hub name; None for a folder, whose path must not be published."""
     return name if _HUB_NAME.fullmatch(name) and not Path(name).exists() and not name.startswith(".") else None

@@ -44,25 +44,25 @@ from roadwork.settings.sampling import VALIDATION_SPLITS
 
 CONSUMERS = ("streetvision",)
 
-# transformers resizes the whole decode; we resize one that the JPEG decoder has already halved, to within a fraction of
-# a grey level. Photos this near to the threshold are decided by such a fraction, and another JPEG quality would move
-# them as far: no consumer can rely on them. A wrong size, crop, normalisation or threshold moves many photos by more.
+# transformers resizes the fully decoded photo; we resize one that the JPEG decoder has already reduced. The pixels
+# differ by fractions of a grey level, as between two JPEG qualities. This can change decisions this near to the
+# threshold. A wrong size, crop, normalisation or threshold changes the probabilities of many photos by more.
 PIPELINE_TIE = 0.03
 LATENCY_CALLS = 5
 
 
 def pipeline_scores(folder: Path, photos: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) the score of Roadwork, and (N,) the seconds from file to score on the CPU, one photo at a time.
+    """(N,) scores of Roadwork, and (N,) seconds from file to score on the CPU, one photo at a time.
 
     Raises:
-        DataError: no label is exactly Roadwork.
+        DataError: no label is named Roadwork.
     """
     register_networks()
     with without_transformers_report():
         classify = pipeline(
             "image-classification",
             model=AutoModelForImageClassification.from_pretrained(folder, local_files_only=True),
-            # The form that needs no torchvision.
+            # This backend needs no torchvision.
             image_processor=AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil"),
             device="cpu",
         )
@@ -73,31 +73,31 @@ def pipeline_scores(folder: Path, photos: Sequence[Path]) -> tuple[np.ndarray, n
             by_label = {row["label"]: row["score"] for row in classify(image)}
         seconds.append(time.perf_counter() - started)
         if ROADWORK not in by_label:
-            raise DataError(f"No label of {folder} is exactly {ROADWORK}: {', '.join(by_label)}. Export again.")
+            raise DataError(f"{folder} has no label {ROADWORK}, only {', '.join(by_label)}. Export again.")
         scores.append(by_label[ROADWORK])
     return np.array(scores, dtype=np.float64), np.array(seconds)
 
 
 def compare_with_run(detector: Detector, run: Path, *, limit_rows: int, tie: float, limit: float) -> Comparison:
-    """Replays rows of `val_select` and `val_calib`; `val_test` is not read.
+    """Compares the detector with the run's predictions of `val_select` and `val_calib`; `val_test` is not read.
 
     Args:
-        detector: the exported folder, loaded.
-        run: a run's folder, evaluated.
-        limit_rows: how many rows, taken evenly; 0: all.
-        tie: as of `Comparison`.
-        limit: as of `Comparison`.
+        detector: the exported detector.
+        run: folder of an evaluated run.
+        limit_rows: number of rows, evenly sampled; 0: all.
+        tie: see `Comparison`.
+        limit: see `Comparison`.
 
     Raises:
-        DataError: the run was not evaluated, its data or calibration is not what was exported, or a photo is gone.
+        DataError: the run was not evaluated, its data or calibration has changed, or a photo is missing.
     """
     facts = read_calibration(Run(run)) or ExportFacts()
     exported = detector.facts
     if (facts.temperature, facts.threshold) != (exported.temperature, exported.threshold):
         raise DataError(
             f"The folder was exported with temperature {exported.temperature:.6g} and threshold "
-            f"{exported.threshold:.6g}; {run} is calibrated to {facts.temperature:.6g} and {facts.threshold:.6g}. "
-            "Export again, or name the run that it was exported from."
+            f"{exported.threshold:.6g}; {run} now has {facts.temperature:.6g} and {facts.threshold:.6g}. "
+            "Export again, or name the run that was exported."
         )
     frame = read_predictions(Run(run).predictions_file)
     frame = frame[frame["split"].isin(VALIDATION_SPLITS)]
@@ -122,26 +122,26 @@ def _read_photos(run: Path, ids: list[str]) -> list[bytes]:
     table, source = dataset.table, dataset.source
     if Run(run).read_manifest().get("data_fingerprint") not in (None, table.fingerprint()):
         raise DataError(
-            f"{table.notes[0]} It is not the data that {run} was trained on: rows, labels, positions or sequences have "
-            "changed. Restore it, or omit --run."
+            f"{table.notes[0]} {run} was trained on other data: rows, labels, positions or sequences have changed. "
+            "Restore the data, or omit --run."
         )
     rows = {name: row for row, name in enumerate(table.ids.tolist())}
     try:
         return [source.read(rows[name]) for name in ids]
     except (KeyError, UnreadableImageError) as error:
-        raise DataError(f"The data of {run} lacks a photo that it predicted: {error}. Restore it.") from error
+        raise DataError(f"A photo of {run} is missing from its data: {error}. Restore it.") from error
 
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """What to verify beside the replay.
+    """Options of a verification.
 
     Attributes:
-        photos: files and folders to replay instead of the folder's own photos.
-        run: the exported run, whose validation rows are replayed too.
-        run_rows: how many of them; 0: all.
-        consumer: whose contract is checked; None: no contract.
-        consumer_python: an interpreter of the consumer's own environment.
+        photos: files and folders to compare on, instead of the folder's own photos.
+        run: the exported run, whose validation rows are also compared.
+        run_rows: number of these rows; 0: all.
+        consumer: the consumer whose contract is checked; None: no contract.
+        consumer_python: a Python interpreter of the consumer's environment.
     """
 
     photos: Sequence[Path] = ()
@@ -154,7 +154,7 @@ class VerifyOptions:
         if self.consumer is not None and self.consumer not in CONSUMERS:
             raise ConfigError(f"--consumer is {self.consumer!r}; allowed: {', '.join(CONSUMERS)}.")
         if self.run_rows < 0:
-            raise ConfigError(f"--limit is {self.run_rows}; it must be a number of rows, or 0 for all.")
+            raise ConfigError(f"--limit is {self.run_rows}; it must be a positive number of rows, or 0 for all.")
 
 
 @dataclass
@@ -178,10 +178,10 @@ class Verification:
 
 
 def verify_export(folder: Path, options: VerifyOptions) -> Verification:
-    """Replays photos through an exported folder, and checks the contract of its consumer; all on the CPU.
+    """Compares an exported folder with its run, and checks the contract of its consumer, on the CPU.
 
     Raises:
-        DataError: the folder, its replay, a photo or the run cannot be used.
+        DataError: the folder, its replay, a photo or the run is unusable.
         ConfigError: the consumer's interpreter cannot be run.
     """
     found = Verification()
@@ -192,7 +192,7 @@ def verify_export(folder: Path, options: VerifyOptions) -> Verification:
     except DataError as error:
         if not options.consumer:
             raise
-        found.checks.append(loading_failed(str(error)))  # beside the violation that may have caused it
+        found.checks.append(loading_failed(str(error)))  # an earlier check may have the cause
     return found
 
 
@@ -205,7 +205,7 @@ def _verify_outputs(folder: Path, options: VerifyOptions, found: Verification) -
         )
     if options.consumer:
         found.checks += [check_head(detector), check_sigmoid(logits)]
-    # Pipelines need the form that transformers reads.
+    # Pipelines cannot read ONNX.
     if (folder / WEIGHTS_FILE).is_file():
         with tempfile.TemporaryDirectory() as scratch:
             timed = [Path(scratch) / "12-megapixel.jpg"] * (LATENCY_CALLS if options.consumer else 0)
@@ -216,7 +216,7 @@ def _verify_outputs(folder: Path, options: VerifyOptions, found: Verification) -
 
 
 def _replay(folder: Path, detector: Detector, options: VerifyOptions, found: Verification) -> tuple[list[Path], Tensor]:
-    """The photos to verify on, and the detector's folded logits (N, 2); those of the folder itself are compared."""
+    """The photos, and the detector's folded logits (N, 2); the folder's own photos are compared with the run."""
     if options.photos:
         photos = find_files(options.photos)
         return photos, folded_logits(detector, photos)
@@ -240,7 +240,7 @@ def _replay(folder: Path, detector: Detector, options: VerifyOptions, found: Ver
 def _compare_pipelines(
     folder: Path, photos: list[Path], ours: np.ndarray, threshold: float, *, options: VerifyOptions, found: Verification
 ) -> None:
-    """Compares the pipelines of this transformers and of the consumer; photos after the first N of `ours` are timed."""
+    """Compares the pipelines of this transformers and of the consumer; photos after the N of `ours` are only timed."""
     n = len(ours)
     results = [("transformers' pipeline", "transformers' pipeline", *pipeline_scores(folder, photos))]
     if options.consumer_python is not None:

@@ -1,7 +1,7 @@
 """Metrics of a two-class detector; Roadwork is the positive class.
 
-Metrics of a decision take confusion counts (..., 4) in the order tn, fp, fn, tp, so that one call scores one set,
-or every draw of a bootstrap. Shares work as well as counts: each metric is a ratio.
+Decision metrics take confusion counts (..., 4) in the order tn, fp, fn, tp, so that one call scores one set or all
+draws of a bootstrap. Shares work as well as counts, because each metric is a ratio.
 """
 
 from __future__ import annotations
@@ -18,39 +18,39 @@ ECE_BINS = 15
 
 
 def count_confusion(labels: np.ndarray, probabilities: np.ndarray, threshold: float = DEFAULT_THRESHOLD) -> np.ndarray:
-    """(4,) int64 counts tn, fp, fn, tp of labels (N,) and probabilities (N,)."""
+    """(4,) int64 counts tn, fp, fn, tp from labels (N,) and probabilities (N,)."""
     return np.bincount(2 * labels + decide(probabilities, threshold), minlength=4)
 
 
 def accuracy(counts: np.ndarray) -> np.ndarray:
-    """Share of rows decided rightly."""
+    """Share of correct decisions."""
     tn, _, _, tp = _unpack(counts)
     return _divide(tn + tp, counts.sum(axis=-1))
 
 
 def precision(counts: np.ndarray) -> np.ndarray:
-    """Share of the rows called Roadwork that are; NaN where no row was."""
+    """Share of correct decisions among those for Roadwork; NaN without such a decision."""
     _, fp, _, tp = _unpack(counts)
     return _divide(tp, tp + fp)
 
 
 def recall(counts: np.ndarray) -> np.ndarray:
-    """Share of the Roadwork rows that were found; NaN without such a row."""
+    """Share of correct decisions among the Roadwork rows; NaN without such a row."""
     _, _, fn, tp = _unpack(counts)
     return _divide(tp, tp + fn)
 
 
 def f1(counts: np.ndarray) -> np.ndarray:
-    """Harmonic mean of precision and recall; NaN without labels and decisions of Roadwork."""
+    """Harmonic mean of precision and recall; NaN if neither labels nor decisions have Roadwork."""
     _, fp, fn, tp = _unpack(counts)
     return _divide(2 * tp, 2 * tp + fp + fn)
 
 
 def mcc(counts: np.ndarray) -> np.ndarray:
-    """Matthews correlation of labels and decisions; 0 where either is constant, as scikit-learn has it."""
+    """Matthews correlation of labels and decisions; 0 if either is constant, as in scikit-learn."""
     tn, fp, fn, tp = _unpack(counts)
     spread = np.sqrt(((tp + fp) * (tn + fn)) * ((tp + fn) * (tn + fp)))
-    # A ratio a rounding error above 1 would end up in a report.
+    # Rounding errors can exceed 1.
     bounded: np.ndarray = np.clip(np.nan_to_num(_divide(tp * tn - fp * fn, spread)), -1.0, 1.0)
     return bounded
 
@@ -68,11 +68,11 @@ RANKING_METRICS = ("auroc", "auprc")
 
 
 class Ranking:
-    """Rows in order of falling probability, sorted once so that each weighting of them is scored in one pass.
+    """Rows in descending order of probability, sorted once, so that each weighting takes one pass.
 
     Args:
         labels: (N,) 0 or 1.
-        probabilities: (N,) of Roadwork; equal ones are one step of the curve.
+        probabilities: (N,) of Roadwork; equal probabilities are one step of the curve.
     """
 
     def __init__(self, labels: np.ndarray, probabilities: np.ndarray) -> None:
@@ -81,9 +81,9 @@ class Ranking:
         self._step_ends = np.append(np.flatnonzero(np.diff(probabilities[self._order])), len(labels) - 1)
 
     def score(self, weights: np.ndarray) -> tuple[float, float]:
-        """AUROC and AUPRC with rows weighted (N,); NaN both where only one class has weight.
+        """AUROC and AUPRC with row weights (N,); both NaN if only one class has weight.
 
-        AUROC is the trapezoid rule, AUPRC the average precision, as in scikit-learn.
+        AUROC uses the trapezoidal rule, and AUPRC is the average precision, as in scikit-learn.
         """
         ordered = weights[self._order]
         found = np.cumsum(ordered * self._positive)[self._step_ends]
@@ -97,7 +97,7 @@ class Ranking:
 
 
 def score_all(labels: np.ndarray, probabilities: np.ndarray, threshold: float = DEFAULT_THRESHOLD) -> dict[str, float]:
-    """Every metric of labels (N,) and probabilities (N,) by name; NaN where one is undefined."""
+    """All metrics of labels (N,) and probabilities (N,) by name; NaN if undefined."""
     counts = count_confusion(labels, probabilities, threshold)
     figures = {name: float(metric(counts)) for name, metric in COUNT_METRICS.items()}
     ranking = Ranking(labels, probabilities).score(np.ones(len(labels)))
@@ -105,7 +105,7 @@ def score_all(labels: np.ndarray, probabilities: np.ndarray, threshold: float = 
 
 
 def score_probabilities(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """NLL, Brier score and ECE by name, of labels (N,) and probabilities (N,) strictly between 0 and 1."""
+    """NLL, Brier score and ECE by name, from labels (N,) and probabilities (N,) strictly between 0 and 1."""
     p_label = np.where(labels == 1, probabilities, 1 - probabilities)
     return {
         "nll": float(-np.log(p_label).mean()),
@@ -115,10 +115,10 @@ def score_probabilities(labels: np.ndarray, probabilities: np.ndarray) -> dict[s
 
 
 def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = ECE_BINS) -> float:
-    """Mean distance of the share of Roadwork from the mean probability, over bins that hold equally many rows.
+    """Mean absolute difference between the share of Roadwork and the mean probability, over bins of equal size.
 
-    Equal probabilities share a bin, so that the order of rows does not matter. (Nixon et al., Measuring calibration in
-    deep learning, CVPR workshops 2019, on why bins of equal mass.)
+    Equal probabilities share a bin, so the order of rows does not matter. Nixon et al., Measuring calibration in deep
+    learning, CVPR workshops 2019, explain why bins of equal mass are better.
     """
     numbers = equal_mass_bins(probabilities, bins)
     sums = np.bincount(numbers, weights=labels - probabilities, minlength=bins)
@@ -126,13 +126,13 @@ def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, bi
 
 
 def equal_mass_bins(probabilities: np.ndarray, bins: int = ECE_BINS) -> np.ndarray:
-    """(N,) int64 bin, from 0, of each probability (N,): as many rows in each, as far as equal ones allow."""
+    """(N,) int64 bin, from 0, of each probability (N,); bins have equal sizes as far as ties allow."""
     edges = np.quantile(probabilities, np.linspace(0, 1, bins + 1))[1:-1]
     return np.searchsorted(edges, probabilities, side="right")
 
 
 def _unpack(counts: np.ndarray) -> np.ndarray:
-    # Floats: products of four counts overflow int64 from some 50,000 rows.
+    # Floats, because products of four counts overflow int64 above about 50,000 rows.
     return np.moveaxis(np.asarray(counts, dtype=np.float64), -1, 0)
 
 
@@ -143,16 +143,16 @@ def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 
 def confusion_from(predictions: Tensor, labels: Tensor) -> Tensor:
-    """The 2x2 counts of a batch, rows labels and columns predictions as in scikit-learn.
+    """The 2x2 confusion matrix of a batch: rows are labels, columns are predictions, as in scikit-learn.
 
     Args:
         predictions: (B,) integers, 0 or 1.
         labels: (B,) integers, 0 or 1, on the same device.
 
     Returns:
-        (2, 2) int64 on that device. A row with any other value is in no cell: the sum then falls short of B.
+        (2, 2) int64 on that device. A row with any other value is not counted, so the sum is then below B.
     """
-    # Not bincount: on a GPU it makes the host wait for the largest value.
+    # bincount would make the host wait for the largest value on a GPU.
     classes = torch.arange(2, device=labels.device)
     is_label = labels[:, None] == classes
     is_predicted = predictions[:, None] == classes
@@ -160,7 +160,7 @@ def confusion_from(predictions: Tensor, labels: Tensor) -> Tensor:
 
 
 def mcc_from_confusion(counts: Tensor) -> float:
-    """Matthews correlation, -1 to 1, of 2x2 counts; 0 where labels or predictions are of a single class.
+    """Matthews correlation, -1 to 1, of 2x2 counts; 0 if labels or predictions have a single class.
 
     Args:
         counts: (2, 2) integers, rows labels and columns predictions, on any device.

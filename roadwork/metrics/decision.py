@@ -1,10 +1,10 @@
-"""The algebra between two logits and a decision: margin, probability, folding, threshold.
+"""From two logits to a decision: margin, probability, folding, threshold.
 
-With logits z of None and Roadwork, the margin is d = z_roadwork - z_none. At a temperature T the probability of
-Roadwork is sigmoid(d / T), and a probability that reaches the threshold t is decided as Roadwork.
+The margin of logits z is d = z_roadwork - z_none. At temperature T the probability of Roadwork is sigmoid(d / T). The
+decision is Roadwork if this probability is at least the threshold t.
 
-Folding moves T and t into the logits: they become (-m / 2, m / 2) with m = d / T - logit(t). Their softmax is above
-0.5 exactly where the probability is above t, and so is a sigmoid of the second logit alone.
+Folding moves T and t into the logits: they become (-m / 2, m / 2) with m = d / T - logit(t). The softmax of the folded
+logits and the sigmoid of the second one are both above 0.5 if and only if the probability is above t.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch import Tensor
 
 DEFAULT_THRESHOLD = 0.5
 
-# No calibration set supports a probability closer than 1e-13 to 0 or 1, and closer to 1 float64 has too few numbers.
-# With this limit every threshold has a finite logit, and every loss is finite.
+# Keeps probabilities at least 1e-13 away from 0 and 1: no calibration set supports more extreme ones, and float64 is
+# too coarse near 1. So every threshold has a finite logit, and every loss is finite.
 MARGIN_LIMIT = 30.0
 
 Array = TypeVar("Array", np.ndarray, Tensor)
@@ -43,14 +43,12 @@ def probability(margins: np.ndarray, temperature: float = 1.0) -> np.ndarray:
 
 def softmax_roadwork(logits: np.ndarray) -> np.ndarray:
     """(N,) softmax probability of Roadwork in float64, from logits (N, 2); it can be exactly 0 or 1."""
-    margins = margin(logits)
-    smaller = np.exp(-np.abs(margins))  # an exponent that is never positive cannot overflow
-    probabilities: np.ndarray = np.where(margins >= 0, 1.0, smaller) / (1.0 + smaller)
+    probabilities: np.ndarray = expit(margin(logits))
     return probabilities
 
 
 def decide(probabilities: np.ndarray, threshold: float = DEFAULT_THRESHOLD) -> np.ndarray:
-    """(N,) int64 decisions: 1 (Roadwork) where the probability reaches the threshold."""
+    """(N,) int64 decisions: 1 (Roadwork) if the probability is at least the threshold."""
     return (probabilities >= threshold).astype(np.int64)
 
 
@@ -65,21 +63,18 @@ def fold(logits: Tensor, temperature: float, threshold: float = DEFAULT_THRESHOL
 
 
 def unfold(folded_logits: Tensor, threshold: float) -> Tensor:
-    """(...) float64 calibrated probability of Roadwork behind folded logits (..., 2)."""
+    """(...) float64 calibrated probability of Roadwork, from folded logits (..., 2)."""
     return torch.sigmoid(margin(folded_logits).double() + _log_odds(threshold))
 
 
 def folded_score(margins: np.ndarray, temperature: float, threshold: float) -> np.ndarray:
-    """(N,) softmax score of Roadwork that a folded network gives, from margins (N,) of the network before folding."""
+    """(N,) softmax score of Roadwork after folding, from margins (N,) before folding."""
     scores: np.ndarray = expit(margins / temperature - logit(threshold))
     return scores
 
 
 def unfold_score(scores: np.ndarray, threshold: float) -> np.ndarray:
-    """(N,) calibrated probability behind softmax scores (N,) of a folded network.
-
-    The logits of 0 and 1 are infinite; their probabilities are 0 and 1 again.
-    """
+    """(N,) calibrated probability of Roadwork, from softmax scores (N,) of a folded network; 0 and 1 stay 0 and 1."""
     probabilities: np.ndarray = expit(logit(scores.astype(np.float64)) + logit(threshold))
     return probabilities
 

@@ -1,23 +1,24 @@
 """95 % intervals and paired comparisons, resampled by group.
 
-Rows of a group are not independent, so the group is the unit of sampling. Two methods, chosen by the data:
+Rows of a group are not independent, so the group is the unit of sampling. The number of failed groups decides between
+two methods:
 
-**Group bootstrap**: groups are drawn with replacement, and the interval runs between the 2.5th and 97.5th percentile
+**Group bootstrap**: groups are drawn with replacement, and the interval runs from the 2.5th to the 97.5th percentile
 of the metric (Field and Welsh, Bootstrapping clustered data, JRSS B 69, 2007).
 
-**Clopper-Pearson by group**: a bootstrap only redraws the failures it has seen; of none it makes [1, 1], which proves
-nothing. Below `MIN_FAILED_GROUPS` failed groups the row error rate is bounded by the exact binomial interval instead
-(Clopper and Pearson, Biometrika 26, 1934), with wrong rows as a share of as many trials as there are effective groups
-(Korn and Graubard, Survey Methodology 24, 1998). This takes the rows of a group to fail as one: the strongest
-dependence there is, so the widest interval. (To count each group with an error as failed would bound the rate of failed
-groups, whose lower end can lie above the row error rate.) Each metric then runs from its lowest to its highest value at
-those error rates and the sample's share of Roadwork, however the errors fall on the two classes. All follow from one
-bound, so they hold together without a Bonferroni correction; two bounds, one a class, would be wider.
+**Clopper-Pearson by group**: a bootstrap can only redraw observed failures. Without any, its interval is [1, 1], which
+proves nothing. So with fewer than `MIN_FAILED_GROUPS` failed groups, the exact binomial interval bounds the row error
+rate (Clopper and Pearson, Biometrika 26, 1934). The number of trials is the effective number of groups, and the share
+of failures is the share of wrong rows (Korn and Graubard, Survey Methodology 24, 1998). This assumes that the rows of a
+group fail together, the strongest possible dependence, and gives the widest interval. (Counting every group with an
+error as failed would bound the rate of failed groups, and its lower end can lie above the row error rate.) The interval
+of a metric runs from its lowest to its highest value at these error rates and the sample's share of Roadwork, for any
+division of the errors between the two classes. All intervals follow from one bound, so they hold jointly without a
+Bonferroni correction. Two bounds, one per class, would be wider.
 
-Rows of one group fail together, so groups are drawn with replacement, the same ones for every model (Field and Welsh,
-Bootstrapping clustered data, JRSS B 69, 2007). Trainings differ by their seed, too: the seeds are drawn with
-replacement at the same time, again the same ones for every model (the pigeonhole bootstrap: Owen, The pigeonhole
-bootstrap, Annals of Applied Statistics 1, 2007, which errs on the wide side).
+**Comparisons of models**: the same drawn groups are used for every model. Training runs also differ by their seed, so
+the seeds are drawn with replacement at the same time, again the same ones for every model (Owen, The pigeonhole
+bootstrap, Annals of Applied Statistics 1, 2007; it is slightly conservative).
 """
 
 from __future__ import annotations
@@ -34,15 +35,15 @@ BOOTSTRAP = "group bootstrap"
 CLOPPER_PEARSON = "Clopper-Pearson by group"
 _TAIL = 0.025
 
-# With few failed groups a bootstrap alone covers the truth in as few as 85 of 100 simulated samples. Switching here
-# covers it in 93.5 to 100: 45 settings of 3,000 samples each; tests/evaluation/test_intervals.py repeats some.
+# With few failed groups, the coverage of a bootstrap falls to 85 % in simulations. With this switch it is 93.5 to 100 %
+# in 45 settings of 3,000 samples each; tests/evaluation/test_intervals.py repeats some.
 MIN_FAILED_GROUPS = 10
 
-# Rows scored over all draws of the ranking metrics: a few seconds.
+# Rows times draws of the ranking metrics: takes a few seconds.
 _RANKING_BUDGET = 50_000_000
 _MIN_RANKING_DRAWS = 200
 
-# Numbers drawn at a time: 80 MB.
+# Numbers drawn at a time: uses 80 MB.
 _CHUNK = 10_000_000
 
 
@@ -59,12 +60,12 @@ def count_by_group(
 
 
 def count_intervals(counts: np.ndarray, *, draws: int, seed: int) -> tuple[str, dict[str, Interval]]:
-    """The method that the data call for, and the interval of every count metric by name.
+    """The method, and the interval of every count metric by name.
 
     Args:
-        counts: (G, 4) tn, fp, fn, tp by group, at least one row in all.
-        draws: Bootstrap samples.
-        seed: Of the draws.
+        counts: (G, 4) tn, fp, fn, tp by group, with at least one row.
+        draws: Number of bootstrap samples.
+        seed: Seed of the draws.
     """
     if effective_groups(counts[:, 1] + counts[:, 2]) >= MIN_FAILED_GROUPS:
         drawn = draw_counts(counts, draws=draws, seed=seed)
@@ -79,10 +80,10 @@ def count_intervals(counts: np.ndarray, *, draws: int, seed: int) -> tuple[str, 
 
 
 def draw_counts(counts: np.ndarray, *, draws: int, seed: int) -> np.ndarray:
-    """(draws, 4) confusion counts, each of G groups drawn with replacement from (G, 4) counts by group.
+    """(draws, 4) confusion counts, each the sum of G groups drawn with replacement from (G, 4) counts by group.
 
-    Groups with the same counts are interchangeable, so how often each *kind* of group is drawn is multinomial: the
-    same distribution as drawing groups one by one, in milliseconds for 100,000 rows.
+    Groups with equal counts are one *kind*, and the number of draws of each kind is multinomial. This is the same
+    distribution as drawing groups one by one, but takes only milliseconds for 100,000 rows.
     """
     kinds, occurrences = np.unique(counts, axis=0, return_counts=True)
     rng = np.random.default_rng(seed)
@@ -91,7 +92,7 @@ def draw_counts(counts: np.ndarray, *, draws: int, seed: int) -> np.ndarray:
 
 
 def percentile_interval(values: np.ndarray) -> Interval:
-    """2.5th and 97.5th percentile of the draws in which the metric is defined; NaN where it never is."""
+    """2.5th and 97.5th percentile of the draws in which the metric is defined; NaN if there are none."""
     defined = values[~np.isnan(values)]
     if not len(defined):
         return float("nan"), float("nan")
@@ -104,15 +105,15 @@ def ranking_intervals(
 ) -> dict[str, Interval]:
     """Group bootstrap intervals of AUROC and AUPRC by name.
 
-    Above 25,000 rows (at 2,000 draws) fewer draws are made, down to 200, to keep the time at seconds; the ends of the
-    interval then move a little with the seed.
+    Above 25,000 rows (at 2,000 draws) the number of draws falls, down to 200, so that it takes only seconds. The ends
+    of the interval then depend slightly on the seed.
 
     Args:
         labels: (N,) 0 or 1.
         probabilities: (N,) of Roadwork.
         groups: (N,) names or numbers.
-        draws: Bootstrap samples.
-        seed: Of the draws.
+        draws: Number of bootstrap samples.
+        seed: Seed of the draws.
     """
     draws = min(draws, max(_MIN_RANKING_DRAWS, _RANKING_BUDGET // len(labels)))
     names, codes = np.unique(groups, return_inverse=True)
@@ -126,16 +127,16 @@ def ranking_intervals(
 
 
 def effective_groups(sizes: np.ndarray) -> float:
-    """Groups of equal size that tell as much as sizes (G,): their sum squared over the sum of squares (Kish, 1965).
+    """The effective number of groups of sizes (G,): their sum squared over the sum of their squares (Kish, 1965).
 
-    Of rows by group, it counts groups; of errors by group, failed groups, 0 where nothing failed.
+    From rows by group it counts groups. From errors by group it counts failed groups, 0 without an error.
     """
     squares = float((sizes.astype(np.float64) ** 2).sum())
     return float(sizes.sum()) ** 2 / squares if squares else 0.0
 
 
 def error_rate_interval(counts: np.ndarray) -> Interval:
-    """Clopper-Pearson interval of the row error rate, from (G, 4) counts by group; see the module's text."""
+    """Clopper-Pearson interval of the row error rate, from (G, 4) counts by group; see the module's docstring."""
     trials = effective_groups(counts.sum(axis=1))
     failures = trials * (counts[:, 1] + counts[:, 2]).sum() / counts.sum()
     low = stats.beta.ppf(_TAIL, failures, trials - failures + 1) if failures > 0 else 0.0
@@ -154,30 +155,30 @@ def metric_bound(
     share: float,
     pick: Callable[[np.ndarray], np.floating],
 ) -> float:
-    """The lowest or highest metric that an error rate allows, however the errors fall on the two classes.
+    """The lowest or highest metric at an error rate, over all divisions of the errors between the two classes.
 
-    At a fixed share of Roadwork, MCC and the other count metrics rise with the recall of either class, so no smaller
-    (for the lowest) or larger (for the highest) error rate goes beyond the bound.
+    At a fixed share of Roadwork, MCC and the other count metrics rise with the recall of either class. So a smaller
+    error rate cannot give a lower metric, nor a larger error rate a higher one.
 
     Args:
-        metric: Of shares tn, fp, fn, tp (..., 4).
+        metric: Metric of shares tn, fp, fn, tp (..., 4).
         error_rate: Share of rows decided wrongly.
         share: Share of rows whose label is Roadwork.
         pick: np.min or np.max.
     """
     fp = np.linspace(max(0.0, error_rate - share), min(1 - share, error_rate), 513)
     fn = error_rate - fp
-    # A rounding error below 0 has no square root.
+    # Rounding errors can be below 0, where the square root is undefined.
     shares = np.maximum(np.stack([1 - share - fp, fp, fn, share - fn], axis=-1), 0.0)
     values = metric(shares)
     return float(pick(values[~np.isnan(values)])) if not np.isnan(values).all() else float("nan")
 
 
 def groups_to_show(target_mcc: float, share: float) -> float:
-    """Equal-sized groups without an error that bring the lower MCC bound up to a target; inf at a target of 1."""
+    """Number of equal-sized, error-free groups that raise the lower MCC bound to a target; inf at a target of 1."""
     if target_mcc >= 1:
         return float("inf")
-    # At the error rate that turns the whole smaller class wrong, the lowest MCC is 0 or below.
+    # If the errors cover the whole smaller class, the lowest MCC is at most 0.
     rate = optimize.brentq(lambda rate: metric_bound(mcc, rate, share, np.min) - target_mcc, 0.0, min(share, 1 - share))
     return float(np.log(_TAIL) / np.log1p(-rate))
 
@@ -189,7 +190,7 @@ def count_paired(
 
     Args:
         labels: (N,) 0 or 1.
-        probabilities: (S, A, N) of Roadwork, of S seeds and A models.
+        probabilities: (S, A, N) of Roadwork, for S seeds and A models.
         groups: (N,) names or numbers.
         strata: (N,) int64 numbers 0 to C - 1.
         n_strata: C.
@@ -211,13 +212,13 @@ def weigh_counts(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def bootstrap_mcc(counts: np.ndarray, weights: np.ndarray, *, draws: int, seed: int) -> np.ndarray:
-    """(draws, K, A) MCC of each model, the mean over the seeds drawn, by each of K weightings of the strata.
+    """(draws, K, A) MCC of each model, averaged over the drawn seeds, for each of K weightings of the strata.
 
     Args:
         counts: (G, C, S, A, 4) by group, stratum, seed and model.
-        weights: (K, C) of a row of each stratum.
-        draws: bootstrap samples.
-        seed: of the draws.
+        weights: (K, C) weight of a row in each stratum.
+        draws: number of bootstrap samples.
+        seed: seed of the draws.
     """
     n_groups, n_seeds = counts.shape[0], counts.shape[2]
     rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""``predictions.parquet``: one row an image, all that calibration, metrics and reports need of a model."""
+"""``predictions.parquet``: one row per image, with everything that calibration, metrics and reports need."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from roadwork.metrics.decision import margin, softmax_roadwork
 
 _TEXT, _WHOLE, _REAL = "text", "whole numbers", "numbers"
 
-# group is text or whole numbers, as the groups were made, so it has no kind of its own here.
+# The kind of `group` is None: groups are text or whole numbers.
 _KINDS = {
     "id": _TEXT,
     "filename": _TEXT,
@@ -34,20 +34,20 @@ COLUMNS = tuple(_KINDS)
 # Calibration adds this one.
 CALIBRATED_COLUMN = "probability_calibrated"
 
-# A position can be unknown; nothing else can.
+# Only positions and distances may be missing.
 _MAY_BE_MISSING = ("latitude", "longitude", "distance_km")
 
 
 def build_predictions(
     table: SampleTable, splits: np.ndarray, groups: np.ndarray, logits: np.ndarray, distance_km: np.ndarray
 ) -> pd.DataFrame:
-    """The predictions table of N rows; see the columns in `COLUMNS`, then the dataset's further ones.
+    """The predictions table of N rows: the columns in `COLUMNS`, then the dataset's further ones.
 
     Args:
-        table: The N rows that were predicted, in the order of the other arguments.
+        table: The N predicted rows, in the order of the other arguments.
         splits: (N,) names.
         groups: (N,) text or whole numbers; rows of one group are not independent.
-        logits: (N, 2) of None and Roadwork, as trained.
+        logits: (N, 2) of None and Roadwork, before calibration.
         distance_km: (N,) kilometres to the nearest deployment centre, NaN where unknown.
 
     Raises:
@@ -61,7 +61,7 @@ def build_predictions(
     broken = table.ids[~np.isfinite(logits).all(axis=1)]
     if len(broken):
         raise WiringError(
-            f"The model gave a logit that is not finite for {len(broken)} of {len(table)} rows: "
+            f"The model returned non-finite logits for {len(broken)} of {len(table)} rows: "
             f"{', '.join(map(str, broken[:5]))}{', ...' if len(broken) > 5 else ''}. "
             "Train with a lower training.lr or training.precision=32-true."
         )
@@ -82,12 +82,12 @@ def build_predictions(
 
 
 def predicted_margins(frame: pd.DataFrame) -> np.ndarray:
-    """(N,) float64 logit of Roadwork minus logit of None, of a predictions table."""
+    """(N,) float64 logit of Roadwork minus logit of None, from a predictions table."""
     return margin(frame[["logit_none", "logit_roadwork"]].to_numpy(np.float64))
 
 
 def write_predictions(frame: pd.DataFrame, path: Path) -> None:
-    """Write the table so that ``path`` holds all of it or is left as it was."""
+    """Writes the table atomically."""
     with atomic_path(path) as temporary:
         frame.to_parquet(temporary, engine="pyarrow", index=False)
 
@@ -96,7 +96,7 @@ def read_predictions(path: Path) -> pd.DataFrame:
     """The predictions table of a run.
 
     Raises:
-        DataError: The file is absent or no parquet file, a column is missing, or a value cannot be what it should.
+        DataError: The file is missing or not parquet, a column is missing, or a value is not allowed.
     """
     try:
         frame = pd.read_parquet(path, engine="pyarrow")
@@ -139,7 +139,7 @@ def _check_column(column: pd.Series, kind: str | None, path: Path) -> None:
 
 
 def _further_columns(slices: pd.DataFrame) -> dict[str, pd.Series]:
-    """The dataset's own columns under names that are free, in types that parquet has."""
+    """The dataset's own columns, renamed where a name is taken, with one type per column."""
     reserved = {*COLUMNS, CALIBRATED_COLUMN}
     further: dict[str, pd.Series] = {}
     for position, name in enumerate(map(str, slices.columns)):
@@ -147,7 +147,7 @@ def _further_columns(slices: pd.DataFrame) -> dict[str, pd.Series]:
         while free in reserved or free in further or (free != name and free in slices):
             free = f"data_{free}"
         column = slices.iloc[:, position].reset_index(drop=True)
-        # A column of a labels file can mix numbers with text, and parquet columns have one type.
+        # A labels file can mix numbers and text in a column, but a parquet column has one type.
         if pd.api.types.infer_dtype(column, skipna=True).startswith("mixed"):
             column = column.map(str, na_action="ignore")
         further[free] = column

@@ -31,12 +31,12 @@ SHOWN, EXCLUDED, UNDECIDED = "shown", "excluded", "not decided by this set"
 _UNDEFINED: Interval = (math.nan, math.nan)
 _MEANINGS = {
     "mcc": "1 perfect, 0 no better than chance",
-    "accuracy": "decisions that are right",
-    "precision": "right among those called Roadwork",
-    "recall": "found among those with Roadwork",
+    "accuracy": "share of correct decisions",
+    "precision": "correct among detected Roadwork",
+    "recall": "detected among true Roadwork",
     "f1": "harmonic mean of the two above",
-    "auroc": "pairs in which Roadwork ranks higher",
-    "auprc": "mean precision over all thresholds",
+    "auroc": "area under the ROC curve",
+    "auprc": "average precision",
 }
 
 
@@ -49,24 +49,24 @@ def evaluate_predictions(
     brackets: Sequence[tuple[float, float]],
     threshold: float = DEFAULT_THRESHOLD,
 ) -> dict[str, Any]:
-    """Metrics of one split, ready for JSON: None where a metric or an interval is undefined.
+    """Metrics of one split, ready for JSON: None if a metric or an interval is undefined.
 
     Args:
-        frame: The split's rows of a predictions table, decided by their `probability`.
-        target_mcc: The MCC to reach, above 0 and at most 1.
-        draws: Bootstrap samples.
-        seed: Of the bootstrap.
+        frame: The split's rows of a predictions table; decisions use the column `probability`.
+        target_mcc: The target MCC, above 0 and at most 1.
+        draws: Number of bootstrap samples.
+        seed: Seed of the bootstrap.
         brackets: Half-open ranges [from, to) of kilometres to the nearest deployment centre.
-        threshold: A probability that reaches it is Roadwork.
+        threshold: `probability >= threshold` is Roadwork.
 
     Raises:
         ConfigError: The target is out of range.
-        DataError: There is no row.
+        DataError: There are no rows.
     """
     if not 0 < target_mcc <= 1:
         raise ConfigError(f"evaluation.target_mcc is {target_mcc}; it must be above 0 and at most 1.")
     if frame.empty:
-        raise DataError("There are no predictions to evaluate. Does splits.json give this split any row?")
+        raise DataError("There are no predictions to evaluate. Check that splits.json has rows for this split.")
     labels, probabilities, groups = (frame[name].to_numpy() for name in ("label", "probability", "group"))
     counts = count_by_group(labels, probabilities, groups, threshold)
     figures = score_all(labels, probabilities, threshold)
@@ -74,7 +74,7 @@ def evaluate_predictions(
     if method == BOOTSTRAP:
         intervals |= ranking_intervals(labels, probabilities, groups, draws=draws, seed=seed)
     if len(np.unique(labels)) == 1:
-        # scikit-learn's 0 would look like a detector that fails, but the MCC is undefined.
+        # The MCC is undefined; scikit-learn's 0 would look like a useless detector.
         figures["mcc"], intervals["mcc"] = math.nan, _UNDEFINED
     result: dict[str, Any] = {}
     for name, value in figures.items():
@@ -104,7 +104,7 @@ def evaluate_for(settings: Settings, frame: pd.DataFrame, threshold: float = DEF
 
 
 def errors_allowed(nones: int, roadworks: int, target_mcc: float) -> tuple[int, int]:
-    """The most errors that keep the MCC at the target: spread evenly over the classes, and all in the worse class."""
+    """The most errors at which the MCC still reaches the target: spread evenly, and all in the worse class."""
     errors = np.arange(2 * min(nones, roadworks) + 1)
     fewer, more = errors // 2, errors - errors // 2
     one_class = errors[: min(nones, roadworks) + 1]
@@ -123,7 +123,7 @@ def _compare_with_target(result: dict[str, Any], counts: np.ndarray, target_mcc:
     low, high = result["mcc_low"], result["mcc_high"]
     target: dict[str, Any] = {"mcc": target_mcc, "errors": fp + fn}
     if low is None:
-        sentence = "This set holds one class only, so it has no MCC."
+        sentence = "The MCC is undefined: the split has one class only."
         return target | {
             "verdict": UNDECIDED,
             "errors_allowed": None,
@@ -133,22 +133,26 @@ def _compare_with_target(result: dict[str, Any], counts: np.ndarray, target_mcc:
         }
     verdict = SHOWN if low >= target_mcc else EXCLUDED if high < target_mcc else UNDECIDED
     evenly, at_worst = errors_allowed(tn + fp, fn + tp, target_mcc)
-    # Groups of unequal size carry less information than as many of equal size.
+    # Groups of unequal size carry less information than equally many groups of equal size.
     needed = groups_to_show(target_mcc, (fn + tp) / counts.sum()) * len(counts) / effective_groups(counts.sum(axis=1))
     groups = math.ceil(needed) if math.isfinite(needed) else "inf"
     room = (
-        f"at most {evenly:,} errors spread evenly over the classes ({at_worst:,} if all fall in one)"
+        f"at most {evenly:,} errors if they are spread evenly over the classes, {at_worst:,} if all are in one class"
         if evenly
         else "no error"
     )
+    conclusion = {SHOWN: "is reached", EXCLUDED: "is not reached", UNDECIDED: "can be neither confirmed nor excluded"}
     sentence = (
-        f"An MCC of {target_mcc:g} is {verdict}: the 95 % interval runs from {low:.4f} to {high:.4f}. "
-        f"A set of {result['n']:,} rows, {fn + tp:,} of them Roadwork, allows {room}; this one has {fp + fn:,}."
+        f"An MCC of {target_mcc:g} {conclusion[verdict]}: the 95 % interval is {low:.4f} to {high:.4f}. "
+        f"With {result['n']:,} rows ({fn + tp:,} Roadwork) this MCC allows {room}. The model made {fp + fn:,}."
     )
     if verdict != SHOWN and groups == "inf":
-        sentence += " No set, however large, can show a perfect MCC."
+        sentence += " No test set can confirm a perfect MCC."
     elif verdict != SHOWN:
-        sentence += f" To show it without one error takes {groups:,} groups like these; this one has {len(counts):,}."
+        sentence += (
+            f" To confirm it, a test split needs at least {groups:,} groups like these without an error; this one has "
+            f"{len(counts):,}."
+        )
     return target | {
         "verdict": verdict,
         "errors_allowed": evenly,
@@ -172,15 +176,15 @@ def _cut_by_distance(
 def evaluate_slice(
     rows: pd.DataFrame, *, draws: int, seed: int, threshold: float = DEFAULT_THRESHOLD
 ) -> dict[str, Any]:
-    """Rows, groups, errors and the MCC with its interval of a part of a split, ready for JSON.
+    """Number of rows, groups and errors, and the MCC with its interval, for a part of a split; ready for JSON.
 
-    MCC and interval are None where the part holds one class only, or nothing.
+    MCC and interval are None if the part has only one class, or no rows.
 
     Args:
-        rows: of a predictions table, decided by their `probability`.
-        draws: Bootstrap samples.
-        seed: Of the bootstrap.
-        threshold: A probability that reaches it is Roadwork.
+        rows: Rows of a predictions table; decisions use the column `probability`.
+        draws: Number of bootstrap samples.
+        seed: Seed of the bootstrap.
+        threshold: `probability >= threshold` is Roadwork.
     """
     labels, probabilities = rows["label"].to_numpy(), rows["probability"].to_numpy()
     sizes: dict[str, Any] = {"n": len(rows), "groups": rows["group"].nunique()}
@@ -214,7 +218,7 @@ def format_results(name: str, result: dict[str, Any]) -> Group:
 
 def _figures_table(result: dict[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, caption=f"  intervals: {result['method']}", caption_justify="left")
-    table.add_column("figure")
+    table.add_column("metric")
     table.add_column("value", justify="right")
     table.add_column("95 % interval", justify="center")
     table.add_column("meaning", style="dim")
@@ -229,9 +233,9 @@ def _figures_table(result: dict[str, Any]) -> Table:
 
 def _confusion_table(confusion: dict[str, int]) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("the photo shows")
-    table.add_column("called None", justify="right")
-    table.add_column("called Roadwork", justify="right")
+    table.add_column("true label")
+    table.add_column("predicted None", justify="right")
+    table.add_column("predicted Roadwork", justify="right")
     table.add_row("None", f"{confusion['tn']:,}", f"{confusion['fp']:,}")
     table.add_row("Roadwork", f"{confusion['fn']:,}", f"{confusion['tp']:,}")
     return table

@@ -31,7 +31,7 @@ def build_model(model: ModelSettings, img_size: int) -> PreTrainedModel:
     use, such as DINOv2's mask token and SigLIP's pooling head, are frozen.
 
     Args:
-        model: the network, and its weights.
+        model: the network and its weights.
         img_size: height and width of the images in pixels.
 
     Raises:
@@ -135,7 +135,7 @@ def _check_loaded(name: str, network: PreTrainedModel, report: dict[str, Any]) -
     """Logs which weights are new.
 
     Raises:
-        ConfigError: weights beside the head have other shapes, or none of them was found.
+        ConfigError: weights other than the head have other shapes, or none of them was found.
     """
     # A backbone without a head gets one later.
     head = () if network.config.model_type in WITHOUT_CLASSIFIER else (f"{find_head(network)}.",)
@@ -148,7 +148,7 @@ def _check_loaded(name: str, network: PreTrainedModel, report: dict[str, Any]) -
     missing = sorted(key for key in report["missing_keys"] if not key.startswith(head))
     backbone = [key for key, _ in network.named_parameters() if not key.startswith(head)]
     if len(missing) >= len(backbone):
-        raise ConfigError(f"{name} holds no weight of a {network.config.model_type}. Check the folder or the name.")
+        raise ConfigError(f"{name} has no weights of a {network.config.model_type}. Check the folder or the name.")
     if missing:
         logger.warning("%s lacks %d weights, which start at random: %s.", name, len(missing), ", ".join(missing))
     fresh = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])} - set(missing))

@@ -45,7 +45,7 @@ def weight_bytes(network: nn.Module) -> int:
 
 
 def state_bytes(network: nn.Module, *, use_ema: bool) -> int:
-    """Bytes that training holds beside the weights, for any batch: gradients, AdamW's two averages, and the EMA."""
+    """Bytes that training needs besides the weights, for any batch: gradients, AdamW's two moments, and the EMA."""
     return (4 if use_ema else 3) * sum(p.nbytes for p in network.parameters() if p.requires_grad)
 
 

@@ -68,7 +68,7 @@ def without_head(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def in_evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """Puts `network` into evaluation mode inside the block, and each module back into its own mode after it."""
+    """Puts `network` into evaluation mode inside the block, then restores the mode of each module."""
     was_training = {module: module.training for module in network.modules()}
     network.eval()
     try:

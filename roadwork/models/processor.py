@@ -56,7 +56,7 @@ def _processor_file(name: str) -> Path | None:
         path = Path(name) / PROCESSOR_FILE
         return path if path.is_file() else None
 
-    # An exported detector reads its statistics from its folder: it must not wait for transformers to be imported.
+    # An exported detector reads its statistics from its folder, so it must not wait for the import of transformers.
     from huggingface_hub import hf_hub_download  # noqa: PLC0415
     from huggingface_hub.errors import RemoteEntryNotFoundError  # noqa: PLC0415
 

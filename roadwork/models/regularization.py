@@ -16,8 +16,8 @@ from roadwork.models.head import head_of
 logger = logging.getLogger(__name__)
 
 
-# A residual block is recognised by its children: the last module of each residual branch, and further names that only
-# blocks have. Most blocks of transformers have a drop_path; then come ViT, SigLIP with CLIP, and ResNet.
+# Children that identify a residual block: the last module of each residual branch, and further names that only blocks
+# have. Most blocks in transformers have a drop_path; the others are those of ViT, SigLIP with CLIP, and ResNet.
 _BLOCKS = (
     (("drop_path",), ()),
     (("attention", "mlp"), ("layernorm_before",)),
@@ -79,7 +79,7 @@ def set_drop_path(network: PreTrainedModel, share: float) -> None:
     rates = torch.linspace(0, share, len(blocks), device="cpu").tolist()
     for (block, branches), rate in zip(blocks, rates, strict=True):
         if branches == ("drop_path",):
-            block.drop_path = nn.Identity()  # replaces one of its own configuration
+            block.drop_path = nn.Identity()  # replaces the rate of its own configuration
         for branch in branches:
             block.get_submodule(branch).register_forward_hook(_DropOutput(rate))
     logger.info("Drop path in %d blocks, from 0 to %g.", len(blocks), share)

@@ -53,7 +53,7 @@ class Number:
 
 @dataclass(frozen=True)
 class CountOrWord:
-    """A whole number of at least 1, or the one word that lets roadwork choose it."""
+    """A whole number of at least 1, or a word that lets roadwork choose it."""
 
     word: str
 

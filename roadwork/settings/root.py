@@ -57,11 +57,11 @@ class Settings:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     """How the weights are trained."""
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
-    """How results are judged."""
+    """How results are evaluated."""
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
-    """What reports and maps hide."""
+    """Privacy of reports and maps."""
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
-    """Loggers beside TensorBoard."""
+    """Loggers in addition to TensorBoard."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", self.experiment):

@@ -75,7 +75,7 @@ class SplittingSettings:
 @dataclass
 class GpsSamplingSettings:
     enabled: bool = True
-    """Weight training rows by their distance to the places of deployment."""
+    """Weight training rows by their distance to the deployment."""
     n_clusters: int | str = field(default=5, metadata=count_or("auto"))
     """K-means clusters of the deployment's GPS.
 

@@ -190,7 +190,7 @@ class TrainingSettings:
 @dataclass
 class TrackingSettings:
     loggers: dict[str, Any] = field(default_factory=dict)
-    """Lightning's loggers beside TensorBoard: the name of each (wandb, mlflow, comet, csv) with its arguments.
+    """Loggers in addition to TensorBoard: Lightning loggers (wandb, mlflow, comet, csv) with their arguments.
 
     Example: {wandb: {project: roadwork}, mlflow: {tracking_uri: "file:mlruns"}}.
     Keys and passwords belong in environment variables: docs/tracking.md.

@@ -1,4 +1,4 @@
-"""Conformal risk control: the promise held in simulation, by group, and told where it cannot be given."""
+"""Conformal risk control: the guarantee in simulation, by group, and its limits."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from roadwork.metrics.decision import probability
 
 
 def draw_groups(rng, n_groups):
-    """Rows of groups of 1 to 8 rows that fail together: one row in five is decided wrongly at 0.5."""
+    """Rows in correlated groups of 1 to 8; the error rate at 0.5 is 20 %."""
     sizes = rng.integers(1, 9, n_groups)
     groups = np.repeat(np.arange(n_groups), sizes)
     labels = rng.integers(0, 2, n_groups)[groups]
@@ -20,18 +20,15 @@ def draw_groups(rng, n_groups):
 
 
 def mean_loss(labels, probabilities, groups, band, threshold=0.5):
-    """Share of rows answered wrongly, averaged within each group, then over groups."""
-    answered = np.ones(len(labels), bool)
-    if band.low is not None:
-        answered = (probabilities < band.low) | (probabilities > band.high)
-    wrong = answered & ((probabilities >= threshold) != labels)
+    """Share of wrong decisions without abstention, averaged within each group, then over groups."""
+    wrong = ~band.abstains(probabilities) & ((probabilities >= threshold) != labels)
     return (np.bincount(groups, wrong) / np.bincount(groups)).mean()
 
 
 @pytest.mark.parametrize(("risk", "n_groups"), [(0.05, 40), (0.1, 30), (0.1, 120)])
 def test_expected_loss_of_a_new_group_is_at_most_the_risk(risk, n_groups):
     rng = np.random.default_rng(0)
-    population = draw_groups(rng, 4000)  # in place of one new group: the same mean, less noise
+    population = draw_groups(rng, 4000)  # stands for one new group, with less noise
     assert mean_loss(*population, choose_band(*population, threshold=0.5, risk=0.999)) > 0.15
     losses = []
     for _ in range(400):
@@ -39,12 +36,12 @@ def test_expected_loss_of_a_new_group_is_at_most_the_risk(risk, n_groups):
         losses.append(mean_loss(*population, band))
     error = 4 * np.std(losses) / np.sqrt(len(losses))
     assert np.mean(losses) <= risk + error
-    # And no more is left unanswered than that takes: the method is off by at most 2 / (n + 1).
+    # The method abstains no more than needed: its loss is at most 2 / (n + 1) below the risk.
     assert np.mean(losses) >= risk - 2 / (n_groups + 1) - error
 
 
 def test_bound_breaks_without_the_correction():
-    """The simulation can tell: the empirical risk alone, without n + 1, is not controlled."""
+    """The empirical risk alone, without the n + 1 correction, exceeds the risk in the simulation."""
     rng = np.random.default_rng(0)
     population, losses = draw_groups(rng, 4000), []
     for _ in range(400):
@@ -61,7 +58,7 @@ rows = st.lists(
 
 @given(rows, st.floats(0.01, 0.9), st.floats(0.1, 0.9))
 @settings(max_examples=150, deadline=None)
-def test_the_band_is_the_narrowest_that_keeps_the_bound(drawn, risk, threshold):
+def test_band_is_the_narrowest_within_the_bound(drawn, risk, threshold):
     labels, differences, groups = (np.array(column) for column in zip(*drawn, strict=True))
     groups = np.unique(groups, return_inverse=True)[1]
     probabilities = probability(differences.astype(float))
@@ -69,11 +66,11 @@ def test_the_band_is_the_narrowest_that_keeps_the_bound(drawn, risk, threshold):
     n_groups = groups.max() + 1
 
     def bound_with(half_width):
-        answered = np.abs(logit(probabilities) - logit(threshold)) > half_width
-        wrong = answered & ((probabilities >= threshold) != labels)
+        is_decided = np.abs(logit(probabilities) - logit(threshold)) > half_width
+        wrong = is_decided & ((probabilities >= threshold) != labels)
         return (mean_loss_of(wrong, groups) * n_groups + 1) / (n_groups + 1)
 
-    # Of half widths just above those of the rows, and of none at all.
+    # Candidates: no band, and half widths just above each row's distance.
     distances = np.unique(np.abs(logit(probabilities) - logit(threshold)))
     enough = [width for width in (-1.0, *(distances + 1e-7)) if bound_with(width) <= risk + 1e-9]
     if not enough:
@@ -93,7 +90,7 @@ def mean_loss_of(wrong, groups):
 
 
 @pytest.mark.parametrize(("risk", "needed"), [(0.05, 19), (0.1, 9), (0.01, 99), (0.3, 3), (0.5, 1)])
-def test_groups_needed_is_the_fewest_that_allow_an_answer(risk, needed):
+def test_groups_needed_is_the_smallest_sufficient(risk, needed):
     assert groups_needed(risk) == needed
     for n_groups in (needed, needed - 1):
         if n_groups:

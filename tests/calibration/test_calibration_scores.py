@@ -15,7 +15,7 @@ def drawn():
     return (rng.random(600) < probabilities**2).astype(int), probabilities
 
 
-def test_nll_and_brier_are_scikit_learns(drawn):
+def test_nll_and_brier_match_scikit_learn(drawn):
     labels, probabilities = drawn
     scores = score_probabilities(labels, probabilities)
     assert scores["nll"] == pytest.approx(log_loss(labels, probabilities))
@@ -23,11 +23,11 @@ def test_nll_and_brier_are_scikit_learns(drawn):
 
 
 @pytest.mark.parametrize("bins", [5, 15, 20])
-def test_ece_is_netcals_with_equal_mass_bins(drawn, bins):
+def test_ece_matches_netcal_with_equal_mass_bins(drawn, bins):
     labels, probabilities = drawn
     reference = ECE(bins=bins, equal_intervals=False).measure(probabilities, labels)
     assert expected_calibration_error(labels, probabilities, bins) == pytest.approx(reference, abs=1e-9)
-    assert reference > 0.05  # of a detector that promises too much
+    assert reference > 0.05  # the probabilities are overconfident
 
 
 def test_ece_ignores_the_order_of_equal_probabilities():

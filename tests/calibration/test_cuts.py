@@ -1,4 +1,4 @@
-"""The sweep against brute force over all thresholds with scikit-learn."""
+"""The threshold sweep against brute force with scikit-learn."""
 
 import numpy as np
 import pytest
@@ -25,9 +25,9 @@ def unpack(drawn):
 
 
 def weighted_mcc(labels, decisions, prior):
-    """scikit-learn's MCC with rows weighted to a prior; its own where there is none."""
+    """scikit-learn's MCC with rows weighted to a prior; None: unweighted."""
     if len({*labels, *decisions}) == 1:
-        return 0.0  # as scikit-learn has it, which warns here
+        return 0.0  # scikit-learn's value, without its warning
     if prior is None:
         return matthews_corrcoef(labels, decisions)
     weights = np.where(labels == 1, prior / (labels == 1).sum(), (1 - prior) / (labels == 0).sum())
@@ -41,10 +41,10 @@ def brute_force(labels, probabilities, prior):
 
 @given(rows, st.sampled_from([None, 0.5, 0.01]))
 @settings(max_examples=60, deadline=None)
-def test_no_threshold_is_better_than_the_best_cut(drawn, prior):
+def test_best_cut_equals_brute_force(drawn, prior):
     labels, differences = unpack(drawn)
     if len(set(labels)) == 1:
-        prior = None  # has no prior to be weighted to
+        prior = None  # one class cannot be weighted to a prior
     probabilities = probability(differences)
     cuts = Cuts(labels, probabilities)
     threshold = cuts.thresholds[cuts.best(prior)]
@@ -55,7 +55,7 @@ def test_no_threshold_is_better_than_the_best_cut(drawn, prior):
 
 @given(rows)
 @settings(max_examples=100, deadline=None)
-def test_every_cut_counts_what_its_threshold_decides(drawn):
+def test_cut_counts_match_threshold_decisions(drawn):
     labels, differences = unpack(drawn)
     probabilities = probability(differences)
     cuts = Cuts(labels, probabilities)
@@ -67,15 +67,15 @@ def test_every_cut_counts_what_its_threshold_decides(drawn):
 
 @given(rows, st.floats(-3, 3))
 @settings(max_examples=60, deadline=None)
-def test_a_shift_of_all_logits_shifts_the_threshold_alike(drawn, shift):
+def test_threshold_shifts_with_the_logits(drawn, shift):
     labels, differences = unpack(drawn)
-    differences = np.round(np.clip(differences, -8, 8), 2)  # where float64 keeps the gaps apart
+    differences = np.round(np.clip(differences, -8, 8), 2)  # float64 can represent the gaps
     cuts, shifted = (Cuts(labels, probability(d)) for d in (differences, differences + shift))
     np.testing.assert_array_equal(cuts.counts, shifted.counts)
     np.testing.assert_allclose(logit(shifted.thresholds), logit(cuts.thresholds) + shift, atol=1e-7)
 
 
-def test_counting_a_class_twice_equals_a_prior():
+def test_repeating_a_class_equals_a_prior():
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1], 60)
     probabilities = probability(rng.normal(labels, 1))
@@ -84,7 +84,7 @@ def test_counting_a_class_twice_equals_a_prior():
     assert by_prior.best(0.1) == by_rows.best(None) != by_prior.best(None)
 
 
-def test_the_threshold_is_the_middle_of_the_gap_in_logits():
+def test_threshold_is_the_midpoint_of_the_gap():
     labels, differences = np.array([0, 0, 1, 1]), np.array([-5.0, -1.0, 3.0, 4.0])
     cuts = Cuts(labels, probability(differences))
     assert logit(cuts.thresholds[cuts.best(None)]) == pytest.approx(1.0)
@@ -99,7 +99,7 @@ def test_ties_between_cuts_take_the_widest_gap():
     assert threshold == pytest.approx(4.25)  # 0.5 to 8, and not -8 to -1
 
 
-def test_always_wrong_detector_gets_a_finite_end_threshold():
+def test_always_wrong_detector_gets_a_finite_threshold():
     labels, differences = np.array([1, 1, 0, 0]), np.array([-1e4, -1e4, 1e4, 1e4])
     cuts = Cuts(labels, probability(differences))
     best = cuts.best(None)

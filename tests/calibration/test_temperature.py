@@ -1,4 +1,4 @@
-"""The temperature against a grid, and kept only where unseen groups are better for it."""
+"""The fitted temperature against a grid search, and its use only if held-out groups improve."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ rows = st.lists(st.tuples(st.integers(0, 1), numbers), min_size=2, max_size=40)
 
 
 def nll(labels, differences, temperature):
-    """Of one temperature, or of several (K, 1)."""
+    """NLL at one temperature, or at several (K, 1)."""
     return np.logaddexp(0, -np.where(labels == 1, differences, -differences) / temperature).mean(axis=-1)
 
 
@@ -29,7 +29,7 @@ def draw_rows(true_temperature, groups=200, rows_each=3, seed=0):
 
 @given(rows)
 @settings(max_examples=30, deadline=None)
-def test_no_temperature_of_a_grid_is_better(drawn):
+def test_fitted_temperature_beats_a_grid_search(drawn):
     labels, differences = (np.array(column) for column in zip(*drawn, strict=True))
     signed = np.where(labels == 1, differences, -differences)
     assume(signed.min() < 0 < signed.mean())
@@ -40,7 +40,7 @@ def test_no_temperature_of_a_grid_is_better(drawn):
 
 
 @pytest.mark.parametrize("true_temperature", [0.5, 1.0, 3.0])
-def test_the_true_temperature_is_found(true_temperature):
+def test_true_temperature_is_found(true_temperature):
     labels, differences, _ = draw_rows(true_temperature, groups=4000)
     assert fit_temperature(labels, differences) == pytest.approx(true_temperature, rel=0.1)
 
@@ -56,7 +56,7 @@ def test_scaled_logits_scale_the_temperature(factor):
 
 @pytest.mark.parametrize(
     "differences", [[-1e4, -2, 3, 1e4], [1e4, 2, -3, -1e4], [0, 0, 0, 0], [-1e4, 1, -1, 1e4]],
-    ids=["all right", "all wrong", "all zero", "far apart"],
+    ids=["all correct", "all wrong", "all zero", "far apart"],
 )  # fmt: skip
 def test_temperature_is_finite_for_any_rows(differences):
     temperature = fit_temperature(np.array([0, 0, 1, 1]), np.array(differences, dtype=float))
@@ -69,18 +69,18 @@ def test_overconfident_detector_is_scaled_down():
     assert fit.kept
     assert fit.temperature == fit.fitted == pytest.approx(fit_temperature(labels, differences))
     assert fit.before["nll"] == pytest.approx(log_loss(labels, expit(differences)))
-    # The fit on all rows is the best there is on these rows, so unseen ones must do worse.
+    # The fit on all rows has the lowest NLL on these rows, so the out-of-fold NLL is higher.
     assert log_loss(labels, probability(differences, fit.fitted)) < fit.after["nll"] < fit.before["nll"]
 
 
 def test_temperature_supported_by_one_group_is_not_kept():
     labels, differences, groups = draw_rows(1.0, groups=30)
     differences = np.where(labels == 1, 1, -1) * np.abs(differences)
-    differences[groups == 0] *= -5  # without this group, all rows are right
+    differences[groups == 0] *= -5  # all other rows are decided correctly
     fit = choose_temperature(labels, differences, groups, seed=0)
     assert nll(labels, differences, fit.fitted) < nll(labels, differences, 1.0)
     assert (fit.kept, fit.temperature) == (False, 1.0)
-    assert f"{fit.after['nll']:.4f} out of fold" in fit.sentence
+    assert f"{fit.after['nll']:.4f}" in fit.sentence
 
 
 def test_rows_without_errors_do_not_raise_confidence():
@@ -98,7 +98,7 @@ def test_too_few_groups_leave_the_temperature_at_one():
 
 
 @given(st.lists(numbers, min_size=2, max_size=30), st.floats(0.01, 100))
-def test_probabilities_keep_their_order_and_stay_in_range(differences, temperature):
+def test_probabilities_are_monotone_and_in_range(differences, temperature):
     ordered = np.sort(np.array(differences))
     probabilities = probability(ordered, temperature)
     assert (np.diff(probabilities) >= 0).all()

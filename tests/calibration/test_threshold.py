@@ -1,4 +1,4 @@
-"""A threshold is moved where unseen groups gain by it, and not where chance makes it look so."""
+"""The threshold changes only if held-out groups gain significantly."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from roadwork.metrics.decision import probability
 
 
 def draw(rng, n_groups, shift=0.0, separation=1.5):
-    """Rows in groups of 4 of one label, which vary together; the best threshold in logits is `shift`."""
+    """Rows in correlated groups of 4 with one label; the best threshold in logits is `shift`."""
     groups = np.repeat(np.arange(n_groups), 4)
     labels = rng.integers(0, 2, n_groups)[groups]
     noise = rng.normal(0, 1.2, n_groups)[groups] + rng.normal(0, 0.9, len(groups))
@@ -37,7 +37,7 @@ def test_shifted_detector_gets_its_threshold_and_unbiased_gain():
     assert choice.out_of_bag.gain_interval[0] < gain < choice.out_of_bag.gain_interval[1]
 
 
-def test_correct_threshold_is_rarely_moved_and_gain_is_unbiased():
+def test_correct_threshold_is_rarely_moved():
     rng, kept, honest, flattered, lowest, truth = np.random.default_rng(0), 0, [], [], [], []
     for seed in range(40):
         drawn = draw(rng, 60)
@@ -49,13 +49,13 @@ def test_correct_threshold_is_rarely_moved_and_gain_is_unbiased():
         truth.append(true_mcc(choice.best, 0.0) - true_mcc(0.5, 0.0))
         assert choice.threshold == (choice.best if choice.kept else 0.5)
     assert kept <= 3
-    assert sum(low > gain for low, gain in zip(lowest, truth, strict=True)) <= 4  # of 40, where 2.5 % are meant
-    assert np.mean(flattered) > 0.02  # what the rows that chose it would have us believe
+    assert sum(low > gain for low, gain in zip(lowest, truth, strict=True)) <= 4  # 1 of 40 is expected
+    assert np.mean(flattered) > 0.02  # the in-sample gain is biased high
     assert np.mean(truth) < 0
     assert np.mean(honest) < np.mean(truth) + 0.01
 
 
-def test_few_groups_keep_one_half_and_report_it():
+def test_few_groups_keep_threshold_one_half():
     labels, groups = np.repeat([0, 1], 40), np.repeat(np.arange(20), 4)
     logits = np.where(labels == 1, 3.0, -3.0)
     logits[:8] = 0.5  # two groups would be right at a higher threshold
@@ -72,17 +72,17 @@ def test_threshold_stays_without_a_better_cut():
     assert (choice.threshold, choice.deciding_groups) == (0.5, 0)
 
 
-def test_an_always_wrong_detector_keeps_one_half():
+def test_always_wrong_detector_keeps_one_half():
     labels = np.tile([0, 1], 30)
     choice = choose_threshold(labels, np.where(labels == 1, 0.1, 0.9), np.arange(60), prior=None, draws=200, seed=0)
     assert (choice.kept, choice.threshold) == (False, 0.5)
     assert "better than chance" in choice.sentence
 
 
-def test_out_of_bag_is_the_mean_over_draws_without_the_group():
-    """Against a plain loop: draw, choose, decide the rest; then averages by group."""
+def test_out_of_bag_equals_a_plain_loop():
+    """The loop draws groups, chooses a threshold, decides the other groups, and averages by group."""
     labels, probabilities, groups = draw(np.random.default_rng(3), 12)
-    judged = evaluate_out_of_bag(labels, probabilities, groups, prior=0.2, draws=200, seed=5)
+    found = evaluate_out_of_bag(labels, probabilities, groups, prior=0.2, draws=200, seed=5)
     rng, decided = np.random.default_rng(5), {group: [] for group in range(12)}
     for _ in range(200):
         chosen = rng.integers(12, size=12)
@@ -99,13 +99,13 @@ def test_out_of_bag_is_the_mean_over_draws_without_the_group():
             (mine * (1 - share)).sum(),
             (mine * share).sum(),
         ]
-        np.testing.assert_allclose(judged.chosen[group], expected)
-    assert judged.gain == pytest.approx(
-        mcc(at_prior(judged.chosen.sum(axis=0), 0.2)) - mcc(at_prior(judged.at_half.sum(axis=0), 0.2))
+        np.testing.assert_allclose(found.chosen[group], expected)
+    assert found.gain == pytest.approx(
+        mcc(at_prior(found.chosen.sum(axis=0), 0.2)) - mcc(at_prior(found.at_half.sum(axis=0), 0.2))
     )
 
 
-def test_figures_at_a_prior_are_those_of_a_sample_that_has_it():
+def test_metrics_at_a_prior_equal_weighted_metrics():
     counts = np.array([[90, 10, 2, 8], [80, 20, 0, 0], [0, 0, 1, 9]])
     figures = figures_with_intervals(counts, 0.01, Costs(miss=20, false_alarm=1))
     alarms, found = 30 / 200, 17 / 20
@@ -119,7 +119,7 @@ def test_figures_at_a_prior_are_those_of_a_sample_that_has_it():
         assert figures[f"{name}_low"] < figures[name] < figures[f"{name}_high"]
 
 
-def test_precision_bound_is_low_for_few_groups_at_a_rare_prior():
+def test_precision_bound_is_low_at_a_rare_prior():
     counts = np.tile([[4, 0, 0, 0], [0, 0, 0, 4]], (50, 1))
     figures = figures_with_intervals(counts, 0.01, Costs())
     assert figures["precision"] == 1.0
@@ -127,18 +127,18 @@ def test_precision_bound_is_low_for_few_groups_at_a_rare_prior():
     assert rate_interval(counts[:, 1], counts[:, :2].sum(axis=1)) == pytest.approx((0, beta.ppf(0.9875, 1, 50)))
 
 
-def test_precision_is_undefined_without_positive_calls():
+def test_precision_is_undefined_without_detections():
     figures = figures_with_intervals(np.array([[5, 0, 5, 0]] * 3), None, Costs())
     assert figures["precision"] is None
     assert figures["mcc"] == 0
 
 
 @pytest.mark.parametrize(("text", "prior"), [("sample", None), ("balanced", 0.5), ("0.01", 0.01)])
-def test_a_prior_is_a_name_or_a_share(text, prior):
+def test_prior_is_a_name_or_a_share(text, prior):
     assert parse_prior(text) == prior
 
 
 @pytest.mark.parametrize("text", ["0", "1", "-0.1", "1.5", "nan", "rare"])
-def test_any_other_prior_is_refused(text):
-    with pytest.raises(ConfigError, match=rf"--prior is {text}; it must be sample, balanced"):
+def test_any_other_prior_is_rejected(text):
+    with pytest.raises(ConfigError, match=rf"--prior is {text};.*sample, balanced"):
         parse_prior(text)

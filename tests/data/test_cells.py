@@ -1,4 +1,4 @@
-"""Cells are H3's own, and rows without a position have none."""
+"""H3 cells equal those of h3, and rows without a position have none."""
 
 import h3
 import numpy as np

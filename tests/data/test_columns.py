@@ -38,12 +38,12 @@ def test_labels_of_all_kinds():
     assert parse_labels(values, NAMES, ["r"] * 8).tolist() == [0, 1, 0, 1, 1, 1, 1, 0]
 
 
-def test_class_names_go_before_numbers():
+def test_class_names_precede_numbers():
     assert parse_labels(["0", "1"], {"0": 1, "1": 0}, ["a", "b"]).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("bad", [2, -1, 0.5, None, float("nan"), pd.NA, "none", "", "roads", [1]])
-def test_a_bad_label_names_its_row_and_value(bad):
+def test_bad_label_names_its_row_and_value(bad):
     with pytest.raises(DataError) as caught:
         parse_labels([0, bad, 1, bad], NAMES, ["row 0 (a)", "row 1 (b)", "row 2 (c)", "row 3 (d)"])
     message = str(caught.value)

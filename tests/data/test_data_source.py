@@ -1,4 +1,4 @@
-"""Which dataset, splits and deployment a configuration names."""
+"""The dataset, splits and deployment of a configuration."""
 
 import json
 import logging
@@ -27,7 +27,7 @@ def _folder(tmp_path, monkeypatch):
 
 
 def settings(**data):
-    # Each of the 40 sequences a group: the pictures below are one and the same, and lie on one meridian.
+    # Each of the 40 sequences is a group: the images below are identical, and lie on one meridian.
     splitting = {"buffer_km": 0, "near_duplicates": False} | data.pop("splitting", {})
     return to_settings(OmegaConf.create({"data": {"splitting": splitting} | data}))
 
@@ -63,7 +63,7 @@ def write_data(root, n=80):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The roots for which demo data were asked."""
+    """The roots of generated demo data."""
     roots = []
 
     def generate(root, *, on_progress):
@@ -109,7 +109,7 @@ def test_splits_are_found_in_their_order(tmp_path):
     assert splits_path(settings(mode="huggingface")).as_posix() == "outputs/splits.json"
 
 
-def test_missing_or_foreign_splits_file_is_refused(tmp_path):
+def test_missing_or_foreign_splits_file_is_rejected(tmp_path):
     write_data(tmp_path / "photos")
     table, groups = read(settings(root="photos"))
     with pytest.raises(ConfigError, match=r"data\.splits_file.*gone\.json.*`roadwork split`"):
@@ -134,7 +134,7 @@ def test_differing_split_ratios_are_warned_about(tmp_path, caplog):
     assert not caplog.text
 
 
-def test_a_users_splits_by_file_name_and_by_row_number(tmp_path):
+def test_user_splits_by_file_name_and_row_number(tmp_path):
     write_data(tmp_path / "photos")
     classes = {"clear": 0, "works": 1}
     config = settings(root="photos", class_names=classes)
@@ -150,7 +150,7 @@ def test_a_users_splits_by_file_name_and_by_row_number(tmp_path):
 
 
 def test_splits_survive_label_corrections(tmp_path):
-    """Else val_test would move each time that a person mends a label of train."""
+    """A corrected label in train must not change val_test."""
     write_data(tmp_path / "photos")
     table, groups = read(settings(root="photos"))
     made = split(settings(root="photos"), table, groups)
@@ -168,7 +168,7 @@ def test_splits_survive_label_corrections(tmp_path):
     assert splits.ids["val_test"] == made.ids["val_test"]
     assert set(made.ids["train"]) - set(splits.ids["train"]) == {dropped}
     assert splits.set_aside == [dropped]
-    for strategy in ("geographic", "random"):  # a new split leaves the dropped row out, too
+    for strategy in ("geographic", "random"):  # a new split also excludes the dropped row
         config.data.splitting.strategy = strategy
         anew = make_splits(corrected, groups, config.data.splits, config.data.splitting)
         assert anew.set_aside == [dropped]
@@ -183,14 +183,14 @@ def test_deployment_comes_from_file_beside_data_split_or_path(tmp_path):
     def points(target="auto"):
         return find_deployment(settings(root="photos", gps_sampling={"target": target}).data, table, names)
 
-    found, said = points()
-    assert said == "the coordinates of val_test"
+    found, origin = points()
+    assert origin == "the coordinates of val_test"
     np.testing.assert_array_equal(found, table.gps[70:])
     assert len(points("train")[0]) == 70
     (tmp_path / "photos" / "deployment.csv").write_text("lat,lon\n48.1,11.5\n")
-    found, said = points()
+    found, origin = points()
     assert found.tolist() == [[48.1, 11.5]]
-    assert said.endswith("deployment.csv")
+    assert origin.endswith("deployment.csv")
     assert points("photos/deployment.csv")[0].tolist() == [[48.1, 11.5]]
     with pytest.raises(ConfigError, match=r"target.*'gone\.csv'.*auto; train, "):
         points("gone.csv")

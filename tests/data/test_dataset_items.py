@@ -1,4 +1,4 @@
-"""A label only ever travels with its own picture, and what cannot be read is named and counted."""
+"""Labels stay with their images, and unreadable images are named and counted."""
 
 import io
 import logging
@@ -33,7 +33,7 @@ def table_of(n=N):
 
 @pytest.fixture
 def store(tmp_path):
-    """Row i is a grey of 20 * (i + 1); rows 3 and 7 have whole ends, but are damaged between them."""
+    """Row i has the grey level 20 * (i + 1); rows 3 and 7 have intact ends, but damaged data between them."""
     paths = []
     for i in range(N):
         noise = np.random.default_rng(i).integers(-2, 3, (64, 64, 3))
@@ -48,7 +48,7 @@ def store(tmp_path):
 
 
 def assert_truthful(batches):
-    """Every picture is its own row's, every label its row's, and the broken rows come as unreadable alone."""
+    """Checks that images and labels belong to their rows, and that only damaged rows are unreadable."""
     rows, unreadable = [], []
     for batch in batches:
         assert batch["image"].dtype == torch.uint8
@@ -75,7 +75,7 @@ def test_batches_from_files_and_ram_with_and_without_workers(store, num_workers,
     assert_truthful(DataLoader(dataset, batch_size=4, num_workers=num_workers, collate_fn=collate))
 
 
-def test_ram_holds_what_decoding_gives(store):
+def test_ram_cache_equals_decoding(store):
     decoded = {row: store.get(row) for row in range(N) if row not in BROKEN}
     store.load_into_ram(np.array([0, 5]))
     for row, image in decoded.items():  # rows that were not loaded are decoded, never blank
@@ -91,7 +91,7 @@ def test_rows_of_a_split(store):
     assert dataset.gps.shape == (2, 2)
 
 
-def test_a_batch_without_one_readable_image():
+def test_batch_without_one_readable_image():
     batch = collate([UnreadableImage(1, "gone"), UnreadableImage(2, "gone")])
     assert len(batch["label"]) == len(batch["index"]) == len(batch["image"]) == 0
     assert [image.row for image in batch["unreadable"]] == [1, 2]

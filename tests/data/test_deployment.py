@@ -81,7 +81,7 @@ def test_geojson_is_longitude_first(tmp_path, content):
         ("a", "", "extension"),
     ],
 )
-def test_unusable_files_are_refused_by_name(tmp_path, name, text, message):
+def test_unusable_files_are_rejected_by_name(tmp_path, name, text, message):
     path = tmp_path / name
     path.write_text(text)
     with pytest.raises(DataError, match=message) as caught:

@@ -1,4 +1,4 @@
-"""Datasets mixed in with the main one: rows, images, groups, splits, caches; and nothing changes without them."""
+"""Mixed datasets: rows, images, groups, splits and caches. Without them nothing changes."""
 
 import csv
 import hashlib
@@ -47,7 +47,7 @@ def main(demo_root):
 
 
 class Generated:
-    """A folder of generated pictures: some of nothing, and some made from the main dataset's photos."""
+    """A folder of generated images, some of them made from photos of the main dataset."""
 
     def __init__(self, root: Path, main_root: Path, made_from=()):
         root.mkdir(parents=True)
@@ -79,7 +79,7 @@ def generated(tmp_path, demo_root):
 
 @pytest.fixture
 def settings(tiny_config):
-    """Settings with one dataset mixed in, in the words of YAML."""
+    """Settings with one mixed dataset, as YAML."""
 
     def make(root, how="", *overrides):
         return to_settings(tiny_config(f"data.extra=[{{root: {root}, origin: generated, {how}}}]", *overrides))
@@ -112,7 +112,7 @@ def test_without_extra_data_nothing_changes(tiny_config, demo_root, main):
     assert type(off.train_dataloader().sampler) is UniformSampler
 
 
-def test_the_rows_and_their_pictures(settings, generated, main, demo_root):
+def test_mixed_rows_have_their_own_images(settings, generated, main, demo_root):
     table, source = read_dataset(settings(generated.root).data)
     n = len(main)
     assert table.ids.tolist() == [*main.ids, *(f"sdxl/{number}.jpg" for number in range(N_NEW))]
@@ -130,7 +130,7 @@ def test_the_rows_and_their_pictures(settings, generated, main, demo_root):
     assert frame["origin"].value_counts().to_dict() == {"real": n, "generated": N_NEW}
 
 
-def test_a_main_dataset_of_parquet_with_a_folder(tiny_config, demo_parquet, generated):
+def test_main_dataset_of_parquet_with_a_folder(tiny_config, demo_parquet, generated):
     hub = f"data.hub.name={demo_parquet}"
     extra = f"data.extra=[{{root: {generated.root}, origin: generated}}]"
     table, source = read_dataset(to_settings(tiny_config("data.mode=huggingface", hub, extra)).data)
@@ -154,7 +154,7 @@ def test_origins_row_by_row_and_columns_of_the_same_name(settings, generated):
         read_dataset(settings(generated.root).data)
 
 
-def test_a_generated_main_dataset_is_one_slice(tiny_config):
+def test_generated_main_dataset_is_one_slice(tiny_config):
     table, _ = read_dataset(to_settings(tiny_config("data.origin=generated")).data)
     assert set(table.slices["origin"]) == {"generated"}
     assert table.extra is None
@@ -177,7 +177,7 @@ def test_a_generated_main_dataset_is_one_slice(tiny_config):
         ("root: a, origin: real, share: 0.5}, {root: b, origin: real, share: 0.6", r"1\.1\b"),
     ],
 )
-def test_invalid_settings_are_refused(tiny_config, extra, message):
+def test_invalid_settings_are_rejected(tiny_config, extra, message):
     with pytest.raises(ConfigError, match=message):
         to_settings(tiny_config(f"data.extra=[{{{extra}}}]"))
 
@@ -191,7 +191,7 @@ def test_errors_contain_the_dataset_and_its_keys(settings, generated):
         read_dataset(settings(generated.root, "name: images").data)
 
 
-def test_its_own_class_names(settings, generated):
+def test_extra_dataset_has_its_own_class_names(settings, generated):
     generated.write(label=lambda row: "works" if row["seed"] % 3 else "nothing")
     table, _ = read_dataset(settings(generated.root, "class_names: {works: 1, nothing: 0}").data)
     assert table.labels[-N_NEW:].tolist() == [int(number % 3 > 0) for number in range(N_NEW)]
@@ -252,7 +252,7 @@ def test_train_only_rows_and_their_leaks_stay_out_of_splits(settings, tiny_confi
     added = set(splits.ids["train"]) - set(own["splits"]["train"])
     assert added == {f"img2img/{n}.jpg" for n in range(N_NEW)} | {f"img2img/{Path(made_from[0]).name}"}
     assert (report.train_only, len(report.leaks), report.shares["val_test"]) == (25, 0, own["shares"]["val_test"])
-    again = tmp_path / "run-splits.json"  # a run's own record of where they went
+    again = tmp_path / "run-splits.json"  # a run's own splits file
     splits.write(again)
     table, groups, restored = read_all(settings(extra.root, "splits: train", f"data.splits_file={again}"))
     assert {name: set(ids) for name, ids in restored.ids.items()} == {n: set(i) for n, i in splits.ids.items()}
@@ -279,7 +279,7 @@ def find_groups_of_main(tiny_config):
     return find_groups(data, *read_dataset(data)).names
 
 
-def test_a_train_only_row_near_a_test_photo(settings, tiny_config, generated, tmp_path, main):
+def test_train_only_row_near_a_test_photo(settings, tiny_config, generated, tmp_path, main):
     path = splits_file(to_settings(tiny_config()), tmp_path)
     test_ids = set(json.loads(path.read_text())["splits"]["val_test"])
     row = next(row for row in np.flatnonzero(main.has_gps) if main.ids[row] in test_ids)
@@ -295,7 +295,7 @@ def test_a_train_only_row_near_a_test_photo(settings, tiny_config, generated, tm
     assert not check_splits(splits, table, groups).leaks
 
 
-def test_splits_file_without_the_extra_dataset_is_refused(settings, tiny_config, generated, tmp_path, main):
+def test_splits_file_without_the_extra_dataset_is_rejected(settings, tiny_config, generated, tmp_path, main):
     path = splits_file(to_settings(tiny_config()), tmp_path)
     with pytest.raises(SplitError, match=r"\bsdxl\b.*roadwork split.*splits: train"):
         read_all(settings(generated.root, "", f"data.splits_file={path}"))

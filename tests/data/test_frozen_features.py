@@ -1,4 +1,4 @@
-"""Frozen features: what the head is given, computed once, and again where the image has changed."""
+"""Frozen features equal the head's input, and are computed once per image version."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Twelve small photos in one folder a class."""
+    """Twelve small photos in one folder per class."""
     root = tmp_path / "photos"
     rng = np.random.default_rng(0)
     for number in range(12):
@@ -58,7 +58,7 @@ def compute(settings: Settings, rows: np.ndarray | None = None, network=None) ->
 
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The rows whose features are computed, not read."""
+    """The rows whose features are computed, not read from the cache."""
     rows: list[int] = []
     run = features._run_backbone
 
@@ -154,7 +154,7 @@ def test_changed_image_is_computed_again_and_logged(settings, photos, computed, 
     assert ((before.values != after.values).any(axis=1) == (np.arange(12) == computed[0])).all()
 
 
-def test_another_reader_gives_other_features(settings, computed, monkeypatch):
+def test_features_depend_on_the_reader_version(settings, computed, monkeypatch):
     first = compute(settings)
     monkeypatch.setattr(features, "READER_VERSION", 99)
     assert compute(settings).backbone != first.backbone
@@ -162,7 +162,7 @@ def test_another_reader_gives_other_features(settings, computed, monkeypatch):
 
 
 @pytest.mark.parametrize("override", ["data.img_size=64", "training.seed=1"])
-def test_another_backbone_has_features_of_its_own(settings, tiny_config, photos, computed, override):
+def test_features_depend_on_the_backbone(settings, tiny_config, photos, computed, override):
     first = compute(settings)
     other = compute(to_settings(tiny_config(f"data.root={photos}", override)))
     assert len(computed) == 24
@@ -171,7 +171,7 @@ def test_another_backbone_has_features_of_its_own(settings, tiny_config, photos,
     assert len(computed) == 24
 
 
-def test_an_interrupted_computation_goes_on(settings, photos, monkeypatch):
+def test_interrupted_computation_resumes(settings, photos, monkeypatch):
     settings.data.dataloader.batch_size = 4
     run = features._run_backbone
 
@@ -193,7 +193,7 @@ def test_an_interrupted_computation_goes_on(settings, photos, monkeypatch):
     assert len(rows) == 4
 
 
-def test_a_damaged_cache_is_computed_again(settings, tmp_path, caplog):
+def test_damaged_cache_is_computed_again(settings, tmp_path, caplog):
     first = compute(settings)
     (path,) = (tmp_path / "cache" / "features").iterdir()
     path.write_bytes(b"PK\x03\x04 cut off")

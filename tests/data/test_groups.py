@@ -1,4 +1,4 @@
-"""Groups never leak: not by sequence, duplicate or distance, in any world, and whatever the order of the rows."""
+"""Groups never leak by sequence, duplicate or distance, for any data and any row order."""
 
 import itertools
 from dataclasses import replace
@@ -96,7 +96,7 @@ def test_groups_never_leak_or_lose_rows(world, buffer_km, max_group_share):
     seed=st.integers(0, 99),
 )
 def test_splits_never_leak_or_lose_rows_for_any_dataset(world, buffer_km, strategy, seed):
-    """The whole chain, held to every pair of rows."""
+    """The complete grouping, checked for every pair of rows."""
     table, duplicates = world
     rng = np.random.default_rng(seed)
     days = pd.Timestamp("2025-01-01") + pd.to_timedelta(rng.integers(0, 100, len(table)), unit="D")
@@ -127,7 +127,7 @@ def test_splits_never_leak_or_lose_rows_for_any_dataset(world, buffer_km, strate
 
 @settings(max_examples=20, deadline=None)
 @given(world=worlds(), seed=st.integers(0, 5))
-def test_the_order_of_the_rows_changes_nothing(world, seed):
+def test_order_of_the_rows_changes_nothing(world, seed):
     table, duplicates = world
     order = np.random.default_rng(seed).permutation(len(table))
     new_row = np.argsort(order)
@@ -226,7 +226,7 @@ def test_drives_across_the_whole_city_leave_it_whole():
     assert "would" in groups.notes[0]
 
 
-def test_few_sequences_are_no_dense_area():
+def test_few_sequences_are_not_divided():
     city = dense_city(20, extent_km=20.0, rows_per_drive=10)
     groups = make_groups(city, buffer_km=15.0, max_group_share=0.05, duplicates=NO_PAIRS)
     assert set(groups.names) == {"drive-00000"}

@@ -1,4 +1,4 @@
-"""The Hugging Face mode: rows and pictures stay together, and no picture is decoded to build the table."""
+"""The Hugging Face mode: images stay with their rows, and the table needs no decoding."""
 
 import io
 
@@ -22,14 +22,14 @@ def _cache(tmp_path, monkeypatch):
 
 
 def encoded(row):
-    """A picture whose brightness says which row it is."""
+    """An image with the brightness of its row number."""
     buffer = io.BytesIO()
     Image.new("RGB", (16, 16), (row * 20, row * 20, row * 20)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def columns(n=N):
-    """As in natix-network-org/roadwork: metadata can be null, GPS is text, a video's id is nested."""
+    """The schema of natix-network-org/roadwork: metadata can be null, GPS is text, video ids are nested."""
     rows = range(n)
     return {
         "image": [{"bytes": encoded(row), "path": f"{row:02d}.png"} for row in rows],
@@ -110,7 +110,7 @@ def test_saved_datasets_keep_pictures_beside_their_rows(tmp_path, change):
         assert shown != sorted(shown)
 
 
-def test_an_indices_mapping_in_memory_is_followed(tmp_path, monkeypatch):
+def test_indices_mapping_in_memory_is_followed(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "load_from_disk", lambda name: dataset().shuffle(seed=3))
     (tmp_path / "state.json").touch()
     table, images = read_huggingface(str(tmp_path), "train", {}, NAMES)
@@ -136,7 +136,7 @@ def test_parquet_folder_reads_the_files_of_its_split(tmp_path):
         read_huggingface(str(tmp_path), "dev", {}, NAMES)
 
 
-def test_parquet_folder_and_glob_whose_names_say_no_split(tmp_path, monkeypatch):
+def test_parquet_names_without_a_split(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for part in range(3):
         write_parquet(tmp_path / "photos" / f"part-{part}.parquet")
@@ -152,7 +152,7 @@ def test_repeated_image_paths_make_row_numbers_the_ids(tmp_path):
 
 
 @pytest.mark.parametrize("names", [["None", "Roadwork"], ["Roadwork", "None"]])
-def test_class_labels_go_by_name_whatever_their_order(tmp_path, names):
+def test_class_labels_are_matched_by_name(tmp_path, names):
     features = datasets.Features({**FEATURES, "label": datasets.ClassLabel(names=names)})
     labels = [names.index("Roadwork") if row % 2 else names.index("None") for row in range(N)]
     datasets.Dataset.from_dict({**columns(), "label": labels}, features=features).save_to_disk(tmp_path / "saved")
@@ -209,8 +209,8 @@ def test_no_or_several_image_columns(tmp_path):
         read_huggingface(str(tmp_path / "none"), "train", {}, NAMES)
 
 
-def test_metadata_alone_goes_to_memory(tmp_path, monkeypatch):
-    """No table that is made into a frame may hold the encoded pictures."""
+def test_only_metadata_is_loaded(tmp_path, monkeypatch):
+    """The metadata frame must not contain the encoded images."""
     dataset().shuffle(seed=0).save_to_disk(tmp_path / "saved")
     seen = []
     to_pandas = datasets.Dataset.to_pandas

@@ -1,4 +1,4 @@
-"""Pictures of every allowed kind come out right, and only broken ones are called broken."""
+"""All allowed image formats are read correctly, and only damaged images are reported."""
 
 import io
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +27,7 @@ def encode(image, fmt="JPEG", **options):
 
 
 def photo(width=1200, height=900):
-    """Smooth large shapes, edges and noise, as a photo has them."""
+    """An image like a photo: large smooth shapes, edges and noise."""
     rng = np.random.default_rng(0)
     coarse = Image.fromarray(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8)).resize((width, height), Image.BICUBIC)
     pixels = np.asarray(coarse, dtype=np.int16) + rng.normal(0, 6, (height, width, 3)).astype(np.int16)
@@ -85,7 +85,7 @@ def test_training_decodes_coarser_than_the_evaluation_default():
         (1000, TRAINING_SCALE, (1200, 900)),
     ],
 )
-def test_a_jpeg_is_decoded_no_larger_than_it_must_be(monkeypatch, size, scale, decoded):
+def test_jpeg_is_decoded_at_the_smallest_sufficient_scale(monkeypatch, size, scale, decoded):
     sizes = []
     monkeypatch.setattr(images, "resize_antialiased", lambda image, to: sizes.append(image.size) or np.zeros(to))
     decode_image(encode(photo()), size, scale)
@@ -93,7 +93,7 @@ def test_a_jpeg_is_decoded_no_larger_than_it_must_be(monkeypatch, size, scale, d
 
 
 @pytest.mark.parametrize("size", [(1200, 900), (224, 224), (64, 300), (1400, 1000), (1, 1)])
-def test_resizing_is_pillows(size):
+def test_resizing_equals_pillow(size):
     picture = photo()
     expected = np.asarray(picture.resize(size, Image.Resampling.BICUBIC), dtype=int)
     ours = resize_antialiased(picture, size)
@@ -113,7 +113,7 @@ def test_pictures_too_large_to_copy_equal_pillow_exactly(monkeypatch):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_upright_as_pillow_does_it(orientation):
+def test_orientation_equals_pillow(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encode(Image.fromarray(QUARTERS).convert("RGB"), quality=95, exif=exif)
@@ -126,7 +126,7 @@ def test_upright_as_pillow_does_it(orientation):
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_damaged_exif_does_not_cost_the_picture():
+def test_damaged_exif_keeps_the_image():
     data = encode(Image.fromarray(QUARTERS).convert("RGB"), exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff\x01")
     np.testing.assert_allclose(corners(decode_image(data, 40)), [0, 80, 160, 240], atol=4)
 
@@ -160,14 +160,14 @@ def kinds():
 
 
 @pytest.mark.parametrize("kind", kinds())
-def test_every_kind(tmp_path, kind):
+def test_all_image_modes_are_read(tmp_path, kind):
     data, expected = kinds()[kind]
     np.testing.assert_allclose(corners(decode_image(data, 64)), expected, atol=4)
     assert check(tmp_path, data) is None
 
 
 @pytest.mark.parametrize("fmt", ["GIF", "BMP", "TIFF"])
-def test_other_formats_are_refused(tmp_path, fmt):
+def test_other_formats_are_rejected(tmp_path, fmt):
     data = encode(photo(64, 48), fmt)
     with pytest.raises(UnreadableImageError, match="JPEG, PNG, WEBP"):
         decode_image(data, 32)
@@ -202,7 +202,7 @@ def test_cut_off_files_are_found_without_a_full_decode(tmp_path, fmt, share):
     assert check(tmp_path, data) is None
 
 
-def test_a_jpeg_cut_off_and_padded_by_a_full_disk(tmp_path):
+def test_jpeg_cut_off_and_padded_by_a_full_disk(tmp_path):
     data = encode(photo(600, 400))
     assert "truncated" in check(tmp_path, data[:5000] + bytes(len(data) - 5000))
 
@@ -217,7 +217,7 @@ TRAILERS = {
 
 
 @pytest.mark.parametrize("extra", TRAILERS.values(), ids=TRAILERS)
-def test_data_after_the_end_marker_is_no_damage(tmp_path, extra):
+def test_data_after_the_end_marker_is_allowed(tmp_path, extra):
     data = encode(photo(600, 400)) + extra
     assert check(tmp_path, data) is None
     assert decode_image(data, 64).std() > 10
@@ -241,7 +241,7 @@ def test_two_pictures_in_one_file_as_phones_write_them(tmp_path):
     np.testing.assert_array_less(np.abs(decode_image(data, 64).astype(int) - decode_image(encode(first), 64)).mean(), 1)
 
 
-def test_a_header_larger_than_any_first_block(tmp_path):
+def test_header_larger_than_any_first_block(tmp_path):
     data = encode(photo(600, 400))
     comment = b"\xff\xfe\xff\xff" + bytes(65533)
     assert check(tmp_path, data[:2] + comment * 10 + data[2:] + b"trailer") is None
@@ -255,7 +255,7 @@ def test_damage_in_the_middle_is_found_at_decode(tmp_path):
         decode_image(damaged, 64)
 
 
-def test_threads_give_what_one_thread_gives():
+def test_threads_do_not_change_the_result():
     encoded = [encode(photo(200 + 8 * i, 150)) for i in range(8)]
     alone = [decode_image(data, 48) for data in encoded]
     with ThreadPoolExecutor(8) as pool:
@@ -264,7 +264,7 @@ def test_threads_give_what_one_thread_gives():
         np.testing.assert_array_equal(image, alone[i % 8])
 
 
-def test_a_missing_file_names_its_path(tmp_path):
+def test_missing_file_names_its_path(tmp_path):
     source = FileImages([tmp_path / "gone.jpg"])
     assert quick_check(source, 0) == f"{tmp_path / 'gone.jpg'}: No such file or directory"
     with pytest.raises(UnreadableImageError, match="No such file"):

@@ -1,4 +1,4 @@
-"""A filled-in label audit read back."""
+"""Label corrections from a filled-in label audit."""
 
 import numpy as np
 import pandas as pd
@@ -44,16 +44,16 @@ ROWS = [
 def test_filled_in_rows_change_only_the_table(table, tmp_path, separator, encoding):
     path = write(tmp_path / "audit.csv", ROWS, separator, encoding)
     corrected = apply_label_corrections(table, path, NAMES)
-    assert corrected.ids.tolist() == table.ids.tolist()  # so that row numbers of splits and images keep their meaning
+    assert corrected.ids.tolist() == table.ids.tolist()  # row numbers of splits and images stay valid
     assert corrected.dropped_ids == {"003"}
     assert corrected.labels.tolist() == [1, 1, 0, 1, 0, 0]
     assert corrected.source_fingerprint() == table.fingerprint() != corrected.fingerprint()
-    assert table.labels.tolist() == [0, 1, 0, 1, 0, 1]  # the argument is left as it was
+    assert table.labels.tolist() == [0, 1, 0, 1, 0, 1]  # the argument does not change
     assert corrected.notes[0] == "read"
     assert "2 labels corrected, 1 confirmed, 1 rows dropped" in corrected.notes[1]
 
 
-def test_an_audit_that_nobody_has_filled_in_changes_nothing(table, tmp_path):
+def test_empty_audit_changes_nothing(table, tmp_path):
     path = write(tmp_path / "audit.csv", [(*row[:-1], "") for row in ROWS])
     corrected = apply_label_corrections(table, path, NAMES)
     assert not corrected.dropped_ids
@@ -61,7 +61,7 @@ def test_an_audit_that_nobody_has_filled_in_changes_nothing(table, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         (("4", "4.jpg", "0", "0.9", "1"), r"line 3 \(id '4'\).*'000'"),
         (("004", "4.jpg", "0", "0.9", "maybe"), r"line 3 \(id '004', corrected_label 'maybe'\).*0, 1, None"),
@@ -70,14 +70,14 @@ def test_an_audit_that_nobody_has_filled_in_changes_nothing(table, tmp_path):
         (("000", "0.jpg", "0", "0.9", "1"), r"line 2 \(id '000'\); line 3 \(id '000'\)"),
     ],
 )
-def test_invalid_corrections_are_reported_with_their_line(table, tmp_path, row, said):
+def test_invalid_corrections_are_reported_with_their_line(table, tmp_path, row, message):
     path = write(tmp_path / "audit.csv", [ROWS[0], row])
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         apply_label_corrections(table, path, NAMES)
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, r"audit\.csv"),
         (b"", r"audit\.csv"),
@@ -86,18 +86,18 @@ def test_invalid_corrections_are_reported_with_their_line(table, tmp_path, row, 
         (b"id,label,corrected_label\n000,0,1,surplus\n", r"\b3 columns"),
     ],
 )
-def test_an_unusable_file(table, tmp_path, content, said):
+def test_unusable_file(table, tmp_path, content, message):
     path = tmp_path / "audit.csv"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         apply_label_corrections(table, path, NAMES)
 
 
 @pytest.mark.parametrize(
     ("answer", "expected"), [("", False), (" ", False), ("drop", True), ("1", True), ("nonsense", True)]
 )
-def test_a_file_is_filled_in_once_it_has_an_answer(tmp_path, answer, expected):
+def test_file_with_a_correction_is_filled_in(tmp_path, answer, expected):
     assert is_filled_in(write(tmp_path / "audit.csv", [("000", "0.jpg", "0", "0.9", answer)])) is expected
 
 

@@ -1,4 +1,4 @@
-"""The local mode: every labels format gives one table, and what cannot be used is said."""
+"""The local mode: all label formats give the same table, and unusable ones raise errors."""
 
 import json
 
@@ -46,7 +46,7 @@ def label_file(root, *rows):
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
-def test_every_format_gives_the_same_table(tmp_path, write):
+def test_all_formats_give_the_same_table(tmp_path, write):
     write(tmp_path)
     table, _ = read_local(tmp_path, {}, NAMES)
     assert table.ids.tolist() == table.filenames.tolist() == ["a.jpg", "b.jpg", "c.jpg"]
@@ -72,7 +72,7 @@ def test_column_override(tmp_path):
     assert table.slices["label"].tolist() == [0]
 
 
-def test_a_gps_object_is_read(tmp_path):
+def test_gps_object_is_read(tmp_path):
     root = label_file(tmp_path, {"filename": "a.jpg", "label": 0, "gps": {"lat": 1.5, "lon": 2.5}})
     assert read_local(root, {}, NAMES)[0].gps.tolist() == [[1.5, 2.5]]
 
@@ -128,12 +128,12 @@ def test_files_below_images_below_root_absolute_and_linked(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../out.jpg", "sub/../../out.jpg"])
-def test_file_name_outside_the_root_is_refused(tmp_path, name):
+def test_file_name_outside_the_root_is_rejected(tmp_path, name):
     with pytest.raises(DataError, match=r"leads out of"):
         read_local(label_file(tmp_path, {"filename": name, "label": 0}), {}, NAMES)
 
 
-def test_a_missing_file_is_named_by_the_image_check(tmp_path):
+def test_missing_file_is_named_by_the_image_check(tmp_path):
     _, images = read_local(label_file(tmp_path, {"filename": "gone.jpg", "label": 0}), {}, NAMES)
     [found] = ImageStore(images, 16).find_unreadable(np.arange(1))
     assert "gone.jpg: No such file" in found.reason
@@ -178,25 +178,25 @@ def test_unusable_labels_files(tmp_path, name, content, says):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("labels.csv", "filename,label\na.jpg,1,x\nb.jpg,0,y\n", r"\b2 columns"),
         ("labels.jsonl", '{"filename": "a.jpg", "label": 0}\n{"file', "line 2 .*JSON"),
     ],
 )
-def test_damaged_rows_are_named(tmp_path, name, content, said):
+def test_damaged_rows_are_named(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         read_labels_file(tmp_path / name)
 
 
-def test_a_photo_with_two_rows_is_refused(tmp_path):
+def test_photo_with_two_rows_is_rejected(tmp_path):
     (tmp_path / "labels.csv").write_text("filename,label\na.jpg,0\nb.jpg,1\na.jpg,1\n")
     with pytest.raises(DataError, match=r"\b1 photos.*a\.jpg"):
         read_local(tmp_path, {}, {"None": 0, "Roadwork": 1})
 
 
-def test_a_column_named_twice_is_refused(tmp_path):
+def test_column_named_twice_is_rejected(tmp_path):
     (tmp_path / "labels.csv").write_text("filename,label,label\na.jpg,0,1\n")
     with pytest.raises(DataError, match="'label'"):
         read_local(tmp_path, {}, {"None": 0, "Roadwork": 1})

@@ -1,4 +1,4 @@
-"""What a network is given is the picture, to the unit range, less the mean, by the deviation."""
+"""The network input is the image, scaled to the unit range and normalised."""
 
 import io
 
@@ -51,7 +51,7 @@ def test_every_value_of_every_channel(statistics):
     assert torch.equal(found, normalise(to_unit_range(images), statistics))
 
 
-def test_an_image_does_not_depend_on_its_batch():
+def test_image_does_not_depend_on_its_batch():
     images = torch.randint(0, 256, (5, 3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     together = to_network_input(images, STATISTICS)
     for alone, of_batch in zip(images, together, strict=True):

@@ -1,4 +1,4 @@
-"""What evaluation sees is what prediction sees, to the bit, for the same bytes."""
+"""Evaluation and prediction read identical pixels from the same bytes."""
 
 import io
 import json
@@ -23,7 +23,7 @@ SPLITS = ("train", "val_select", "val_calib", "val_test")
 
 
 def scene(seed, size=(640, 480)):
-    """Large shapes, edges and noise: every scale of decoding shows it otherwise."""
+    """An image of large shapes, edges and noise, which differs at every decoding scale."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(size, Image.Resampling.NEAREST)
     return Image.fromarray((np.asarray(coarse) // 2 + rng.integers(0, 128, (size[1], size[0], 3))).astype(np.uint8))
@@ -97,7 +97,7 @@ def open_data(root, stage, *overrides):
 
 
 def seen_by_evaluation(datamodule):
-    """File name to the network's input, by way of the loader and the hooks around the transfer."""
+    """Network input by file name, through the loader and the transfer hooks."""
     seen = {}
     for arrived in datamodule.dataloader_for("val_test"):
         batch = datamodule.on_after_batch_transfer(datamodule.on_before_batch_transfer(arrived, 0), 0)
@@ -123,7 +123,7 @@ def test_evaluation_and_prediction_see_the_same_bits(files, stage, workers):
     assert not differing(files, seen)
 
 
-def test_a_resized_copy_is_for_the_fit_alone(files):
+def test_resized_copy_is_only_for_training(files):
     data = to_settings(config_of(files)).data
     with lock_copy(data) as manifest:
         write_copy(plan_copy(data, manifest, *read_dataset(data)), processes=1)
@@ -132,7 +132,7 @@ def test_a_resized_copy_is_for_the_fit_alone(files):
     assert not differing(files, seen_by_evaluation(datamodule))
 
 
-def test_another_scale_would_be_noticed(files):
+def test_parity_test_detects_another_scale(files):
     datamodule = open_data(files, "test", "data.dataloader.num_workers=0")
     store = datamodule.datasets["val_test"].store
     assert store.scale == EVALUATION_SCALE

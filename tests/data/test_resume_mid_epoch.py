@@ -1,4 +1,4 @@
-"""A run that goes on inside an epoch sees the rows that the uninterrupted run saw from there on."""
+"""A run resumed inside an epoch continues with the same rows as an uninterrupted run."""
 
 import lightning as L
 import numpy as np
@@ -18,7 +18,7 @@ STOP = "step {}.ckpt"
 
 
 class Rows(Callback):
-    """Notes the rows of every batch that is trained on, with its epoch, and a sum over its images if it has any."""
+    """Records the rows of every training batch, its epoch, and the sum of its images if it has any."""
 
     def __init__(self):
         self.seen = []
@@ -29,7 +29,7 @@ class Rows(Callback):
 
 
 class Stop(Callback):
-    """Breaks the run off before a step, as a lost machine would."""
+    """Interrupts the run before a step, like a lost machine."""
 
     def __init__(self, step):
         self.step = step
@@ -40,7 +40,7 @@ class Stop(Callback):
 
 
 class Linear(L.LightningModule):
-    """Learns next to nothing, quickly; asks for the number of steps before Lightning has restored its counts."""
+    """A tiny, fast module that reads the number of steps before Lightning has restored its counts."""
 
     def __init__(self):
         super().__init__()
@@ -69,13 +69,13 @@ def fit(datamodule, folder, *callbacks, resume_from=None, every=1, **options):
     )  # fmt: skip
     try:
         trainer.fit(Linear(), datamodule=datamodule, ckpt_path=resume_from, weights_only=True)
-    except SystemExit:  # Lightning's answer to KeyboardInterrupt
+    except SystemExit:  # Lightning raises it after KeyboardInterrupt
         assert callbacks
     return rows.seen
 
 
 class Positions(Dataset):
-    """Rows that are their own numbers."""
+    """A dataset that returns row numbers."""
 
     def __init__(self, n_rows):
         rng = np.random.default_rng(0)
@@ -89,7 +89,7 @@ class Positions(Dataset):
 
 
 class SmallData(L.LightningDataModule):
-    """`ResumableLoader` and samplers without images; 10 batches of 4 and one of 2 an epoch."""
+    """`ResumableLoader` and samplers without images; an epoch has 10 batches of 4 and one of 2."""
 
     def __init__(self, sampler="weighted", workers=0, rank=0, world_size=1):
         super().__init__()
@@ -166,15 +166,15 @@ def test_each_rank_resumes_in_its_own_part(tmp_path):
         assert fit(data, folder, resume_from=folder / STOP.format(7)) == whole[7:]
 
 
-def test_a_loader_outside_of_training_begins_at_the_beginning(tmp_path):
+def test_loader_outside_of_training_begins_at_the_beginning(tmp_path):
     data = SmallData()
     fit(data, tmp_path, Stop(5))
     assert sum(len(batch["index"]) for batch in data.train_dataloader()) == 42
 
 
 @pytest.mark.parametrize("enabled", ["true", "false"])
-def test_the_data_module_itself(tiny_config, tmp_path, enabled):
-    """Rows and augmented images after a resume inside an epoch are those of the uninterrupted run."""
+def test_data_module_itself(tiny_config, tmp_path, enabled):
+    """Rows and augmented images after a resume inside an epoch equal those of an uninterrupted run."""
 
     def data(*overrides):
         return NATIXDataModule(tiny_config(f"data.gps_sampling.enabled={enabled}", *overrides))
@@ -182,13 +182,13 @@ def test_the_data_module_itself(tiny_config, tmp_path, enabled):
     whole = fit(data(), tmp_path / "whole")
     assert len({images for *_, images in whole}) == len(whole)
     fit(data(), tmp_path / "run", Stop(7))
-    torch.rand(5)  # nothing that was drawn before may count
+    torch.rand(5)  # earlier random numbers must not matter
     rest = fit(data(), tmp_path / "run", resume_from=tmp_path / "run" / STOP.format(7))
     assert 7 % (len(whole) // EPOCHS)  # inside an epoch
     assert rest == whole[7:]
 
 
-def test_the_number_of_workers_changes_nothing(tiny_config, tmp_path):
+def test_number_of_workers_changes_nothing(tiny_config, tmp_path):
     def seen(workers):
         data = NATIXDataModule(tiny_config("data.cache=none", f"data.dataloader.num_workers={workers}"))
         torch.manual_seed(workers)

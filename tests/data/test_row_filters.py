@@ -1,4 +1,4 @@
-"""Rows as the StreetVision validator's cache keeps them."""
+"""The row filter keeps the same rows as the StreetVision validator."""
 
 import io
 import json
@@ -28,7 +28,7 @@ def _own_hf_cache(tmp_path, monkeypatch):
 
 
 def encoded(row):
-    """A picture whose brightness says which row it is."""
+    """An image with the brightness of its row number."""
     file = io.BytesIO()
     Image.new("RGB", (16, 16), (row * 20,) * 3).save(file, "PNG")
     return file.getvalue()
@@ -81,7 +81,7 @@ def make(request):
     return SOURCES[request.param]
 
 
-def test_rows_are_kept_with_their_own_pictures(tmp_path, make):
+def test_kept_rows_have_their_own_images(tmp_path, make):
     table, images = read_dataset(make(tmp_path / "data", rows(), row_filter="streetvision").data)
     assert table.ids.tolist() == KEPT
     assert table.labels.tolist() == [1, 1, 0, 0]
@@ -89,7 +89,7 @@ def test_rows_are_kept_with_their_own_pictures(tmp_path, make):
     assert [decode_image(images.read(row), 8)[4, 4, 0] // 20 for row in range(4)] == [0, 4, 5, 7]
     assert [quick_check(images, row) for row in range(4)] == [None] * 4
     assert (
-        "data.row_filter=streetvision leaves out 4 of 8 rows: "
+        "data.row_filter=streetvision excludes 4 of 8 rows: "
         "3 Roadwork without, 1 None with a scene_description." in table.notes
     )
 
@@ -106,13 +106,13 @@ def test_missing_filter_column_lists_the_existing_columns(tmp_path, make):
         read_dataset(make(tmp_path / "data", columns, row_filter="streetvision").data)
 
 
-def test_a_filter_that_leaves_nothing_is_refused(tmp_path, make):
+def test_filter_without_remaining_rows_is_rejected(tmp_path, make):
     columns = rows(scene_description=["x" if label == 0 else None for label in LABELS])
     with pytest.raises(DataError, match=r"\b8 rows"):
         read_dataset(make(tmp_path / "data", columns, row_filter="streetvision").data)
 
 
-def test_an_unknown_filter_is_refused():
+def test_unknown_filter_is_rejected():
     with pytest.raises(ConfigError, match=r"data\.row_filter.*'streetvison'.*none, streetvision"):
         to_settings(OmegaConf.create({"data": {"row_filter": "streetvison"}}))
 
@@ -137,7 +137,7 @@ def test_fingerprint_and_splits_are_of_the_filtered_rows(tmp_path):
     assert sorted(row_id for ids in splits.ids.values() for row_id in ids) == sorted(table.ids)
 
 
-def test_files_stay_files_and_all_can_go_to_another_process(tmp_path, make):
+def test_selected_images_can_be_pickled(tmp_path, make):
     _, images = read_dataset(make(tmp_path / "data", rows(), row_filter="streetvision").data)
     if isinstance(images, FileImages):
         assert [path.stem for path in images.paths] == KEPT

@@ -1,4 +1,4 @@
-"""Splits are stratified and the same from the same seed; the file says what they are, and users' own files are read."""
+"""Splits are stratified and reproducible; splits files round-trip, and users' own files are read."""
 
 import json
 import math
@@ -40,7 +40,7 @@ def split(table, seed=0, **changes):
 TABLE = table_of([1 + i % 5 for i in range(80)])
 
 
-def test_stratified_and_exact_where_rows_are_alone():
+def test_splits_of_single_rows_are_exact():
     table = table_of([1] * 1000, labels=[int(i % 5 == 0) for i in range(1000)])
     splits = split(table)
     names = splits.names_by_row(table)
@@ -56,7 +56,7 @@ def test_independent_of_row_order_and_deterministic():
 
 
 @pytest.mark.parametrize("sizes", [[1 + i % 5 for i in range(80)], list(range(1, 61))])
-def test_seeds_differ_and_zero_is_one(sizes):
+def test_zero_is_a_seed(sizes):
     seen = [tuple(split(table_of(sizes), seed).ids["val_test"]) for seed in range(5)]
     assert len(set(seen)) == 5
 
@@ -87,7 +87,7 @@ def test_round_trip(tmp_path):
     assert (read.shares, read.buffer_km) == (made.shares, 1.5)
 
 
-def test_a_file_of_an_older_roadwork(tmp_path):
+def test_file_of_an_older_roadwork(tmp_path):
     split(TABLE, 7).write(tmp_path / "splits.json")
     content = json.loads((tmp_path / "splits.json").read_text()) | {"strategy": "sequence"}
     del content["buffer_km"], content["shares"]
@@ -154,7 +154,7 @@ def test_user_split_formats(tmp_path, form):
     assert splits.set_aside == []
 
 
-def test_ids_that_are_numbers_go_before_row_numbers(tmp_path):
+def test_numeric_ids_precede_row_numbers(tmp_path):
     ids = np.array([str(1000 + i) for i in range(len(TABLE))], dtype=object)
     table = SampleTable(ids, TABLE.filenames, TABLE.labels, TABLE.gps, TABLE.sequence_ids, TABLE.slices)
     splits = read_splits(users_file(tmp_path, lambda row: 1000 + row), table)
@@ -184,7 +184,7 @@ def test_rows_in_no_list_are_set_aside(tmp_path):
         ({"test": []}, r"train, val_select, val_calib, val_test, test\b"),
     ],
 )
-def test_user_split_mistakes_are_refused(tmp_path, changes, says):
+def test_user_split_mistakes_are_rejected(tmp_path, changes, says):
     # Rows 1 and 2 are a sequence of label 1: give the second sequence label 0 so that the message is certain.
     labels = TABLE.labels.copy()
     labels[1] = 0
@@ -204,7 +204,7 @@ def test_user_split_mistakes_are_refused(tmp_path, changes, says):
         ('{"splits": {}}', "version None"),
     ],
 )
-def test_malformed_splits_files_are_refused(tmp_path, text, says):
+def test_malformed_splits_files_are_rejected(tmp_path, text, says):
     (tmp_path / "splits.json").write_text(text)
     with pytest.raises(SplitError, match=says):
         read_splits(tmp_path / "splits.json", TABLE)

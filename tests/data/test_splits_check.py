@@ -1,4 +1,4 @@
-"""The check finds every way in which splits are not what they say."""
+"""The check finds every inconsistency of splits."""
 
 from dataclasses import replace
 
@@ -47,7 +47,7 @@ def moved(splits, rows, source, target):
 
 
 def recorded(splits):
-    """`splits` with the shares that they have."""
+    """`splits` with their actual shares."""
     total = sum(map(len, splits.ids.values()))
     return replace(splits, shares={name: len(ids) / total for name, ids in splits.ids.items()})
 
@@ -57,7 +57,7 @@ def test_ours_passes_without_a_warning():
     assert check_splits(USERS, TABLE, GROUPS).set_aside == 0
 
 
-def test_splits_of_other_data_are_refused():
+def test_splits_of_other_data_are_rejected():
     labels = TABLE.labels.copy()
     labels[7] = 1 - labels[7]
     with pytest.raises(SplitError, match=r"fingerprint.*sha256:.*`roadwork split`"):
@@ -65,7 +65,7 @@ def test_splits_of_other_data_are_refused():
 
 
 @pytest.mark.parametrize("splits", [OURS, USERS])
-def test_a_row_in_two_splits(splits):
+def test_row_in_two_splits(splits):
     ids = {**splits.ids, "val_test": [*splits.ids["val_test"], splits.ids["train"][0]]}
     with pytest.raises(SplitError, match=r"\b1 rows.*'\d+\.jpg' \(in train, val_test\)"):
         check_splits(replace(splits, ids=ids), TABLE, GROUPS)
@@ -74,7 +74,7 @@ def test_a_row_in_two_splits(splits):
 
 
 @pytest.mark.parametrize("splits", [OURS, USERS])
-def test_an_empty_split_and_one_without_a_class(splits):
+def test_empty_split_and_one_without_a_class(splits):
     with pytest.raises(SplitError, match=r"val_test.*no rows.*None \(0\) and Roadwork \(1\)"):
         check_splits(moved(splits, N, "val_test", "set_aside"), TABLE, GROUPS)
     negatives = [row_id for row_id in splits.ids["val_test"] if TABLE.labels[int(row_id[:4])] == 0]
@@ -153,14 +153,14 @@ def test_rows_in_no_split_and_not_set_aside():
         check_splits(replace(OURS, ids=ids), TABLE, GROUPS)
 
 
-def test_an_unbalanced_split_is_warned_about():
+def test_unbalanced_split_is_warned_about():
     [first] = [i for i in USERS.ids["train"] if TABLE.labels[int(i[:4])] == 0][:1]
     ids = {**USERS.ids, "train": [first, *(i for i in USERS.ids["train"] if TABLE.labels[int(i[:4])] == 1)]}
     warnings = check_splits(replace(USERS, ids=ids), TABLE, GROUPS).warnings
     assert any(text.startswith("train has 99.6%") for text in warnings)
 
 
-def test_the_report_measures_rows_groups_and_distances():
+def test_report_measures_rows_groups_and_distances():
     report = inspect_splits(OURS, TABLE, GROUPS)
     names = OURS.names_by_row(TABLE)
     assert report.rows == {name: int((names == name).sum()) for name in SPLIT_NAMES}

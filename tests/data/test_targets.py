@@ -32,19 +32,19 @@ def found(target, *, mode="local", root="photos", name="hub", table=None, column
     return find_deployment(data, table or table_of(), split_names)
 
 
-def test_auto_is_a_file_beside_the_data_and_else_val_test(tmp_path):
-    points, said = found("auto", root=tmp_path)
+def test_auto_target_is_a_file_or_val_test(tmp_path):
+    points, origin = found("auto", root=tmp_path)
     np.testing.assert_array_equal(points, GPS[5:7])  # row 7 has no GPS
-    assert said == "the coordinates of val_test"
+    assert origin == "the coordinates of val_test"
     (tmp_path / "deployment.csv").write_text("lat,lon\n1,2\n")
     assert found("auto", root=tmp_path)[0].tolist() == [[1, 2]]
     (tmp_path / "deployment.geojson").write_text('{"type": "Point", "coordinates": [4, 3]}')
-    points, said = found("auto", root=tmp_path)
+    points, origin = found("auto", root=tmp_path)
     assert points.tolist() == [[3, 4]]
-    assert said == str(tmp_path / "deployment.geojson")
+    assert origin == str(tmp_path / "deployment.geojson")
 
 
-def test_a_split_of_ours_and_a_file(tmp_path):
+def test_target_can_be_a_split_or_a_file(tmp_path):
     assert len(found("train")[0]) == 5
     with pytest.raises(ConfigError, match=r"target.*val_calib.*GPS"):
         found("val_calib")
@@ -54,10 +54,10 @@ def test_a_split_of_ours_and_a_file(tmp_path):
 
 @pytest.mark.parametrize("as_configured", [list, OmegaConf.create])
 def test_points_in_the_configuration(as_configured):
-    points, said = found(as_configured([[52.37, 4.90], [-35.68, -139.65], [0, 180]]))
+    points, origin = found(as_configured([[52.37, 4.90], [-35.68, -139.65], [0, 180]]))
     assert points.tolist() == [[52.37, 4.90], [-35.68, -139.65], [0, 180]]
     assert points.dtype == np.float64
-    assert said == "3 points of data.gps_sampling.target"
+    assert origin == "3 points of data.gps_sampling.target"
 
 
 @pytest.mark.parametrize(
@@ -89,11 +89,11 @@ def test_unknown_target_lists_the_allowed_values(target):
         found(target)
 
 
-def test_the_datasets_own_split_in_the_local_mode():
+def test_datasets_own_split_in_the_local_mode():
     table = table_of(split=["train"] * 3 + [" test"] * 5, weather="rain")
-    points, said = found("dataset:test", table=table)
+    points, origin = found("dataset:test", table=table)
     np.testing.assert_array_equal(points, GPS[3:7])
-    assert said == "the dataset's own split test"
+    assert origin == "the dataset's own split test"
     with pytest.raises(ConfigError, match=r"dataset:tset.*`split`.*test, train"):
         found("dataset:tset", table=table)
     with pytest.raises(ConfigError, match=r"photos.*`split`"):
@@ -103,7 +103,7 @@ def test_the_datasets_own_split_in_the_local_mode():
 
 
 def hub_folder(path, **columns):
-    """Parquet files of a train and a test split, as the hub writes them; the images hold no image."""
+    """Parquet files of a train and a test split with the hub's names; the images are not decodable."""
     image = {"image": [{"bytes": b"no jpeg", "path": None}] * 3}
     features = datasets.Features(image=datasets.Image(), **{n: datasets.Value(t) for n, (t, _) in columns.items()})
     rows = image | {name: values for name, (_, values) in columns.items()}
@@ -114,9 +114,9 @@ def hub_folder(path, **columns):
 
 def test_hugging_face_split_needs_no_label_and_no_image(tmp_path):
     hub_folder(tmp_path / "hub", latitude=("float64", [1.0, None, 3.0]), longitude=("float64", [2.0, None, 4.0]))
-    points, said = found("dataset:test", mode="huggingface", name=tmp_path / "hub")
+    points, origin = found("dataset:test", mode="huggingface", name=tmp_path / "hub")
     assert points.tolist() == [[1, 2], [3, 4]]
-    assert said == "the dataset's own split test"
+    assert origin == "the dataset's own split test"
     with pytest.raises(DataError, match="split 'holdout'"):
         found("dataset:holdout", mode="huggingface", name=tmp_path / "hub")
 
@@ -130,7 +130,7 @@ def test_gps_text_and_renamed_columns_of_that_split(tmp_path):
     assert points.tolist() == [[1, 2], [3, 4]]
 
 
-def test_a_file_of_one_split_is_not_taken_for_another(tmp_path):
+def test_file_of_one_split_is_not_taken_for_another(tmp_path):
     hub_folder(tmp_path / "hub", latitude=("float64", [1.0, 2, 3]), longitude=("float64", [1.0, 2, 3]))
     with pytest.raises(DataError, match=r"one split.*'test'"):
         found("dataset:test", mode="huggingface", name=tmp_path / "hub" / "train-00000-of-00001.parquet")

@@ -1,9 +1,9 @@
-"""`Detector`: what it says of a photo, whatever form the photo comes in."""
+"""`Detector`: predictions for all forms of photos."""
 
 import numpy as np
 import pytest
 import torch
-from detector_world import FACTS, SIZE, make_model_folder
+from fixtures.detectors import FACTS, SIZE, make_model_folder
 from PIL import Image
 from transformers import AutoModelForImageClassification
 
@@ -18,15 +18,15 @@ def photo(demo_root):
     return next((demo_root / "images").rglob("*.jpg"))
 
 
-def test_the_calibrated_probability_is_that_before_folding(model_folder, photo):
+def test_probability_equals_calibration_before_folding(model_folder, photo):
     network = AutoModelForImageClassification.from_pretrained(model_folder).eval()
     pixels = to_network_input(read_pixels(photo.read_bytes(), SIZE)[None], IMAGENET_STATISTICS)
     with torch.inference_mode():
         folded = network(pixel_values=pixels).logits.softmax(1)[0, 1].item()
     odds = folded / (1 - folded) * FACTS.threshold / (1 - FACTS.threshold)
-    said = Detector.load(model_folder)(photo)
-    assert said.probability == pytest.approx(odds / (1 + odds), abs=1e-6)
-    assert said.label == ("Roadwork" if folded >= 0.5 else "None")
+    prediction = Detector.load(model_folder)(photo)
+    assert prediction.probability == pytest.approx(odds / (1 + odds), abs=1e-6)
+    assert prediction.label == ("Roadwork" if folded >= 0.5 else "None")
 
 
 def test_every_input_form_gives_the_same_prediction(model_folder, photo, tmp_path):
@@ -40,7 +40,7 @@ def test_every_input_form_gives_the_same_prediction(model_folder, photo, tmp_pat
     assert detector.predict_many([]) == []
 
 
-def test_abstains_inside_the_band_alone(model_folder):
+def test_detector_abstains_only_in_the_band(model_folder):
     detector = Detector.load(model_folder)
     answers = detector.decide(np.array([0.43, 0.44, 0.449, 0.45, 0.46, 0.47]))
     assert [answer.abstain for answer in answers] == [False, True, True, True, True, False]
@@ -49,7 +49,7 @@ def test_abstains_inside_the_band_alone(model_folder):
 
 
 @pytest.mark.parametrize(
-    ("photo", "said"),
+    ("photo", "message"),
     [
         (b"no image", "JPEG"),
         ("absent.jpg", r"absent\.jpg"),
@@ -57,12 +57,12 @@ def test_abstains_inside_the_band_alone(model_folder):
         (7, r"\bint\b"),
     ],
 )
-def test_what_is_no_photo_is_refused(model_folder, photo, said):
-    with pytest.raises(DataError, match=said):
+def test_non_photos_are_rejected(model_folder, photo, message):
+    with pytest.raises(DataError, match=message):
         Detector.load(model_folder)(photo)
 
 
-def test_a_folder_that_is_no_export_is_refused(tmp_path, model_folder):
+def test_other_folders_are_rejected(tmp_path, model_folder):
     with pytest.raises(DataError, match="roadwork export"):
         Detector.load(tmp_path / "absent")
     with pytest.raises(DataError, match=r"config\.json"):

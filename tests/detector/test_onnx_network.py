@@ -4,7 +4,7 @@ import sys
 import onnxruntime
 import pytest
 import torch
-from detector_world import FACTS, make_model_folder
+from fixtures.detectors import FACTS, make_model_folder
 from transformers import AutoModelForImageClassification
 
 from roadwork.core.errors import ConfigError, DataError, MissingExtraError, WiringError
@@ -34,7 +34,7 @@ def test_onnx_and_pytorch_agree(pair, batch):
     assert onnx.logits(pixels).shape == (batch, 2)
 
 
-def test_it_uses_the_threads_that_torch_may_use(pair, monkeypatch):
+def test_onnxruntime_uses_torchs_thread_limit(pair, monkeypatch):
     started = {}
     session = onnxruntime.InferenceSession
 
@@ -47,7 +47,7 @@ def test_it_uses_the_threads_that_torch_may_use(pair, monkeypatch):
     assert started == {"threads": torch.get_num_threads(), "providers": ["CPUExecutionProvider"]}
 
 
-def test_a_gpu_is_used_only_where_onnxruntime_has_it(pair, monkeypatch):
+def test_gpu_is_used_only_if_onnxruntime_supports_it(pair, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     assert choose_network_device(pair[1], "auto").type == "cpu"
@@ -72,7 +72,7 @@ def test_missing_exporter_packages_show_the_install_command(monkeypatch):
 
 
 @pytest.mark.parametrize("keep", [0, 1000, 20_000])
-def test_a_damaged_file_is_refused(pair, keep, tmp_path, capfd):
+def test_damaged_file_is_rejected(pair, keep, tmp_path, capfd):
     folder = shutil.copytree(pair[1], tmp_path / "model")
     path = folder / "model.onnx"
     path.write_bytes(path.read_bytes()[:keep])
@@ -81,7 +81,7 @@ def test_a_damaged_file_is_refused(pair, keep, tmp_path, capfd):
     assert "".join(capfd.readouterr()) == ""
 
 
-def test_onnx_file_with_other_outputs_is_refused(pair, tmp_path, monkeypatch):
+def test_onnx_file_with_other_outputs_is_rejected(pair, tmp_path, monkeypatch):
     network = AutoModelForImageClassification.from_pretrained(pair[0], dtype=torch.float32).eval()
     network.classifier[1].bias.data += 2e-4
     monkeypatch.setattr(export_onnx, "_convert", lambda *_: (pair[1] / "model.onnx").read_bytes())

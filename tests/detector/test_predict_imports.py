@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from predict_world import make_photos
+from fixtures.photos import make_photos
 
 # Each takes from a tenth of a second to seconds to import.
 UNNEEDED = ("lightning", "datasets", "sklearn", "pandas", "pyarrow", "kornia", "peft", "torchmetrics", "h3", "joblib")
@@ -20,7 +20,7 @@ print(json.dumps([name for name in json.loads(sys.argv[1]) if name in sys.module
 """
 
 
-def test_predicting_one_photo_to_csv_imports_no_training_library(model_folder, tmp_path):
+def test_predict_imports_no_training_library(model_folder, tmp_path):
     make_photos(tmp_path / "photos", 1)
     command = [sys.executable, "-c", COMMAND, json.dumps(UNNEEDED), model_folder, tmp_path / "photos"]
     done = subprocess.run([*command, "--out", tmp_path / "o.csv"], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""The files: what is written comes back, whatever the names, and GeoJSON is as RFC 7946 has it."""
+"""Output files: round trips with unusual names, and GeoJSON by RFC 7946."""
 
 import csv
 import json
@@ -49,11 +49,11 @@ def test_parquet_round_trip(tmp_path):
     table = pq.read_table(tmp_path / "o.parquet")
     assert table.to_pylist() == ROWS
     assert json.loads(table.schema.metadata[b"roadwork"]) == FACTS
-    write_records(tmp_path / "o.parquet", iter(RECORDS[-1:]), FACTS)  # columns of nulls alone keep their types
+    write_records(tmp_path / "o.parquet", iter(RECORDS[-1:]), FACTS)  # columns with only nulls keep their types
     assert pq.read_schema(tmp_path / "o.parquet").equals(table.schema)
 
 
-def test_geojson_is_as_the_rfc_has_it(tmp_path):
+def test_geojson_follows_rfc_7946(tmp_path):
     write_records(tmp_path / "o.geojson", iter(RECORDS), FACTS)
     content = json.loads((tmp_path / "o.geojson").read_bytes().decode("utf-8"))
     assert content["type"] == "FeatureCollection"
@@ -69,7 +69,7 @@ def test_geojson_is_as_the_rfc_has_it(tmp_path):
         assert feature["properties"] == {k: v for k, v in row.items() if k not in {"latitude", "longitude"}}
 
 
-def test_geojson_opens_in_a_reader_of_others(tmp_path):
+def test_geojson_opens_in_folium(tmp_path):
     import folium
 
     write_records(tmp_path / "o.geojson", iter(RECORDS[:2]), FACTS)
@@ -78,7 +78,7 @@ def test_geojson_opens_in_a_reader_of_others(tmp_path):
     assert (south, west, north, east) == (-22.9068471, 180.0, -22.9068471, 180.0)
 
 
-def test_nothing_is_written_where_the_records_fail(tmp_path):
+def test_failed_records_leave_no_file(tmp_path):
     def broken():
         yield RECORDS[0]
         raise RuntimeError
@@ -97,7 +97,7 @@ def test_leftovers_of_a_killed_call_are_removed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("out", "sites", "said"),
+    ("out", "sites", "message"),
     [
         ("o.txt", None, r"--out.*o\.txt.*\.csv, \.parquet, \.geojson"),
         ("o", None, "suffix"),
@@ -106,8 +106,8 @@ def test_leftovers_of_a_killed_call_are_removed(tmp_path):
         ("o.geojson", "o.geojson", r"o\.geojson"),
     ],
 )
-def test_files_that_cannot_be_written_are_refused(tmp_path, out, sites, said):
+def test_invalid_output_files_are_rejected(tmp_path, out, sites, message):
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         check_outputs(tmp_path / out, tmp_path / sites if sites else None)
     check_outputs(tmp_path / "o.GeoJSON", tmp_path / "s.geojson")

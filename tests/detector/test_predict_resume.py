@@ -1,12 +1,12 @@
-"""A prediction that is killed, anywhere, goes on: nothing is lost, done twice, or written twice."""
+"""A killed prediction resumes: no photo is lost, predicted twice or written twice."""
 
 import csv
 import os
 import signal
 
 import pytest
-from detector_world import make_model_folder
-from predict_world import make_photos, write_parquet
+from fixtures.detectors import make_model_folder
+from fixtures.photos import make_photos, write_parquet
 
 from roadwork.core.errors import DataError
 from roadwork.detector import outputs, predict, resume
@@ -43,14 +43,14 @@ class Run:
             return list(csv.DictReader(file))
 
     def killed(self, prepare):
-        """Runs in a process of its own that `prepare` has made to kill itself somewhere."""
+        """Runs in a separate process, which `prepare` makes kill itself."""
         child = os.fork()
         if not child:
             try:
                 prepare()
                 self()
             finally:
-                os._exit(7)  # it was to be killed
+                os._exit(7)  # the kill did not happen
         assert os.waitpid(child, 0)[1] == signal.SIGKILL
 
 
@@ -64,7 +64,7 @@ def die(*_, **__):
 
 
 def die_in(where, name, *, call=1, after=False):
-    """Makes the `call`-th call of a function deadly, before or after its work."""
+    """Kills the process at the `call`-th call of a function, before or after its work."""
 
     def prepare():
         original, count = getattr(where, name), 0
@@ -134,7 +134,7 @@ def test_resumes_after_a_kill_at_any_point(run, tmp_path, point):
     assert partial_path(run.out).is_file()
     assert run.out.exists() == (point == "after the output")
     summary = run()
-    assert (summary.n_answered, summary.n_photos) == (N - n_kept, N)
+    assert (summary.n_predicted, summary.n_photos) == (N - n_kept, N)
     assert len(run.read) == N - n_kept
     resumed = run.rows()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["o.csv", "photos"]
@@ -149,7 +149,7 @@ def test_resumes_after_a_kill_at_any_point(run, tmp_path, point):
 def test_finishes_after_repeated_kills(run):
     for call in (1, 2, 1, 1):
         run.killed(die_in(Partial, "append", call=call, after=True))
-    assert run().n_answered == N - 5 * 4
+    assert run().n_predicted == N - 5 * 4
     assert len(run.rows()) == N
 
 
@@ -164,17 +164,17 @@ def test_stop_signal_finishes_the_batch(run):
     error = stopped(run)
     assert (error.n_done, error.n_photos) == (8, N)
     assert not run.out.exists()
-    assert run().n_answered == N - 8
+    assert run().n_predicted == N - 8
 
 
 def test_photos_added_and_removed_between_calls(run):
-    """Order is that of the inputs at the end; answers that are no longer wanted are left out."""
+    """The output has the order of the last inputs, without predictions of removed photos."""
     stopped(run)
     make_photos(run.root / "photos", 3, start=100)
     (run.root / "photos" / "000a.jpg").write_bytes((run.root / "photos" / "100.jpg").read_bytes())
     (run.root / "photos" / "001.jpg").unlink()
     summary = run()
-    assert summary.n_answered == N - 8 + 4
+    assert summary.n_predicted == N - 8 + 4
     expected = sorted(str(path) for path in (run.root / "photos").iterdir())
     assert [row["filename"] for row in run.rows()] == expected
     assert [row["probability"] for row in run.rows() if "000a" in row["filename"]] == [
@@ -182,17 +182,17 @@ def test_photos_added_and_removed_between_calls(run):
     ]
 
 
-def test_embedded_photos_go_on(run):
+def test_embedded_photos_resume(run):
     images = [path.read_bytes() for path in sorted((run.root / "photos").iterdir())]
     write_parquet(run.root / "p.parquet", images)
     stopped(run, inputs=["p.parquet"])
-    assert run(inputs=["p.parquet"]).n_answered == N - 8
+    assert run(inputs=["p.parquet"]).n_predicted == N - 8
     embedded = [float(row["probability"]) for row in run.rows()]
     run(overwrite=True)
     assert embedded == pytest.approx([float(row["probability"]) for row in run.rows()], abs=1e-6)
 
 
-def test_answers_of_another_model_are_not_mixed_in(run, tmp_path, caplog):
+def test_predictions_of_another_model_are_rejected(run, tmp_path, caplog):
     stopped(run)
     other = make_model_folder(tmp_path / "model", seed=1)
     with pytest.raises(DataError, match=r"model.*--overwrite"):
@@ -201,28 +201,28 @@ def test_answers_of_another_model_are_not_mixed_in(run, tmp_path, caplog):
         run(options=PredictOptions(4, 2, views="flip"))
     with pytest.raises(DataError, match=r"coarsen_gps.*None"):
         run(options=PredictOptions(4, 2, coarsen_gps=2))
-    assert run(model=other, overwrite=True).n_answered == N
+    assert run(model=other, overwrite=True).n_predicted == N
     assert "another model" in caplog.text
     run.out.unlink()
     stopped(run)
-    assert run(options=PredictOptions(7, 1)).n_answered == N - 8  # neither changes an answer
+    assert run(options=PredictOptions(7, 1)).n_predicted == N - 8  # batch size and workers do not change predictions
 
 
-def test_overwrite_of_the_same_model_goes_on(run):
+def test_overwrite_resumes_with_the_same_model(run):
     run()
     stopped(run, overwrite=True)
-    assert len(run.rows()) == N  # the finished file stays until the new one is
-    assert run(overwrite=True).n_answered == N - 8
+    assert len(run.rows()) == N  # the old file stays until the new one is complete
+    assert run(overwrite=True).n_predicted == N - 8
 
 
-def test_a_finished_file_is_not_replaced_unasked(run):
+def test_finished_file_needs_overwrite(run):
     run()
     with pytest.raises(DataError, match=r"o\.csv.*--overwrite"):
         run()
-    assert run(overwrite=True).n_answered == N
+    assert run(overwrite=True).n_predicted == N
 
 
-def test_two_concurrent_calls_are_refused(run):
+def test_two_concurrent_calls_are_rejected(run):
     with (
         resume.open_partial(partial_path(run.out), {}, [], overwrite=False),
         pytest.raises(DataError, match="`roadwork predict`"),

@@ -1,4 +1,4 @@
-"""Reading ahead: order, a bound on what is alive, what cannot be read, and where and when a photo was taken."""
+"""Read-ahead: order, bounded memory, unreadable photos and camera metadata."""
 
 import gc
 import threading
@@ -8,8 +8,8 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from detector_world import SIZE
-from predict_world import BERLIN, RIO, jpeg, write_unreadable
+from fixtures.detectors import SIZE
+from fixtures.photos import BERLIN, RIO, jpeg, write_unreadable
 
 from roadwork.data.images import read_pixels
 from roadwork.data.utils.exif import read_camera_metadata
@@ -17,7 +17,7 @@ from roadwork.detector.photos import MAX_BYTES, Photo, PhotoFiles, read_file
 from roadwork.detector.predict import PredictOptions, in_batches, map_ahead, read_batches, read_photo
 
 
-def test_results_come_in_order_though_the_first_are_slow():
+def test_results_keep_their_order():
     def slow_at_first(number):
         time.sleep(0.02 if number % 4 == 0 else 0)
         return number
@@ -28,7 +28,7 @@ def test_results_come_in_order_though_the_first_are_slow():
 
 
 def test_results_in_memory_are_bounded():
-    """The consumer is slow, so that a queue without a bound would fill."""
+    """The consumer is slow, so an unbounded queue would fill."""
     alive: weakref.WeakSet = weakref.WeakSet()
     begun, lock, most = [], threading.Lock(), 0
 
@@ -56,7 +56,7 @@ def test_results_in_memory_are_bounded():
 
 
 def test_decoded_photos_in_memory_are_bounded(tmp_path, monkeypatch):
-    """Through the real stream: pixels are counted, and the list of photos is taken only as far as needed."""
+    """In the real stream: counts the decoded photos, and the consumed part of the list."""
     from roadwork.detector import predict as judging
 
     alive: weakref.WeakSet = weakref.WeakSet()
@@ -84,7 +84,7 @@ def test_decoded_photos_in_memory_are_bounded(tmp_path, monkeypatch):
     assert 8 < most <= 8 + 8 + 2 * 2
 
 
-def test_a_consumer_that_leaves_early_stops_the_threads():
+def test_early_exit_stops_the_threads():
     begun = []
     results = map_ahead(begun.append, range(10_000), threads=2, ahead=4)
     next(results)
@@ -93,7 +93,7 @@ def test_a_consumer_that_leaves_early_stops_the_threads():
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
 
 
-def test_decoding_threads_keep_the_networks_thread_count():
+def test_decoding_keeps_the_torch_thread_count():
     torch.set_num_threads(2)
     inside = list(map_ahead(lambda _: torch.get_num_threads(), range(8), threads=2, ahead=4))
     assert inside == [1] * 8
@@ -106,22 +106,22 @@ def photo_of(path):
     return Photo(0, str(path), path.name, lambda: read_file(str(path)))
 
 
-def test_each_unreadable_file_says_why(tmp_path):
-    for name, said in write_unreadable(tmp_path).items():
+def test_unreadable_files_have_a_reason(tmp_path):
+    for name, message in write_unreadable(tmp_path).items():
         read = read_photo(photo_of(tmp_path / name), SIZE, "none")
         assert read.pixels is None
-        assert said.lower() in read.error.lower(), (name, read.error)
+        assert message.lower() in read.error.lower(), (name, read.error)
     read = read_photo(Photo(0, "k", "folder", lambda: read_file(str(tmp_path))), SIZE, "none")
     assert read.error == "Is a directory"
     read = read_photo(Photo(0, "k", "zero", lambda: read_file("a\0b")), SIZE, "none")
     assert "null" in read.error
 
 
-def test_a_file_larger_than_any_photo_is_not_read(tmp_path):
+def test_too_large_file_is_not_read(tmp_path):
     path = tmp_path / "video.jpg"
     with path.open("wb") as file:
-        file.truncate(MAX_BYTES + 1)  # a hole: it takes no space
-    assert "no photo that is read has over" in read_photo(photo_of(path), SIZE, "none").error
+        file.truncate(MAX_BYTES + 1)  # a sparse file takes no space
+    assert f"{MAX_BYTES:,}" in read_photo(photo_of(path), SIZE, "none").error
 
 
 def test_pixels_match_the_detector(tmp_path):
@@ -132,7 +132,7 @@ def test_pixels_match_the_detector(tmp_path):
 
 
 @pytest.mark.parametrize("gps", [BERLIN, RIO])
-def test_camera_facts(gps):
+def test_camera_metadata(gps):
     facts = read_camera_metadata(jpeg(gps=gps, taken="2024:09:08 10:22:31", offset="+02:00"))
     assert facts[:2] == pytest.approx(gps, abs=1e-9)
     assert facts.captured_at == "2024-09-08T10:22:31+02:00"
@@ -149,7 +149,7 @@ def test_camera_facts(gps):
         (b"\xff\xd8\xff\xe1\x00\x10Exif\0\0MM\0*\xff\xff\xff\xff", ""),
     ],
 )
-def test_camera_facts_that_are_missing_or_damaged(data, captured_at):
+def test_missing_or_damaged_camera_metadata(data, captured_at):
     facts = read_camera_metadata(data)
     assert np.isnan(facts[:2]).all()
     assert facts.captured_at == captured_at

@@ -1,11 +1,11 @@
-"""Maps of where a network looked: it must be where the evidence is, and be the network's own."""
+"""Saliency maps show where the evidence is, and depend on the network's weights."""
 
 import functools
 
 import numpy as np
 import pytest
 import torch
-from detector_world import SIZE, TINY_NETWORKS, make_model_folder
+from fixtures.detectors import SIZE, TINY_NETWORKS, make_model_folder
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForImageClassification
 
@@ -57,7 +57,7 @@ def stretch(look):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_saliency_finds_what_the_network_was_trained_on(family):
+def test_saliency_finds_the_trained_object(family):
     network = trained(family)
     pictures, labels, masks = scenes(40, seed=2)
     assert (network(pixel_values=pictures).logits.argmax(dim=1) == labels).float().mean() > 0.6
@@ -71,8 +71,8 @@ def test_saliency_finds_what_the_network_was_trained_on(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_random_weights_give_another_map(family):
-    """The sanity check of Adebayo et al., NeurIPS 2018: a map that stays shows the picture and not the network."""
+def test_saliency_depends_on_the_weights(family):
+    """The sanity check of Adebayo et al., NeurIPS 2018: an unchanged map would show the image, not the network."""
     network, pictures = trained(family), scenes(20, seed=3)[0][1::2]
     torch.manual_seed(1)
     other = AutoModelForImageClassification.from_config(network.config).eval()
@@ -82,7 +82,7 @@ def test_random_weights_give_another_map(family):
     assert np.mean(likeness) < 0.6
 
 
-def test_weak_evidence_stays_weak_beside_strong_counterevidence():
+def test_weak_evidence_stays_weak():
     assert _scale(torch.tensor([[-4.0, 1.0], [0.0, 2.0]])).tolist() == [[0, 0.25], [0, 0.5]]
     assert _scale(torch.zeros(2, 2)).tolist() == [[0, 0], [0, 0]]
 
@@ -123,7 +123,7 @@ def test_saliency_skips_layers_with_a_global_view(sides, chosen):
     assert _choose_features(states, "net").shape[-1] == chosen
 
 
-def test_a_network_without_features_is_refused():
+def test_network_without_features_is_rejected():
     with pytest.raises(DataError, match="occlusion_map"):
         _choose_features(None, "net")
 

@@ -1,4 +1,4 @@
-"""Sites found among photos; distances are checked with geopy, probabilities with what must hold of any rule."""
+"""Roadwork sites: distances are compared with geopy, probabilities with general invariants."""
 
 import json
 import math
@@ -32,7 +32,7 @@ def photos(positions, *, label="Roadwork", probability=0.9, captured_at=None, ab
 
 
 def move(position, metres, bearing):
-    """A position some metres away, by geopy's own arithmetic."""
+    """A position some metres away, computed by geopy."""
     moved = great_circle(meters=metres).destination(position, bearing)
     return moved.latitude, moved.longitude
 
@@ -62,7 +62,7 @@ def test_known_places_are_recovered_from_noisy_gps():
 
 
 @pytest.mark.parametrize("spacing_m", [5, 20, 49])
-def test_five_kilometres_of_detections_are_a_row_of_sites(spacing_m):
+def test_line_of_detections_gives_a_row_of_sites(spacing_m):
     line = [move(BERLIN, metres_along, 70) for metres_along in range(0, 5000, spacing_m)]
     sites = find_sites(photos(line), radius_m=50, prior=None)
     assert 5000 / (100 + spacing_m) - 1 <= len(sites) <= 5000 / 50 + 1
@@ -74,7 +74,7 @@ def test_five_kilometres_of_detections_are_a_row_of_sites(spacing_m):
 
 
 @pytest.mark.parametrize("center", [(10.0, 180.0), (-10.0, -180.0), (89.9999, 45.0), (-89.9999, 0.0), (0.0, 0.0)])
-def test_site_on_the_antimeridian_or_a_pole_has_its_true_centre(center):
+def test_site_centre_at_the_antimeridian_and_pole(center):
     ring = [move(center, 20, bearing) for bearing in range(0, 360, 45)]
     sites = find_sites(photos(ring), prior=None)
     assert len(sites) == 1
@@ -84,7 +84,7 @@ def test_site_on_the_antimeridian_or_a_pole_has_its_true_centre(center):
     assert -180 <= site.longitude <= 180
 
 
-def test_on_the_antimeridian_one_drive_is_one_day():
+def test_drive_across_the_antimeridian_is_one_day():
     ring = [move((10.0, 180.0), 20, bearing) for bearing in (90, 270)]
     (site,) = find_sites(photos(ring, captured_at="2024-05-01T12:00:00Z"), prior=None).itertuples()
     assert site.probability == pytest.approx(0.9)
@@ -97,7 +97,7 @@ def test_negative_photos_count_for_the_nearest_site_in_radius():
         photos([move(BERLIN, 49, 90), move(BERLIN, 10, 0)], label="None", probability=0.1, prefix="near"),
         photos(move(BERLIN, 51, 270), label="None", probability=0.1, prefix="far"),
     ])  # fmt: skip
-    sites = find_sites(frame, prior=None).set_index(pd.Index(["b", "p"]))  # the one nothing speaks against first
+    sites = find_sites(frame, prior=None).set_index(pd.Index(["b", "p"]))  # the site without None photos is first
     assert sites["n_photos_nearby_without"].tolist() == [0, 2]
     assert sites.loc["p", "probability"] < 0.9 == pytest.approx(sites.loc["b", "probability"])
 
@@ -114,7 +114,7 @@ def test_abstained_unlocated_and_unreadable_rows_are_ignored():
 
 
 @pytest.mark.parametrize("frame", [photos([]), photos(BERLIN, label="None"), photos(BERLIN, abstain=True)])
-def test_without_a_detection_there_is_no_site(frame, tmp_path):
+def test_no_detection_gives_no_site(frame, tmp_path):
     sites = find_sites(frame, prior=None)
     assert list(sites.columns) == list(SITE_COLUMNS)
     assert not len(sites)
@@ -122,7 +122,7 @@ def test_without_a_detection_there_is_no_site(frame, tmp_path):
     assert json.loads((tmp_path / "sites.geojson").read_text()) == {"type": "FeatureCollection", "features": []}
 
 
-def test_the_order_of_rows_and_repeated_rows_change_nothing():
+def test_sites_ignore_order_and_repetition_of_rows():
     rng = np.random.default_rng(1)
     frame = photos([p for n in range(20) for p in around(move(BERLIN, 70 * n, 45), 6, rng, 15)])
     frame["probability"] = rng.uniform(0.5, 1, len(frame))
@@ -133,14 +133,14 @@ def test_the_order_of_rows_and_repeated_rows_change_nothing():
     pd.testing.assert_frame_equal(find_sites(shuffled, prior=0.3), expected)
 
 
-def test_a_sites_id_stays_when_later_photos_come():
+def test_site_id_survives_later_photos():
     early = photos([BERLIN, move(BERLIN, 10, 0)], captured_at="2024-05-01T10:00:00Z")
     late = photos([move(BERLIN, 15, 90), move(BERLIN, 12, 200)], captured_at="2024-06-01T10:00:00Z", prefix="late")
     before, after = (find_sites(frame, prior=None)["site_id"].tolist() for frame in (early, pd.concat([late, early])))
     assert before == after
 
 
-def test_first_and_last_seen_compare_instants_across_time_zones():
+def test_first_and_last_seen_respect_time_zones():
     times = ["2024-05-01T23:30:00-05:00", "2024-05-02T03:00:00Z", None, "gibberish"]
     frame = photos([BERLIN] * 4, captured_at=times)
     (site,) = find_sites(frame, prior=None).itertuples()
@@ -165,12 +165,12 @@ def test_days_are_local_days(position, times, is_one_day):
     assert site.probability >= 0.9 - 1e-12
 
 
-def test_a_dense_city_is_done_in_seconds():
+def test_dense_city_takes_seconds():
     rng = np.random.default_rng(0)
     frame = photos(np.array(BERLIN) + rng.uniform(0, 0.005, (100_000, 2)))
     started = time.process_time()
     sites = find_sites(frame, prior=None)
-    assert time.process_time() - started < 20  # every pair within the radius: minutes
+    assert time.process_time() - started < 20  # all pairs within the radius would take minutes
     assert sites["n_photos"].sum() == len(frame)
 
 
@@ -181,7 +181,7 @@ PRIOR = st.sampled_from([None, 0.01, 0.3, 0.5])
 
 
 def combined(prior, *sites):
-    """The probability of each of several sites, given as rows of probability, day and is_roadwork."""
+    """The probability of each site, given as rows of probability, day and is_roadwork."""
     rows = [(number, *row) for number, site in enumerate(sites) for row in site]
     return combine_photos(pd.DataFrame(rows, columns=["site", "probability", "day", "is_roadwork"]), prior=prior)
 
@@ -203,14 +203,14 @@ def test_invariants_of_site_combination(shown, hidden, more, less, prior, random
 
 @settings(max_examples=30, deadline=None)
 @given(PROBABILITY, PRIOR)
-def test_one_photo_gives_its_own_probability(probability, prior):
+def test_single_photo_keeps_its_probability(probability, prior):
     assert combined(prior, [(probability, 0, True)]) == pytest.approx(probability)
 
 
-def test_days_count_as_dependent_ones_by_hand():
+def test_dependent_days_match_hand_computation():
     rows = [(0.9, day, True) for day in range(3)]
     assert combined(0.5, rows) == pytest.approx(expit(1.5 * logit(0.9)))  # 3 / (1 + 2 / 2)
-    against = [*rows[:1], (0.1, 0, False), (0.1, 1, False)]  # the second is of a day on which nothing was seen
+    against = [*rows[:1], (0.1, 0, False), (0.1, 1, False)]  # the second is from a day without a Roadwork photo
     assert combined(0.5, against) == pytest.approx(expit(logit(0.9) + math.log(0.5 / 9 + 0.5)))
 
 
@@ -237,12 +237,12 @@ def test_unknown_times_are_null_in_geojson(tmp_path):
 
 
 @pytest.mark.parametrize("radius_m", [0, -1, 4.9, 5000, math.nan])
-def test_invalid_radius_is_refused(radius_m):
+def test_invalid_radius_is_rejected(radius_m):
     with pytest.raises(ConfigError, match="radius"):
         find_sites(photos(BERLIN), radius_m=radius_m, prior=None)
 
 
-def test_a_missing_column_a_prior_and_a_suffix_are_refused(tmp_path):
+def test_invalid_column_prior_and_suffix_are_rejected(tmp_path):
     with pytest.raises(DataError, match="captured_at"):
         find_sites(photos(BERLIN).drop(columns="captured_at"), prior=None)
     with pytest.raises(ConfigError, match="prior"):

@@ -1,4 +1,4 @@
-"""Test-time views: what they show, and one answer from them."""
+"""Test-time augmentation: the views and their combination."""
 
 import io
 
@@ -23,7 +23,7 @@ def encode(image, fmt="JPEG", **options):
 
 
 def gradient(width, height, mode="RGB"):
-    """A picture whose red grows to the right and whose green grows downwards, to 240."""
+    """An image whose red increases to the right and green increases downwards, up to 240."""
     red = np.broadcast_to(np.linspace(0, 240, width), (height, width))
     green = np.broadcast_to(np.linspace(0, 240, height)[:, None], (height, width))
     pixels = np.stack([red, green, np.full((height, width), 100.0)], axis=-1).round().astype(np.uint8)
@@ -36,7 +36,7 @@ def mean_colours(views):
 
 @pytest.mark.parametrize("views", VIEWS)
 @pytest.mark.parametrize("size", [(640, 480), (300, 900), (40, 24), (5, 3)])
-def test_views_have_their_shape_and_begin_with_the_whole_photo(views, size):
+def test_first_view_is_the_whole_photo(views, size):
     data = encode(gradient(*size), quality=95)
     read = read_views(data, SIZE, views)
     assert read.shape == (N_VIEWS[views], 3, SIZE, SIZE)
@@ -54,7 +54,7 @@ def test_flip_is_the_mirror_image():
     assert torch.equal(mirrored, torch.from_numpy(whole.numpy()[:, :, ::-1].copy()))
 
 
-def test_tiles_are_a_grid_that_covers_the_photo_and_overlaps():
+def test_tiles_cover_the_photo_with_overlap():
     colours = mean_colours(read_views(encode(gradient(600, 400), "PNG"), SIZE, "tiles"))[1:, :2].view(3, 3, 2)
     centers = torch.tensor([60.0, 120.0, 180.0])  # of tiles half as wide as the photo, a quarter apart
     assert torch.allclose(colours[..., 0], centers.expand(3, 3), atol=1.5)
@@ -62,7 +62,7 @@ def test_tiles_are_a_grid_that_covers_the_photo_and_overlaps():
 
 
 @pytest.mark.parametrize("turn", [1, 3, 6, 8])
-def test_tiles_are_of_the_upright_photo(turn):
+def test_tiles_show_the_upright_photo(turn):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = turn
     stored = gradient(600, 400).rotate({1: 0, 3: 180, 6: 90, 8: 270}[turn], expand=True)
@@ -88,7 +88,7 @@ def test_tiles_keep_detail_that_the_whole_photo_loses():
     assert contrast[1:].min() > 5 * contrast[0]
 
 
-def test_a_large_jpeg_is_decoded_small_and_once(monkeypatch):
+def test_large_jpeg_is_decoded_small_and_once(monkeypatch):
     decoded = []
     draft = JpegImagePlugin.JpegImageFile.draft
 
@@ -103,19 +103,19 @@ def test_a_large_jpeg_is_decoded_small_and_once(monkeypatch):
 
 
 @pytest.mark.parametrize("views", VIEWS)
-def test_what_is_no_image_cannot_be_read(views):
+def test_non_image_is_unreadable(views):
     with pytest.raises(UnreadableImageError):
         read_views(b"not an image", SIZE, views)
 
 
-def test_an_unknown_way_of_viewing_is_refused():
+def test_unknown_views_are_rejected():
     with pytest.raises(ConfigError, match=r"'many'.*none, flip, tiles"):
         read_views(encode(gradient(20, 20)), SIZE, "many")
     with pytest.raises(ConfigError, match="3 views"):
         combine(torch.zeros(4, 3))
 
 
-def test_whole_photos_and_mirrored_ones_by_hand():
+def test_flip_matches_hand_computation():
     assert combine(torch.tensor([[1.5], [-2.0]])).tolist() == [1.5, -2.0]
     assert combine(torch.tensor([[1.0, 2.0], [-3.0, 1.0]])).tolist() == [1.5, -1.0]
 
@@ -127,7 +127,7 @@ def test_tiles_are_a_mixture_of_nine():
     assert np.allclose(combine(d).numpy(), expected)
 
 
-def test_tiles_neither_overflow_nor_lose_a_sure_tile():
+def test_extreme_tiles_do_not_overflow():
     d = torch.full((1, 10), -500.0)
     d[0, 4] = 900.0
     assert combine(d).item() == pytest.approx((-500 + 900 - np.log(9)) / 2)

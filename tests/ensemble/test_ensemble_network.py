@@ -1,10 +1,10 @@
-"""Several networks as one: what it says, what is folded, and what comes back from a folder."""
+"""Several networks as one: its logits, folding, saving and loading."""
 
 import math
 
 import pytest
 import torch
-from detector_world import FACTS, SIZE
+from fixtures.detectors import FACTS, SIZE
 from fixtures.untrained_runs import NETWORKS
 from torch import nn
 
@@ -47,7 +47,7 @@ def test_folded_calibration_equals_calibration_of_the_mean(images):
     assert torch.allclose(folded, torch.stack([-d / 2, d / 2], dim=1), atol=1e-6)
 
 
-def test_every_family_comes_back_from_one_file(images, tmp_path):
+def test_every_family_survives_saving_and_loading(images, tmp_path):
     networks = [build(model_type, number) for number, model_type in enumerate([*NETWORKS, "vit"])]
     ensemble = EnsembleForImageClassification.of(networks)
     logits = by_hand(networks, images)
@@ -66,12 +66,12 @@ def test_config_contains_no_local_path(tmp_path):
     assert "somebodys-home" not in (tmp_path / "config.json").read_text()
 
 
-def test_adapters_are_merged_in_each(images):
+def test_adapters_are_merged_in_every_member(images):
     adapted = [apply_adapter(build("vit", seed), "lora", rank=2).eval() for seed in (1, 2)]
     with torch.no_grad():
         for network in adapted:
             for parameter in network.parameters():
-                if parameter.requires_grad:  # an adapter starts as one that changes nothing
+                if parameter.requires_grad:  # a new adapter has no effect
                     parameter.add_(torch.randn_like(parameter), alpha=0.3)
     average = AveragedNetworks(adapted)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Two real runs averaged: the folder that is made, what is refused, and what is exported."""
+"""An ensemble of two real runs: its folder, rejected runs, and its export."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ from roadwork.runs.run import Run
 
 @pytest.fixture(scope="module")
 def runs(tiny_run, tmp_path_factory):
-    """Two evaluated runs with other weights each. Shared: a test that changes one works on a copy."""
+    """Two evaluated runs with different weights. Shared: a test that changes one works on a copy."""
     first, second = (tmp_path_factory.mktemp("runs") / name for name in ("first", "second"))
     shutil.copytree(tiny_run, first)
     shutil.copytree(tiny_run, second)
@@ -47,7 +47,7 @@ def runs(tiny_run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ensemble(runs):
-    """Of both, calibrated."""
+    """The calibrated ensemble of both runs."""
     folder = create_ensemble(runs, "both").folder
     calibrate_run(folder, CalibrationOptions(prior=0.5))
     edit_json(folder / "calibration.json", lambda content: content.update(temperature=0.7, threshold=0.4))
@@ -69,7 +69,7 @@ def edit_json(path, change):
     path.write_text(json.dumps(content))
 
 
-def test_the_logits_are_the_mean_of_the_members(runs, ensemble):
+def test_logits_are_the_mean_of_the_members(runs, ensemble):
     frames = [pd.read_parquet(run / "predictions.parquet") for run in runs]
     names = ["logit_none", "logit_roadwork"]
     by_hand = pd.concat(frames).groupby("id")[names].mean()
@@ -81,7 +81,7 @@ def test_the_logits_are_the_mean_of_the_members(runs, ensemble):
     assert np.allclose(found["probability"], 1 / (1 + np.exp(-difference)), atol=1e-12)
 
 
-def test_the_order_of_a_members_rows_does_not_matter(runs):
+def test_ensemble_ignores_row_order(runs):
     first, second = (pd.read_parquet(run / "predictions.parquet") for run in runs)
     shuffled = second.sample(frac=1, random_state=0)
     pd.testing.assert_frame_equal(average_predictions([first, shuffled]), average_predictions([first, second]))
@@ -97,11 +97,11 @@ def test_members_and_openings_are_recorded(runs, ensemble):
     assert manifest["val_test_openings_of_members"] == of_members
     result = json.loads((ensemble / "results.json").read_text())["val_test"]
     assert result["openings"] == sum(of_members) + 1
-    assert manifest["val_test_openings"] == sum(of_members) + 2  # calibrating it was one more
+    assert manifest["val_test_openings"] == sum(of_members) + 2  # calibration opened it once more
     assert {"mcc", "mcc_low", "mcc_high", "n", "groups", "target", "by_distance"} <= set(result)
 
 
-def test_a_run_twice_is_refused(pair):
+def test_repeated_run_is_rejected(pair):
     with pytest.raises(ConfigError, match="named twice"):
         create_ensemble([pair[0], pair[1], pair[0]])
     with pytest.raises(ConfigError, match="two or more"):
@@ -112,7 +112,7 @@ def test_a_run_twice_is_refused(pair):
         create_ensemble([*pair, copy])
 
 
-def test_removed_or_replaced_member_is_refused(ensemble, tmp_path):
+def test_removed_or_replaced_member_is_rejected(ensemble, tmp_path):
     copy = ensemble.parent / f"copy-{tmp_path.name}"
     shutil.copytree(ensemble, copy)
     assert len(read_members(copy)) == 2
@@ -128,7 +128,7 @@ def test_removed_or_replaced_member_is_refused(ensemble, tmp_path):
         read_members(copy)
 
 
-def test_member_trained_after_evaluation_is_refused(pair, tmp_path):
+def test_member_trained_after_evaluation_is_rejected(pair, tmp_path):
     folder = create_ensemble(pair).folder
     with (pair[1] / "checkpoints" / "best.ckpt").open("ab") as file:
         file.write(b"more")
@@ -169,20 +169,20 @@ def set_in_config(run, key, value):
         (lambda run: (run / "ensemble.json").write_text("{}"), "ensemble"),
     ],
 )
-def test_what_differs_is_named(change, named, pair):
+def test_incompatible_runs_are_rejected(change, named, pair):
     change(pair[1])
     with pytest.raises(DataError, match=named):
         create_ensemble(pair)
 
 
-def test_other_statistics_are_refused(pair, monkeypatch):
+def test_other_statistics_are_rejected(pair, monkeypatch):
     found = iter([ImageStatistics((0.5,) * 3, (0.5,) * 3), ImageStatistics((0.4,) * 3, (0.5,) * 3)])
     monkeypatch.setattr(members, "image_statistics", lambda model: next(found))
     with pytest.raises(DataError, match="mean and standard deviation"):
         create_ensemble(pair)
 
 
-def test_rows_that_one_did_not_predict_are_refused(pair):
+def test_missing_predictions_are_rejected(pair):
     path = pair[1] / "predictions.parquet"
     frame = pd.read_parquet(path)
     frame[frame["split"] != "val_calib"].to_parquet(path)
@@ -193,7 +193,7 @@ def test_rows_that_one_did_not_predict_are_refused(pair):
         create_ensemble(pair)
 
 
-def test_the_exported_folder_answers_as_the_ensemble(runs, ensemble, tmp_path):
+def test_export_reproduces_the_ensemble(runs, ensemble, tmp_path):
     out = tmp_path / "model"
     summary = export_run(ensemble, out, format="hf")
     assert summary.parities[0].what == "2 networks in one"
@@ -204,9 +204,9 @@ def test_the_exported_folder_answers_as_the_ensemble(runs, ensemble, tmp_path):
     assert against_run.limit == 1e-4
     assert found.passed, found.as_dict()
     card = (out / "README.md").read_text()
-    assert "the mean of 2 networks'" in card
+    assert "2 networks" in card
     assert "library_name: roadwork" in card
-    # Folding a member's calibration, or one member alone, gives other answers.
+    # The ensemble's export does not match a member's run.
     with pytest.raises(DataError, match="Export again"):
         verify_export(out, VerifyOptions(run=runs[0], run_rows=4))
     check = next(check for check in check_files(out) if check.name == "model type")
@@ -214,7 +214,7 @@ def test_the_exported_folder_answers_as_the_ensemble(runs, ensemble, tmp_path):
     assert "--members" in check.fix
 
 
-def test_calibration_folded_into_one_member_is_refused(ensemble, tmp_path, monkeypatch):
+def test_calibration_folded_into_one_member_is_rejected(ensemble, tmp_path, monkeypatch):
     from roadwork.core.errors import WiringError
     from roadwork.export import export
 
@@ -225,13 +225,13 @@ def test_calibration_folded_into_one_member_is_refused(ensemble, tmp_path, monke
 
 
 @pytest.mark.slow
-def test_one_graph_in_onnx(ensemble, tmp_path):
+def test_ensemble_exports_one_onnx_graph(ensemble, tmp_path):
     export_run(ensemble, tmp_path / "model", format="onnx")
     assert verify_export(tmp_path / "model", VerifyOptions(run=ensemble, run_rows=24)).passed
 
 
 @pytest.mark.slow
-def test_listed_as_several(runs, ensemble, tmp_path):
+def test_ensemble_is_listed_with_its_networks(runs, ensemble, tmp_path):
     exported = export_members(ensemble, tmp_path / "models", format="hf")
     for summary, run in zip(exported, runs, strict=True):
         assert summary.model_type == "resnet"
@@ -250,7 +250,7 @@ def test_ensemble_runs_a_profile_without_new_evaluation(pair):
     assert result["openings"] == plain["openings"] + 1
 
 
-def test_the_command(pair, capsys):
+def test_ensemble_command(pair, capsys):
     with pytest.raises(SystemExit) as end:
         main(["ensemble", *map(str, pair), "--out-experiment", "both"])
     assert end.value.code == 0

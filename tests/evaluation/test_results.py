@@ -79,7 +79,7 @@ def test_brackets_are_half_open_and_missing_gps_is_separate():
 def test_the_verdict_follows_from_the_interval(frame, target, verdict):
     result = evaluate(frame, target)
     assert result["target"]["verdict"] == verdict
-    assert verdict in " ".join(show(result).split())
+    assert result["target"]["sentence"] in " ".join(show(result).split())
 
 
 def test_errors_allowed_are_the_last_that_keep_the_target():
@@ -131,7 +131,7 @@ def test_an_empty_split_is_refused():
 def test_table_fits_80_columns_and_shows_groups_needed():
     text = show(evaluate(make_frame(groups=500, wrong=range(0, 2000, 30))))
     assert max(map(len, text.splitlines())) <= 80
-    for needed in ("2,000 rows in 500 groups", "MCC", "95 % interval", "called Roadwork", "500 or more", "Verdict"):
+    for needed in ("2,000 rows in 500 groups", "MCC", "95 % interval", "predicted Roadwork", "500 or more", "Verdict"):
         assert needed in text
 
 

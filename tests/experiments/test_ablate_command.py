@@ -199,7 +199,7 @@ def test_a_frozen_backbone_trains_heads_on_features(demo_root, tmp_path, monkeyp
 
 @pytest.mark.slow
 def test_adapters_on_a_tiny_vit(demo_root, tmp_path, monkeypatch):
-    from detector_world import TINY_NETWORKS
+    from fixtures.detectors import TINY_NETWORKS
 
     monkeypatch.chdir(tmp_path)
     network = ("model=vit_base", "model.name=vit", "model.pretrained=false", f"model.config={TINY_NETWORKS['vit']}")

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from detector_world import TINY_NETWORKS
 from fixtures.config import CHECKOUT, TINY_MODEL
+from fixtures.detectors import TINY_NETWORKS
 from peft import PeftModel
 
 from roadwork.config import load_config

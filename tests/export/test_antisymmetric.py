@@ -1,4 +1,4 @@
-"""The folded head decides as calibration does, under softmax and under a sigmoid for each logit."""
+"""Softmax and sigmoid of the folded head give the calibrated decision."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ class Network(nn.Module):
     seed=st.integers(0, 1000),
     scale=st.sampled_from([0.1, 1.0, 30.0]),
 )
-def test_both_consumers_decide_as_the_calibrated_threshold(temperature, threshold, seed, scale):
+def test_softmax_and_sigmoid_decide_as_calibrated(temperature, threshold, seed, scale):
     torch.manual_seed(seed)
     network, features = Network().double(), scale * torch.randn(64, 6, dtype=torch.float64)
     with torch.no_grad():
@@ -55,14 +55,14 @@ def test_both_consumers_decide_as_the_calibrated_threshold(temperature, threshol
 
 
 @given(temperature=st.floats(0.2, 5), threshold=st.floats(0.01, 0.99), difference=st.floats(-60, 60))
-def test_the_calibrated_probability_comes_back(temperature, threshold, difference):
+def test_unfolding_restores_the_probability(temperature, threshold, difference):
     d = difference / temperature - np.log(threshold / (1 - threshold))
     [found] = unfold(torch.tensor([[-d / 2, d / 2]], dtype=torch.float64), threshold)
     assert float(found) == pytest.approx(expit(difference / temperature), rel=1e-9)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family(family):
+def test_folding_works_for_every_family(family):
     torch.manual_seed(0)
     settings = ModelSettings(name=family, config=FAMILIES[family] | {"model_type": family})
     network = build_model(settings, 32).eval()
@@ -76,12 +76,12 @@ def test_every_family(family):
 
 
 @pytest.mark.parametrize(("temperature", "threshold"), [(0, 0.5), (-1, 0.5), (float("inf"), 0.5), (1, 0), (1, 1)])
-def test_out_of_range(temperature, threshold):
+def test_invalid_temperature_or_threshold_is_rejected(temperature, threshold):
     with pytest.raises(ConfigError, match="must be"):
         fold_calibration(Network(), temperature, threshold)
 
 
-def test_a_head_that_cannot_be_folded():
+def test_unsupported_head_is_rejected():
     network = Network()
     network.classifier = nn.Sequential(nn.Linear(6, 3), nn.ReLU())
     with pytest.raises(ConfigError, match="linear layer"):

@@ -6,8 +6,8 @@ import os
 import numpy as np
 import pytest
 import torch
-from detector_world import SIZE, TINY_NETWORKS, make_model_folder
 from fixtures.consumer import find_consumer_python
+from fixtures.detectors import SIZE, TINY_NETWORKS, make_model_folder
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from scipy.special import expit, logit
@@ -26,8 +26,8 @@ FAMILIES = sorted(TINY_NETWORKS)
 THRESHOLD = 0.35
 N_PHOTOS = 16
 SINGLE_LABEL = {"problem_type": "single_label_classification"}
-# 4.45.2's fast processor resizes otherwise than Pillow, by a grey level here and there. The temperatures here stretch
-# the differences that an untrained network makes, and those with them.
+# The fast processor of 4.45.2 resizes differently from Pillow, by a grey level in some pixels. The temperatures here
+# amplify the small differences of an untrained network, and these differences, too.
 CLOSE = 0.01
 TIE = 1e-3
 
@@ -53,7 +53,7 @@ def make_photos(folder):
 
 
 def make_network(family, photos):
-    """A network that decides some photos each way at THRESHOLD, its temperature, and its own calibrated answers."""
+    """A network with decisions of both labels at THRESHOLD, its temperature, and its calibrated probabilities."""
     torch.manual_seed(3)
     network = build_model(ModelSettings(name=family, config=TINY_NETWORKS[family]), SIZE).eval()
     pixels = torch.stack([read_pixels(photo.read_bytes(), SIZE) for photo in photos])
@@ -83,7 +83,7 @@ def change_weights(folder, change):
 
 
 def raise_both_logits(weights):
-    """The same softmax, but no longer antisymmetric."""
+    """Keeps the softmax, but makes the logits asymmetric."""
     bias = next(name for name in weights if name.startswith("classifier") and name.endswith("bias"))
     return weights | {bias: weights[bias] + 2}
 
@@ -93,8 +93,8 @@ def change_json(path, **fields):
 
 
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory):
-    """The consumer's answers by name of folder, and ours, from one process: it takes seconds to start."""
+def outputs(tmp_path_factory):
+    """The consumer's outputs by folder name, and ours, from one process, which takes seconds to start."""
     python = find_consumer_python(os.environ)
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("consumer")
@@ -118,61 +118,61 @@ def answers(tmp_path_factory):
         folders["renamed"],
         lambda weights: {name.replace("classifier.weight", "score.weight"): w for name, w in weights.items()},
     )
-    said = run_consumer(python, [(folder, photos) for folder in folders.values()])
+    output = run_consumer(python, [(folder, photos) for folder in folders.values()])
     ours = {
         family: np.array([p.probability for p in Detector.load(folders[family], "cpu").predict_many(photos)])
         for family in FAMILIES
     }
-    return dict(zip(folders, said, strict=True)), ours, expected
+    return dict(zip(folders, output, strict=True)), ours, expected
 
 
-def count_changed(said, ours):
+def count_changed(output, ours):
     near = np.abs(ours - THRESHOLD) <= TIE
-    return int((((said.scores > 0.5) != (ours >= THRESHOLD)) & ~near).sum())
+    return int((((output.scores > 0.5) != (ours >= THRESHOLD)) & ~near).sum())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_consumer_decides_as_the_detector_does(answers, family):
-    said, ours, expected = answers[0][family], answers[1][family], answers[2][family]
-    assert said.error is None
-    assert (said.transformers, said.processor, said.misfits, said.warnings) == (
+def test_consumer_decides_as_the_detector(outputs, family):
+    output, ours, expected = outputs[0][family], outputs[1][family], outputs[2][family]
+    assert output.error is None
+    assert (output.transformers, output.processor, output.misfits, output.warnings) == (
         "4.45.2",
         "ViTImageProcessorFast",
         [],
         [],
     )
-    # Ours are those of the network before folding, of which some are decided each way.
+    # `ours` is from the network before folding; it has decisions of both labels.
     np.testing.assert_allclose(ours, expected, atol=1e-5)
     assert 3 <= (ours >= THRESHOLD).sum() <= N_PHOTOS - 3
-    assert count_changed(said, ours) == 0
-    np.testing.assert_allclose(unfold_score(said.scores, THRESHOLD), ours, atol=CLOSE)
+    assert count_changed(output, ours) == 0
+    np.testing.assert_allclose(unfold_score(output.scores, THRESHOLD), ours, atol=CLOSE)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_old_sigmoid_changes_scores_but_not_decisions(answers, family):
-    plain, forced, ours = answers[0][family], answers[0][f"{family}-single-label"], answers[1][family]
+def test_old_sigmoid_changes_scores_but_not_decisions(outputs, family):
+    plain, forced, ours = outputs[0][family], outputs[0][f"{family}-single-label"], outputs[1][family]
     np.testing.assert_allclose(logit(forced.scores), logit(plain.scores) / 2, atol=1e-4)
     assert count_changed(forced, ours) == 0
 
 
-def test_old_sigmoid_changes_decisions_of_a_plain_head(answers):
-    said, ours = answers[0], answers[1]["vit"]
-    assert count_changed(said["lopsided"], ours) == 0
-    assert count_changed(said["lopsided-single-label"], ours) > 0
+def test_old_sigmoid_changes_decisions_of_a_plain_head(outputs):
+    output, ours = outputs[0], outputs[1]["vit"]
+    assert count_changed(output["lopsided"], ours) == 0
+    assert count_changed(output["lopsided-single-label"], ours) > 0
 
 
 @pytest.mark.parametrize(
     ("name", "found"),
     [("bit", "Unrecognized image processor"), ("dinov3", "dinov3_vit"), ("renamed", "classifier.weight")],
 )
-def test_what_the_consumer_cannot_load_is_named(answers, name, found):
-    check = check_environment(answers[0][name])
+def test_consumer_reports_what_it_cannot_load(outputs, name, found):
+    check = check_environment(outputs[0][name])
     assert check.status == "failed"
     assert found in check.found
 
 
-def test_the_consumer_knows_the_model_types_of_the_contract():
-    """Its own mapping, not our memory of it."""
+def test_consumer_supports_the_contract_model_types():
+    """The mapping is read from the installed transformers."""
     python = find_consumer_python(os.environ)
     mapping = next(python.parents[1].glob("lib/python*/site-packages/transformers/models/auto/modeling_auto.py"))
     text = mapping.read_text()

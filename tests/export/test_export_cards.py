@@ -14,11 +14,11 @@ def read_card(folder):
     return ModelCard.load(folder / "README.md"), json.loads((folder / "model_card.json").read_text())
 
 
-def test_the_model_index_holds_the_calibrated_figures(tiny_run, tmp_path):
+def test_model_index_has_the_calibrated_metrics(tiny_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     results = json.loads((run / "results.json").read_text())
-    results["val_test"]["mcc"] = -0.99  # at 0.5: not what is exported
+    results["val_test"]["mcc"] = -0.99  # at threshold 0.5, which is not exported
     results["val_test_calibrated"] |= {"mcc": 0.75, "mcc_low": 0.5, "mcc_high": 0.875}
     (run / "results.json").write_text(json.dumps(results))
     export_run(run, tmp_path / "out", format="hf")
@@ -34,7 +34,7 @@ def test_the_model_index_holds_the_calibrated_figures(tiny_run, tmp_path):
     assert expected["target"]["sentence"] in card.text
     assert "trained on drawings" in card.text
     assert "0.7500 (95 % interval 0.5000 to 0.8750)" in natix["notes"]
-    # In the hub's own form, and without a licence that nobody gave.
+    # The hub's own format, without a licence that nobody chose.
     front = yaml.safe_load((tmp_path / "out" / "README.md").read_text().split("---")[1])
     assert front["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.75
     assert "license" not in front
@@ -42,7 +42,7 @@ def test_the_model_index_holds_the_calibrated_figures(tiny_run, tmp_path):
     assert f"train {len(splits['train']):,}" in card.text
 
 
-def test_a_run_that_was_never_evaluated_has_no_figures(tmp_path):
+def test_card_of_an_unevaluated_run_has_no_metrics(tmp_path):
     run = make_untrained_run(tmp_path / "run")
     export_run(run, tmp_path / "out", format="hf")
     card, natix = read_card(tmp_path / "out")
@@ -53,8 +53,8 @@ def test_a_run_that_was_never_evaluated_has_no_figures(tmp_path):
     assert natix["notes"] == "Never evaluated."
 
 
-def test_the_natix_card_has_what_its_validator_asks(tmp_path):
-    """Required keys, and a time in seconds between 2000 and now: natix/utils/model_format.py, model check script."""
+def test_natix_card_has_the_required_fields(tmp_path):
+    """natix/utils/model_format.py and the model check script require these keys, and a time between 2000 and now."""
     run = make_untrained_run(tmp_path / "run")
     export_run(run, tmp_path / "out", format="hf")
     card, natix = read_card(tmp_path / "out")
@@ -65,7 +65,7 @@ def test_the_natix_card_has_what_its_validator_asks(tmp_path):
     assert natix["architecture"] == "ResNetForImageClassification"
 
 
-def test_a_hub_dataset_is_named_and_a_folder_is_not(tmp_path):
+def test_card_names_hub_datasets_but_no_folders(tmp_path):
     hub = make_untrained_run(
         tmp_path / "hub", "resnet", "none", "data.mode=huggingface", "data.hub.name=natix-network-org/roadwork"
     )

@@ -6,7 +6,7 @@ from roadwork.core.errors import DataError
 from roadwork.export.folder import check_target, file_sizes, new_folder
 
 
-def test_a_folder_appears_when_it_is_complete(tmp_path):
+def test_folder_appears_only_when_complete(tmp_path):
     out = tmp_path / "made" / "out"
     with new_folder(out) as folder:
         (folder / "config.json").write_text("{}")
@@ -15,7 +15,7 @@ def test_a_folder_appears_when_it_is_complete(tmp_path):
     assert [path.name for path in out.parent.iterdir()] == ["out"]
     umask = os.umask(0)
     os.umask(umask)
-    assert out.stat().st_mode & 0o777 == 0o777 & ~umask  # others may read it, as any folder
+    assert out.stat().st_mode & 0o777 == 0o777 & ~umask  # the usual permissions of a folder
 
 
 def fill(folder):
@@ -23,15 +23,15 @@ def fill(folder):
     raise KeyboardInterrupt
 
 
-def test_nothing_half_written_is_left(tmp_path):
+def test_failed_export_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "out") as folder:
         fill(folder)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_older_export_is_replaced(model_folder, tmp_path):
+def test_older_export_is_replaced(model_folder, tmp_path):
     out = tmp_path / "out"
-    out.mkdir()  # an empty one is as good as none
+    out.mkdir()  # an empty folder may be replaced
     for name in ("first", "second"):
         with new_folder(out) as folder:
             (folder / "config.json").write_bytes((model_folder / "config.json").read_bytes())
@@ -40,7 +40,7 @@ def test_an_older_export_is_replaced(model_folder, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_old_export_stays_when_the_new_one_cannot_be_moved(model_folder, tmp_path, monkeypatch):
+def test_failed_rename_keeps_the_old_export(model_folder, tmp_path, monkeypatch):
     out = tmp_path / "out"
     with new_folder(out) as folder:
         (folder / "config.json").write_bytes((model_folder / "config.json").read_bytes())
@@ -57,11 +57,11 @@ def test_old_export_stays_when_the_new_one_cannot_be_moved(model_folder, tmp_pat
     assert (out / "config.json").read_bytes() == (model_folder / "config.json").read_bytes()
 
 
-def test_folder_that_is_no_export_is_not_replaced(model_folder, tmp_path):
+def test_other_folders_are_not_replaced(model_folder, tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.tex").write_text("years of work")
-    with pytest.raises(DataError, match="has not written it"):
+    with pytest.raises(DataError, match="not written by"):
         check_target(mine)
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"file.*--out"):

@@ -14,12 +14,12 @@ LOGITS = torch.tensor([[-0.5, 0.5], [300.0, -300.0]], dtype=torch.float64)
         ([[9e-5, 0], [0, 0]], 1.0, True),
         ([[1.1e-4, 0], [0, 0]], 1.0, False),
         ([[1.1e-4, 0], [0, 0]], 2.0, False),  # a temperature above 1 allows no more
-        ([[1.1e-4, 0], [0, 0]], 0.5, True),  # half of that, before it was folded
+        ([[1.1e-4, 0], [0, 0]], 0.5, True),  # the difference was half as large before folding
         ([[0, 0], [0.02, 0]], 1.0, True),
         ([[float("nan"), 0], [0, 0]], 1.0, False),
     ],
 )
-def test_logits_may_move_by_rounding_alone(moved, temperature, passes):
+def test_logits_may_differ_only_by_rounding(moved, temperature, passes):
     other = LOGITS + torch.tensor(moved)
     if passes:
         assert compare_logits("it", other, LOGITS, temperature).difference < 1e-4
@@ -34,7 +34,7 @@ def test_logits_may_move_by_rounding_alone(moved, temperature, passes):
         (0.3, 0.30005, True),
         (0.3, 0.3002, False),
         (0.400005, 0.399995, True),  # a tie
-        (0.40003, 0.39998, False),  # within the limit, but a decision that was none
+        (0.40003, 0.39998, False),  # within the limit, but the decision changes and is not a tie
         (0.3, float("nan"), False),
     ],
 )

@@ -20,11 +20,11 @@ def test_replay_scenes_are_small_distinct_and_without_gps():
         assert not image.getexif().get_ifd(ExifTags.IFD.GPSInfo)
 
 
-def test_the_same_scenes_are_drawn_again():
+def test_scenes_are_reproducible():
     assert draw_scenes.__wrapped__() == draw_scenes()
 
 
-def test_replay_is_read_as_it_was_written(tmp_path):
+def test_replay_round_trip(tmp_path):
     scenes = list(draw_scenes())
     probabilities = np.linspace(0, 1, SCENES)
     write_replay(tmp_path, scenes, probabilities, threshold=probabilities[20])
@@ -49,14 +49,14 @@ ROW = {"file": "00.jpg", "sha256": "", "probability": 0.5, "is_roadwork": True}
         {"format": 1, "photos": [ROW | {"probability": "high"}]},
     ],
 )
-def test_a_damaged_replay_is_refused(content, tmp_path):
+def test_damaged_replay_is_rejected(content, tmp_path):
     (tmp_path / "replay").mkdir()
     (tmp_path / "replay" / "replay.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match="Export again"):
         read_replay(tmp_path)
 
 
-def test_a_file_elsewhere_is_not_read(tmp_path):
+def test_replay_reads_no_file_outside_the_folder(tmp_path):
     (tmp_path / "replay").mkdir()
     rows = [ROW | {"file": "../../secret.jpg"}]
     (tmp_path / "replay" / "replay.json").write_text(json.dumps({"format": 1, "photos": rows}))

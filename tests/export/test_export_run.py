@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detector_world import make_run
+from fixtures.detectors import make_run
 from fixtures.untrained_runs import NETWORKS, make_untrained_run
 
 from roadwork.core.errors import ConfigError, DataError, WiringError
@@ -21,7 +21,7 @@ from roadwork.training.lora.apply import ADAPTERS
 
 
 def answers_on_the_runs_photos(model: Path, run: Path, photos: Path):
-    """The exported detector's probabilities of the run's own photos, and what the run predicted of them."""
+    """Probabilities of the run's photos by the exported detector, and by the run."""
     frame = read_predictions(run / "predictions.parquet").head(40)
     detector = Detector.load(model, device="cpu")
     files = [photos / name if (photos / name).is_file() else photos / "images" / name for name in frame["filename"]]
@@ -57,7 +57,7 @@ def test_detector_reproduces_the_runs_predictions(form, tiny_run, demo_root, tmp
     assert {path: sha256_of(path) for path in run.rglob("*") if path.is_file()} == before
 
 
-def test_a_frozen_run_is_exported(demo_root, tmp_path):
+def test_frozen_run_is_exported(demo_root, tmp_path):
     run = make_run(tmp_path / "runs", demo_root, "training.freeze_backbone=true", "data.augmentation.train.mode=none")
     export_run(run, tmp_path / "out", format="hf")
     probabilities, frame = answers_on_the_runs_photos(tmp_path / "out", run, demo_root)
@@ -107,7 +107,7 @@ def test_every_adapter_is_merged(adapter, tmp_path):
     assert adapter not in config
 
 
-def test_an_adapter_that_was_not_merged_is_noticed(tmp_path, monkeypatch):
+def test_unmerged_adapter_is_detected(tmp_path, monkeypatch):
     run = make_untrained_run(tmp_path / "run", "vit", "lora")
     monkeypatch.setattr(export, "merge_adapter", lambda model: model.unload())
     with pytest.raises(WiringError, match=r"lora.*logits"):
@@ -115,7 +115,7 @@ def test_an_adapter_that_was_not_merged_is_noticed(tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_wrong_fold_is_noticed(tmp_path, monkeypatch):
+def test_wrong_folding_is_detected(tmp_path, monkeypatch):
     run = make_untrained_run(tmp_path / "run")
     right = export.fold_calibration
     monkeypatch.setattr(export, "fold_calibration", lambda network, t, threshold: right(network, t, threshold + 1e-3))
@@ -126,12 +126,12 @@ def test_a_wrong_fold_is_noticed(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "facts", [ExportFacts(threshold=0.45), ExportFacts(threshold=0.5001)], ids=["far off", "by a little"]
 )
-def test_export_with_wrong_answers_is_refused_and_old_one_kept(facts, tmp_path, monkeypatch):
+def test_wrong_export_keeps_the_old_one(facts, tmp_path, monkeypatch):
     run = make_untrained_run(tmp_path / "run")
     export_run(run, tmp_path / "out", format="hf")
     before = {path: sha256_of(path) for path in (tmp_path / "out").rglob("*") if path.is_file()}
     right = export.write_config
-    # The head is folded for 0.5, and the folder says another threshold.
+    # The head is folded for a threshold of 0.5, but the folder records another one.
     monkeypatch.setattr(export, "write_config", lambda network, folder, _: right(network, folder, facts))
     if abs(facts.threshold - 0.5) < 1e-3:
         monkeypatch.setattr("roadwork.export.parity.PROBABILITY_LIMIT", 1e-5)
@@ -141,7 +141,7 @@ def test_export_with_wrong_answers_is_refused_and_old_one_kept(facts, tmp_path, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
 
 
-def test_a_calibration_of_other_predictions_is_refused(tiny_run, tmp_path):
+def test_calibration_of_other_predictions_is_rejected(tiny_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     frame = read_predictions(run / "predictions.parquet")
@@ -154,7 +154,7 @@ def test_a_calibration_of_other_predictions_is_refused(tiny_run, tmp_path):
     assert export_run(run, tmp_path / "out", format="hf").facts is None
 
 
-def test_weights_trained_after_evaluation_are_refused(tiny_run, tmp_path):
+def test_unevaluated_weights_are_rejected(tiny_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     best = run / "checkpoints" / "best.ckpt"
@@ -166,7 +166,7 @@ def test_weights_trained_after_evaluation_are_refused(tiny_run, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"sha256_of_rows": "", "temperature": 0}'])
-def test_a_damaged_calibration_is_refused(content, tmp_path):
+def test_damaged_calibration_is_rejected(content, tmp_path):
     run = make_untrained_run(tmp_path / "run")
     (run / "calibration.json").write_text(content)
     with pytest.raises(DataError, match=r"calibration\.json"):
@@ -174,7 +174,7 @@ def test_a_damaged_calibration_is_refused(content, tmp_path):
 
 
 def test_export_contains_no_local_path(tmp_path):
-    """The backbone is loaded from a folder below tmp_path, and torch traces through the files of the environment."""
+    """The backbone is loaded from a folder in tmp_path, and torch's traces contain paths of the environment."""
     backbone = tmp_path / "somebodys-secret-folder"
     first = make_untrained_run(tmp_path / "first", "vit")
     export_run(first, backbone, format="hf")
@@ -186,7 +186,7 @@ def test_export_contains_no_local_path(tmp_path):
         assert [origin for origin in origins if origin.encode() in written] == []
 
 
-def test_replay_holds_the_runs_own_answers(tiny_run, tmp_path):
+def test_replay_has_the_runs_predictions(tiny_run, tmp_path):
     export_run(tiny_run, tmp_path / "out", format="hf")
     detector = Detector.load(tmp_path / "out", device="cpu")
     photos = read_replay(tmp_path / "out")
@@ -195,6 +195,6 @@ def test_replay_holds_the_runs_own_answers(tiny_run, tmp_path):
     assert [answer.label == "Roadwork" for answer in answers] == [photo.is_roadwork for photo in photos]
 
 
-def test_an_unknown_format_is_refused(tiny_run, tmp_path):
+def test_unknown_format_is_rejected(tiny_run, tmp_path):
     with pytest.raises(ConfigError, match="hf, onnx"):
         export_run(tiny_run, tmp_path / "out", format="tflite")

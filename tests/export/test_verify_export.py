@@ -1,4 +1,4 @@
-"""`verify_export`: a good folder passes, and every way to spoil one is named."""
+"""`verify_export`: an intact folder passes, and every violation fails its check."""
 
 import json
 import shutil
@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from detector_world import FACTS, SIZE, TINY_NETWORKS, make_model_folder
+from fixtures.detectors import FACTS, SIZE, TINY_NETWORKS, make_model_folder
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from scipy.special import expit
@@ -35,7 +35,7 @@ CONTRACT = VerifyOptions(consumer="streetvision")
 
 @pytest.fixture(autouse=True)
 def _small_latency_photo(monkeypatch):
-    """What the latency is measured on takes seconds to write, and here does not matter."""
+    """Writing the large photo for the latency takes seconds, and is not needed here."""
     monkeypatch.setattr(verify_module, "write_large_photo", lambda path: Image.new("RGB", (64, 48)).save(path))
 
 
@@ -46,7 +46,7 @@ def scenes(demo_root):
 
 @pytest.fixture(scope="module")
 def good_folder(tmp_path_factory, scenes):
-    """An export whose replay was answered by the network before anything was folded."""
+    """An export whose replay has the predictions of the network before folding."""
     folder = make_model_folder(tmp_path_factory.mktemp("verify") / "model")
     torch.manual_seed(0)  # as make_model_folder does
     network = build_model(ModelSettings(name="resnet", config=TINY_NETWORKS["resnet"]), SIZE).eval()
@@ -81,13 +81,13 @@ def failed(found):
     return [check.name for check in found.checks if check.status == "failed"]
 
 
-def test_a_good_folder_passes_all_of_it(good_folder, scenes):
+def test_intact_folder_passes(good_folder, scenes):
     found = verify_export(good_folder, CONTRACT)
     assert found.passed
     assert [comparison.n for comparison in found.comparisons] == [len(scenes)] * 2
     assert found.comparisons[0].max_difference < 1e-6
     assert {check.status for check in found.checks} == {"ok"}
-    # transformers' pipeline is another program: it agrees, and not to the last digit.
+    # transformers' pipeline resizes differently, so its scores agree only approximately.
     assert 0 < found.comparisons[1].max_difference < 0.01
 
 
@@ -98,10 +98,10 @@ def test_wrongly_folded_head_changes_decisions(folder):
     assert not found.passed
     assert replay.changed
     assert replay.changed[0].expected < FACTS.threshold <= replay.changed[0].found
-    assert pipeline.is_right  # the folder is one and the same to both
+    assert pipeline.is_right  # both load the same folder
 
 
-def test_a_small_drift_fails_without_a_changed_decision(folder):
+def test_small_drift_fails_with_equal_decisions(folder):
     change_weights(folder, raise_bias([-3e-4, 3e-4]))
     replay = verify_export(folder, VerifyOptions()).comparisons[0]
     assert not replay.changed
@@ -120,7 +120,7 @@ def test_changed_replay_photo_is_an_error(folder):
 
 
 @pytest.mark.parametrize(("moved", "passes"), [(0.02, True), (0.05, False)])
-def test_pipeline_change_is_a_tie_only_near_the_threshold(folder, monkeypatch, moved, passes):
+def test_pipeline_tie_is_near_the_threshold(folder, monkeypatch, moved, passes):
     """The scores 0.5 - moved and 0.5 + moved stand for two ways to resize one photo."""
 
     class OneSided:
@@ -146,7 +146,7 @@ def test_user_photos_are_compared_instead_of_the_replay(folder, tmp_path, scenes
     (tmp_path / "own/deeper").mkdir(parents=True)
     for number, scene in enumerate(scenes[:3]):
         (tmp_path / "own" / ("deeper" if number else ".") / f"{number}.JPG").write_bytes(scene)
-    shutil.rmtree(folder / "replay")  # not needed then
+    shutil.rmtree(folder / "replay")  # not needed with own photos
     found = verify_export(folder, VerifyOptions(photos=[tmp_path / "own", tmp_path / "own/0.JPG"]))
     assert [(c.what, c.n) for c in found.comparisons] == [("Detector against transformers' pipeline", 3)]
     with pytest.raises(DataError, match="nowhere"):
@@ -195,8 +195,8 @@ SWAPPED = {"id2label": {"0": "Roadwork", "1": "None"}, "label2id": {"Roadwork": 
         ("problem type", "single_label", _set(_CONFIG, problem_type="single_label_classification")),
         ("labels", '"0": "Roadwork"', _set(_CONFIG, **SWAPPED)),
         ("labels", "roadwork", _set(_CONFIG, id2label={"0": "None", "1": "roadwork"})),
-        ("no code of its own", "auto_map", _set(_CONFIG, auto_map={"AutoModel": "model.Network"})),
-        ("no code of its own", "model.py", lambda folder: (folder / "model.py").write_text("")),
+        ("no custom code", "auto_map", _set(_CONFIG, auto_map={"AutoModel": "model.Network"})),
+        ("no custom code", "model.py", lambda folder: (folder / "model.py").write_text("")),
         ("weights", "F16", _to_half),
         ("weights", "float16", _set(_CONFIG, dtype="float16")),
         ("weights", "pytorch_model.bin", _to_pickle),
@@ -207,11 +207,11 @@ SWAPPED = {"id2label": {"0": "Roadwork", "1": "None"}, "label2id": {"Roadwork": 
         ("model_card.json", "submission_time", _set(_NATIX, submission_time=time.time() + 3600)),
         ("antisymmetric head", "sum to at most", lambda folder: change_weights(folder, raise_bias([1.0, 1.0]))),
         ("softmax and sigmoid", "of 12 decisions", lambda folder: change_weights(folder, raise_bias([3.0, 3.0]))),
-        ("answers", "is missing", lambda folder: (folder / "replay/00.jpg").unlink()),
-        ("answers", "is missing", _rename_weights),
+        ("outputs", "is missing", lambda folder: (folder / "replay/00.jpg").unlink()),
+        ("outputs", "is missing", _rename_weights),
     ],
 )
-def test_each_violation_of_the_contract_is_named(folder, clause, found, violate):
+def test_contract_violation_fails_its_check(folder, clause, found, violate):
     violate(folder)
     result = verify_export(folder, CONTRACT)
     assert not result.passed
@@ -220,30 +220,30 @@ def test_each_violation_of_the_contract_is_named(folder, clause, found, violate)
     assert found in named.found
     assert named.allowed
     assert named.fix
-    # Nothing else is blamed, but what follows: an answer that cannot be had, or a decision that changes.
-    assert set(failed(result)) <= {clause, "answers", "antisymmetric head", "softmax and sigmoid"}
+    # Only consequences of the violation may fail, too: missing outputs, or changed decisions.
+    assert set(failed(result)) <= {clause, "outputs", "antisymmetric head", "softmax and sigmoid"}
 
 
-def test_the_hotkeys_placeholder_is_a_warning(folder):
+def test_hotkey_placeholder_is_a_warning(folder):
     change_json(folder / _NATIX, submitted_by=HOTKEY_PLACEHOLDER)
     found = verify_export(folder, CONTRACT)
     assert found.passed
     assert [check.name for check in found.checks if check.status == "warning"] == ["model_card.json"]
 
 
-def test_an_answer_after_nine_seconds_is_too_late():
+def test_latency_above_nine_seconds_fails():
     assert check_latency(np.array([1.0, 8.9, 2.0]), "here").status == "ok"
     late = check_latency(np.array([1.0, 9.1, 2.0]), "here")
     assert late.status == "failed"
     assert "median 2.00 s, worst 9.10 s of 3 calls" in late.found
 
 
-@pytest.mark.parametrize(("options", "said"), [({"consumer": "bitmind"}, "streetvision"), ({"run_rows": -1}, "0")])
-def test_invalid_options_are_refused(options, said):
-    with pytest.raises(ConfigError, match=said):
+@pytest.mark.parametrize(("options", "message"), [({"consumer": "bitmind"}, "streetvision"), ({"run_rows": -1}, "0")])
+def test_invalid_options_are_rejected(options, message):
+    with pytest.raises(ConfigError, match=message):
         VerifyOptions(**options)
 
 
-def test_invalid_python_is_refused(folder, tmp_path):
+def test_invalid_python_is_rejected(folder, tmp_path):
     with pytest.raises(ConfigError, match="make consumer"):
         verify_export(folder, VerifyOptions(consumer_python=tmp_path / "python"))

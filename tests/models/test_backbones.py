@@ -1,4 +1,4 @@
-"""Every family with every pooling that it has: trained a step, saved, loaded, exported; and what is refused."""
+"""Every family with every supported pooling trains, saves, loads and exports; other poolings are rejected."""
 
 import json
 import os
@@ -6,8 +6,8 @@ import os
 import numpy as np
 import pytest
 import torch
-from detector_world import ALL_NETWORKS, FACTS, SIZE
 from fixtures.consumer import find_consumer_python
+from fixtures.detectors import ALL_NETWORKS, FACTS, SIZE
 from PIL import Image
 from transformers import AutoModel, AutoModelForImageClassification, Siglip2Config, Siglip2ForImageClassification
 
@@ -28,16 +28,16 @@ from roadwork.training.devices import checkpoint_gradients
 from roadwork.training.lora.apply import apply_adapter, merge_adapter
 
 WITH_CLASS_TOKEN = ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit")
-# Those that give the very network of `auto` are slow: they are run, but not each time.
+# Poolings that equal `auto` run only as slow tests.
 SAME_AS_AUTO = {"vit": "cls", "dinov3_vit": "cls", "dinov2": "cls_mean", "dinov2_with_registers": "cls_mean"}
 CASES = [
     pytest.param(family, pooling, marks=pytest.mark.slow if pooling == SAME_AS_AUTO.get(family, "mean") else ())
     for family in ALL_NETWORKS
     for pooling in (("auto", "cls", "mean", "cls_mean") if family in WITH_CLASS_TOKEN else ("auto", "mean"))
 ]
-# One of each shape of head.
+# One family for each shape of head.
 HEADS = ("resnet", "vit", "dinov2", "dinov3_vit")
-# What transformers itself can load of an export, by family; the others are roadwork's own class.
+# The poolings that transformers can load from an export, by family; the others need roadwork's own class.
 OWN_POOLINGS = {"vit": ("auto", "cls"), "dinov3_vit": (), "dinov3_convnext": ()}
 WIDTH = 16
 
@@ -69,7 +69,7 @@ def train_a_step(network):
 
 
 def export(network, folder):
-    """As `export_run` does, without a run."""
+    """Exports like `export_run`, without a run."""
     fold_calibration(network, FACTS.temperature, FACTS.threshold)
     own = as_own_class(network)
     write_weights(own, folder)
@@ -106,7 +106,7 @@ def test_every_family_trains_saves_loads_and_exports(family, pooling, tmp_path):
 @pytest.mark.parametrize("pooling", ["cls", "mean", "cls_mean"])
 @pytest.mark.parametrize("family", WITH_CLASS_TOKEN)
 def test_head_gets_the_pooled_features(family, pooling):
-    """Held against transformers' own backbone; registers, the tokens after the class token, are no patches."""
+    """Compared with transformers' own backbone. Registers, the tokens after the class token, are not patches."""
     network = build(family, pooling).eval()
     inner = next(child for child in network.children() if hasattr(child, "embeddings"))
     with torch.no_grad(), without_head(network):
@@ -121,8 +121,8 @@ def test_head_gets_the_pooled_features(family, pooling):
 
 
 @pytest.mark.parametrize("family", ["dinov3_vit", "dinov3_convnext"])
-def test_dinov3_is_loaded_from_a_folder_of_the_backbone_alone(family, tmp_path):
-    """As its authors publish it, here in half precision; positions are rotary, so any size will do."""
+def test_dinov3_loads_from_a_backbone_folder(family, tmp_path):
+    """The published form of DINOv3, here in half precision. Its positions are rotary, so any size works."""
     config = build(family).backbone.config
     backbone = AutoModel.from_config(config).half()
     backbone.save_pretrained(tmp_path)
@@ -138,7 +138,7 @@ def test_dinov3_is_loaded_from_a_folder_of_the_backbone_alone(family, tmp_path):
     ("family", "pooling"),
     [(name, "cls") for name in ALL_NETWORKS if name not in WITH_CLASS_TOKEN] + [("resnet", "cls_mean")],
 )
-def test_a_network_without_a_class_token_refuses_it(family, pooling):
+def test_pooling_without_a_class_token_is_rejected(family, pooling):
     with pytest.raises(ConfigError, match=rf"model\.pooling.*'{pooling}'.*auto, mean"):
         build(family, pooling)
 
@@ -150,8 +150,8 @@ def test_family_with_unknown_tokens_allows_only_auto_pooling():
 
 
 @pytest.mark.parametrize("size", [SIZE, 48])
-def test_naflex_checkpoint_matches_transformers_on_squares(size, tmp_path):
-    """transformers' own class on patches is the reference; the stored grid of 3 x 3 positions is resized."""
+def test_naflex_matches_transformers_on_squares(size, tmp_path):
+    """The reference is transformers' own class on patches; the stored 3 x 3 grid of positions is resized."""
     torch.manual_seed(0)
     original = Siglip2ForImageClassification._from_config(Siglip2Config(**ALL_NETWORKS["siglip2"])).eval()
     original.save_pretrained(tmp_path)
@@ -166,19 +166,19 @@ def test_naflex_checkpoint_matches_transformers_on_squares(size, tmp_path):
 
 
 @pytest.mark.parametrize("family", ["vit", "dinov2"])
-def test_positions_of_a_pooled_classifier_are_interpolated(family, tmp_path):
+def test_pooled_classifier_interpolates_positions(family, tmp_path):
     build(family, "mean").save_pretrained(tmp_path)
     resized = build_model(ModelSettings(name=str(tmp_path), pretrained=True, pooling="mean"), 64)
     native = build_model(ModelSettings(name=str(tmp_path), pretrained=True), SIZE)
     images, extra = pictures(size=64), {"interpolate_pos_encoding": True} if family == "vit" else {}
-    with torch.no_grad():  # by the library, at run time
+    with torch.no_grad():  # interpolated by transformers at run time
         tokens = native.eval().backbone(images, **extra).last_hidden_state
         expected = native.classifier(tokens[:, 1:].mean(dim=1))
     torch.testing.assert_close(logits_of(resized, images), expected)
     assert resized.config.vision_config.image_size == 64
 
 
-def test_changing_pooling_keeps_the_backbone_with_a_new_head(tmp_path):
+def test_new_pooling_keeps_the_backbone(tmp_path):
     first = build("vit", "mean")
     first.save_pretrained(tmp_path)
     other = build_model(ModelSettings(name=str(tmp_path), pretrained=True, pooling="cls_mean"), SIZE)
@@ -188,11 +188,11 @@ def test_changing_pooling_keeps_the_backbone_with_a_new_head(tmp_path):
 
 
 @pytest.mark.parametrize("family", ["vit", "dinov3_vit"])
-def test_pooled_classifier_supports_checkpointing_and_adapters(family):
+def test_pooled_classifier_trains_with_adapters(family):
     plain, saving = build(family, "mean"), build(family, "mean")
     checkpoint_gradients(saving)
     for network in (plain, saving):
-        torch.manual_seed(5)  # DINOv3 draws the scale of its positions
+        torch.manual_seed(5)  # DINOv3 scales its positions at random
         network.train()(pixel_values=pictures()).logits.square().sum().backward()
     kept = {name: p.grad for name, p in plain.named_parameters() if p.requires_grad}
     for name, parameter in saving.named_parameters():
@@ -205,19 +205,19 @@ def test_pooled_classifier_supports_checkpointing_and_adapters(family):
     assert isinstance(merge_adapter(adapted), PooledClassifier)
 
 
-def test_no_gradient_checkpointing_in_a_convolutional_backbone():
+def test_convolutions_reject_gradient_checkpointing():
     with pytest.raises(ConfigError, match=r"gradient_checkpointing is true.*roadwork_pooled"):
         checkpoint_gradients(build("dinov3_convnext"))
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_attention_reaches_the_backbone_of_a_pooled_classifier(attention):
+def test_attention_setting_reaches_the_backbone(attention):
     network = build("vit", "mean", attention=attention)
     assert network.backbone.config._attn_implementation == attention
     torch.testing.assert_close(logits_of(network, pictures()), logits_of(build("vit", "mean"), pictures()))
 
 
-def test_the_consumers_check_says_why_it_fails_a_pooled_vit(tmp_path):
+def test_consumer_check_explains_a_pooled_vit(tmp_path):
     export(build("vit", "mean").eval(), tmp_path)
     check = next(check for check in check_files(tmp_path) if check.name == "model type")
     assert check.status == "failed"
@@ -229,7 +229,7 @@ def test_the_consumers_check_says_why_it_fails_a_pooled_vit(tmp_path):
 @pytest.mark.parametrize(
     "family", [pytest.param(name, marks=() if name in HEADS else pytest.mark.slow) for name in ALL_NETWORKS]
 )
-def test_head_dropout_is_on_the_features_in_training_alone(family, tmp_path):
+def test_head_dropout_acts_only_in_training(family, tmp_path):
     plain, dropped = build(family), build(family, head_dropout=0.5)
     assert find_head(dropped) == find_head(plain)
     assert list(dropped.state_dict()) == list(plain.state_dict())
@@ -244,11 +244,11 @@ def test_head_dropout_is_on_the_features_in_training_alone(family, tmp_path):
     export(dropped, tmp_path)
     detector = Detector.load(tmp_path, device="cpu")
     head_of(detector.network.module).train()
-    assert torch.equal(detector.network(pictures()), detector.network(pictures()))  # no dropout came along
+    assert torch.equal(detector.network(pictures()), detector.network(pictures()))  # dropout is not exported
 
 
 @pytest.mark.slow
-def test_the_consumer_loads_what_was_converted_to_its_classes(tmp_path):
+def test_consumer_loads_converted_networks(tmp_path):
     """DINOv2 with half a head, and NaFlex as SigLIP, in transformers 4.45.2."""
     python = find_consumer_python(os.environ)
     photo = tmp_path / "photo.png"

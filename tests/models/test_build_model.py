@@ -1,4 +1,4 @@
-"""Networks from a type, a folder or a name, at any image size; and what is said where that cannot be."""
+"""Networks from a type, a folder or a name, at any image size, and the errors."""
 
 import logging
 import time
@@ -28,7 +28,7 @@ def logits(model, size):
 
 @pytest.fixture
 def stored(tmp_path):
-    """A checkpoint of this type for 56 pixels and three classes, as others publish them."""
+    """A published checkpoint of this type, for 56 pixels and three classes."""
 
     def make(model_type):
         torch.manual_seed(0)
@@ -43,7 +43,7 @@ def stored(tmp_path):
 
 
 @pytest.mark.parametrize("size", [64, 96])
-def test_a_model_type_is_built_with_its_fields(size):
+def test_model_type_is_built_with_its_fields(size):
     model = build_model(ModelSettings(name="resnet", config=RESNET), size)
     assert model.config.hidden_sizes == [8, 8]
     assert logits(model, size).shape == (2, 2)
@@ -61,8 +61,8 @@ def test_a_model_type_is_built_with_its_fields(size):
         ("resnet", RESNET, set()),
     ],
 )
-def test_what_classification_does_not_use_is_frozen(model_type, fields, unused):
-    """It would never get a gradient: everything else must, in training mode, and BatchNorm has learnt nothing."""
+def test_unused_parameters_are_frozen(model_type, fields, unused):
+    """All other parameters get a gradient in training mode, and the BatchNorm statistics are unchanged."""
     model = build_model(ModelSettings(name=model_type, config=fields), 28)
     assert {name for name, p in model.named_parameters() if not p.requires_grad} == unused
     assert model.training
@@ -71,7 +71,7 @@ def test_what_classification_does_not_use_is_frozen(model_type, fields, unused):
     assert {name for name, p in model.named_parameters() if p.grad is None} == unused
 
 
-def test_model_type_in_config_stands_for_a_hub_name():
+def test_model_type_in_config_replaces_a_hub_name():
     model = build_model(
         ModelSettings(name="facebook/dinov2-base", pretrained=False, config={"model_type": "dinov2", **TINY}), 28
     )
@@ -114,7 +114,7 @@ def test_folder_weights_load_as_float32_with_a_new_head(stored, model_type, capl
     assert model.config.problem_type is None
 
 
-def test_a_folder_without_weights_wanted_gives_its_shape_only(stored):
+def test_pretrained_false_ignores_folder_weights(stored):
     folder, original = stored("vit")
     model = build_model(ModelSettings(name=str(folder), pretrained=False), 28)
     assert model.config.hidden_size == 16
@@ -124,7 +124,7 @@ def test_a_folder_without_weights_wanted_gives_its_shape_only(stored):
 
 @pytest.mark.parametrize(("model_type", "size"), [("vit", 28), ("vit", 84), ("dinov2", 28)])
 def test_positions_of_a_pretrained_model_are_interpolated(stored, model_type, size):
-    """The library's own interpolation at run time is the reference."""
+    """The reference is transformers' own interpolation at run time."""
     folder, _ = stored(model_type)
     model = build_model(ModelSettings(name=str(folder), pretrained=True), size)
     native = build_model(ModelSettings(name=str(folder), pretrained=True), 56)
@@ -168,7 +168,7 @@ def test_image_size_must_be_a_multiple_of_the_patch_size():
         ({"name": "bert"}, r"\bbert\b"),
     ],
 )
-def test_invalid_configuration_is_refused(settings, message):
+def test_invalid_configuration_is_rejected(settings, message):
     with pytest.raises(ConfigError, match=message):
         build_model(ModelSettings(**settings), 56)
 
@@ -188,7 +188,7 @@ def _no_network(*_, **__):
     raise ConnectionError("Name or service not known")
 
 
-def test_fields_that_do_not_fit_the_weights_are_refused(stored):
+def test_mismatched_fields_are_rejected(stored):
     folder, _ = stored("vit")
     with pytest.raises(ConfigError, match=r"weights.*model\.pretrained=false"):
         build_model(ModelSettings(name=str(folder), pretrained=True, config={"hidden_size": 32}), 56)
@@ -196,7 +196,7 @@ def test_fields_that_do_not_fit_the_weights_are_refused(stored):
         build_model(ModelSettings(name=str(folder), pretrained=True, config={"model_type": "dinov2"}), 56)
 
 
-def test_missing_weights_are_logged_and_empty_folder_refused(stored, caplog):
+def test_missing_weights_are_logged(stored, caplog):
     folder, _ = stored("vit")
     path = folder / "model.safetensors"
     weights = load_file(path)

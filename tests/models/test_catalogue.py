@@ -1,4 +1,4 @@
-"""The catalogue has each shipped backbone, what it costs under the configuration, and why one cannot be built."""
+"""The catalogue lists each shipped backbone with its cost, or the reason why it cannot be built."""
 
 import logging
 from dataclasses import replace
@@ -50,7 +50,7 @@ TINY_FILES = {
 
 @pytest.fixture
 def tiny_folder(tmp_path, monkeypatch):
-    """A folder of configurations with tiny networks; the shipped ones are not looked at."""
+    """A folder of configurations with tiny networks, in place of the shipped ones."""
     configs = tmp_path / "configs"
     (configs / "model").mkdir(parents=True)
     for name, content in TINY_FILES.items():
@@ -69,7 +69,7 @@ def rows_of(config, *overrides):
 def test_row_that_cannot_be_built_shows_the_reason(tiny_folder, caplog):
     with caplog.at_level(logging.INFO, "roadwork"):
         rows = rows_of(tiny_folder)
-    assert caplog.text == ""  # what the builder remarks of each would come between the rows
+    assert caplog.text == ""  # log messages would interrupt the table
     assert list(rows) == ["broken", "tiny_registers", "tiny_resnet", "tiny_vit"]
     assert "hiden_size is not a field" in rows["broken"].problem
     assert rows["broken"].cost is rows["broken"].family is rows["broken"].streetvision is None
@@ -82,7 +82,7 @@ def test_row_that_cannot_be_built_shows_the_reason(tiny_folder, caplog):
     assert odd["tiny_resnet"].problem is None
 
 
-def test_what_is_trained_follows_the_configuration():
+def test_trained_parameters_follow_the_configuration():
     def measure(*overrides):
         settings = to_settings(load_config(CONFIG, ["data.img_size=32", *overrides]))
         return catalogue._measure(replace(settings, model=ModelSettings(name="vit", config=TINY_VIT)))[1]
@@ -96,7 +96,7 @@ def test_what_is_trained_follows_the_configuration():
     assert full.forward_flops == lora.forward_flops
 
 
-def test_configured_network_without_a_file_gets_its_own_row(tiny_folder, model_folder):
+def test_configured_network_gets_its_own_row(tiny_folder, model_folder):
     rows = rows_of(tiny_folder, f"model.name={model_folder}", "model.pretrained=true")
     row = rows[CONFIGURED]
     assert (row.source, row.configured, row.family, row.weights) == (str(model_folder), True, "resnet", HERE)
@@ -104,7 +104,7 @@ def test_configured_network_without_a_file_gets_its_own_row(tiny_folder, model_f
     assert row.cost.parameters == rows["tiny_resnet"].cost.parameters
 
 
-def test_fields_that_do_not_fit_what_is_stored_are_said(tiny_folder, model_folder):
+def test_row_reports_mismatched_fields(tiny_folder, model_folder):
     rows = rows_of(tiny_folder, f"model.name={model_folder}", "model.pretrained=true", "model.config.model_type=vit")
     assert "is a 'resnet'" in rows[CONFIGURED].problem
 
@@ -116,7 +116,7 @@ def test_licences(tmp_path):
     assert licence_of(ModelSettings(name="resnet")) == "no weights"
     folder = ModelSettings(name=str(tmp_path), pretrained=True)
     assert licence_of(folder) == UNKNOWN
-    for card, said in {
+    for card, licence in {
         "---\nlicense: mit\ntags: [a]\n---\n# A model\n": "mit",
         "---\nlicense: other\nlicense_name: dinov3-license\n---\n": "dinov3-license",
         "---\ntags: [a]\n---\n": UNKNOWN,
@@ -124,10 +124,10 @@ def test_licences(tmp_path):
         "---\n{\n---\n": UNKNOWN,
     }.items():
         (tmp_path / "README.md").write_text(card)
-        assert licence_of(folder) == said
+        assert licence_of(folder) == licence
 
 
-def test_whether_weights_are_here(tmp_path, monkeypatch):
+def test_weights_are_found_locally(tmp_path, monkeypatch):
     assert find_weights(ModelSettings(name="resnet")) == RANDOM
     folder = ModelSettings(name=str(tmp_path), pretrained=True)
     assert find_weights(folder) == ABSENT
@@ -148,7 +148,7 @@ def test_whether_weights_are_here(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_every_shipped_backbone_is_built():
+def test_every_shipped_backbone_has_a_cost():
     _, rows = list_backbones(CONFIG)
     names = {path.stem for path in (CHECKOUT / "configs" / "model").glob("*.yaml")}
     assert {row.name for row in rows} == names

@@ -1,8 +1,8 @@
-"""Arithmetic and memory counted on the meta device are those of the real network, and of the formulas by hand."""
+"""FLOPs and memory on the meta device equal those of the real network, and of hand-computed formulas."""
 
 import pytest
 import torch
-from detector_world import SIZE, TINY_NETWORKS
+from fixtures.detectors import SIZE, TINY_NETWORKS
 
 from roadwork.models.build import build_model
 from roadwork.models.cost import (
@@ -24,14 +24,14 @@ def settings(model_type, attention="auto"):
 
 @pytest.fixture(params=["resnet", "vit", "dinov2", "convnextv2"])
 def pair(request):
-    """A real network, and the same without weights."""
+    """A real network, and the same network on the meta device."""
     is_transformer = "num_attention_heads" in TINY_NETWORKS[request.param]
-    # Of a fused attention on a CPU torch counts no operation.
+    # torch does not count fused attention on a CPU.
     model = settings(request.param, "eager" if is_transformer else "auto")
     return build_model(model, SIZE), build_without_weights(model, SIZE)
 
 
-def test_shapes_alone_cost_what_the_network_costs(pair):
+def test_meta_device_cost_equals_real_cost(pair):
     real, meta = pair
     assert {p.device.type for p in meta.parameters()} == {"meta"}
     assert [(name, p.shape, p.requires_grad) for name, p in meta.named_parameters()] == [
@@ -45,7 +45,7 @@ def test_shapes_alone_cost_what_the_network_costs(pair):
     assert prediction_bytes(meta, SIZE, 8) == prediction_bytes(real, SIZE, 8)
 
 
-def test_a_vision_transformers_flops_are_those_of_its_formula():
+def test_vit_flops_match_the_formula():
     size, hidden, inner, layers, patch = SIZE, 16, 32, 2, 8
     patches = (size // patch) ** 2
     tokens = patches + 1
@@ -80,7 +80,7 @@ def test_frozen_layers_need_no_state_or_activations():
     assert prediction_bytes(network, SIZE, 8) < frozen < 0.6 * whole
 
 
-def test_the_images_in_passing_are_counted():
+def test_temporary_images_are_counted():
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 4 * 4, 2))
-    # Of an image: what the layer keeps of its input, four times the flattened image, and four images.
+    # Per image: the layer's saved input, four times the flattened image, and four images.
     assert bytes_per_image(lambda n: network(torch.zeros(n, 3, 4, 4)), network, 4) == 4 * 48 * (1 + 4 + 4)

@@ -1,8 +1,8 @@
-"""Stochastic depth in every family: by timm's rule, for each image by itself, and in training alone."""
+"""Stochastic depth in every family: timm's rule, per image, and only in training."""
 
 import pytest
 import torch
-from detector_world import ALL_NETWORKS, SIZE
+from fixtures.detectors import ALL_NETWORKS, SIZE
 
 from roadwork.core.errors import ConfigError
 from roadwork.models.build import build_model
@@ -18,7 +18,7 @@ BRANCHES = {
     "siglip2": ["self_attn", "mlp"],
     "resnet": ["layer"],
 }
-# DINOv3 scales its positions at random in training; Swin has a rate of its own.
+# DINOv3 scales its positions at random in training; Swin has its own drop path rate.
 STEADY = {"dinov3_vit": {"pos_embed_rescale": None}, "swinv2": {"drop_path_rate": 0.0}}
 SHARE, N_IMAGES = 0.4, 300
 
@@ -30,7 +30,7 @@ def build(family, drop_path=0.0, **fields):
 
 
 def watch_branches(network, family):
-    """What each residual branch gives from now on, by call: (B, ...)."""
+    """Records the output (B, ...) of each residual branch, by call."""
     seen = []
     for name, module in network.named_modules():
         # SigLIP's pooling head is no block, and ResNet adds to a branch's values in place.
@@ -53,7 +53,7 @@ def skipped(values):
 
 
 @pytest.mark.parametrize("family", ALL_NETWORKS)
-def test_images_skip_the_last_block_and_the_mean_is_kept(family):
+def test_drop_path_skips_images_and_keeps_the_mean(family):
     plain, dropping = build(family), build(family, drop_path=SHARE)
     assert list(dropping.state_dict()) == list(plain.state_dict())
     expected, seen = watch_branches(plain, family), watch_branches(dropping, family)
@@ -65,16 +65,16 @@ def test_images_skip_the_last_block_and_the_mean_is_kept(family):
         assert torch.equal(branch, reference)  # the first block is never skipped
     for branch in seen[n_first:]:
         assert float(skipped(branch).float().mean()) == pytest.approx(SHARE, abs=0.1)
-    # All images are the same, so up to here each branch gives the plain one's values or none, enlarged.
+    # All images are equal, so each branch returns the plain branch's values, rescaled, or zeros.
     branch, reference = seen[n_first], expected[n_first]
     torch.testing.assert_close(branch[~skipped(branch)] * (1 - SHARE), reference[~skipped(branch)])
     if len(seen) == 2 * n_first == 4:
-        assert not torch.equal(skipped(seen[2]), skipped(seen[3]))  # each branch draws for itself
-    assert len(logits.unique(dim=0)) > 1  # and the images come out otherwise
+        assert not torch.equal(skipped(seen[2]), skipped(seen[3]))  # branches are drawn independently
+    assert len(logits.unique(dim=0)) > 1  # and the images' logits differ
 
 
 @pytest.mark.parametrize("family", ALL_NETWORKS)
-def test_evaluation_is_bit_equal_to_a_network_without(family):
+def test_drop_path_does_not_change_evaluation(family):
     images = torch.randn(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         plain = build(family).eval()(pixel_values=images).logits
@@ -90,8 +90,8 @@ def test_evaluation_is_bit_equal_to_a_network_without(family):
         ("swinv2", {"depths": [2, 3]}, 5),
     ],
 )
-def test_the_share_rises_linearly_over_all_blocks(family, field, blocks):
-    """timm: `torch.linspace(0, rate, sum(depths))`; transformers' own DINOv2 gives each block the same."""
+def test_drop_path_rate_rises_linearly(family, field, blocks):
+    """timm's rule is `torch.linspace(0, rate, sum(depths))`; transformers' DINOv2 uses the same rate in each block."""
     network = build(family, drop_path=0.8, **field)
     seen = watch_branches(network, family)
     train_on_one_picture(network)
@@ -101,7 +101,7 @@ def test_the_share_rises_linearly_over_all_blocks(family, field, blocks):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.7])
-def test_the_mean_over_many_draws_stays(share):
+def test_drop_path_keeps_the_mean(share):
     values = torch.linspace(-2, 2, 5).repeat(40_000, 1)
     torch.manual_seed(0)
     drawn = drop_images(values, share)
@@ -109,7 +109,7 @@ def test_the_mean_over_many_draws_stays(share):
     assert float(skipped(drawn).float().mean()) == pytest.approx(share, abs=0.01)
 
 
-def test_checkpointing_skips_the_same_branches_on_recompute():
+def test_checkpointing_repeats_the_skipped_branches():
     gradients = []
     for saving in (False, True):
         network = build("vit", drop_path=0.5)
@@ -121,7 +121,7 @@ def test_checkpointing_skips_the_same_branches_on_recompute():
     torch.testing.assert_close(gradients[1], gradients[0])
 
 
-def test_an_adapter_leaves_it_in_place():
+def test_adapter_keeps_drop_path():
     network = build("vit", drop_path=SHARE)
     adapted = apply_adapter(network, "lora", rank=2)
     seen = watch_branches(network, "vit")
@@ -129,7 +129,7 @@ def test_an_adapter_leaves_it_in_place():
     assert skipped(seen[-1]).any()
 
 
-def test_two_drop_path_rates_are_refused():
+def test_two_drop_path_rates_are_rejected():
     with pytest.raises(ConfigError, match=r"model\.drop_path\b.*model\.config\.drop_path_rate"):
         build("dinov2", drop_path=0.1, drop_path_rate=0.1)
 
@@ -141,6 +141,6 @@ def test_two_drop_path_rates_are_refused():
         ("mobilenet_v1", {"depth_multiplier": 0.25}, "no known residual blocks"),
     ],
 )
-def test_drop_path_without_effect_is_refused(name, config, message):
+def test_drop_path_without_effect_is_rejected(name, config, message):
     with pytest.raises(ConfigError, match=rf"model\.drop_path\b.*0\.1.*{name}.*{message}"):
         build_model(ModelSettings(name=name, config=config, drop_path=0.1), SIZE)

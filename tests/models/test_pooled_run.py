@@ -1,9 +1,9 @@
-"""A pooled classifier through a whole run: trained, evaluated, calibrated, exported and verified."""
+"""A complete run of a pooled classifier: training, evaluation, calibration, export and verification."""
 
 import numpy as np
 import pytest
 import torch
-from detector_world import ALL_NETWORKS, SIZE
+from fixtures.detectors import ALL_NETWORKS, SIZE
 
 from roadwork.calibration.calibrate import CalibrationOptions
 from roadwork.calibration.run import calibrate_run
@@ -37,7 +37,7 @@ def train(cfg):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("frozen", [False, True])
-def test_a_run_is_exported_and_answers_as_it_did(frozen, tiny_config, tmp_path):
+def test_export_of_a_pooled_run_matches_the_run(frozen, tiny_config, tmp_path):
     overrides = ["training.freeze_backbone=true", "data.augmentation.train.mode=none"] if frozen else []
     run = train(tiny_config(*KEYS, *overrides))
     best = load_best_model(run, to_settings(load_yaml(run / "config.yaml")))
@@ -51,8 +51,8 @@ def test_a_run_is_exported_and_answers_as_it_did(frozen, tiny_config, tmp_path):
     assert {check.name for check in found.checks if check.status == "failed"} == {"model type"}
 
 
-def test_features_are_kept_by_what_changes_them(tiny_config, tmp_path, monkeypatch):
-    """Pooling does; drop path and dropout are off where features are computed."""
+def test_feature_cache_depends_on_pooling_only(tiny_config, tmp_path, monkeypatch):
+    """Drop path and dropout are off when features are computed."""
     monkeypatch.setenv("ROADWORK_CACHE", str(tmp_path / "cache"))
     found = {}
     for keys in ({}, {"drop_path": 0.5, "head_dropout": 0.5}, {"pooling": "cls"}, {"pooling": "mean"}):

@@ -9,8 +9,8 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from detector_world import FACTS
 from fastapi.testclient import TestClient
+from fixtures.detectors import FACTS
 from PIL import Image
 from serving_world import BERLIN, FORM, encoded, form, metric, photo, until
 

@@ -73,8 +73,8 @@ def draw_boxes(lam: Tensor, height: int, width: int) -> Tensor:
 
     Args:
         lam: (B,) share to keep, 0 to 1; clipping may keep more.
-        height: of the images, in pixels.
-        width: of the images, in pixels.
+        height: height of the images in pixels.
+        width: width of the images in pixels.
     """
     side = (1 - lam).sqrt()
     edges = []

@@ -165,7 +165,7 @@ def view_matrices(angles_deg: Tensor, sides: Tensor, offsets: Tensor, photo_aspe
         angles_deg: (N,) rotation angles.
         sides: (N,) sides of the square crops, in units of the photo's height.
         offsets: (N, 2) offsets of the crops' centres to the right and down, in the same units.
-        photo_aspect: as in `draw_views`.
+        photo_aspect: see `draw_views`.
     """
     crops = torch.eye(3).repeat(len(sides), 1, 1)
     crops[:, 0, 0] = crops[:, 1, 1] = sides

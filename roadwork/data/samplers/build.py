@@ -112,7 +112,7 @@ class BalancedSampler(StratifiedSampler):
 
         Args:
             values: one (N,) array of text for each column; rows with equal text in all columns form a group.
-            random_seed: of the draws, 0 or more.
+            random_seed: seed of the draws, 0 or more.
             draw: ``systematic`` or ``iid``.
 
         Raises:

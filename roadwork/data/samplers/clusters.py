@@ -49,7 +49,7 @@ def cluster_deployment(points_deg: np.ndarray, n_clusters: int | str, first_edge
         points_deg: (M, 2) latitude, longitude in degrees; rows with NaN are dropped.
         n_clusters: how many, or ``auto``: the fewest, up to 64, that cover 95 % of the points.
         first_edge_km: end of the first bracket in kilometres.
-        seed: of K-means, 0 or more.
+        seed: seed of K-means, 0 or more.
 
     Raises:
         ConfigError: ``n_clusters`` is neither ``auto`` nor a whole number >= 1.

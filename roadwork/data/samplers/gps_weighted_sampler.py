@@ -1,4 +1,4 @@
-"""Draws training rows by their distance to the places of deployment."""
+"""Draws training rows by their distance to the deployment."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -56,12 +56,12 @@ class GPSWeightedSampler(StratifiedSampler):
             test_gps: (M, 2) latitude, longitude in degrees of the deployment; rows with NaN are dropped.
             n_clusters: K-means clusters of the deployment, or ``auto``.
             weight_brackets: rows of [from_km, to_km, weight]; None for the default of the configuration.
-            random_seed: of clusters and draws, 0 or more.
+            random_seed: seed of clusters and draws, 0 or more.
             missing_weight: weight of a row without GPS.
             balance_labels: scale the weights inside each bracket so that label 1 keeps its share of all rows.
                 ``data_source`` then needs ``labels`` (N,) of 0 and 1; otherwise labels only serve the summary.
             draw: ``systematic``: each row is drawn the floor or ceiling of its expected count; ``iid``: independently.
-            rank: of this process, 0 to world_size - 1.
+            rank: rank of this process, 0 to world_size - 1.
             world_size: number of processes.
             mixture: the dataset of each row, if several are mixed with shares or weights.
 
@@ -82,7 +82,7 @@ class GPSWeightedSampler(StratifiedSampler):
         labels = _usable_labels(data_source)
         if balance_labels and labels is None:
             raise DataError(
-                "data.gps_sampling.balance_labels needs a dataset whose `labels` are 0 or 1, one a row. "
+                "data.gps_sampling.balance_labels needs a dataset with `labels` of 0 or 1, one per row. "
                 "Add such labels, or set data.gps_sampling.balance_labels=false."
             )
         self._has_labels = labels is not None

@@ -145,8 +145,8 @@ class StratifiedSampler(Sampler[int]):
             index: (N,) stratum of each row.
             stratum_weights: (C,) weight of each row of a stratum.
             draw: ``systematic``: each row is drawn the floor or ceiling of its expected count; ``iid``: independently.
-            random_seed: of the draws, 0 or more.
-            rank: of this process, 0 to world_size - 1.
+            random_seed: seed of the draws, 0 or more.
+            rank: rank of this process, 0 to world_size - 1.
             world_size: number of processes.
 
         Raises:
@@ -169,7 +169,7 @@ class StratifiedSampler(Sampler[int]):
         return sampler
 
     def set_rank(self, rank: int, world_size: int) -> None:
-        """Chooses the share of the order that this process takes.
+        """Sets the rank of this process, which takes every `world_size`-th row.
 
         Raises:
             ConfigError: there is no such rank.

@@ -18,12 +18,12 @@ MAX_REPEATS = 100
 
 @dataclass(frozen=True)
 class Repeats:
-    """How often a run draws each of its training rows.
+    """Oversampling: how often a run draws each of its training rows.
 
     Attributes:
         n_rows: rows of the training split, and draws of an epoch.
         effective_rows: Kish's effective sample size of the sampler's weights, (sum w)^2 / sum w^2.
-        epochs: of the run.
+        epochs: epochs of the run.
     """
 
     n_rows: int
@@ -46,7 +46,7 @@ class Repeats:
 
     @property
     def advice(self) -> str:
-        """What to do if they are too many."""
+        """How to reduce the oversampling."""
         fitting = max(1, int(MAX_REPEATS * self.effective_rows / self.n_rows))
         return (
             f"set training.epochs to {fitting} or less, even out data.gps_sampling.weight_brackets, or add photos near "
@@ -66,9 +66,9 @@ class LabelSummary:
     """How the weighting shifts the share of Roadwork (label 1).
 
     Attributes:
-        share_of_rows: of the dataset's rows.
-        share_by_distance: expected, of draws weighted by distance alone.
-        share_of_draws: expected, of the draws; equal to that of the rows if labels are balanced in every bracket.
+        share_of_rows: share among the dataset's rows.
+        share_by_distance: expected share among draws weighted by distance alone.
+        share_of_draws: expected share among the draws; equals `share_of_rows` if every bracket is balanced.
         correlation_by_distance: Pearson's, over the rows, between weight by distance alone and label.
         correlation: the same for the final weight; both are NaN if all weights or all labels are equal.
         is_balanced: whether balancing is on.
@@ -98,7 +98,7 @@ class SamplerSummary:
         effective_rows: Kish's effective sample size, (sum w)^2 / sum w^2; N if all weights are equal.
         mean_distance_uniform_km: mean distance to the nearest deployment centre of rows drawn uniformly.
         mean_distance_weighted_km: the same for rows drawn by weight; both are NaN if no such row has GPS.
-        clusters: of the deployment.
+        clusters: clusters of the deployment.
         labels: the effect on labels; None if the dataset has none.
     """
 

@@ -118,7 +118,7 @@ class Mixture:
             totals: (D,) sum of the weights of each dataset's rows.
 
         Raises:
-            DataError: a share is asked of a dataset, or left for the others, that has no row to draw.
+            DataError: a dataset with a share, or all others together, have no row to draw.
         """
         factors = np.array(self.weights, dtype=np.float64)
         is_shared = np.array([share is not None for share in self.shares])
@@ -186,7 +186,7 @@ def measure_rows(
         gps: (N, 2) latitude, longitude in degrees.
         labels: (N,) 0 or 1; None if unknown.
         centers_deg: (K, 2) latitude, longitude in degrees.
-        brackets: of distance.
+        brackets: the distance brackets.
         mixture: the dataset of each row; None for a single dataset.
     """
     n_datasets = len(mixture) if mixture else 1

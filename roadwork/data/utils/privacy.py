@@ -55,7 +55,7 @@ def position_columns(frame: pd.DataFrame, gps: np.ndarray, decimals: int | None)
     Args:
         frame: (N, ...) additional columns of a dataset.
         gps: (N, 2) exact latitude, longitude in degrees, NaN where missing.
-        decimals: of a degree; None gives no column.
+        decimals: decimals of a degree; None returns no column.
     """
     if decimals is None:
         return []

@@ -1,7 +1,7 @@
 # ruff: noqa: INP001 -- a script for another interpreter, part of no package
-"""What a StreetVision miner does with an exported folder, for the miner's own Python: transformers 4.45.2.
+"""Loads and scores exported folders like a StreetVision miner, in the miner's own Python with transformers 4.45.2.
 
-Stand-alone: it needs torch, torchvision, transformers and Pillow, and nothing of roadwork. It reads from standard input
+It is stand-alone: it needs torch, torchvision, transformers and Pillow, but not roadwork. It reads from standard input
 
     [{"folder": "model", "photos": ["a.jpg", ...]}, ...]
 
@@ -23,7 +23,7 @@ LABEL = "Roadwork"
 
 
 class Messages(logging.Handler):
-    """Keeps what a library warns about: transformers only warns where it makes up weights that it did not find."""
+    """Collects warnings: transformers only warns when it initialises missing weights at random."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -34,10 +34,10 @@ class Messages(logging.Handler):
 
 
 def import_torchvision() -> object:
-    """Lets transformers import torchvision where its compiled operators do not fit torch: resizing needs none.
+    """Makes torchvision importable if its compiled operators do not fit torch; resizing does not need them.
 
     Returns:
-        What must be kept for as long as torchvision is used.
+        An object to keep alive while torchvision is used.
     """
     import torch  # noqa: PLC0415
 
@@ -56,7 +56,7 @@ def import_torchvision() -> object:
 
 
 def score(folder: str, photos: list[str]) -> dict[str, Any]:
-    """The result of loading a folder and scoring photos as a miner does; `error` is the reason of a failure."""
+    """The result of loading a folder and scoring photos like a miner; `error` is the reason of a failure."""
     import transformers  # noqa: PLC0415
     from PIL import Image  # noqa: PLC0415
 

@@ -222,7 +222,7 @@ def test_unknown_mode_lists_the_modes_and_the_nearest(mode, nearest):
 
 
 @pytest.mark.parametrize("img_size", [0, -1, 7])
-def test_tiny_output_is_refused(img_size):
+def test_tiny_output_is_rejected(img_size):
     for augmentation in AUGMENTATIONS.values():
         with pytest.raises(ConfigError, match=rf"img_size.* {img_size}\b"):
             augmentation(img_size)
@@ -238,6 +238,6 @@ def test_tiny_output_is_refused(img_size):
         {"mixup_alpha": -1},
     ],
 )
-def test_settings_out_of_range_are_refused(settings):
+def test_settings_out_of_range_are_rejected(settings):
     with pytest.raises(ConfigError, match=next(iter(settings))):
         LatestAugmentation2025(SIZE, **settings)

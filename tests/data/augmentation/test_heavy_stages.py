@@ -75,7 +75,7 @@ def test_color_twist_against_its_definitions(images):
 
     close(twist(images, brightness=1.3), images * 1.3)
     close(twist(images, contrast=0.6), 0.5 + 0.6 * (images - 0.5))
-    # NTSC's I and Q, of three digits, are not wholly free of luma.
+    # NTSC's I and Q have only three digits, so they are not completely free of luma.
     torch.testing.assert_close(twist(images, saturation=0.0), luma(images).expand_as(images), atol=2e-3, rtol=0)
 
 
@@ -122,7 +122,7 @@ def test_weather_shows_on_each_image_differently(condition, size):
     assert changed.min() >= 0
     assert changed.max() <= 1
     assert torch.unique(changed, dim=0).shape[0] == 6
-    # The scene is still to be recognised behind it.
+    # The scene must remain recognisable.
     correlation = torch.corrcoef(torch.stack([changed.flatten(), scene.flatten()]))[0, 1]
     assert 0.6 < correlation < 1
 
@@ -171,7 +171,7 @@ def test_erasing_is_mild(monkeypatch, images):
     erased = (augmented != batch).any(1)
     share = erased.float().mean((1, 2))
     assert 0.004 < share.min() < share.max() < 0.04
-    # Boxes, of 1 to 2.5 to either side, anywhere.
+    # Boxes have an aspect ratio of up to 2.5, and any position.
     heights, widths = erased.any(2).sum(1), erased.any(1).sum(1)
     torch.testing.assert_close(erased.sum((1, 2)), heights * widths)
     ratios = heights / widths

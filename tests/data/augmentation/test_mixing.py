@@ -69,7 +69,7 @@ def test_labels_follow_pixels_through_the_augmentation(cutmix_share):
     labels = torch.arange(64) % 2
     images = labels.float().view(-1, 1, 1, 1).expand(-1, 3, 32, 32)
     augmented, soft = augmentation(images, labels)
-    # But for images with a part in Solarize, which at strength 0 still inverts pure white.
+    # Except for images with Solarize, which at strength 0 still inverts pure white.
     agree = (augmented.mean((1, 2, 3)) - soft[:, 1]).abs() < 1e-4
     assert agree.float().mean() > 0.7
     assert ((soft > 0) & (soft < 1)).any()

@@ -10,7 +10,7 @@ def draws(*key):
         return torch.rand(8)
 
 
-def test_the_key_alone_decides():
+def test_augmentation_depends_only_on_the_key():
     first = draws(0, 1, 64, 0)
     torch.rand(1000)
     assert torch.equal(draws(0, 1, 64, 0), first)

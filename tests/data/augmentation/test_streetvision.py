@@ -126,7 +126,7 @@ def test_downsampling_is_bilinear_without_antialiasing(pixels, factor):
 
 
 @pytest.mark.parametrize("kernel", [7, 9])
-def test_the_blur_is_scipy_s_gaussian(pixels, kernel):
+def test_blur_is_scipy_s_gaussian(pixels, kernel):
     sigma = kernel / 6
     expected = ndimage.gaussian_filter(
         pixels.astype(float), (sigma, sigma, 0), mode="mirror", radius=(kernel // 2, kernel // 2, 0)
@@ -135,7 +135,7 @@ def test_the_blur_is_scipy_s_gaussian(pixels, kernel):
 
 
 @pytest.mark.parametrize("kernel", [7, 9])
-def test_the_blur_spreads_a_dot_by_a_sixth_of_its_kernel(kernel):
+def test_blur_spreads_a_dot_by_a_sixth_of_its_kernel(kernel):
     dot = torch.zeros(1, 3, 31, 31)
     dot[..., 15, 15] = 1
     spread = distortions.blur(dot, kernel)[0, 0].double()
@@ -193,7 +193,7 @@ def test_crops_are_squares_inside_the_photo(aspect, largest):
         assert stats.kstest(places, stats.uniform(-0.5, 1).cdf).pvalue > SURE
 
 
-def test_a_panorama_is_cropped_in_its_centre():
+def test_panorama_is_cropped_in_its_centre():
     sides, offsets = draw_crops(50, 5.0)
     assert torch.equal(sides, torch.ones(50))
     assert not offsets.any()
@@ -279,13 +279,13 @@ def test_downsampling_a_large_picture_skips_no_pixel():
 
 
 @pytest.mark.parametrize("aspect", [0.1, 6, math.nan])
-def test_an_aspect_out_of_range_is_refused(aspect):
+def test_aspect_out_of_range_is_rejected(aspect):
     with pytest.raises(ConfigError, match="photo_aspect"):
         StreetVisionAugmentation(64, photo_aspect=aspect)
     with pytest.raises(ConfigError, match=r"train\.photo_aspect"):
         TrainAugmentationSettings(photo_aspect=aspect)
 
 
-def test_the_aspect_of_the_settings_is_used():
+def test_aspect_of_the_settings_is_used():
     built = build_train_augmentation(TrainAugmentationSettings(mode="streetvision", photo_aspect=1.5), img_size=64)
     assert built.photo_aspect == 1.5

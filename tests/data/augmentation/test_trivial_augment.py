@@ -43,7 +43,7 @@ def difference(ours, reference):
     return np.abs(ours - np.asarray(reference, dtype=np.float64))
 
 
-# Pillow cuts to whole levels, where the batch stays float: 1 level; the mean of Contrast is rounded too.
+# Pillow truncates to integer levels and the batch stays float: 1 level. Pillow also rounds the mean of Contrast.
 @pytest.mark.parametrize("level", SIGNED)
 @pytest.mark.parametrize("name", ["Brightness", "Color", "Contrast", "Sharpness"])
 def test_enhancements(picture, name, level):
@@ -90,7 +90,7 @@ def operate(name, images, magnitudes):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if isinstance(OPERATIONS[name], Photometric)])
-def test_kornia_s_counterpart_gives_the_same(levels, name):
+def test_operation_equals_kornia(levels, name):
     """kornia's operations also follow Pillow."""
     magnitudes = torch.linspace(-0.9, 0.9, len(levels)) * OPERATIONS[name].limit
     factors = 1 + magnitudes

@@ -73,7 +73,7 @@ def test_geo_shift_defaults_to_1_and_changes_pictures_only(tmp_path):
     assert len(changed) > 12  # borrowed looks; a city also borrows its own
 
 
-def test_the_files_and_columns_of_the_local_form(demo):
+def test_files_and_columns_of_the_local_form(demo):
     rows = rows_of(demo.folder)
     assert {path.name for path in demo.folder.iterdir()} == {"images", "labels.csv", "deployment.geojson", "README.txt"}
     assert tuple(rows[0]) == write.LOCAL_COLUMNS
@@ -121,7 +121,7 @@ def test_sequences_have_four_nearby_frames_of_one_label(demo):
             assert 0.7 < metres < 2.1
 
 
-def test_the_parquet_form_holds_the_same_pictures(demo, tmp_path, monkeypatch):
+def test_parquet_form_holds_the_same_pictures(demo, tmp_path, monkeypatch):
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(write, "ROWS_PER_SHARD", 50)
     out = tmp_path / "hub"
@@ -164,7 +164,7 @@ def test_file_names_do_not_reveal_the_label():
         assert abs(np.corrcoef(feature, labels)[0, 1]) < 0.1
 
 
-def test_the_deployment_lies_where_few_rows_are(demo):
+def test_deployment_lies_where_few_rows_are(demo):
     collection = json.loads((demo.folder / "deployment.geojson").read_text(encoding="utf-8"))
     points = np.array([feature["geometry"]["coordinates"][::-1] for feature in collection["features"]])
     assert collection["type"] == "FeatureCollection"
@@ -176,7 +176,7 @@ def test_the_deployment_lies_where_few_rows_are(demo):
     assert len({s.city.name for s, near in zip(sequences, is_near, strict=True) if near}) == 3
 
 
-def test_a_folder_with_something_in_it_is_refused_and_kept(tmp_path):
+def test_folder_with_something_in_it_is_rejected_and_kept(tmp_path):
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(DataError, match="empty folder"):
         generate_demo_data(tmp_path, images=4, size=SIZE, processes=1)
@@ -199,7 +199,7 @@ def test_arguments_out_of_range_are_named(tmp_path, argument, message):
         generate_demo_data(tmp_path / "data", **argument)
 
 
-def test_an_interrupted_run_leaves_nothing(tmp_path):
+def test_interrupted_run_leaves_nothing(tmp_path):
     def interrupt(done, total):
         if done == 9:
             raise KeyboardInterrupt

@@ -33,7 +33,7 @@ def ends_of(sequences):
 
 
 @pytest.mark.parametrize("seed", [0, 3])
-def test_a_city_falls_into_many_groups_with_a_gap_between(seed):
+def test_city_falls_into_many_groups_with_a_gap_between(seed):
     sequences = plan_sequences(4800, seed)
     sizes, mixed = [], 0
     for city in CITIES:
@@ -49,7 +49,7 @@ def test_a_city_falls_into_many_groups_with_a_gap_between(seed):
     assert (
         1200 - len(sizes) == sum(size - 1 for size in sizes) == 151
     )  # one in eight of each city joins another's group
-    assert 40 < mixed < 110  # a second drive has a label of its own
+    assert 40 < mixed < 110  # a second drive has its own label
 
 
 def test_one_drive_in_eight_is_repeated_one_street_away():
@@ -94,7 +94,7 @@ def test_default_clusters_cover_the_deployment_cities(caplog):
     np.testing.assert_array_equal(distances < 50, [s.city.is_deployment for s in sequences])
 
 
-def test_geo_shift_changes_looks_alone():
+def test_geo_shift_changes_only_looks():
     plans = {shift: plan_sequences(2000, seed=0, geo_shift=shift) for shift in (0.0, 0.3, 0.7, 1.0)}
     assert plans[1.0] == plan_sequences(2000, seed=0)
     names = [field.name for field in fields(plans[1.0][0]) if field.name != "look"]
@@ -105,10 +105,10 @@ def test_geo_shift_changes_looks_alone():
     assert all(s.look is s.city.look for s in plans[1.0])
     looks = np.array([[id(s.look) for s in plan] for plan in plans.values()])
     borrows = looks[:-1] != looks[-1]
-    assert not (borrows[1:] & ~borrows[:-1]).any()  # who keeps the own look keeps it at any higher value
+    assert not (borrows[1:] & ~borrows[:-1]).any()  # a sequence with its own look keeps it at any higher value
     same = np.where(borrows, looks[:-1], looks[0]) == looks[0]
-    assert same.all()  # and who borrows borrows the same
-    own = sum(city.share**2 for city in CITIES)  # drawn at random, and yet the own
+    assert same.all()  # borrowed looks do not change either
+    own = sum(city.share**2 for city in CITIES)  # probability that the random look is the own one
     assert borrows.mean(axis=1) == pytest.approx([(1 - shift) * (1 - own) for shift in (0, 0.3, 0.7)], abs=0.05)
 
 

@@ -50,7 +50,7 @@ def test_batches_change_nothing(monkeypatch):
 
 
 @pytest.mark.parametrize("max_bits", [-1, 8])
-def test_too_many_bits_for_an_exact_search_are_refused(max_bits):
+def test_too_many_bits_for_an_exact_search_are_rejected(max_bits):
     with pytest.raises(ValueError, match="7 bits"):
         next(close_hashes(np.zeros(1, np.uint64), max_bits))
 

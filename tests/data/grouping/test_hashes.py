@@ -137,7 +137,7 @@ def test_unwritable_cache_is_warned_about_and_skipped(photos, tmp_path, caplog):
     assert "ROADWORK_CACHE" in caplog.text
 
 
-def test_a_cache_of_another_version_is_not_used(photos, tmp_path, hashed, monkeypatch):
+def test_cache_of_another_version_is_not_used(photos, tmp_path, hashed, monkeypatch):
     cache = tmp_path / "hashes.npz"
     image_hashes(FileImages(photos), names_of(photos), cache)
     monkeypatch.setattr(hashes_module, "_VERSION", 99)
@@ -145,7 +145,7 @@ def test_a_cache_of_another_version_is_not_used(photos, tmp_path, hashed, monkey
     assert len(hashed) == 2 * len(photos)
 
 
-def test_an_interruption_keeps_what_was_hashed(photos, tmp_path, monkeypatch):
+def test_interruption_keeps_finished_hashes(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(hashes_module, "_IMAGES_PER_WRITE", 2)
     monkeypatch.setattr(hashes_module, "_CHUNK_ROWS", 2)
     last = photos[5].read_bytes()

@@ -29,7 +29,7 @@ def test_require_needs_a_complete_copy(photo_set):
         photo_set.find(required)
 
 
-def test_require_does_not_ask_for_what_cannot_be_read(photo_set):
+def test_require_ignores_unreadable_photos(photo_set):
     photo_set.photo(0).write_bytes(b"no picture")
     photo_set.photo(1).unlink()
     _, summary = photo_set.prepare()
@@ -54,7 +54,7 @@ def test_larger_copy_of_the_same_dataset_is_used(photo_set, caplog):
     assert photo_set.find()[2].short_side == 37
 
 
-def test_a_copy_that_is_too_small_is_named(photo_set, caplog):
+def test_copy_that_is_too_small_is_named(photo_set, caplog):
     photo_set.prepare()
     assert photo_set.find(photo_set.data(img_size=64))[2] is None
     assert "37 pixels is below data.img_size, 64" in caplog.text
@@ -81,7 +81,7 @@ def test_copy_in_a_user_folder(photo_set, tmp_path, caplog):
     assert photo_set.find(photo_set.data(folder=str(tmp_path / "own"), short_side=40))[2].short_side == 37
 
 
-def test_a_folder_that_holds_something_else_is_left_alone(photo_set, tmp_path, demo_root):
+def test_other_folders_are_not_changed(photo_set, tmp_path, demo_root):
     own = tmp_path / "own"
     own.mkdir()
     (own / "thesis.arrow").write_text("years of work")

@@ -147,7 +147,7 @@ def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_process_of_the_pool_that_is_killed(photo_set, monkeypatch):
+def test_process_of_the_pool_that_is_killed(photo_set, monkeypatch):
     monkeypatch.setattr(write, "resize_photos", die)
     monkeypatch.setattr(write.multiprocessing, "get_context", lambda _: FORK)  # starts at once
     with pytest.raises(DataError, match=r"--processes 2"):

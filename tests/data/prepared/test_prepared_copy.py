@@ -49,7 +49,7 @@ def test_every_row_is_read_from_the_copy(photo_set, caplog):
     assert len(shard_paths(folder)) == -(-photo_set.N_PHOTOS // photo_set.ROWS_PER_SHARD)
 
 
-def test_the_default_is_a_little_larger_than_the_images(photo_set):
+def test_default_is_a_little_larger_than_the_images(photo_set):
     assert [wanted_short_side(photo_set.data(size)) for size in (32, 100, 224, 640)] == [37, 115, 258, 736]
     assert wanted_short_side(photo_set.data(short_side=48)) == 48
 
@@ -150,7 +150,7 @@ def test_copy_deleted_while_being_read(photo_set, caplog):
     assert "No such file" in caplog.text
 
 
-def test_a_damaged_shard_is_named_and_redone(photo_set, caplog):
+def test_damaged_shard_is_named_and_redone(photo_set, caplog):
     photo_set.prepare()
     path = shard_paths(wanted_folder(photo_set.data()))[1]
     path.write_bytes(path.read_bytes()[:-100])

@@ -40,7 +40,7 @@ def test_any_arrow_reader_opens_it(path):
     assert table.to_pylist()[3]["jpeg"] == RECORDS[3].jpeg
 
 
-def test_the_name_follows_from_the_content(path, tmp_path):
+def test_name_follows_from_the_content(path, tmp_path):
     content = path.read_bytes()
     assert write_shard(tmp_path, RECORDS) == path
     assert path.read_bytes() == content
@@ -59,14 +59,14 @@ def test_bytes_of_another_row_are_rejected(path):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
-def test_truncated_shard_is_refused(path, share):
+def test_truncated_shard_is_rejected(path, share):
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(DamagedError, match=path.name):
         open_shard(path)
     assert path.name in find_damage(path, 12)
 
 
-def test_another_arrow_file_is_no_shard(tmp_path):
+def test_other_arrow_files_are_rejected(tmp_path):
     table = pa.table({"id": ["a"]})
     with pa.OSFile(str(tmp_path / "x.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)

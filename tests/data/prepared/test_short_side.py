@@ -44,14 +44,14 @@ def test_sizes(stored, short_side, expected, fmt):
     assert decode_short_side(data, short_side).shape == (*expected, 3)
 
 
-def test_a_strip_that_no_jpeg_can_hold_is_squashed():
+def test_side_above_the_jpeg_limit_is_squashed():
     pixels = decode_short_side(encode(Image.new("RGB", (70_000, 2)), "PNG"), 258)
     assert pixels.shape == (2, 65_000, 3)
     assert encode_jpeg(pixels)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_upright_as_pillow_does_it(orientation):
+def test_orientation_equals_pillow(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encode(photo(800, 600), quality=95, exif=exif)
@@ -71,7 +71,7 @@ def test_unreadable():
 
 @pytest.mark.parametrize(("width", "height"), [(1600, 1200), (900, 1600)])
 @pytest.mark.parametrize("size", [96, 224])
-def test_what_training_sees_of_the_copy_is_close_to_the_photo(width, height, size):
+def test_copy_is_close_to_the_photo(width, height, size):
     data = encode(photo(width, height), quality=90)
     through_copy = decode_image(encode_jpeg(decode_short_side(data, -(-size * 115 // 100))), size)
     assert np.abs(through_copy.astype(int) - decode_image(data, size)).mean() <= 1.5

@@ -46,7 +46,7 @@ def test_largest_first_with_its_radius():
     np.testing.assert_allclose(clusters.radius_km, expected)
 
 
-def test_the_antimeridian_is_no_border():
+def test_clusters_cross_the_antimeridian():
     clusters = cluster_deployment(np.array([[-17.0, 179.9], [-17.0, -179.9]] * 20), 1, 50, seed=0)
     assert abs(clusters.centers_deg[0, 1]) == pytest.approx(180, abs=1e-6)
     assert clusters.radius_km[0] < 11
@@ -60,7 +60,7 @@ def test_fewer_places_than_clusters(caplog):
     assert caplog.messages == ["The deployment has 3 distinct places: 3 clusters, not 5."]
 
 
-def test_a_deployment_too_wide_for_any_number(caplog):
+def test_wide_deployment_exceeds_the_largest_number(caplog):
     rng = np.random.default_rng(0)
     points = np.stack([rng.uniform(-60, 60, 500), rng.uniform(-180, 180, 500)], axis=1)
     clusters = cluster_deployment(points, "auto", 50, seed=0)
@@ -74,12 +74,12 @@ def test_many_points_are_fitted_on_a_sample_and_all_are_counted():
 
 
 @pytest.mark.parametrize("n_clusters", [0, -1, 2.5, True, "five", None])
-def test_unusable_numbers_are_refused(n_clusters):
+def test_unusable_numbers_are_rejected(n_clusters):
     with pytest.raises(ConfigError, match=r"data\.gps_sampling\.n_clusters"):
         cluster_deployment(SIX_CITIES, n_clusters, 50, seed=0)
 
 
 @pytest.mark.parametrize("points", [np.empty((0, 2)), np.full((3, 2), np.nan)])
-def test_deployment_without_points_is_refused(points):
+def test_deployment_without_points_is_rejected(points):
     with pytest.raises(DataError, match=r"point.*GPS"):
         cluster_deployment(points, 5, 50, seed=0)

@@ -69,7 +69,7 @@ def test_iid_draws_vary_more_than_systematic_draws():
 
 
 def test_systematic_rounding_is_uniform_over_rows():
-    """Of m rows, k get one draw above the floor: a sample without replacement, which varies less than a multinomial.
+    """k of m rows get one draw above the floor, a sample without replacement that varies less than a multinomial.
 
     Over E epochs with share f of the rows chosen, sum (count - E f)^2 / (E f (1 - f)) * (m - 1) / m is chi-square with
     m - 1 degrees of freedom. Too large a value: some rows are preferred. Too small: rows take turns.

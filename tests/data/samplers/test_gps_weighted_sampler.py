@@ -77,7 +77,7 @@ PLACES = st.one_of(
 @given(rows=st.lists(PLACES, min_size=1, max_size=25), city=PLACES)
 def test_distances_agree_with_geopy(rows, city):
     sampler = GPSWeightedSampler(Rows(np.array(rows)), np.array([city]), 1)
-    # Where K-means puts the one city, to within the rounding of a unit vector, some nanometres.
+    # The K-means centre of the city, up to the rounding of a unit vector (nanometres).
     center = sampler.cluster_centers[0]
     assert great_circle(center, city).km < 1e-8 + 1e-12
     expected = [great_circle(row, center).km for row in rows]
@@ -93,7 +93,7 @@ def test_float32_positions_are_measured_exactly(dtype):
     np.testing.assert_allclose(sampler.distances_km[~np.isnan(gps[:, 0])], expected, rtol=1e-6)
 
 
-def test_rows_are_measured_alike_whatever_their_number(monkeypatch):
+def test_distances_do_not_depend_on_the_chunks(monkeypatch):
     whole = sampler_of(1000)
     monkeypatch.setattr(classes, "_CHUNK_ROWS", 7)
     monkeypatch.setattr(draws, "_CHUNK_ROWS", 11)
@@ -105,7 +105,7 @@ def test_rows_are_measured_alike_whatever_their_number(monkeypatch):
 
 
 @pytest.mark.parametrize("draw", ["systematic", "iid"])
-def test_an_epoch_is_its_length_of_python_ints_drawn_by_weight(draw):
+def test_epoch_has_python_ints_drawn_by_weight(draw):
     sampler = sampler_of(20_000, draw=draw)
     rows = list(sampler)
     assert len(rows) == len(sampler) == 20_000
@@ -118,12 +118,12 @@ def test_an_epoch_is_its_length_of_python_ints_drawn_by_weight(draw):
 
 
 def test_shares_match_weights_by_chi_square():
-    """Systematic draws are nearer to the weights than a multinomial, for which the test is made: see test_draws.py."""
+    """Systematic draws vary less than the multinomial that the test assumes; see test_draws.py."""
     sampler = sampler_of(10_000, draw="iid")
     brackets, bracket_of_row = np.unique(sampler.weights, return_inverse=True)
     drawn = np.bincount(bracket_of_row[[row for _ in range(5) for row in sampler]])
     expected = 50_000 * np.bincount(bracket_of_row, weights=sampler.weights) / sampler.weights.sum()
-    assert len(brackets) == 4  # weight 1 is that of two brackets
+    assert len(brackets) == 4  # two brackets have weight 1
     assert chisquare(drawn, expected).pvalue > 1e-3
     off_by_a_twentieth = sampler.weights * np.where(bracket_of_row == 0, 1.05, 1)
     unlike = 50_000 * np.bincount(bracket_of_row, weights=off_by_a_twentieth) / off_by_a_twentieth.sum()
@@ -166,7 +166,7 @@ def test_reading_the_order_changes_nothing():
     assert sampler.epoch_order().tolist() == list(sampler)
 
 
-def test_seeds_differ_and_zero_is_one_of_them():
+def test_zero_is_a_seed():
     orders = {seed: list(sampler_of(random_seed=seed)) for seed in (0, 42)}
     assert orders[0] != orders[42]
     assert orders[0] == list(sampler_of(random_seed=0))
@@ -174,8 +174,8 @@ def test_seeds_differ_and_zero_is_one_of_them():
 
 @settings(deadline=None, max_examples=30)
 @given(n_rows=st.integers(1, 60), world_size=st.integers(1, 7))
-def test_ranks_interleave_to_the_one_order(n_rows, world_size):
-    """All of it but a tail that is no row for each rank."""
+def test_ranks_interleave_to_one_order(n_rows, world_size):
+    """The order without the rows at the end that do not suffice for all ranks."""
     order = sampler_of(n_rows).epoch_order()
     n_each = n_rows // world_size
     merged = np.full(n_each * world_size, -1)
@@ -188,8 +188,8 @@ def test_ranks_interleave_to_the_one_order(n_rows, world_size):
 
 
 @pytest.mark.parametrize("sampler_class", [GPSWeightedSampler, UniformSampler])
-def test_batches_of_all_ranks_are_the_batches_of_one_process(sampler_class):
-    """With batches as many times as large; none has more of them than another, which would wait for it for ever."""
+def test_ranks_together_have_the_batches_of_one_process(sampler_class):
+    """The batches of one process are as many times larger; all ranks have equally many, or one would wait forever."""
     n_rows, world_size, batch_size = 47, 3, 4
 
     def batches_of(rank, world_size, batch_size):
@@ -208,7 +208,7 @@ def test_batches_of_all_ranks_are_the_batches_of_one_process(sampler_class):
 
 
 @pytest.mark.parametrize("position", [0, 1, 137, 299, 300])
-def test_a_pass_can_begin_in_the_middle_and_only_that_one(position):
+def test_only_the_next_pass_starts_in_the_middle(position):
     whole = sampler_of()
     passes = [list(whole), list(whole)]
     resumed = sampler_of()
@@ -225,7 +225,7 @@ def test_each_rank_begins_at_its_own_position():
     assert list(resumed) == list(whole)[40:]
 
 
-def test_chunks_of_a_long_order_join_without_a_seam():
+def test_chunks_do_not_change_the_order():
     sampler = sampler_of(150_000)
     assert sampler.epoch_order().tolist() == list(sampler)
 
@@ -240,7 +240,7 @@ def test_in_a_data_loader(num_workers):
     assert [batch.tolist() for batch in loader] != expected
 
 
-def test_weight_zero_leaves_rows_out_and_all_zero_is_an_error():
+def test_rows_with_weight_zero_are_never_drawn():
     sampler = sampler_of(missing_weight=0)
     assert not np.isnan(sampler.distances_km[sampler.epoch_order()]).any()
     with pytest.raises(DataError, match=r"300 .*data\.gps_sampling\.missing_weight"):
@@ -270,13 +270,13 @@ def test_without_any_gps_a_pass_is_a_permutation():
         ({"data_source": Rows(np.zeros((4, 3)))}, DataError, "shape"),
     ],
 )
-def test_unusable_arguments_are_refused(arguments, error, message):
+def test_unusable_arguments_are_rejected(arguments, error, message):
     with pytest.raises(error, match=message):
         GPSWeightedSampler(**{"data_source": Rows(europe(20)), "test_gps": CITIES, **arguments})
 
 
 def test_summary_in_numbers_and_words():
-    # 10 rows at each of 0, about 111, 333 and 1,112 km from the one place, and 10 without GPS.
+    # 10 rows at each of 0, about 111, 333 and 1,112 km from the deployment point, and 10 without GPS.
     gps = np.array([[0.0, 10], [1, 10], [3, 10], [10, 10], [np.nan, np.nan]] * 10)
     summary = GPSWeightedSampler(Rows(gps), np.array([[0.0, 10.0]]), 1).summary()
     weights = np.array([5, 2.5, 1, 0.3, 1])

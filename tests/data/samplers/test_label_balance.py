@@ -1,4 +1,4 @@
-"""Labels balanced inside each bracket: the weighting shifts where rows come from, and not what they show."""
+"""Balanced labels: the weighting changes the distances of the drawn rows, but not their labels."""
 
 from fractions import Fraction
 
@@ -11,7 +11,7 @@ from roadwork.core.errors import DataError
 from roadwork.data.samplers.gps_weighted_sampler import GPSWeightedSampler
 
 PLACE = np.array([[0.0, 10.0]])
-# About 0, 111, 333 and 1,112 km from the place, and without GPS: the five classes of the default brackets.
+# About 0, 111, 333 and 1,112 km from the deployment, and without GPS: the five classes of the default brackets.
 LATITUDES = np.array([0.0, 1.0, 3.0, 10.0, np.nan])
 BRACKET_WEIGHTS = np.array([5.0, 2.5, 1.0, 0.3, 1.0])
 
@@ -94,7 +94,7 @@ def test_bracket_of_one_label_is_kept_with_a_warning():
     assert "one label: 0-50 km, 200-500 km" in str(sampler.summary())
 
 
-def test_a_dataset_of_one_label_stays_as_it_is():
+def test_dataset_of_one_label_stays_as_it_is():
     data = Labelled([[10, 0], [10, 0], [0, 0], [30, 0], [0, 0]])
     np.testing.assert_array_equal(balanced(data).weights, GPSWeightedSampler(data, PLACE, 1).weights)
     assert np.isnan(balanced(data).summary().labels.correlation)
@@ -126,11 +126,11 @@ def test_labels_that_cannot_be_balanced(labels):
     data.gps = data.gps[:1850]
     with pytest.raises(DataError, match=r"balance_labels.*`labels`.*0 or 1"):
         balanced(data)
-    # Without balancing they are the dataset's own business.
+    # Without balancing, any labels are allowed.
     assert GPSWeightedSampler(data, PLACE, 1).summary().labels is None
 
 
-def test_a_dataset_without_labels():
+def test_dataset_without_labels():
     data = Labelled(SKEWED)
     del data.labels
     assert GPSWeightedSampler(data, PLACE, 1).summary().labels is None

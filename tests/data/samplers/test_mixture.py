@@ -1,4 +1,4 @@
-"""The shares of mixed datasets: drawn to the draw, with and without GPS, in ranks and after a resume."""
+"""The shares of mixed datasets are exact, with and without GPS, across ranks and after a resume."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def mixtures(draw):
 
 @settings(deadline=None, max_examples=60)
 @given(mixture=mixtures(), kind=st.sampled_from(["uniform", "gps"]), epoch=st.integers(0, 5))
-def test_each_share_comes_out_within_one_draw(mixture, kind, epoch):
+def test_shares_are_exact_within_one_draw(mixture, kind, epoch):
     sampler = build(kind, mixture, random_seed=3)
     sampler.set_epoch(epoch)
     drawn = np.bincount(mixture.index[list(sampler)], minlength=len(mixture))
@@ -60,7 +60,7 @@ def test_each_share_comes_out_within_one_draw(mixture, kind, epoch):
 
 @settings(deadline=None, max_examples=40)
 @given(mixture=mixtures(), seed=st.integers(0, 9))
-def test_the_weights_inside_a_dataset_keep_their_ratios(mixture, seed):
+def test_weights_inside_a_dataset_keep_their_ratios(mixture, seed):
     rows = Rows(len(mixture.index), seed)
     plain = GPSWeightedSampler(rows, CITIES, 2).weights
     mixed = GPSWeightedSampler(rows, CITIES, 2, mixture=mixture).weights
@@ -93,7 +93,7 @@ def test_ranks_share_one_epoch_and_a_pass_begins_anywhere(kind):
     again = build(kind, mixture)
     again.start_at(17)
     assert list(again) == whole[17:]
-    assert list(again) != whole  # the next epoch is another
+    assert list(again) != whole  # the next epoch differs
     assert sorted(mixture.index[whole]) == [0] * 49 + [1] * 32 or sorted(mixture.index[whole]) == [0] * 48 + [1] * 33
 
 
@@ -123,7 +123,7 @@ def test_summary_lists_draws_per_dataset():
 
 
 @pytest.mark.parametrize("kind", ["uniform", "gps"])
-def test_share_of_an_empty_dataset_is_refused(kind):
+def test_share_of_an_empty_dataset_is_rejected(kind):
     with pytest.raises(DataError, match=r"30% .*\btrain\b"):
         build(kind, mixture_of([10, 0], [None, 0.3]))
     with pytest.raises(DataError, match="`share`"):

@@ -1,4 +1,4 @@
-"""How often rows are seen, against Kish's formula on the rows' own weights."""
+"""Oversampling, compared with Kish's formula on the rows' weights."""
 
 import numpy as np
 import pytest

@@ -27,7 +27,7 @@ def sampler_of(rank, world_size, draw):
 
 
 def draw_and_gather(rank, folder):
-    """Each process draws its share; what all drew comes together by gloo."""
+    """Each process draws its rows; gloo gathers the rows of all."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     try:
@@ -52,6 +52,6 @@ def test_two_gloo_processes_partition_one_order(tmp_path):
         alone = sampler_of(0, 1, draw)
         for number in range(EPOCHS):
             together = np.load(tmp_path / f"{draw} {number}.npy")
-            assert together.tolist() == list(alone)[:-1]  # the last of 1001 rows is one for neither
+            assert together.tolist() == list(alone)[:-1]  # the last of 1001 rows is omitted
         resumed = np.load(tmp_path / f"{draw} {EPOCHS}.npy")
         assert resumed.tolist() == list(alone)[2 * START : -1]

@@ -1,4 +1,4 @@
-"""The kNNDM statistic is the paper's: the area between two empirical distributions of nearest-training distances."""
+"""The kNNDM statistic of the paper: the area between two distributions of distances to the nearest training row."""
 
 from itertools import pairwise
 

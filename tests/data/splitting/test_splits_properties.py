@@ -256,7 +256,7 @@ def test_every_split_gets_its_share_of_the_large_groups():
         assert np.bincount(part, minlength=4) / len(part) == pytest.approx(SHARES, abs=0.03)
 
 
-def test_a_quarter_of_a_million_groups_take_seconds():
+def test_quarter_of_a_million_groups_take_seconds():
     import time
 
     rng = np.random.default_rng(0)

@@ -184,7 +184,7 @@ def test_times_in_every_form(values):
 
 
 @pytest.mark.parametrize("value", ["2025:06:01 12:00:00", "12", 12.5, "202506011200", "20250601120000", "yesterday"])
-def test_values_that_are_no_time_are_refused(value):
+def test_values_that_are_not_time_are_rejected(value):
     with pytest.raises(SplitError, match=rf"1 of 2.*'taken'.*0001.*'{value}'"):
         parse_times(pd.Series(["2025-06-01", value], name="taken", dtype=object), IDS)
 

@@ -151,7 +151,7 @@ def test_single_texts(text, expected):
         '{"type": "Polygon"}',
     ],
 )
-def test_texts_without_a_position_are_refused(text):
+def test_texts_without_a_position_are_rejected(text):
     with pytest.raises(DataError, match="position") as caught:
         parse_gps_string(text)
     assert repr(text[:80]) in str(caught.value)

@@ -78,7 +78,7 @@ def test_no_columns_at_all():
         ([float("inf")], [20.0], None, "latitude inf"),
     ],
 )
-def test_unusable_columns_are_refused(latitude, longitude, text, message):
+def test_unusable_columns_are_rejected(latitude, longitude, text, message):
     with pytest.raises(DataError, match=message):
         normalize_gps(latitude, longitude, text, NAMES[:1])
 
@@ -106,7 +106,7 @@ def test_unreadable_texts_name_the_first_rows_and_count_all():
     assert "photo6.jpg" not in str(caught.value)
 
 
-def test_a_million_rows_in_a_second():
+def test_million_rows_in_a_second():
     rng = np.random.default_rng(0)
     latitude, longitude = rng.uniform(-90, 90, 10**6), rng.uniform(-180, 180, 10**6)
     start = time.process_time()

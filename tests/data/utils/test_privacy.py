@@ -52,7 +52,7 @@ def test_rounding_removes_negative_zero():
 
 
 @pytest.mark.parametrize("decimals", [0, 1, 2, 3])
-def test_rounding_step_is_the_distance_of_neighbouring_latitudes(decimals):
+def test_rounding_step_is_the_latitude_distance(decimals):
     expected = great_circle((50, 4), (50 + 10.0**-decimals, 4)).km
     assert rounding_step_km(decimals) == pytest.approx(expected, rel=1e-6)
 

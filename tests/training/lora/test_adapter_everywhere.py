@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 import torch
-from detector_world import ALL_NETWORKS, SIZE
 from fixtures.adapter_runs import EPOCHS, adapter_config, make_pretrained, prepare, train
+from fixtures.detectors import ALL_NETWORKS, SIZE
 from omegaconf import OmegaConf
 
 from roadwork.config import compose_config, to_settings

@@ -1,4 +1,4 @@
-"""Which photos an input names: in what order, each once, and what is said where there is none."""
+"""Finding photos: order, duplicates, and errors."""
 
 import os
 
@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from predict_world import BERLIN, jpeg, make_photos, write_parquet
+from fixtures.photos import BERLIN, jpeg, make_photos, write_parquet
 
 from roadwork.core.errors import DataError
 from roadwork.detector import parquet_photos
@@ -27,11 +27,11 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_folder_is_read_in_order_with_its_folders(here):
+def test_folder_is_read_in_order_with_subfolders(here):
     for name in ("b.JPG", "a.png", "z/c.webp", "m/d.jpeg", "notes.txt", ".hidden.jpg", ".git/x.jpg", "clip.mp4"):
         (here / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
         (here / "photos" / name).write_bytes(b"")
-    os.mkfifo(here / "photos" / "pipe.jpg")  # to open it would wait for ever
+    os.mkfifo(here / "photos" / "pipe.jpg")  # opening it would block forever
     found = find_photos(["photos"])
     assert names(found) == ["photos/a.png", "photos/b.JPG", "photos/m/d.jpeg", "photos/z/c.webp"]
     assert (found.n_hidden, found.n_other, found.n_duplicates) == (2, 3, 0)
@@ -39,7 +39,7 @@ def test_a_folder_is_read_in_order_with_its_folders(here):
     assert [photo.position for photo in chosen(found, [False, True, False, True])] == [1, 3]
 
 
-def test_each_photo_counts_once_however_it_is_named(here):
+def test_duplicate_inputs_count_once(here):
     make_photos(here / "photos", 3)
     (here / "photos" / "link.jpg").symlink_to(here / "photos" / "001.jpg")
     (here / "photos" / "loop").symlink_to(here / "photos")
@@ -73,7 +73,7 @@ def test_stdin_list_may_contain_missing_files(here):
 
 
 @pytest.mark.parametrize(
-    ("inputs", "said"),
+    ("inputs", "message"),
     [
         (["absent"], r"\babsent\b"),
         (["absent.parquet"], r"absent\.parquet"),
@@ -85,14 +85,14 @@ def test_stdin_list_may_contain_missing_files(here):
         (["-"], r"photo.* -"),
     ],
 )
-def test_nothing_to_predict_is_one_clear_error(here, inputs, said):
+def test_inputs_without_photos_are_rejected(here, inputs, message):
     (here / "empty").mkdir()
     for name in ("x.txt", "y.parquet", ".z"):
         (here / "empty" / name).write_bytes(b"")
     os.mkfifo(here / "pipe")
     (here / "broken.parquet").write_bytes(b"PAR1 and no more")
     pq.write_table(pa.table({"a": [1], "b": [2]}), here / "bare.parquet")
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         find_photos(inputs)
 
 
@@ -137,7 +137,7 @@ def test_finished_row_groups_are_not_read(here, monkeypatch):
     assert read == [1]
 
 
-def test_paths_in_a_table_are_relative_to_it_and_read_once(here):
+def test_paths_in_a_table_are_relative_to_it(here):
     (folder := here / "set").mkdir()
     make_photos(folder, 2)
     table = pa.table({"image_path": ["001.jpg", "000.jpg"], "lat": [BERLIN[0], None], "lon": [BERLIN[1], None]})
@@ -147,7 +147,7 @@ def test_paths_in_a_table_are_relative_to_it_and_read_once(here):
     assert photos[1].load() == (folder / "001.jpg").read_bytes()
 
 
-def test_positions_that_cannot_be_used_name_the_file(here):
+def test_unusable_positions_name_the_file(here):
     path = write_parquet(here / "p.parquet", [jpeg()], latitude=[95.0], longitude=[3.0])
     with pytest.raises(DataError, match=r"p\.parquet.*1 of 1 rows"):
         find_photos([str(path)])

@@ -21,20 +21,20 @@ def test_covered_deployment_is_not_warned_about():
 def test_uncovered_places_are_listed_largest_first():
     points = np.concatenate([around(TOKYO, 3), around(BERLIN, 10), around(SUVA, 7), [[np.nan, np.nan]]])
     train = np.concatenate([around(BERLIN, 50), [[np.nan, np.nan]]])
-    said = unreachable_targets(points, train)
+    warning = unreachable_targets(points, train)
     suva = min(great_circle(point, row).km for point in points[13:20] for row in train[:50])
     tokyo = min(great_circle(point, row).km for point in points[:3] for row in train[:50])
-    assert said.startswith("Weighting cannot help 10 of 20 deployment points")
-    assert "200 km" in said
-    assert f"7 near -18.2, 178.4 (the closest training image is {suva:,.0f} km away); 3 near 35.7, 139." in said
-    assert f"(the closest training image is {tokyo:,.0f} km away). Add training" in said
+    assert warning.startswith("Weighting cannot help 10 of 20 deployment points")
+    assert "200 km" in warning
+    assert f"7 near -18.2, 178.4 (the closest training image is {suva:,.0f} km away); 3 near 35.7, 139." in warning
+    assert f"(the closest training image is {tokyo:,.0f} km away). Add training" in warning
 
 
 def test_many_places_are_counted_not_listed():
     points = np.array([[lat, 0.0] for lat in range(-80, 81, 10)])
-    said = unreachable_targets(points, np.array([[0.0, 179.0]]))
-    assert said.count("near") == 5
-    assert "12 at 12 other places" in said
+    warning = unreachable_targets(points, np.array([[0.0, 179.0]]))
+    assert warning.count("near") == 5
+    assert "12 at 12 other places" in warning
 
 
 def test_without_any_gps_in_training():
@@ -48,14 +48,14 @@ positions = st.lists(st.tuples(st.floats(-90, 90), st.floats(-180, 180)), min_si
 
 @settings(deadline=None, max_examples=100)
 @given(points=positions, train=positions, radius_km=st.floats(1, 25_000), chunk=st.integers(1, 5))
-def test_the_count_agrees_with_brute_force(points, train, radius_km, chunk):
+def test_count_agrees_with_brute_force(points, train, radius_km, chunk):
     nearest = [min(great_circle(point, row).km for row in train) for point in points]
     if any(abs(km - radius_km) < 1e-3 * radius_km for km in nearest):
-        return  # either answer is right: geopy's Earth is a trifle larger
+        return  # both results are allowed: geopy's Earth is slightly larger
     n_far = sum(km > radius_km for km in nearest)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reach, "_CHUNK_ROWS", chunk)
-        said = unreachable_targets(points, train, radius_km)
-    assert (said is None) == (n_far == 0)
-    if said is not None:
-        assert said.startswith(f"Weighting cannot help {n_far} of {len(points)} deployment points")
+        warning = unreachable_targets(points, train, radius_km)
+    assert (warning is None) == (n_far == 0)
+    if warning is not None:
+        assert warning.startswith(f"Weighting cannot help {n_far} of {len(points)} deployment points")
