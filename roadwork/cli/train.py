@@ -149,15 +149,15 @@ def _print_callbacks(trainer: BaseTrainer) -> None:
 
 def print_wiring(rows: list[WireRow]) -> None:
     """Prints the wiring table; exits with code 1 if a check failed."""
-    table = Table("", "Wire", "Observed on real batches", title="Wiring", title_justify="left")
+    table = Table("", "Check", "Observed on real batches", title="Wiring", title_justify="left")
     for row in rows:
         table.add_row("✅" if row.works else "❌", row.wire, row.observed)
     Console().print(table)
-    dead = [row for row in rows if not row.works]
-    for row in dead:
+    failed = [row for row in rows if not row.works]
+    for row in failed:
         print(f"❌ {row.wire}: {row.fix}.")
-    print(f"{len(rows) - len(dead)} of {len(rows)} wires work." + (" Do not train yet." if dead else ""))
-    if dead:
+    print(f"{len(rows) - len(failed)} of {len(rows)} checks passed." + (" Do not train yet." if failed else ""))
+    if failed:
         raise typer.Exit(FAILED)
 
 

@@ -49,10 +49,10 @@ def test_the_slower_side_is_named(wait_s, images, workers, times, bound_by):
 def test_sentence_compares_loader_rate_with_step_rate():
     waiting = find_bottleneck(STEP | {"wait": 1.0}, 32, _times(0.0, 0.125), 2, cores=2)
     assert waiting.sentence == (
-        "Bound by decoding: with 2 workers the loader gives 16 images/s, the rest of the step could take 32."
+        "Bound by decoding: with 2 workers the loader delivers 16 images/s, the rest of the step could process 32."
     )
     hidden = find_bottleneck(STEP | {"wait": 0.0}, 32, _times(0.0, 0.125), 2, cores=2)
-    assert hidden.sentence == waiting.sentence + " In these few steps the loader's queue still hid it."
+    assert hidden.sentence == waiting.sentence + " Queued batches hid this in the measured steps."
     network = find_bottleneck(STEP, 32, _times(0.0, 0.001), 2, cores=2)
     assert network.sentence == "Bound by the network (forward and backward, 50% of a step): 32 images/s."
 
