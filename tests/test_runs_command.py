@@ -27,7 +27,7 @@ from roadwork.runs.listing import (
     read_run_config,
     resolve_run,
 )
-from roadwork.runs.lock import check_unclaimed, claimed, is_claimed
+from roadwork.runs.lock import check_unlocked, is_locked, run_lock
 from roadwork.runs.run import Run
 
 CONFIG = {"model": {"name": "resnet"}, "data": {}, "training": {"epochs": 3, "adapter": "none", "patience": 10}}
@@ -143,7 +143,7 @@ def test_partly_written_line_is_not_damage(outputs):
 
 
 def _hold(folder, pipe):
-    with claimed(folder):
+    with run_lock(folder):
         if os.fork() == 0:  # as a loader's worker, which may outlive a process that is killed
             pipe.recv()
             os._exit(0)
@@ -161,13 +161,13 @@ def test_run_is_running_only_while_its_process_lives(outputs):
     try:
         assert list_runs(outputs)[1].state == RUNNING
         with pytest.raises(DataError, match="another process"):
-            check_unclaimed(folder)
-        with pytest.raises(DataError, match="another process"), claimed(folder):
+            check_unlocked(folder)
+        with pytest.raises(DataError, match="another process"), run_lock(folder):
             pass
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         deadline = time.monotonic() + 30
-        while is_claimed(folder):  # its child lives, and lets go as soon as it has begun
+        while is_locked(folder):  # its child lives, and lets go as soon as it has begun
             assert time.monotonic() < deadline
             time.sleep(0.05)
         assert list_runs(outputs)[1].state == STOPPED

@@ -100,7 +100,7 @@ def prove_and_train(datamodule: NATIXDataModule, resume_from: Path | None, *, dr
     from roadwork.core.errors import RunStoppedError
     from roadwork.preflight.dry_run import run_dry
     from roadwork.runs.listing import name_run
-    from roadwork.runs.lock import check_unclaimed
+    from roadwork.runs.lock import check_unlocked
     from roadwork.training.distributed import ProcessGroup
     from roadwork.training.trainers.factory import prepare_trainer, set_batch_size
     from roadwork.training.trainers.resume import check_same_configuration
@@ -110,7 +110,7 @@ def prove_and_train(datamodule: NATIXDataModule, resume_from: Path | None, *, dr
     if group.is_rank_zero:
         if resume_from:
             print(f"Resuming {resume_from}")
-            check_unclaimed(resume_from)
+            check_unlocked(resume_from)
         trainer = prepare_trainer(datamodule, resume_from)
         if resume_from:
             check_same_configuration(resume_from, datamodule.cfg)  # before the dry run, which takes its time

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from roadwork.cli.main import main
 from roadwork.core.errors import ConfigError
-from roadwork.runs.lock import claimed, is_claimed
+from roadwork.runs.lock import is_locked, run_lock
 from roadwork.training.trainers.base_trainer import BaseTrainer
 from roadwork.training.trainers.resume import check_same_configuration
 
@@ -28,7 +28,7 @@ class Watch(Callback):
         self.n = n
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        assert is_claimed(Path(trainer.default_root_dir))
+        assert is_locked(Path(trainer.default_root_dir))
         self.steps.append((trainer.current_epoch, batch_idx))
         if len(self.steps) == self.n:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -72,7 +72,7 @@ def test_interrupted_run_prints_its_resume_command_and_resumes(roadwork, demo_ro
     assert refused[0] == 2
     assert "training.lr was 0.001, now 0.5" in refused[1]
     assert refused[2] == []
-    with claimed(folder):
+    with run_lock(folder):
         assert "another process" in roadwork("resume", "night/a")[1]
 
     code, said, more = roadwork("resume", "night/a", "data.dataloader.num_workers=0")

@@ -18,7 +18,7 @@ from roadwork.config import compose_config, to_settings
 from roadwork.core.errors import MachineError
 from roadwork.core.files import atomic_path
 from roadwork.data.datamodule import NATIXDataModule
-from roadwork.runs.lock import claimed
+from roadwork.runs.lock import run_lock
 from roadwork.runs.run import LAST, Run
 from roadwork.training.callbacks.adalora_callback import AdaLoraCallback
 from roadwork.training.callbacks.ema_callback import EMACallback
@@ -134,7 +134,7 @@ class BaseTrainer:
         if training.compile and batches is datamodule:
             compile_network(self.module.model, self.trainer.strategy.root_device)
         try:
-            with claimed(self.run_folder) if self.trainer.is_global_zero else nullcontext():
+            with run_lock(self.run_folder) if self.trainer.is_global_zero else nullcontext():
                 self.trainer.fit(self.module, datamodule=batches, ckpt_path=checkpoint, weights_only=True)
         except RuntimeError as error:
             raise_if_peer_failed(error)
