@@ -214,11 +214,7 @@ def resolve_run(name: str, output_dir: Path) -> Path:
         raise DataError(f"{name!r} matches {len(begun)} runs: {', '.join(begun[:_SHOWN])}{more}. Name one of them.")
     experiments = {run.rpartition("/")[0] for run in folders}
     close = difflib.get_close_matches(wanted, [*folders, *sorted(experiments)], _SHOWN, cutoff=0.4)
-    hint = (
-        f"Did you mean {' or '.join(close)}?"
-        if close
-        else f"It has {len(folders)} runs; list them with `roadwork runs`."
-    )
+    hint = f"Did you mean {' or '.join(close)}?" if close else f"`roadwork runs` lists its {len(folders)} runs."
     raise DataError(f"There is no run {name!r} in {output_dir}. {hint}")
 
 
@@ -229,11 +225,7 @@ def read_run_config(folder: Path, overrides: Sequence[str]) -> DictConfig:
         ConfigError: an override cannot be used, or the run has finished and no override asks for more epochs.
         DataError: the run's configuration or manifest is damaged.
     """
-    begun = load_yaml(Run(folder).config_file)
-    if not set(begun) >= _SECTIONS:  # missing sections would silently become defaults
-        raise DataError(
-            f"{Run(folder).config_file} is not the complete configuration of a run. Restore it, or train again."
-        )
+    begun = Run(folder).read_config()
     config = load_config(Run(folder).config_file, overrides)
     epochs, trained = begun.training.epochs, Run(folder).read_manifest().get("epochs_trained")
     is_asked_for_more = config.training.epochs > epochs or config.training.patience != begun.training.patience

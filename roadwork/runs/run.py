@@ -167,7 +167,7 @@ class Run:
         return self._read_json(self.results_file, "Write it again with `roadwork evaluate RUN`.")
 
     def read_evaluated_sha256(self) -> Any:
-        """The SHA-256 of the evaluated checkpoint, or of each member of an ensemble; None before `roadwork evaluate`."""
+        """The SHA-256 of the evaluated checkpoint, or of each member of an ensemble; None before an evaluation."""
         return self.read_results().get(TEST_SPLIT, {}).get("checkpoint_sha256")
 
     def read_calibration(self) -> dict[str, Any] | None:
