@@ -337,9 +337,7 @@ def measure(folder: Path, count: int, seed: int, only: str | None) -> list[Outco
 
 
 def show(outcomes: Sequence[Outcome]) -> None:
-    table = Table(
-        "interrupted", "adapter", "times", "exit codes", "resumed after step", "bit-identical", title="Crash recovery"
-    )
+    table = Table("interrupted", "adapter", "times", "exit codes", "resumed after step", "bit-identical")
     keys = dict.fromkeys((outcome.moment.kind, bool(outcome.moment.options)) for outcome in outcomes)
     for kind, is_adapter in keys:
         mine = [o for o in outcomes if (o.moment.kind, bool(o.moment.options)) == (kind, is_adapter)]

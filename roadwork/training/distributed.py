@@ -142,6 +142,15 @@ def reduce_sum(tensor: Tensor, world_size: int) -> Tensor:
     return total
 
 
+def gather(trainer: L.Trainer, own: list[T]) -> list[T]:
+    """The lists of a trainer's processes, concatenated; all must call it."""
+    if trainer.world_size == 1:
+        return own
+    everyone: list[list[T]] = [[] for _ in range(trainer.world_size)]
+    dist.all_gather_object(everyone, own)
+    return [each for rank in everyone for each in rank]
+
+
 def reduce_max(trainer: L.Trainer, *numbers: int) -> list[int]:
     """The largest value of each number over a trainer's processes; all must call it."""
     if trainer.world_size == 1:

@@ -89,7 +89,7 @@ def test_interrupted_run_prints_its_resume_command_and_resumes(roadwork, demo_ro
     code, said, more = roadwork("resume", folder.name[:4])
     assert (code, more) == (1, [])
     assert "There is no run" in said
-    assert f"night/a/{folder.name}" in said or "1 runs are there" in said
+    assert f"night/a/{folder.name}" in said or "lists its 1 runs" in said
     code, said, more = roadwork("resume", "night/a")
     assert (code, more) == (2, [])
     assert "2 of 2 epochs" in said

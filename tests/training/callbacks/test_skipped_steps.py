@@ -14,12 +14,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins import MixedPrecision
 
 from roadwork.core.errors import DivergedError, RoadworkError, RunStoppedError
-from roadwork.training.callbacks.training_monitor import (
-    SKIPPED_FILE,
-    TrainingMonitorCallback,
-    name_some,
-    non_finite_names,
-)
+from roadwork.training.callbacks.training_monitor import SKIPPED_FILE, TrainingMonitorCallback, name_some
+from roadwork.training.checkpoints import non_finite_names
 from roadwork.training.module import spread_non_finite
 
 
