@@ -130,7 +130,7 @@ class Run:
         return self.folder / "manifest.json"
 
     def read_config(self, overrides: Sequence[str] = ()) -> DictConfig:
-        """The whole configuration of the run, with `key=value` overrides on top.
+        """The complete configuration of the run, with `key=value` overrides on top.
 
         Raises:
             ConfigError: an override cannot be used.
@@ -226,7 +226,7 @@ class Run:
         return openings
 
     def _read_json(self, path: Path, remedy: str) -> dict[str, Any]:
-        """The JSON object in a file; empty where there is no file."""
+        """The JSON object in a file; empty if the file does not exist."""
         if not path.is_file():
             return {}
         try:
@@ -248,7 +248,7 @@ def find_test_result(results: dict[str, Any], *, is_calibrated: bool) -> dict[st
 
 
 def _git_revision() -> str | None:
-    """The revision of roadwork's checkout; None for an installed package, whatever repository surrounds it."""
+    """The revision of roadwork's checkout; None for an installed package, even inside another repository."""
     if not (_CHECKOUT / ".git").exists():
         return None
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]

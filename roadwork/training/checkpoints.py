@@ -27,7 +27,7 @@ from roadwork.runs.run import LAST, PREVIOUS
 
 logger = logging.getLogger(__name__)
 
-# Room for what a checkpoint holds beside its tensors, and for logs.
+# Space for the other content of a checkpoint, and for logs.
 _SPARE_BYTES = 16 * 2**20
 
 # A checkpoint's key for its omitted weights; checkpoints of version 0.1 have the same one.

@@ -129,10 +129,10 @@ class TrainingMonitorCallback(EpochCallback):
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         batches, self._batches = self._batches, []
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        # This waits once per step for a GPU to end its backward pass. The GPU then idles while the host queues the
-        # optimizer and the next forward pass: little beside a step of a large network. AdamW's own `found_inf` would
+        # This waits once per step for a GPU's backward pass. The GPU then idles while the host queues the optimizer and
+        # the next forward pass, which is short compared with a step of a large network. AdamW's own `found_inf` would
         # skip a step without the host, but average, buffers and counts would be reset a step too late, when
-        # checkpoints may hold them.
+        # checkpoints may contain them.
         norm = float(torch.nn.utils.get_total_norm(gradients))
         step: StepState = pl_module.step_state  # type: ignore[assignment]  # RoadworkClassifier's
         step.gradient_norm, step.is_skipped = norm, not math.isfinite(norm)
@@ -361,7 +361,7 @@ def _gather_causes(
     Args:
         trainer: its data module's table names the rows.
         batches: this rank's.
-        loss_factor: a batch's loss is what the backward pass got, times this.
+        loss_factor: a batch's loss is the loss of its backward pass times this.
 
     Returns:
         The losses of all batches; the ids of the rows in batches with a non-finite loss, or in all batches where every
