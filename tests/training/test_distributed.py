@@ -48,7 +48,7 @@ def test_slurm_and_torchrun_are_recognised_by_their_variables(variables, environ
     assert isinstance(trainer.strategy, DDPStrategy)
     assert isinstance(trainer.strategy.cluster_environment, environment)
     assert (trainer.global_rank, trainer.local_rank, trainer.node_rank, trainer.world_size) == (3, 1, 1, 4)
-    # The first process's trials are its own.
+    # Rank zero's dry run uses a single device.
     alone = build_lightning_trainer(FOUR, [], tmp_path, alone=True, logger=False, enable_checkpointing=False)
     assert isinstance(alone.strategy, SingleDeviceStrategy)
     assert alone.world_size == 1

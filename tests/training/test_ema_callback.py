@@ -292,7 +292,7 @@ def test_trained_parameter_without_average_is_an_error(forget):
         trainer_with(ema).fit(module, loader(10, 1), loader(10, 2))
 
 
-@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")  # ModelCheckpoint is left out on purpose
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")  # without ModelCheckpoint on purpose
 def test_best_checkpoint_holds_average_and_raw_weights(tmp_path):
     module = Classifier()
     ema, best = EMACallback(module.model, decay=0.9), ModelCheckpoint(tmp_path, monitor="loss", save_top_k=1)
@@ -305,7 +305,7 @@ def test_best_checkpoint_holds_average_and_raw_weights(tmp_path):
     assert saved["raw_state_dict"].keys() == saved["state_dict"].keys() - {"model.1.num_batches_tracked"}
     assert not torch.equal(saved["raw_state_dict"]["model.0.weight"], saved["state_dict"]["model.0.weight"])
 
-    # By its name the checkpoint is tested as it was validated, and stays in the model.
+    # A checkpoint path tests the average, which stays in the model.
     for callbacks in ([EMACallback(module.model)], []):
         module.seen_in_evaluation.clear()
         trainer_with(*callbacks).test(module, loader(10, 2), ckpt_path=best.best_model_path, verbose=False)

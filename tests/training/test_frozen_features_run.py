@@ -36,7 +36,7 @@ PROBE = (
 
 @pytest.fixture
 def probe(tiny_config, tmp_path, monkeypatch):
-    """Makes a configuration of a linear probe, with a cache of its own."""
+    """Makes a configuration of a linear probe, with its own cache."""
     monkeypatch.setenv("ROADWORK_CACHE", str(tmp_path / "cache"))
 
     def make(*overrides, name="resnet"):

@@ -79,8 +79,8 @@ def assert_same_end(folder, uninterrupted):
     [
         (signal.SIGTERM, 1, 1, ()),
         (signal.SIGINT, 5, 5, ()),
-        (signal.SIGTERM, 9, 9, ()),  # the last step of an epoch: its validation ends first
-        (signal.SIGTERM, 2, 2, ("training.accumulate=2",)),  # gradients that are being summed are summed up first
+        (signal.SIGTERM, 9, 9, ()),  # the last step of an epoch: validation finishes first
+        (signal.SIGTERM, 2, 2, ("training.accumulate=2",)),  # finishes the gradient accumulation first
     ],
 )
 def test_stops_after_the_step_and_resumes_identically(config, tmp_path, number, n, saved_at, overrides):

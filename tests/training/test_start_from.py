@@ -105,7 +105,7 @@ def test_latest_link_is_resolved_at_the_start(tiny_config, tiny_run):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"num_attention_heads": 4}, "num_attention_heads.*2.*4"),  # of weights with the same shapes
+        ({"num_attention_heads": 4}, "num_attention_heads.*2.*4"),  # the weights have the same shapes
         ({"hidden_size": 32}, "hidden_size.*16.*32"),
         ({"num_hidden_layers": 1}, "num_hidden_layers.*2.*1"),
     ],

@@ -162,7 +162,7 @@ def test_prune_average_of_another_model_is_an_error():
 def test_orthogonal_loss_equals_pefts():
     model = adapted().eval()
     images, labels = next(iter(loader(1)))
-    # Without a task type the outer PeftModel passes its AdaLoraModel by, and with it the term.
+    # Without a task type the outer PeftModel bypasses AdaLoraModel.forward, which adds the term.
     output = model.base_model(pixel_values=images, labels=labels)
     own = cross_entropy(model(pixel_values=images).logits, labels)
     term = adalora_orthogonal_loss(model)

@@ -76,7 +76,7 @@ def test_step_with_nan_is_skipped_completely(fits, caplog, training, bad_batch, 
     assert f"Epoch 1: 1 of {len(watcher.changed)} steps" in epoch
     figures = json.loads((trainer.run_folder / "metrics.jsonl").read_text())
     assert math.isfinite(figures["train/loss"])
-    assert figures["step"] == len(watcher.changed)  # the schedule's length is what it was
+    assert figures["step"] == len(watcher.changed)  # the schedule's length is unchanged
 
 
 def test_infinite_loss_with_finite_gradients_is_skipped(fits, caplog, monkeypatch):

@@ -142,7 +142,7 @@ def build_config(adapter):
 
 
 def test_dora_trains_a_magnitude_for_each_output_of_each_layer():
-    """At its start DoRA is the network itself: the magnitudes are the norms of the weights' rows."""
+    """Before training DoRA equals the network: the magnitudes are the norms of the weights' rows."""
     plain, model = build("vit"), adapted("vit", "dora")
     assert build_config("dora").use_dora
     assert not build_config("lora").use_dora

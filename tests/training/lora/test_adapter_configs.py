@@ -83,7 +83,7 @@ def test_default_config_adapts_every_block_and_trains_the_head(adapter, name):
     wrapped = [n for n, m in model.named_modules() if hasattr(m, "base_layer")]
     assert len(wrapped) == layers * adapted
     images = torch.rand(2, 3, 28, 28, generator=torch.Generator().manual_seed(1))
-    # Two steps: LoRA's A and AdaLoRA's A and B get a gradient only once the other factor has left zero.
+    # Two steps: LoRA's A and AdaLoRA's A and B get a gradient only after the other factor is nonzero.
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
     for _ in range(2):
         optimizer.zero_grad()

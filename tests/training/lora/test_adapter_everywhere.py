@@ -24,7 +24,7 @@ QUICK = {*((family, "lora") for family in ALL_NETWORKS), *(("vit", adapter) for 
 IMPOSSIBLE = {("resnet", "vera")}
 
 pytestmark = [
-    # Lightning's advice to people, and peft 0.21's use of a name that transformers 5.23 deprecated.
+    # Lightning's tips, and a name that peft 0.21 reads and transformers 5.23 deprecated.
     pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning"),
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
 ]
@@ -70,7 +70,7 @@ def test_trains_saves_resumes_merges_and_is_exported(family, adapter, tmp_path):
     else:
         held = {name.removeprefix("model.") for name in saved["state_dict"]}
         assert trained <= held
-        # Beside what is trained: positions, and the pooling heads and masks that nothing of the family uses.
+        # Position embeddings stay too, and unused pooling heads and masks.
         frozen = sum(before[name].numel() for name in before if name not in trained)
         assert sum(before[name].numel() for name in saved["left_out"]["names"]) > 0.5 * frozen
         assert not held & set(saved["left_out"]["names"])
