@@ -1,4 +1,4 @@
-"""`roadwork profile`, end to end on tiny data, and what it prints."""
+"""`roadwork profile` end to end on tiny data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from roadwork.profiling.profile import profile_training, rate
 
 @pytest.fixture
 def config_file(tiny_config, tmp_path, monkeypatch):
-    """A composed configuration file in a working folder of its own, with a folder of its own for temporary files."""
+    """A composed configuration file in an empty working folder, with its own folder for temporary files."""
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     monkeypatch.chdir(tmp_path)
@@ -37,7 +37,7 @@ def _run(*arguments):
     return done.stdout
 
 
-def test_the_command_measures_and_leaves_nothing_but_the_trace(config_file, tmp_path, demo_root, monkeypatch):
+def test_command_measures_and_writes_only_the_trace(config_file, tmp_path, demo_root, monkeypatch):
     datamodule = NATIXDataModule(OmegaConf.load(config_file))
     datamodule.setup("fit")
     val_test = {int(row) for row in datamodule.datasets["val_test"].rows}
@@ -86,7 +86,7 @@ def test_less_than_one_step_is_wrong_usage(config_file):
     assert CliRunner().invoke(app, ["profile", "--config", str(config_file), "--steps", "0"]).exit_code == 2
 
 
-def test_profiling_on_cached_features_is_refused(config_file):
+def test_profiling_on_cached_features_is_an_error(config_file):
     datamodule = NATIXDataModule(OmegaConf.load(config_file))
     datamodule.settings.training.freeze_backbone = True
     datamodule.cfg.training.freeze_backbone = True

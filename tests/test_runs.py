@@ -1,4 +1,4 @@
-"""A run's folder is its own, is written whole or not at all, and its manifest holds."""
+"""Run folders are unique, their files are written atomically, and the manifest is correct."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""`roadwork runs` says what each run's folder says, and `roadwork resume NAME` finds the run that is meant."""
+"""`roadwork runs` lists each run's state and metrics, and `roadwork resume NAME` finds a run by its name."""
 
 import json
 import multiprocessing
@@ -27,7 +27,7 @@ from roadwork.runs.listing import (
     read_run_config,
     resolve_run,
 )
-from roadwork.runs.lock import check_unclaimed, claimed, is_claimed
+from roadwork.runs.lock import check_unlocked, is_locked, run_lock
 from roadwork.runs.run import Run
 
 CONFIG = {"model": {"name": "resnet"}, "data": {}, "training": {"epochs": 3, "adapter": "none", "patience": 10}}
@@ -103,7 +103,7 @@ def test_figures_of_an_older_checkpoint_are_marked(tiny_run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "said"),
+    ("file", "content", "expected"),
     [
         ("config.yaml", None, "config.yaml"),
         ("config.yaml", "training: {epochs: 3}", "model.name, training.adapter"),
@@ -113,14 +113,14 @@ def test_figures_of_an_older_checkpoint_are_marked(tiny_run, tmp_path):
         ("results.json", "[]", "JSON object"),
     ],
 )
-def test_damaged_run_is_listed_as_damaged(outputs, file, content, said):
+def test_damaged_run_is_listed_as_damaged(outputs, file, content, expected):
     path = outputs / "demo" / "20260101T000000Z" / file
     path.unlink(missing_ok=True)
     if content is not None:
         path.write_text(content)
     rows = list_runs(outputs)
     assert [row.state for row in rows] == [UNSAVED, STOPPED, FINISHED, DAMAGED]
-    assert said in rows[-1].note
+    assert expected in rows[-1].note
 
 
 def test_runs_and_report_skip_the_same_damaged_line(tmp_path, tiny_run):
@@ -143,8 +143,8 @@ def test_partly_written_line_is_not_damage(outputs):
 
 
 def _hold(folder, pipe):
-    with claimed(folder):
-        if os.fork() == 0:  # as a loader's worker, which may outlive a process that is killed
+    with run_lock(folder):
+        if os.fork() == 0:  # like a loader worker that outlives its killed parent
             pipe.recv()
             os._exit(0)
         pipe.send("held")
@@ -161,13 +161,13 @@ def test_run_is_running_only_while_its_process_lives(outputs):
     try:
         assert list_runs(outputs)[1].state == RUNNING
         with pytest.raises(DataError, match="another process"):
-            check_unclaimed(folder)
-        with pytest.raises(DataError, match="another process"), claimed(folder):
+            check_unlocked(folder)
+        with pytest.raises(DataError, match="another process"), run_lock(folder):
             pass
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         deadline = time.monotonic() + 30
-        while is_claimed(folder):  # its child lives, and lets go as soon as it has begun
+        while is_locked(folder):  # the child process lives on, and releases the lock when it starts
             assert time.monotonic() < deadline
             time.sleep(0.05)
         assert list_runs(outputs)[1].state == STOPPED

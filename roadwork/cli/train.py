@@ -100,7 +100,7 @@ def prove_and_train(datamodule: NATIXDataModule, resume_from: Path | None, *, dr
     from roadwork.core.errors import RunStoppedError
     from roadwork.preflight.dry_run import run_dry
     from roadwork.runs.listing import name_run
-    from roadwork.runs.lock import check_unclaimed
+    from roadwork.runs.lock import check_unlocked
     from roadwork.training.distributed import ProcessGroup
     from roadwork.training.trainers.factory import prepare_trainer, set_batch_size
     from roadwork.training.trainers.resume import check_same_configuration
@@ -110,7 +110,7 @@ def prove_and_train(datamodule: NATIXDataModule, resume_from: Path | None, *, dr
     if group.is_rank_zero:
         if resume_from:
             print(f"Resuming {resume_from}")
-            check_unclaimed(resume_from)
+            check_unlocked(resume_from)
         trainer = prepare_trainer(datamodule, resume_from)
         if resume_from:
             check_same_configuration(resume_from, datamodule.cfg)  # before the dry run, which takes its time
@@ -149,15 +149,15 @@ def _print_callbacks(trainer: BaseTrainer) -> None:
 
 def print_wiring(rows: list[WireRow]) -> None:
     """Prints the wiring table; exits with code 1 if a check failed."""
-    table = Table("", "Wire", "Observed on real batches", title="Wiring", title_justify="left")
+    table = Table("", "Check", "Observed on real batches", title="Wiring", title_justify="left")
     for row in rows:
         table.add_row("✅" if row.works else "❌", row.wire, row.observed)
     Console().print(table)
-    dead = [row for row in rows if not row.works]
-    for row in dead:
+    failed = [row for row in rows if not row.works]
+    for row in failed:
         print(f"❌ {row.wire}: {row.fix}.")
-    print(f"{len(rows) - len(dead)} of {len(rows)} wires work." + (" Do not train yet." if dead else ""))
-    if dead:
+    print(f"{len(rows) - len(failed)} of {len(rows)} checks passed." + (" Do not train yet." if failed else ""))
+    if failed:
         raise typer.Exit(FAILED)
 
 

@@ -1,1 +1,1 @@
-"""What every other package builds on: errors, files, devices, progress, random streams."""
+"""Errors, files, devices, progress and random seeds, used by every other package."""

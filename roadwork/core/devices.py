@@ -1,4 +1,4 @@
-"""The memory and the devices of this machine."""
+"""Memory and devices of this machine."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def available_bytes() -> int:
-    """Free memory without swapping: the machine's, or the rest of the container's limit (cgroup 2)."""
+    """Free memory without swapping: that of the machine, or what is left of the container's limit (cgroup 2)."""
     machine = int(psutil.virtual_memory().available)
     try:
         limit, used = (int((_CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
-    except (OSError, ValueError):  # no container, or one without a limit ("max")
+    except (OSError, ValueError):  # no container, or no limit ("max")
         return machine
     return min(machine, limit - used)
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device that a name stands for.
+    """The torch device with a name.
 
     Args:
         name: `auto` for this machine's accelerator, else the CPU; or a torch device, such as `cpu`, `cuda` or `cuda:1`.
@@ -48,7 +48,7 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def devices_here(devices: int | str, accelerator: str) -> int:
-    """The number of this machine's devices that train together.
+    """The number of devices on this machine that train together.
 
     Args:
         devices: `training.devices`, a number or `auto`.

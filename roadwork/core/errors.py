@@ -1,4 +1,4 @@
-"""The errors a user can cause. Each message says what came, what is allowed, and what to do."""
+"""Errors that a user can fix. Each message gives the bad value, what is allowed, and what to do."""
 
 
 class RoadworkError(Exception):
@@ -18,23 +18,23 @@ class SplitError(RoadworkError, ValueError):
 
 
 class WiringError(RoadworkError, RuntimeError):
-    """A part that was asked for and was seen not to work."""
+    """A configured component that does not work."""
 
 
 class DivergedError(RoadworkError, ArithmeticError):
-    """A run whose loss, gradients or weights are not finite any more."""
+    """A run whose loss, gradients or weights are no longer finite."""
 
 
 class MachineError(RoadworkError, OSError):
-    """The machine lacks what a run needs: room on its disk, a process that lives."""
+    """The machine lacks disk space, or a process of the run has ended."""
 
 
 class RunStoppedError(RoadworkError):
-    """A run was asked to stop by a signal, and has saved what it had.
+    """A signal stopped a run, which has saved its state.
 
     Attributes:
-        exit_code: 128 + the signal's number, as shells have it.
-        way_on: the option or command that goes on with it.
+        exit_code: 128 + the signal's number, as in shells.
+        way_on: the option or command that resumes the run.
     """
 
     way_on = "--resume"
@@ -45,4 +45,4 @@ class RunStoppedError(RoadworkError):
 
 
 class MissingExtraError(RoadworkError, ImportError):
-    """An optional package is needed; the message names the exact install command."""
+    """An optional package is missing; the message has its install command."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; moved onto it, synced, when the block ends without an error."""
+    """A temporary path beside `path`; it is synced and renamed to `path` if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -25,7 +25,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Writes `value` atomically as indented JSON; NaN is refused, since JSON has none."""
+    """Writes `value` atomically as indented JSON; raises ValueError for NaN, which JSON does not have."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -36,9 +36,9 @@ def sha256_of(path: Path) -> str:
 
 
 def cache_folder() -> Path:
-    """Where costly results are kept between runs: `ROADWORK_CACHE`, else `roadwork` in the user's cache folder.
+    """The folder for results that are slow to compute: `ROADWORK_CACHE`, else `roadwork` in the user's cache folder.
 
-    Nothing in it is needed: deleting it costs time only.
+    It can be deleted at any time; its content is then computed again.
     """
     user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(os.environ.get("ROADWORK_CACHE") or user_cache / "roadwork")

@@ -1,4 +1,4 @@
-"""Progress on standard error, so that a command's output can be piped: a bar on a terminal, else a line every 30 s."""
+"""Progress on standard error: a bar on a terminal, else a log line every 30 seconds."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ProgressLine:
 
 
 class _LoggedProgress(Progress):
-    """A progress display for a console that is no terminal, such as a CI log or nohup.out: it logs lines."""
+    """A progress display that logs lines, for output that is not a terminal (CI logs, nohup.out)."""
 
     def __init__(self, *columns: Any, **options: Any) -> None:
         super().__init__(*columns, **options)
@@ -67,6 +67,6 @@ def new_progress() -> Progress:
 
 
 def track(items: Iterable[T], total: int, description: str) -> Iterator[T]:
-    """Passes on `items` while showing how many of `total` are done."""
+    """Yields `items` and shows how many of `total` are done."""
     with new_progress() as progress:
         yield from progress.track(items, total=total, description=description)

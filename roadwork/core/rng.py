@@ -1,4 +1,4 @@
-"""Random draws that depend on what is augmented, and on nothing that happened before."""
+"""Random draws that depend only on a key, not on earlier draws."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import torch
 
 @contextmanager
 def repeatable_draws(device: torch.device, *key: int) -> Iterator[None]:
-    """Draws of torch's global generators that follow from `key` alone; afterwards they go on as if none had happened.
+    """Seeds torch's global generators by `key` inside the block, and restores their state afterwards.
 
     Args:
-        device: where the images are; its generator and the CPU's are seeded.
-        key: numbers of 0 or more, such as seed, epoch and position; always as many, since trailing zeros count as none.
+        device: the images' device; its generator and the CPU's are seeded.
+        key: numbers of 0 or more, such as seed, epoch and position. Always pass the same number of them, because
+            trailing zeros do not change the seed.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(_seed_of(key))
@@ -24,13 +25,13 @@ def repeatable_draws(device: torch.device, *key: int) -> Iterator[None]:
 
 
 def seed_all(*key: int) -> None:
-    """Seeds the global generators of Python, NumPy and torch, of all devices, by `key`, which is as above."""
+    """Seeds the global generators of Python, NumPy and torch (all devices) by `key`; see `repeatable_draws`."""
     seed = _seed_of(key)
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 -- libraries that draw from the global generator are why it is seeded
+    np.random.seed(seed % 2**32)  # noqa: NPY002 -- libraries draw from the global generator
     torch.manual_seed(seed)
 
 
 def _seed_of(key: Sequence[int]) -> int:
-    # Unlike a sum or a hash of our own, nearby keys give unrelated seeds.
+    # SeedSequence gives unrelated seeds for similar keys.
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)

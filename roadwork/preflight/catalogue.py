@@ -27,8 +27,8 @@ from roadwork.training.lora.apply import adapt_network
 
 UNKNOWN, NO_WEIGHTS = "unknown", "no weights"
 
-# The `license` of each model card on huggingface.co, as known in November 2026; not all were looked up again. The card
-# itself is binding. If the authors state another licence elsewhere, both are here.
+# The `license` of each model card on huggingface.co, as known in November 2026; not all were checked again. The card
+# itself is binding. If the authors state another licence elsewhere, both are listed.
 _APACHE = "Apache 2.0"
 _DINOV3 = "DINOv3 License (gated)"  # ai.meta.com/resources/models-and-libraries/dinov3-license
 _CONVNEXTV2 = "CC BY-NC (card: Apache 2.0)"  # the first: README of github.com/facebookresearch/ConvNeXt-V2
@@ -73,7 +73,7 @@ BATCH_FOR_AUTO = 32
 
 
 def licence_of(model: ModelSettings) -> str:
-    """The licence of a model's weights, from the model card of a folder or from the table above; else `unknown`."""
+    """The licence of a model's weights, from a folder's model card or from `LICENCES`; else `unknown`."""
     if not model.pretrained:
         return NO_WEIGHTS
     folder = Path(model.name)
@@ -120,7 +120,7 @@ class Backbone:
         source: its hub name, folder or model type.
         configured: whether the configuration trains it.
         family: transformers' model type; None if it cannot be built.
-        cost: its cost; None if it cannot be built.
+        cost: parameters, FLOPs and memory; None if it cannot be built.
         licence: the licence of its weights.
         weights: `random`, `here` (a folder, or the hub's local cache), or `not here`.
         streetvision: whether the StreetVision consumer can load its export; None if it cannot be built.

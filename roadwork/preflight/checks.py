@@ -1,4 +1,4 @@
-"""Checks that need no training step."""
+"""`roadwork preflight`: checks of the environment, the data and the settings, without a training step."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _GIB = 1024**3
 
 @dataclass
 class _Rows:
-    """What the sampler reads of a dataset."""
+    """The part of a dataset that the GPS sampler reads."""
 
     gps: np.ndarray
     labels: np.ndarray
@@ -53,16 +53,16 @@ class _Rows:
 
 
 def plan_repeats(settings: Settings, table: SampleTable, split_names: np.ndarray) -> Repeats:
-    """Of a run with GPS sampling; no image is read.
+    """How often a run with GPS sampling will draw each row, without reading an image.
 
     Args:
-        settings: of the run.
-        table: of N rows.
+        settings: the run's settings.
+        table: the dataset's N rows.
         split_names: (N,) the split of each row.
 
     Raises:
-        DataError: nothing could be drawn.
-        ConfigError: a setting of the sampler cannot be used.
+        DataError: the sampler has no rows to draw.
+        ConfigError: a sampler setting is invalid.
     """
     rows = np.flatnonzero(split_names == "train")
     points, _ = find_deployment(settings.data, table, split_names)
@@ -86,7 +86,7 @@ class Check:
 
 
 class Preflight:
-    """Runs the checks of a configuration one after the other; a check whose ground is missing is left out."""
+    """Runs the checks of a configuration one after the other; skips checks whose input is missing."""
 
     def __init__(self, cfg: DictConfig) -> None:
         self.settings: Settings = to_settings(cfg)
@@ -95,7 +95,7 @@ class Preflight:
         self.seconds_per_image = 0.0
 
     def run(self) -> Iterator[Check]:
-        """Yields each check as it is done."""
+        """Yields each check as soon as it is done."""
         yield from self._guarded("environment", self._environment)
         yield from self._guarded("dataset", self._dataset)
         if self.dataset is not None:
@@ -107,7 +107,7 @@ class Preflight:
         if self.splits is not None and self.settings.data.gps_sampling.enabled:
             yield from self._guarded("GPS sampling", self._sampling)
             if not self.settings.data.balance:
-                yield from self._guarded("repeats", self._repeats)
+                yield from self._guarded("oversampling", self._repeats)
         yield from self._guarded("augmentation", self._augmentation)
         yield from self._guarded("callbacks", self._callbacks)
         yield from self._guarded("model, disk, time", self._cost)
@@ -143,14 +143,14 @@ class Preflight:
         self.dataset = open_dataset(self.settings)
         table = self.dataset.table
         positives = int(table.labels.sum())
-        mixed_in = "".join(
-            f" Mixed in: {int((table.slices[SOURCE] == extra.dataset_name).sum()):,} rows of {extra.dataset_name}."
+        mixed = "".join(
+            f" Extra data: {int((table.slices[SOURCE] == extra.dataset_name).sum()):,} rows from {extra.dataset_name}."
             for extra in data.extra
         )
         return Check(
             f"dataset mode {data.mode}",
             OK,
-            f"{' '.join(table.notes[:1])} {positives:,} Roadwork, {len(table) - positives:,} None.{mixed_in}",
+            f"{' '.join(table.notes[:1])} {positives:,} Roadwork, {len(table) - positives:,} None.{mixed}",
         )
 
     def _images(self) -> Check:
@@ -165,10 +165,10 @@ class Preflight:
         self.seconds_per_image = (time.monotonic() - started) / len(sample)
         ledger.add([image for image in decoded if isinstance(image, UnreadableImage)])
         found = (
-            f"{len(table) - len(ledger.reasons):,} of {len(table):,} have a sound header and end; "
-            f"{len(sample)} decoded whole, {1 / self.seconds_per_image:.0f} images/s a core"
+            f"{len(table) - len(ledger.reasons):,} of {len(table):,} have a valid header and end; "
+            f"{len(sample)} were decoded completely, at {1 / self.seconds_per_image:.0f} images/s per core"
         )
-        return Check("images decode", WARNING if ledger.reasons else OK, found, "mend or remove the unreadable ones")
+        return Check("images decode", WARNING if ledger.reasons else OK, found, "repair or remove the unreadable ones")
 
     def _gps(self) -> Check:
         table = self._opened().table
@@ -176,16 +176,16 @@ class Preflight:
         notes = " ".join(table.notes[1:])
         found = f"{table.gps_coverage:.1%} of {len(table):,} rows have a position. {notes}".strip()
         fix = (
-            f"coverage is under {minimum:.0%}: the rows without GPS are drawn with weight "
-            f"{self.settings.data.gps_sampling.missing_weight:g} wherever they lie, "
-            "so weighting steers only a part of training"
+            f"less than {minimum:.0%} of the rows have GPS; rows without GPS are drawn with weight "
+            f"{self.settings.data.gps_sampling.missing_weight:g} wherever they were taken, "
+            "so GPS sampling affects only a part of training"
         )
         return Check("GPS", OK if table.gps_coverage >= minimum else WARNING, found, fix)
 
     def _splits(self) -> Check:
         dataset = self._opened()
         splits, report = dataset.splits, dataset.report
-        self.splits = splits  # they can be used
+        self.splits = splits  # only set if they can be used
         ratios = "/".join(f"{self.settings.data.splits[name]:.2f}" for name in SPLIT_NAMES)
         found = f"{splits.source}, configured {ratios}: {report}"
         return Check("splits", WARNING if report.warnings else OK, found, " ".join(report.warnings))
@@ -204,14 +204,14 @@ class Preflight:
         edge = float(brackets.edges_km[1])
         clusters = cluster_deployment(points, sampling.n_clusters, edge, sampling.random_seed)
         found = (
-            f"{len(points):,} deployment points of {where}; "
-            f"{len(clusters.sizes)} clusters put {clusters.covered_share:.0%} of them within {edge:g} km of a centre"
+            f"{len(points):,} deployment points from {where}; with {len(clusters.sizes)} clusters, "
+            f"{clusters.covered_share:.0%} of them are within {edge:g} km of a cluster centre"
         )
         needed = f"data.gps_sampling.n_clusters={clusters.needed or 'auto'}"
         train_gps, test_gps = (table.gps[(names == split) & table.has_gps] for split in ("train", "val_test"))
         unreachable = unreachable_targets(points, train_gps)
-        reach = Check(
-            "deployment within reach",
+        coverage = Check(
+            "deployment coverage",
             WARNING if unreachable else OK,
             unreachable or f"every deployment point has a training image within {REACH_KM:g} km",
         )
@@ -222,7 +222,7 @@ class Preflight:
                 found,
                 f"set {needed}",
             ),
-            reach,
+            coverage,
         )
         if not len(train_gps) or not len(test_gps):
             return checks
@@ -233,7 +233,7 @@ class Preflight:
         table = self._opened().table
         names = self.splits.names_by_row(table) if self.splits else np.array([])
         repeats = plan_repeats(self.settings, table, names)
-        return Check("repeats", WARNING if repeats.are_too_many else OK, str(repeats), repeats.advice)
+        return Check("oversampling", WARNING if repeats.are_too_many else OK, str(repeats), repeats.advice)
 
     def _augmentation(self) -> Check:
         data = self.settings.data
@@ -243,12 +243,12 @@ class Preflight:
     def _callbacks(self) -> Check:
         training = self.settings.training
         ema = f"EMA with decay {training.ema_decay}" if training.use_ema else "no EMA (training.use_ema is false)"
-        return Check("callbacks", OK, f"MCC, {ema}; adapter {training.adapter}. The dry run shows that they fire.")
+        return Check("callbacks", OK, f"MCC, {ema}; adapter {training.adapter}. The dry run checks their calls.")
 
     def _cost(self) -> tuple[Check, ...]:
         model = build_model(self.settings.model, self.settings.data.img_size)
         parameters = sum(p.numel() for p in model.parameters())
-        # last, previous and best: each the weights, their average and AdamW's two moments, of 4 bytes
+        # Three checkpoints (last, previous, best), each with weights, EMA and AdamW's two moments, 4 bytes per value.
         needed = 3 * 4 * 4 * parameters / _GIB
         output = Path(self.settings.output_dir)
         existing = next(p for p in (output, *output.absolute().parents) if p.exists())
@@ -256,8 +256,8 @@ class Preflight:
         disk = Check(
             "disk",
             OK if free > needed else BLOCKER,
-            f"{free:.1f} GiB free, checkpoints take up to {needed:.2f} GiB",
-            "free some space, or set output_dir to another disk",
+            f"{free:.1f} GiB free; checkpoints need up to {needed:.2f} GiB",
+            "free some space, or set output_dir to a folder on another disk",
         )
         checks = (Check("model", OK, f"{family_of(model.config)} with {parameters / 1e6:.1f} M parameters"), disk)
         if self.dataset is None:
@@ -265,7 +265,7 @@ class Preflight:
         return (*checks, Check("time", OK, self._estimate(model, len(self.dataset.table))))
 
     def _estimate(self, model: torch.nn.Module, n_rows: int) -> str:
-        """Measures forward and backward on a random batch."""
+        """The estimated training time, from forward and backward passes on a random batch."""
         data, training = self.settings.data, self.settings.training
         device = choose_device()
         size = 8 if data.dataloader.batch_size == "auto" else min(data.dataloader.fixed_batch_size, 8)
@@ -284,14 +284,14 @@ class Preflight:
         if training.freeze_backbone and data.augmentation.train.mode == "none":
             n_seen = n_rows * (data.splits["train"] + data.splits["val_select"])
             return (
-                f"about {n_seen * per_image / 60:.0f} min for the features of {n_seen:,.0f} images, once "
-                f"({1 / per_image:.0f} images/s), reading not counted; the head then trains in seconds"
+                f"about {n_seen * per_image / 60:.0f} min to compute the features of {n_seen:,.0f} images once "
+                f"({1 / per_image:.0f} images/s), without reading them; the head then trains in seconds"
             )
         n_train = n_rows * data.splits["train"]
         minutes = training.epochs * n_train * per_image / 60
         return (
             f"about {minutes:.0f} min of training steps for {training.epochs} epochs "
-            f"of {n_train:,.0f} images ({1 / per_image:.0f} images/s), reading not counted"
+            f"of {n_train:,.0f} images ({1 / per_image:.0f} images/s), without reading them"
         )
 
     def _opened(self) -> Dataset:

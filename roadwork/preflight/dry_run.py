@@ -1,4 +1,4 @@
-"""Two real batches through training and validation, and a table of which wires were seen to work."""
+"""The dry run: trains and validates on a few real batches, and returns the wiring table."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ BATCHES = 2
 
 
 def run_dry(datamodule: NATIXDataModule, trainer: BaseTrainer) -> list[WireRow]:
-    """Trains on two optimizer steps of real batches and validates on two; nothing is left behind.
+    """Runs two optimizer steps and two validation batches on real data; leaves no files behind.
 
-    A copy of the trainer runs, so that `trainer` itself can start the fit. The network is not compiled, whatever
-    training.compile says: the wires are the same, and compiling takes longer.
+    It runs a copy of the trainer, so `trainer` itself can start the fit afterwards. The network is never compiled:
+    the checks do not depend on training.compile, and compiling takes longer than they do.
 
     Returns:
         The wiring table.
@@ -45,7 +45,7 @@ def run_dry(datamodule: NATIXDataModule, trainer: BaseTrainer) -> list[WireRow]:
         BATCHES * training.accumulate,
         math.ceil(len(datamodule.datasets["train"]) / datamodule.settings.data.dataloader.fixed_batch_size),
     )
-    # An epoch that makes one step alone is repeated: LoRA's A has no gradient before B has moved.
+    # An epoch with a single step is repeated: LoRA's A gets its first gradient after the first update of B.
     epochs = 1 if n_train > training.accumulate else BATCHES
     n_validation = min(
         BATCHES,
@@ -88,6 +88,6 @@ def run_dry(datamodule: NATIXDataModule, trainer: BaseTrainer) -> list[WireRow]:
 
 
 def _hooks(callback: Callback) -> tuple[str, ...]:
-    """The hooks that a callback of ours implements, of those whose number of calls is known here."""
+    """The hooks that a callback implements and whose number of calls the dry run knows."""
     known = ("on_train_batch_end", "on_validation_batch_end", "on_validation_start", "on_validation_end")
     return tuple(name for name in known if getattr(type(callback), name) is not getattr(Callback, name))

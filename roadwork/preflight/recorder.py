@@ -1,4 +1,4 @@
-"""Records what happens in a few training and validation batches."""
+"""Records a few training and validation batches for the wiring table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Weights = dict[str, Tensor]
 
 @dataclass
 class StageRecord:
-    """The batches of one stage as the network saw them."""
+    """The batches of one stage, as the network received them."""
 
     rows: list[Tensor] = field(default_factory=list)
     images: list[Tensor] = field(default_factory=list)
@@ -30,7 +30,7 @@ class StageRecord:
     logits: list[Tensor] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     criteria: list[float] = field(default_factory=list)
-    """The losses without what an adapter adds."""
+    """The losses without the adapter's regularization term."""
 
     def add(self, batch: dict[str, Any], outputs: Any, seen: Tensor) -> None:
         self.rows.append(batch["index"].cpu())
@@ -42,16 +42,16 @@ class StageRecord:
 
 
 class WiringProbe(Callback):
-    """Watches the network itself: a forward hook sees its images, and its weights are copied at each stage.
+    """Records the network's inputs with a forward hook, and copies its weights at each stage.
 
     Attributes:
-        train, validation: the batches that the network saw.
-        augmented: of each training batch, the images and labels that the augmentation returned; None if not called.
+        train, validation: the batches that the network received.
+        augmented: the images and labels that the augmentation returned for each training batch; None if not called.
         weights_after_step: the weights and buffers before training, then after each optimizer step.
-        stepped: the parameters that the optimizer's own steps changed, before a callback touched them.
-        weights_in_validation, weights_after_validation: what the network held then.
-        gradients: parameter name to whether a gradient came, was finite, and was ever other than zero.
-        learning_rates: of each optimizer step.
+        stepped: the parameters that the optimizer itself changed, before any callback did.
+        weights_in_validation, weights_after_validation: the weights and buffers at that time.
+        gradients: the gradients of each parameter, by its name.
+        learning_rates: one per optimizer step.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -132,7 +132,7 @@ class WiringProbe(Callback):
 
 @dataclass
 class GradientSeen:
-    """What was seen of one parameter's gradient over the steps."""
+    """Whether one parameter received a gradient, and whether it was always finite and ever nonzero."""
 
     came: bool = False
     finite: bool = True
@@ -146,7 +146,7 @@ class GradientSeen:
 
 
 class CallCounter:
-    """Counts the calls of an object's methods, which go on as before."""
+    """Counts the calls of an object's methods without changing what they do."""
 
     def __init__(self, target: object, names: tuple[str, ...]) -> None:
         self.calls: Counter[str] = Counter(dict.fromkeys(names, 0))
@@ -162,12 +162,12 @@ class CallCounter:
 
 
 def copy_weights(model: nn.Module) -> Weights:
-    """All that a checkpoint holds of a model: parameters and buffers."""
+    """A CPU copy of a model's parameters and buffers."""
     return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
 
 def next_epoch_rows(loader: Any, epoch: int) -> np.ndarray:
-    """The dataset rows that a loader's own sampler would draw in an epoch, in order."""
+    """The dataset rows that a loader's sampler draws in an epoch, in order."""
     if hasattr(loader.sampler, "set_epoch"):
         loader.sampler.set_epoch(epoch)
     return np.fromiter((row for batch in loader.batch_sampler for row in batch), dtype=np.int64)
@@ -179,7 +179,14 @@ def find_checkpoint(folder: Path) -> Path | None:
 
 @dataclass(frozen=True)
 class WireRow:
-    """One wire: what was observed, whether that shows that it works, and what to look at if not."""
+    """A row of the wiring table.
+
+    Attributes:
+        wire: its name.
+        observed: what happened in the dry run.
+        works: whether the check passed.
+        fix: what to do if it failed.
+    """
 
     wire: str
     observed: str
@@ -189,7 +196,7 @@ class WireRow:
 
 @dataclass
 class Observations:
-    """All that a dry run observed."""
+    """Everything that a dry run recorded."""
 
     trainer: BaseTrainer
     datamodule: NATIXDataModule

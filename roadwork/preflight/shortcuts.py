@@ -181,8 +181,7 @@ def read_facts(dataset: Dataset, rows: np.ndarray) -> tuple[pd.DataFrame, dict[s
             frame[f"column_{column}"] = table.slices[column].astype(str)
             facts[f"column {column}"] = [f"column_{column}"]
     varied = {
-        fact: [column for column in columns if len(frame[column].unique()) > 1]
-        for fact, columns in facts.items()
+        fact: [column for column in columns if len(frame[column].unique()) > 1] for fact, columns in facts.items()
     }
     return frame, {fact: columns for fact, columns in varied.items() if columns}
 

@@ -1,4 +1,4 @@
-"""Rows of the wiring table: callbacks, adapter, loss, frozen backbone."""
+"""Checks of the training for the wiring table: callbacks, EMA, adapter, loss, frozen backbone."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from roadwork.models.head import find_head, in_evaluation_mode
 from roadwork.preflight.recorder import Observations, Weights, WireRow
 from roadwork.settings import TrainingSettings
 from roadwork.training.linear_probe import why_no_features
-from roadwork.training.lora.targets import adapter_summary
+from roadwork.training.lora.targets import adapter_summary, group_targets
 from roadwork.training.trainers.base_trainer import MONITOR
 
-# An average kept in float32 against its replay in float64, relative above 1.
+# Allowed difference of the float32 average to its float64 reference; relative for values above 1.
 EMA_TOLERANCE = 1e-5
 
-# peft's names: of what it wraps, of a layer's own weights inside, and of the head's trained copy.
-_WRAPPED, _OWN, _HEAD = "base_model.model.", ".base_layer.", ".modules_to_save."
-TOLERANCE = 1e-4
-CHANCE = 5.0  # standard deviations that the draws of an epoch may lie off
+# Parts of peft's parameter names: the wrapped network, an adapted layer's original weights, the head's trained copy.
+_WRAPPED, _ORIGINAL, _HEAD = "base_model.model.", ".base_layer.", ".modules_to_save."
+LOSS_TOLERANCE = 1e-4
+CHANCE = 5.0  # allowed deviation of an epoch's draws, in standard deviations
 COMPARED = 8
 FEATURE_TOLERANCE = 1e-4
 
-# Batches of another size can take other kernels, which round more coarsely than a CPU's (TF32).
+# On a GPU another batch size can select another kernel, which rounds more coarsely (TF32).
 DEVICE_TOLERANCE = 1e-2
 
 
 def callback_rows(seen: Observations) -> Iterator[WireRow]:
-    """Each callback's number of calls, then what it did."""
+    """Counts the calls of each callback, then checks the results of MCC, AdaLoRA and EMA."""
     for callback, counter in seen.calls.items():
         wanted = {
             "on_train_batch_end": seen.n_train,
@@ -48,9 +48,9 @@ def callback_rows(seen: Observations) -> Iterator[WireRow]:
         }
         yield WireRow(
             f"{type(callback).__name__} called",
-            ", ".join(f"{name} {count} times" for name, count in counter.calls.items()),
+            ", ".join(f"{name} called {count} of {wanted[name]} times" for name, count in counter.calls.items()),
             all(count == wanted[name] for name, count in counter.calls.items()),
-            f"register it in the Trainer; Lightning calls its hooks {wanted} times here",
+            "register the callback in the Lightning Trainer, and leave its hooks callable",
         )
     yield _mcc_row(seen)
     if seen.trainer.settings.training.adapter == "adalora":
@@ -61,10 +61,13 @@ def callback_rows(seen: Observations) -> Iterator[WireRow]:
 
 
 def _mcc_row(seen: Observations) -> WireRow:
-    """Against scikit-learn; the counts too, since where one class is all that is said MCC is 0 whatever the labels."""
+    """Compares the logged MCC with scikit-learn's.
+
+    The confusion matrix is compared too: if all predictions are of one class, MCC is 0 for any labels.
+    """
     labels = torch.cat(seen.probe.validation.labels).numpy()
     decisions = torch.cat(seen.probe.validation.logits).argmax(dim=1).numpy()
-    with warnings.catch_warnings():  # scikit-learn's, where labels and decisions are all of one class
+    with warnings.catch_warnings():  # scikit-learn warns if labels and predictions are all of one class
         warnings.filterwarnings("ignore", "A single label was found")
         reference = float(matthews_corrcoef(labels, decisions))
     counts = confusion_matrix(labels, decisions, labels=[0, 1])
@@ -72,10 +75,10 @@ def _mcc_row(seen: Observations) -> WireRow:
     counted = seen.trainer.mcc_callback.confusion.numpy()
     return WireRow(
         "MCC",
-        f"{MONITOR} logged as {logged if logged is None else f'{logged:.6f}'} from the counts {counted.tolist()}; "
-        f"scikit-learn on the same {len(labels)} rows: {reference:.6f}, {counts.tolist()}",
+        f"{MONITOR} logged as {logged if logged is None else f'{logged:.6f}'}, scikit-learn gives {reference:.6f} for "
+        f"the same {len(labels)} rows; confusion matrix {counted.tolist()}, scikit-learn {counts.tolist()}",
         logged is not None and abs(logged - reference) < 1e-6 and np.array_equal(counted, counts),  # logged as float32
-        "MCCCallback must be registered, and validation_step return logits and labels",
+        "MCCCallback must be registered, and validation_step must return logits and labels",
     )
 
 
@@ -90,28 +93,28 @@ def _ema_average_row(seen: Observations) -> WireRow:
     steps = len(seen.probe.weights_after_step) - 1
     return WireRow(
         "EMA average",
-        f"{ema.n_updates} updates in {steps} steps; {len(averages)} averages of {len(moving)} trainable tensors and "
-        f"float buffers differ from a float64 replay by at most {worst:.0e}",
+        f"EMA weights differ from a float64 reference by at most {worst:.1g} ({len(averages)} of {len(moving)} tensors "
+        f"averaged, {ema.n_updates} updates in {steps} steps)",
         worst < EMA_TOLERANCE and moving <= set(averages) and ema.n_updates == steps,
-        "EMACallback must update after every optimizer step, with training.ema_decay",
+        "EMACallback must update after every optimizer step, with the decay in training.ema_decay",
     )
 
 
 def _adalora_row(seen: Observations) -> WireRow:
-    """Ranks are pruned where singular values, which start at zero, are zero again after steps that moved them."""
+    """Checks that AdaLoRA prunes some ranks, but not all: a pruned rank has a singular value (lora_E) of zero."""
     history = [{n: v for n, v in weights.items() if "lora_E" in n} for weights in seen.probe.weights_after_step]
     ranks = sum(v.numel() for v in history[-1].values())
     alive = sum(int((v != 0).sum()) for v in history[-1].values())
     return WireRow(
         "AdaLoRA",
-        f"{alive} of {ranks} ranks are left after {len(history) - 1} steps",
+        f"{alive} of {ranks} ranks remain after {len(history) - 1} steps",
         0 < alive < ranks,
-        "AdaLoraCallback must allocate ranks after every optimizer step",
+        "AdaLoraCallback must prune ranks after every optimizer step",
     )
 
 
 def _replay_ema(seen: Observations) -> Weights:
-    """The average by its formula, from the weights that the probe saw after each step."""
+    """The average by its formula in float64, from the weights after each step."""
     training = seen.trainer.settings.training
     history = seen.probe.weights_after_step
     average = {name: value.double() for name, value in history[0].items() if value.is_floating_point()}
@@ -124,7 +127,7 @@ def _replay_ema(seen: Observations) -> Weights:
 
 
 def _largest_difference(averages: Weights, references: Weights) -> float:
-    """Infinite where a reference is missing."""
+    """The largest difference, relative for values above 1; infinite if a reference is missing."""
     return max(
         float(((v.double().cpu() - references[n].double()).abs() / (1 + references[n].double().abs())).max())
         if n in references
@@ -144,15 +147,15 @@ def _ema_swap_row(seen: Observations) -> WireRow:
     )
     return WireRow(
         "EMA in validation",
-        f"validation ran on weights within {worst:.0e} of the average; "
-        f"after it the raw weights were {'bit-equal' if restored else 'NOT what they had been'}",
+        f"weights in validation differ from the EMA weights by at most {worst:.1g}; "
+        f"the raw weights were {'restored exactly' if restored else 'NOT restored'} afterwards",
         worst < EMA_TOLERANCE and restored,
-        "EMACallback must swap in the average for validation and restore the raw weights after it",
+        "EMACallback must apply the EMA weights before validation, and restore the raw weights after it",
     )
 
 
 def adapter_rows(seen: Observations) -> Iterator[WireRow]:
-    """Whether every adapted layer and the head moved, and the network's own weights stayed bit-equal."""
+    """Checks that training updates every adapted layer and the head, and no frozen weight."""
     adapter = seen.trainer.settings.training.adapter
     if adapter == "none":
         return
@@ -160,28 +163,30 @@ def adapter_rows(seen: Observations) -> Iterator[WireRow]:
     summary = adapter_summary(probe.model)
     first, later = probe.weights_after_step[0], (*probe.weights_after_step[1:], probe.weights_after_validation)
     names = [name for name, _ in probe.model.named_parameters()]
-    moved = {name for name in names if any(not torch.equal(first[name], weights[name]) for weights in later)}
+    changed = {name for name in names if any(not torch.equal(first[name], weights[name]) for weights in later)}
     added = {
-        target: {name for name in names if name.startswith(f"{_WRAPPED}{target}.") and _OWN not in name}
+        target: {name for name in names if name.startswith(f"{_WRAPPED}{target}.") and _ORIGINAL not in name}
         for target in summary.targets
     }
-    still = [target for target, own in added.items() if not own & moved]
+    stuck = [target for target, own in added.items() if not own & changed]
     head = {name for name in names if _HEAD in name}
     frozen = set(names) - head - set().union(*added.values())
-    drifted = sorted(frozen & moved)
+    drifted = sorted(frozen & changed)
     yield WireRow(
         f"adapter ({adapter})",
-        f"{summary}; {len(summary.targets) - len(still)} of {len(summary.targets)} layers"
-        + (f", not {still[0]}," if still else "")
-        + f" and {len(head & moved)} of {len(head)} tensors of the head moved, "
-        f"{len(drifted)} of {len(frozen)} frozen ones" + (f", first {drifted[0]}" if drifted else ""),
-        bool(summary.targets) and not still and bool(head) and head <= moved and not drifted,
-        "apply_adapter must wrap layers that the loss reaches, freeze the rest, and train the head",
+        f"{len(summary.targets) - len(stuck)} of {len(summary.targets)} adapted layers updated"
+        + (f" (not {stuck[0]})" if stuck else "")
+        + f"; {len(head & changed)} of {len(head)} head tensors updated; "
+        f"{len(drifted)} of {len(frozen)} frozen tensors changed"
+        + (f" (first: {drifted[0]})" if drifted else "")
+        + f"; layers: {group_targets(summary.targets)}",
+        bool(summary.targets) and not stuck and bool(head) and head <= changed and not drifted,
+        "apply_adapter must adapt layers that the loss depends on, train the head, and freeze everything else",
     )
 
 
 def loss_rows(seen: Observations) -> Iterator[WireRow]:
-    """On the logits and labels of the batches that trained, worked out again row by row in float64."""
+    """Recomputes a non-default loss in float64, row by row, from the logits and labels of the training batches."""
     training = seen.trainer.settings.training
     if training.loss == "cross_entropy":
         return
@@ -190,25 +195,26 @@ def loss_rows(seen: Observations) -> Iterator[WireRow]:
     used = [1.0, 1.0] if weights is None else weights.tolist()
     batches = zip(record.logits, record.labels, strict=True)
     expected = [_reference(x.double().numpy(), _soft(y), training, used) for x, y in batches]
-    difference = max(abs(came - wanted) for came, wanted in zip(record.criteria, expected, strict=True))
+    difference = max(abs(actual - wanted) for actual, wanted in zip(record.criteria, expected, strict=True))
     observed = (
-        f"on {len(expected)} batches the training loss differs from the {training.loss} loss of their logits and "
-        f"labels by at most {difference:.0e}"
+        f"the training loss differs from the {training.loss} loss recomputed from logits and labels by at most "
+        f"{difference:.1g} ({len(expected)} batches)"
     )
-    works = difference <= TOLERANCE * max(1.0, *expected)
+    works = difference <= LOSS_TOLERANCE * max(1.0, *expected)
     if training.loss == "balanced":
         share = float(seen.datamodule.datasets["train"].labels[seen.next_epoch].mean())
-        weighed = share * used[1]
+        weighted = share * used[1]
         observed += (
-            f"; an epoch draws {share:.1%} Roadwork, weighed {used[1]:.2f} to {used[0]:.2f}: {weighed:.0%} of its loss"
+            f"; {share:.1%} of the next epoch's draws are Roadwork, with class weights None {used[0]:.2f} and Roadwork "
+            f"{used[1]:.2f}: {weighted:.0%} of the loss weight is on Roadwork"
         )
         allowed = used[1] * CHANCE * np.sqrt(share * (1 - share) / max(1, len(seen.next_epoch)))
-        works &= bool(abs(weighed - 0.5) <= allowed) and abs(used[0] * (1 - share) + weighed - 1) <= 2 * allowed
+        works &= bool(abs(weighted - 0.5) <= allowed) and abs(used[0] * (1 - share) + weighted - 1) <= 2 * allowed
     yield WireRow(
         f"loss ({training.loss})",
         observed,
         works,
-        "training_step must give training_loss the settings, and weights of the rows as they are drawn",
+        "training_step must pass the settings to training_loss, and class weights that follow the sampler's draws",
     )
 
 
@@ -228,7 +234,7 @@ def _reference(logits: np.ndarray, soft: np.ndarray, training: TrainingSettings,
 
 
 def frozen_rows(seen: Observations) -> Iterator[WireRow]:
-    """Whether the head alone moved, and whether it is given the same by the features as by the images."""
+    """Checks a frozen backbone: only the head changes, and cached features give the same logits as images."""
     if not seen.trainer.settings.training.freeze_backbone:
         return
     yield _frozen_backbone_row(seen)
@@ -240,21 +246,21 @@ def _frozen_backbone_row(seen: Observations) -> WireRow:
     probe, head = seen.probe, f"{find_head(seen.probe.model)}."
     first = probe.weights_after_step[0]
     later = (*probe.weights_after_step[1:], probe.weights_in_validation, probe.weights_after_validation)
-    moved = {name for name, value in first.items() if any(not torch.equal(value, weights[name]) for weights in later)}
+    changed = {name for name, value in first.items() if any(not torch.equal(value, weights[name]) for weights in later)}
     in_head = {name for name in first if name.startswith(head)}
-    drifted = sorted(moved - in_head)
+    drifted = sorted(changed - in_head)
     return WireRow(
         "frozen backbone",
-        f"{len(drifted)} of {len(first) - len(in_head)} weights and buffers of the backbone moved"
-        + (f", first {drifted[0]}" if drifted else "")
-        + f"; of the head {len(moved & in_head)} of {len(in_head)}",
-        not drifted and in_head <= moved,
-        "the backbone must need no gradient and stay in evaluation mode while training; the head must be trained",
+        f"{len(drifted)} of {len(first) - len(in_head)} backbone tensors (weights and buffers) changed"
+        + (f" (first: {drifted[0]})" if drifted else "")
+        + f"; {len(changed & in_head)} of {len(in_head)} head tensors updated",
+        not drifted and in_head <= changed,
+        "the backbone must have requires_grad=False and stay in evaluation mode; the head must be trained",
     )
 
 
 def _frozen_features_row(seen: Observations) -> WireRow:
-    """On a few rows that trained; their features take the way of all, through the cache and the data set."""
+    """Compares logits from cached features with logits from images, on a few rows of the training batches."""
     module, datamodule, settings = seen.trainer.module, seen.datamodule, seen.datamodule.settings
     rows = np.unique(torch.cat(seen.probe.train.rows).numpy())[:COMPARED]
     network = cast("PreTrainedModel", seen.probe.model)
@@ -266,17 +272,17 @@ def _frozen_features_row(seen: Observations) -> WireRow:
     home, device = module.device, choose_device("cpu" if settings.training.accelerator == "cpu" else "auto")
     module.to(device)
     with torch.no_grad(), in_evaluation_mode(module):
-        through_features = module.logits_of({"features": batch["features"].to(device)})
-        through_images = module(datamodule.normalise(images.to(device)))
-        difference = float((through_features - through_images).abs().max())
+        from_features = module.logits_of({"features": batch["features"].to(device)})
+        from_images = module(datamodule.normalise(images.to(device)))
+        difference = float((from_features - from_images).abs().max())
     module.to(home)
     right = int((batch["label"].numpy() == datamodule.table.labels[batch["index"].numpy()]).sum())
     return WireRow(
         "frozen features",
-        f"on {len(dataset)} of {len(rows)} rows that trained, logits through the kept features differ from those "
-        f"through the images by at most {difference:.0e}; {right} of {len(rows)} labels are those of the table",
+        f"logits from cached features differ from logits from images by at most {difference:.1g} "
+        f"({len(dataset)} of {len(rows)} rows compared); {right} of {len(rows)} labels match the dataset",
         difference < (FEATURE_TOLERANCE if device.type == "cpu" else DEVICE_TOLERANCE)
         and len(dataset) == right == len(rows),
-        "compute_features must read, normalise and run images as validation does; a network whose logits are more "
-        "than its head's cannot be trained so",
+        "compute_features must read, normalise and run images as validation does, and the network must compute its "
+        "logits from the head alone",
     )

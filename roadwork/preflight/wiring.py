@@ -1,4 +1,4 @@
-"""The wiring table: each row judges one wire by what a probe observed on real batches."""
+"""The wiring table: each row is a check on what was observed in real batches."""
 
 from __future__ import annotations
 
@@ -34,42 +34,43 @@ def _training_rows(seen: Observations) -> Iterator[WireRow]:
     losses = probe.train.losses + probe.validation.losses
     yield WireRow(
         "loss",
-        f"training {_range(probe.train.losses)}, validation {_range(probe.validation.losses)}; "
-        f"learning rates {_range(probe.learning_rates)}",
+        f"training loss {_range(probe.train.losses)}, validation loss {_range(probe.validation.losses)}, "
+        f"learning rate {_range(probe.learning_rates)}",
         bool(np.isfinite(losses).all()) and bool(probe.learning_rates) and min(probe.learning_rates) > 0,
-        "a loss that is not finite: lower training.lr or set training.precision=32-true",
+        "the loss must be finite and the learning rate above 0: lower training.lr, or set training.precision=32-true",
     )
     parameters = dict(probe.model.named_parameters())
     trainable = {name for name, parameter in parameters.items() if parameter.requires_grad}
     first, last = probe.weights_after_step[0], probe.weights_after_step[-1]
     with_gradient = {n for n in trainable if (g := probe.gradients.get(n)) and g.came and g.finite and g.nonzero}
     moved = {name for name in parameters if not torch.equal(first[name], last[name])}
-    pruned = {n for n in probe.stepped & trainable if "lora_E" in n and not last[n].any()}  # by AdaLoRA, back to zero
+    # The optimizer changed these, and AdaLoRA then pruned them back to zero.
+    pruned = {n for n in probe.stepped & trainable if "lora_E" in n and not last[n].any()}
     stuck, drifted = sorted(trainable - with_gradient), sorted(moved - trainable)
     n_trainable = sum(parameters[name].numel() for name in trainable)
     yield WireRow(
         "gradients",
-        f"{n_trainable:,} of {sum(p.numel() for p in parameters.values()):,} parameters trainable; "
-        f"{len(with_gradient)} of {len(trainable)} trainable tensors had a gradient"
-        + (f", not {stuck[0]}" if stuck else ""),
+        f"{n_trainable:,} of {sum(p.numel() for p in parameters.values()):,} parameters are trainable; "
+        f"{len(with_gradient)} of {len(trainable)} trainable tensors received a finite, nonzero gradient"
+        + (f" (not {stuck[0]})" if stuck else ""),
         bool(trainable) and not stuck,
-        "every trainable parameter must be reached by the loss; freeze what is not meant to train",
+        "the loss must depend on every trainable parameter; freeze the parameters that should not train",
     )
     yield WireRow(
         "optimizer",
-        f"{len(probe.weights_after_step) - 1} steps moved {len(moved & trainable)} of {len(trainable)} trainable "
-        f"tensors and {len(drifted)} of {len(parameters) - len(trainable)} frozen ones"
-        + (f", {drifted[0]}" if drifted else "")
-        + (f"; {len(pruned)} pruned to zero again" if pruned else ""),
+        f"{len(probe.weights_after_step) - 1} steps updated {len(moved & trainable)} of {len(trainable)} trainable "
+        f"tensors; {len(drifted)} of {len(parameters) - len(trainable)} frozen tensors changed"
+        + (f" (first: {drifted[0]})" if drifted else "")
+        + (f"; {len(pruned)} pruned to zero" if pruned else ""),
         trainable <= moved | pruned | set(stuck) and bool(moved) and not drifted,
-        "configure_optimizers must give the optimizer every trainable parameter and no frozen one",
+        "configure_optimizers must pass every trainable parameter to the optimizer, and no frozen one",
     )
 
 
 def _checkpoint_row(seen: Observations) -> WireRow:
-    """The checkpoint must hold what validation judged: the average where there is one, else the weights.
+    """Checks that the checkpoint contains the weights used in validation: the EMA weights, if EMA is on.
 
-    The fingerprint must match the frozen weights that it omits.
+    Its fingerprint must match the frozen weights that it omits.
     """
     judged = seen.probe.weights_in_validation
     saved = {
@@ -80,13 +81,17 @@ def _checkpoint_row(seen: Observations) -> WireRow:
     is_known = not omitted["names"] or omitted["sha256"] == fingerprint({n: judged[n] for n in omitted["names"]})
     return WireRow(
         "checkpoint",
-        "none was written"
+        "no checkpoint was written"
         if seen.checkpoint is None
-        else f"written and read back: {len(equal)} of {len(judged)} tensors equal those that validation judged"
-        + (f", {len(omitted['names'])} frozen ones are omitted" if omitted["names"] else ""),
+        else f"{len(equal)} of {len(judged) - len(omitted['names'])} saved tensors equal the weights used in validation"
+        + (_describe_omitted(len(omitted["names"]), is_known) if omitted["names"] else ""),
         bool(judged) and judged.keys() == {*equal, *omitted["names"]} and is_known,
-        "ModelCheckpoint must save the weights that validation used",
+        "ModelCheckpoint must save the weights used in validation, and EMACallback must put its average into them",
     )
+
+
+def _describe_omitted(n_omitted: int, is_known: bool) -> str:
+    return f"; {n_omitted} frozen tensors omitted, their fingerprint {'matches' if is_known else 'does NOT match'}"
 
 
 def _range(values: list[float]) -> str:

@@ -1,1 +1,1 @@
-"""Where a training step's time goes, and what bounds the run."""
+"""Profiles training steps and finds the bottleneck."""

@@ -1,4 +1,4 @@
-"""Times the stages of a few real training steps and the reading of photos."""
+"""Times the stages of a few real training steps, and the loading of single images."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ MAX_SECONDS = 15.0
 RAM, COPY, PHOTOS = "RAM", "resized copy", "photos"
 OTHER = "other"
 
-# In the order of a step: what the stage is called, and what happens in it.
+# The stages of a step in order, each with a description.
 STAGES = {
     "wait": "for the loader's next batch",
-    "transfer": "the batch to the device",
-    "augment": "augmentation and normalising",
+    "transfer": "of the batch to the device",
+    "augment": "augmentation and normalisation",
     "forward": "network and loss",
     "backward": "gradients",
     "optimizer": "clipping, step and schedule",
@@ -60,14 +60,14 @@ _STAGE_OF_HOOK = {
     "lr_scheduler_step": "optimizer",
 }
 
-# The first steps allocate memory, choose kernels and start workers; a compiled network compiles in them.
+# The first steps allocate memory, select kernels, start workers and, with training.compile, compile the network.
 WARMUP_STEPS, WARMUP_STEPS_COMPILED = 3, 8
 TRACED_STEPS = 2
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Milliseconds over repetitions: the median, the 10th and 90th percentile, and the mean, which alone adds up."""
+    """Median, 10th and 90th percentile, and mean of measurements, in milliseconds. Only the means can be summed."""
 
     median: float
     p10: float
@@ -76,7 +76,7 @@ class Spread:
 
 
 def spread_ms(seconds: Sequence[float]) -> Spread:
-    """The spread in milliseconds of times in seconds."""
+    """The spread of times given in seconds."""
     milliseconds = 1000 * np.asarray(seconds)
     p10, median, p90 = np.percentile(milliseconds, [10, 50, 90])
     return Spread(float(median), float(p10), float(p90), float(milliseconds.mean()))
@@ -84,14 +84,14 @@ def spread_ms(seconds: Sequence[float]) -> Spread:
 
 @dataclass(frozen=True)
 class InputTimes:
-    """Images of `train`, one after another on one core.
+    """The time to load single images of `train`, one after another on one core.
 
     Attributes:
-        n_images: timed ones.
-        origins: where they came from, and how many.
-        read_ms: bytes from the photo's file or table, as warm in the system's cache as it happened to be; 0 elsewhere.
-        decode_ms: to (3, S, S) pixels: the photo's decoding, the copy's reading, or what it takes to find one in RAM.
-        images_per_s: of one core.
+        n_images: number of timed images.
+        origins: number of images by origin.
+        read_ms: time to read the photo's bytes, which the system may have cached; 0 for RAM and the resized copy.
+        decode_ms: time to get (3, S, S) pixels: to decode the photo, to read the resized copy, or to look up RAM.
+        images_per_s: images per second on one core.
     """
 
     n_images: int
@@ -102,12 +102,12 @@ class InputTimes:
 
     @property
     def origin(self) -> str:
-        """Where most of them came from."""
+        """The origin of most images."""
         return max(self.origins, key=lambda name: self.origins[name])
 
 
 class _TimedSource:
-    """Photos, and the seconds that reading them has taken since `seconds` was last set to None."""
+    """An image source that stores the seconds of its latest read in `seconds`."""
 
     def __init__(self, source: ImageSource) -> None:
         self._source = source
@@ -124,17 +124,19 @@ class _TimedSource:
 
 
 def time_input(datamodule: NATIXDataModule, seed: int) -> InputTimes:
-    """Times up to 24 random rows of `train`, for 15 seconds at most; unreadable ones are counted as training would.
+    """Times the loading of up to 24 random images of `train`, for at most 15 seconds.
+
+    Unreadable images count towards `data.max_unreadable`, as in training.
 
     Raises:
-        DataError: more images than `data.max_unreadable` cannot be read, or none of these can.
+        DataError: more images than `data.max_unreadable` cannot be read, or none of the timed images can.
     """
     dataset = datamodule.datasets["train"]
     source = _TimedSource(dataset.store.source)
     store = copy.copy(dataset.store)
     store.source = source
     rows = np.random.default_rng(seed).permutation(dataset.rows)[:N_IMAGES]
-    store.get(int(rows[0]))  # the first image of all also loads Pillow's codecs
+    store.get(int(rows[0]))  # the first image also loads Pillow's codecs
     origins: Counter[str] = Counter()
     reads, decodes = [], []
     deadline = time.perf_counter() + MAX_SECONDS
@@ -152,7 +154,7 @@ def time_input(datamodule: NATIXDataModule, seed: int) -> InputTimes:
         if time.perf_counter() > deadline:
             break
     if not reads:
-        raise DataError(f"None of {len(rows)} images of train could be read. Mend or remove them.")
+        raise DataError(f"None of {len(rows)} images of train could be read. Repair or remove them.")
     per_image = (sum(reads) + sum(decodes)) / len(reads)
     return InputTimes(len(reads), dict(origins), spread_ms(reads), spread_ms(decodes), 1 / per_image)
 
@@ -166,17 +168,17 @@ def _origin(store: ImageStore, image: torch.Tensor, *, was_read: bool) -> str:
 
 
 class StageClock(Profiler):
-    """A Lightning profiler that gives each moment of a training step to one stage, so that the stages add up to it.
+    """A Lightning profiler that splits a training step into stages whose times add up to the step's.
 
-    An action inside another one takes its time from it: `optimizer_step` calls the forward and the backward pass. An
-    action that belongs to no stage counts for the one around it.
+    The time of a nested action counts for its own stage only: `optimizer_step` calls the forward and backward pass.
+    An action without a stage counts for the stage around it.
 
     Args:
-        synchronise: waits until the device has done what it was given; called wherever a stage ends.
+        synchronise: waits for the device's queued work; called at the end of each stage.
         label: mark the stages in a torch profiler's trace.
 
     Attributes:
-        steps: for each step, the seconds of its stages. It begins when a batch is asked for.
+        steps: the seconds of each stage, per step. A step starts when the next batch is requested.
     """
 
     def __init__(self, synchronise: Callable[[], None], *, label: bool = False) -> None:
@@ -229,16 +231,16 @@ class StageClock(Profiler):
 
 @dataclass(frozen=True)
 class TimedSteps:
-    """What was measured, and on what.
+    """The measured training steps.
 
     Attributes:
-        seconds: for each step, the seconds of its stages.
-        n_images: of each step's batch.
-        n_warmup: steps before these, left out.
-        batches_per_epoch: of the training split.
-        workers: processes of the loader.
-        device: torch's name of it, such as cpu or cuda:0.
-        precision: Lightning's name of it.
+        seconds: the seconds of each stage, per step.
+        n_images: images per step.
+        n_warmup: number of excluded steps before these.
+        batches_per_epoch: batches of the training split per epoch.
+        workers: number of loader processes.
+        device: torch's name of the device, such as cpu or cuda:0.
+        precision: Lightning's name of the precision.
     """
 
     seconds: list[dict[str, float]]
@@ -251,11 +253,11 @@ class TimedSteps:
 
 
 class _Steps(Callback):
-    """Counts the images of each batch, traces the last ones where a file is named, and ends the fit."""
+    """Counts the images of each batch, traces the last steps if a file is given, and stops the fit."""
 
     def __init__(self, n_steps: int, trace: Path | None, progress: Progress) -> None:
         self.n_images: list[int] = []
-        self._n_untraced = n_steps + 1 if trace else n_steps  # switching the trace on would count for a step
+        self._n_untraced = n_steps + 1 if trace else n_steps  # starting the trace would add to a step's time
         self._n_all = self._n_untraced + (TRACED_STEPS if trace else 0)
         self._trace = trace
         self._tracer: torch.profiler.profile | None = None
@@ -280,16 +282,16 @@ class _Steps(Callback):
 
 
 def time_steps(datamodule: NATIXDataModule, trainer: BaseTrainer, n_steps: int, trace: Path | None) -> TimedSteps:
-    """Trains on `n_steps` batches after a few that are left out, as `BaseTrainer.fit` would begin.
+    """Times `n_steps` training steps after a few warm-up steps, as at the start of `BaseTrainer.fit`.
 
-    Nothing is validated or saved, and the log goes to a temporary folder. On an accelerator each stage is waited for
-    before the next begins, so that its time is its own. An epoch with fewer batches is repeated.
+    There is no validation and no checkpoint, and the log goes to a temporary folder. On an accelerator, each stage
+    waits for the device before the next one starts, so each stage has its own time. Short epochs are repeated.
 
     Args:
         datamodule: set up for a fit.
-        trainer: its network's weights move.
-        n_steps: batches, at least 1.
-        trace: a file for a Chrome trace of two further steps.
+        trainer: its network is trained in place.
+        n_steps: number of measured batches, at least 1.
+        trace: file for a Chrome trace of two further steps.
     """
     training = trainer.settings.training
     n_warmup = WARMUP_STEPS_COMPILED if training.compile else WARMUP_STEPS
@@ -306,7 +308,7 @@ def time_steps(datamodule: NATIXDataModule, trainer: BaseTrainer, n_steps: int, 
             [*trainer.callbacks, LearningRateMonitor(logging_interval="step"), steps],
             Path(name),
             alone=True,
-            max_epochs=max(training.epochs, n_warmup + n_steps + 1 + TRACED_STEPS),  # an epoch has a batch at least
+            max_epochs=max(training.epochs, n_warmup + n_steps + 1 + TRACED_STEPS),  # an epoch has at least one batch
             limit_val_batches=0,
             num_sanity_val_steps=0,
             logger=TensorBoardLogger(name, name="", version="tensorboard"),
@@ -318,7 +320,7 @@ def time_steps(datamodule: NATIXDataModule, trainer: BaseTrainer, n_steps: int, 
             compile_network(trainer.module.model, lightning_trainer.strategy.root_device)
         try:
             lightning_trainer.fit(trainer.module, datamodule=datamodule)
-        except SystemExit as error:  # Lightning's answer to Ctrl-C
+        except SystemExit as error:  # Lightning exits on Ctrl-C
             raise KeyboardInterrupt from error
     measured = slice(n_warmup, n_warmup + n_steps)
     return TimedSteps(

@@ -1,4 +1,4 @@
-"""The profile of a configuration: times, bottleneck, advice."""
+"""Profiles a configuration: stage times, bottleneck, and settings to try."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from roadwork.settings import Settings
 from roadwork.training.linear_probe import why_no_features
 from roadwork.training.trainers.factory import prepare_trainer
 
-# With workers the loader runs beside the step, so the step waits only where the loader is the slower one. Below this
-# share of the step a wait is taken for chance.
+# With workers, the loader runs in parallel to the step, which waits only if the loader is slower. A wait below this
+# share of the step is treated as noise.
 WAIT_SHARE = 0.2
 
-# What reading and decoding must explain of the time that the loader takes, to be blamed for it.
+# The smallest share of the loader's time that reading and decoding must explain to be named as the bottleneck.
 EXPLAINED_SHARE = 0.5
 _GROUPS = {
     "the transfer": ("transfer",),
@@ -42,7 +42,7 @@ _GROUPS = {
     "callbacks": ("callbacks",),
     "the loop itself": (OTHER,),
 }
-_LARGER_BATCH = "data.dataloader.batch_size=N: a larger batch shares what a step costs among more images"
+_LARGER_BATCH = "data.dataloader.batch_size=N: a larger batch spreads the fixed cost of a step over more images"
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class Verdict:
     Attributes:
         bound_by: "reading", "decoding", "the resized copy" or "the loader"; else "the transfer", "augmentation", "the
             network", "the optimizer", "callbacks" or "the loop itself".
-        sentence: says so with figures.
-        loader_images_per_s: what the workers could read and decode, if each had a core to itself.
-        step_images_per_s: what the rest of the step could take, if it never waited.
+        sentence: the same with figures.
+        loader_images_per_s: images per second that the workers can read and decode, with one core each.
+        step_images_per_s: images per second that the rest of the step can process without waiting.
     """
 
     bound_by: str
@@ -66,17 +66,18 @@ class Verdict:
 def find_bottleneck(
     mean_s: dict[str, float], images_per_step: float, times: InputTimes, workers: int, cores: int
 ) -> Verdict:
-    """Compares what the loader gives with what the rest of the step takes.
+    """Compares the loader's throughput with that of the rest of the step.
 
-    Without workers the two take turns, and the larger part of the step bounds it. With workers the slower of the two
-    bounds it, whatever its share: a queue that filled during the first steps can hide a slow loader for a while.
+    Without workers they alternate, and the larger part of the step is the bottleneck. With workers they run in
+    parallel, and the slower one is the bottleneck, even if the step does not wait yet: batches that were queued
+    during the first steps can hide a slow loader.
 
     Args:
-        mean_s: seconds of each stage in a mean step.
-        images_per_step: mean.
-        times: of single images.
-        workers: processes of the loader.
-        cores: that they share.
+        mean_s: mean seconds of each stage.
+        images_per_step: mean images per step.
+        times: loading times of single images.
+        workers: number of loader processes.
+        cores: number of cores that they share.
     """
     step_s = sum(mean_s.values())
     wait_s = mean_s.get("wait", 0.0)
@@ -94,14 +95,18 @@ def find_bottleneck(
     part = _input_part(times) if is_explained else "the loader"
     given = loader_per_s if is_hidden else images_per_step / loader_s
     sentence = (
-        f"Bound by {part}: {_of_workers(workers)} the loader gives {rate(given)} images/s, "
-        f"the rest of the step could take {rate(rest_per_s)}."
+        f"Bound by {part}: {_of_workers(workers)} the loader delivers {rate(given)} images/s, "
+        f"the rest of the step could process {rate(rest_per_s)}."
     )
     if is_hidden:
-        sentence += " In these few steps the loader's queue still hid it."
+        sentence += " Queued batches hid this in the measured steps."
     elif part == "the loader":
-        sentence += " Reading and decoding explain less than half of it: batches are put together and sent over, or "
-        sentence += "workers and network share the cores." if workers else "in the training process itself."
+        sentence += " Reading and decoding explain less than half of the time. "
+        sentence += (
+            "The rest is collating and sending batches, or workers and network compete for the cores."
+            if workers
+            else "The rest is collating batches in the training process."
+        )
     return Verdict(part, sentence, loader_per_s, rest_per_s)
 
 
@@ -122,21 +127,21 @@ def _of_workers(workers: int) -> str:
 
 
 def rate(images_per_s: float) -> str:
-    """Images per second as text."""
+    """Images per second, formatted."""
     return f"{images_per_s:,.0f}" if images_per_s >= 10 else f"{images_per_s:.2g}"
 
 
 @dataclass(frozen=True)
 class Environment:
-    """The machine and settings that a profile ran with.
+    """The machine and settings of a profile.
 
     Attributes:
-        device: torch's name of it, such as cpu or cuda:0.
-        precision: Lightning's name of it.
-        workers: processes of the loader.
-        cores: that this process may use.
-        threads: that torch computes with on a CPU.
-        origin: where most of the images came from.
+        device: torch's name of the device, such as cpu or cuda:0.
+        precision: Lightning's name of the precision.
+        workers: number of loader processes.
+        cores: number of cores that this process may use.
+        threads: number of torch's CPU threads.
+        origin: the origin of most images.
     """
 
     device: str
@@ -152,7 +157,7 @@ class Environment:
 
 
 def suggest_settings(bound_by: str, settings: Settings, here: Environment) -> list[str]:
-    """Settings that could relieve the bottleneck, the most promising first."""
+    """Settings that may remove the bottleneck, the most promising first."""
     if bound_by in ("reading", "decoding", "the resized copy", "the loader"):
         return _for_input(bound_by, settings, here)
     if bound_by == "the network":
@@ -161,15 +166,15 @@ def suggest_settings(bound_by: str, settings: Settings, here: Environment) -> li
     elsewhere = {
         "the transfer": ["data.dataloader.pin_memory=true"] if settings.data.dataloader.pin_memory is False else [],
         "augmentation": [
-            f"data.augmentation.train.mode=none shows what {mode} costs; its strength is a question of accuracy first",
+            f"data.augmentation.train.mode=none shows the cost of {mode}; check its effect on accuracy",
             *_for_cpu(here),
         ],
         "the optimizer": [
             *(["training.fused_optimizer=true"] if settings.training.fused_optimizer is False else []),
             f"training.accumulate={2 * settings.training.accumulate}: fewer optimizer steps",
         ],
-        "callbacks": ["training.use_ema=false shows what averaging costs"] if settings.training.use_ema else [],
-        "the loop itself": ["--trace FILE shows what runs when"],
+        "callbacks": ["training.use_ema=false shows the cost of EMA"] if settings.training.use_ema else [],
+        "the loop itself": ["--trace FILE shows each operation on a timeline"],
     }
     return [*elsewhere[bound_by], _LARGER_BATCH]
 
@@ -177,49 +182,49 @@ def suggest_settings(bound_by: str, settings: Settings, here: Environment) -> li
 def _for_input(bound_by: str, settings: Settings, here: Environment) -> list[str]:
     data, tries = settings.data, []
     if here.origin == PHOTOS and bound_by != "the loader":
-        copies = "`roadwork prepare` makes a resized copy once, which training then reads by itself"
+        copies = "`roadwork prepare` makes a resized copy once, which training then reads automatically"
         tries.append(copies if data.prepared.use != "never" else f"data.prepared.use=auto: {copies}")
     if here.origin != RAM and data.cache == "none":
-        tries.append("data.cache=auto: images are held in RAM where they fit")
+        tries.append("data.cache=auto: keeps the images in RAM if they fit")
     if here.workers < here.cores:
-        tries.append(f"data.dataloader.num_workers={here.cores}: a process a core reads ahead")
+        tries.append(f"data.dataloader.num_workers={here.cores}: one worker per core")
     elif bound_by == "reading":
-        tries.append(f"data.dataloader.num_workers={2 * here.cores}: more reads at once; a local disk, if this is none")
+        tries.append(f"data.dataloader.num_workers={2 * here.cores}: more parallel reads; or a local disk")
     elif bound_by == "the loader":
-        tries.append(f"data.dataloader.prefetch_factor={2 * data.dataloader.prefetch_factor}: a longer queue")
+        tries.append(f"data.dataloader.prefetch_factor={2 * data.dataloader.prefetch_factor}: more queued batches")
     return tries or ["more cores, or a smaller data.img_size"]
 
 
 def _for_network(settings: Settings, here: Environment) -> list[str]:
     training, tries = settings.training, _for_cpu(here)
     if not here.is_cpu and here.precision == "32-true":
-        tries.append("training.precision=bf16-mixed, where the device has it")
+        tries.append("training.precision=bf16-mixed, if the device supports it")
     if training.gradient_checkpointing:
         tries.append("training.gradient_checkpointing=false, if the memory allows")
     if not training.compile:
-        tries.append("training.compile=true: fewer, larger kernels, once they are compiled")
+        tries.append("training.compile=true: fewer, larger kernels after compilation")
     if settings.model.attention == "eager":
         tries.append("model.attention=auto")
     if not training.channels_last:
-        tries.append("training.channels_last=true, which convolutions want")
+        tries.append("training.channels_last=true, which is faster for convolutions")
     if not here.is_cpu:
-        tries.append("data.dataloader.batch_size=auto: the largest that fits")
+        tries.append("data.dataloader.batch_size=auto: the largest batch that fits")
     if settings.model.pretrained and training.adapter == "none" and not training.freeze_backbone:
         frozen = "training.freeze_backbone=true data.augmentation.train.mode=none"
-        tries.append(f"{frozen}: the head alone, on features that are computed once")
-    return [*tries, "a smaller data.img_size or model: a question of accuracy first"]
+        tries.append(f"{frozen}: trains only the head, on features that are computed once")
+    return [*tries, "a smaller data.img_size or model; check the effect on accuracy"]
 
 
 def _for_cpu(here: Environment) -> list[str]:
     if not here.is_cpu:
         return []
-    threads = f"OMP_NUM_THREADS={here.cores}: torch computes with {here.threads} of {here.cores} cores"
+    threads = f"OMP_NUM_THREADS={here.cores}: torch uses {here.threads} of {here.cores} cores"
     return [*([threads] if here.threads < here.cores else []), "a GPU"]
 
 
 @dataclass(frozen=True)
 class StageTime:
-    """One stage of a step: milliseconds, and share of the total time, 0 to 1."""
+    """One stage of a step: its milliseconds, and its share of the total time, 0 to 1."""
 
     stage: str
     ms: Spread
@@ -228,20 +233,20 @@ class StageTime:
 
 @dataclass(frozen=True)
 class TrainingProfile:
-    """Where a training step's time goes.
+    """The profile of a training step.
 
     Attributes:
         model, batch_size, img_size, compile: as configured.
-        here: the machine, and where the images came from.
-        steps, warmup_steps: measured, and left out before them.
-        stages: in the order of a step; their mean times add up to that of the step.
-        step_ms: from one batch's being asked for to the next one's.
-        images_per_s: of the steps measured.
-        input: single images, by themselves.
-        verdict: what bounds the run.
-        options: what to try.
-        batches_per_epoch, epoch_seconds: of training, without validation, at the pace that the bound allows.
-        notes: what else is to be known.
+        here: the machine and settings.
+        steps, warmup_steps: number of measured steps, and of excluded steps before them.
+        stages: in the order of a step; their mean times add up to the step's mean.
+        step_ms: time from one request for a batch to the next.
+        images_per_s: throughput of the measured steps.
+        input: loading times of single images.
+        verdict: the bottleneck.
+        options: settings to try.
+        batches_per_epoch, epoch_seconds: of one training epoch without validation, at the bottleneck's throughput.
+        notes: remarks on the measurement.
     """
 
     model: str
@@ -263,25 +268,25 @@ class TrainingProfile:
 
 
 def profile_training(datamodule: NATIXDataModule, n_steps: int, trace: Path | None = None) -> TrainingProfile:
-    """Times single images, then steps of the real training loop; only the trace file is kept.
+    """Times single images, then steps of the real training loop; writes no file but the trace.
 
     Args:
-        datamodule: of the configuration that is asked about.
-        n_steps: batches to measure, at least 1.
-        trace: a file for a Chrome trace of two further steps.
+        datamodule: its configuration is profiled.
+        n_steps: number of batches to measure, at least 1.
+        trace: file for a Chrome trace of two further steps.
 
     Raises:
-        ConfigError: the configuration trains on kept features, not on images.
-        RoadworkError: it cannot be trained.
+        ConfigError: the configuration trains on cached features, not on images.
+        RoadworkError: the configuration cannot be trained.
     """
     settings = datamodule.settings
     trainer = prepare_trainer(datamodule)
     datamodule.setup("fit")
     if settings.training.freeze_backbone and why_no_features(trainer.module.model, datamodule) is None:
         raise ConfigError(
-            "With training.freeze_backbone=true and data.augmentation.train.mode=none each photo is read once, for "
-            "features that are kept: the head trains on those in seconds, and no step over images is left to profile. "
-            "Set another augmentation, or training.freeze_backbone=false."
+            "With training.freeze_backbone=true and data.augmentation.train.mode=none, the head trains on cached "
+            "features in seconds, so there is no step over images to profile. Set another augmentation, or "
+            "training.freeze_backbone=false."
         )
     times = time_input(datamodule, settings.training.seed)
     return _summarise(settings, times, time_steps(datamodule, trainer, n_steps, trace))
@@ -323,16 +328,14 @@ def _notes(settings: Settings, here: Environment, times: InputTimes, timed: Time
     notes = []
     if timed.n_warmup + len(timed.seconds) > timed.batches_per_epoch:
         notes.append(
-            f"An epoch has {timed.batches_per_epoch} batches, fewer than were run: it was repeated, and where one "
-            "began, the loader started again."
+            f"An epoch has {timed.batches_per_epoch} batches, fewer than were run. It was repeated, and the loader "
+            "restarted at each epoch."
         )
     if not here.is_cpu:
-        notes.append(
-            "The profiler waits for each stage before the next. Training overlaps them, so it is somewhat faster."
-        )
+        notes.append("The profiler waits for each stage to finish. Training overlaps them, so it is somewhat faster.")
     if len(times.origins) > 1:
         shares = ", ".join(f"{count} from {origin}" for origin, count in Counter(times.origins).most_common())
-        notes.append(f"Images come from several places: {shares} of {times.n_images}.")
+        notes.append(f"Images have several origins: {shares} of {times.n_images}.")
     if settings.training.accumulate > 1:
-        notes.append(f"A step is one batch; the optimizer steps after {settings.training.accumulate} of them.")
+        notes.append(f"A step here is one batch; the optimizer steps every {settings.training.accumulate} batches.")
     return notes

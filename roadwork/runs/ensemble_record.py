@@ -1,4 +1,4 @@
-"""`ensemble.json`: which runs an ensemble averages, and the SHA-256 of the checkpoint of each."""
+"""`ensemble.json`: the runs that an ensemble averages, with the SHA-256 of their checkpoints."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Member:
     """A run of an ensemble.
 
     Attributes:
-        run: its folder.
-        checkpoint_sha256: of its best checkpoint when the ensemble was created.
+        run: the run.
+        checkpoint_sha256: hash of its best checkpoint when the ensemble was created.
     """
 
     run: Run
@@ -36,7 +36,7 @@ def is_ensemble(folder: Path) -> bool:
 
 
 def write_record(folder: Path, members: Sequence[Member], figures: dict[str, Any]) -> None:
-    """Writes `ensemble.json`. Paths of runs are relative to the ensemble's folder, so `outputs/` may be moved."""
+    """Writes `ensemble.json`. Run paths are relative to the ensemble's folder, so `outputs/` can be moved."""
     rows = [
         {
             "run": os.path.relpath(member.run.folder, folder.resolve()),
@@ -68,8 +68,8 @@ def read_members(folder: Path) -> tuple[Member, ...]:
     evaluated = Run(folder).read_evaluated_sha256() or []
     if evaluated != [member.checkpoint_sha256 for member in members]:
         raise DataError(
-            f"{path} names {len(members)} runs, but results.json beside it is of {len(evaluated)} other checkpoints: a "
-            f"run was removed, added or exchanged. {_again()}"
+            f"{path} names {len(members)} runs, but results.json beside it has the hashes of {len(evaluated)} other "
+            f"checkpoints: a run was removed, added or replaced. {_again()}"
         )
     for member in members:
         _check_checkpoint(member)
@@ -79,14 +79,14 @@ def read_members(folder: Path) -> tuple[Member, ...]:
 def _check_checkpoint(member: Member) -> None:
     path = member.run.best_checkpoint
     if not path.is_file():
-        raise DataError(f"{path} is missing, which the ensemble needs. Restore it. {_again()}")
+        raise DataError(f"{path} is missing; the ensemble needs it. Restore it. {_again()}")
     found = sha256_of(path)
     if found != member.checkpoint_sha256:
         raise DataError(
-            f"{path} has changed since the ensemble was created (SHA-256 {found[:12]}…, then "
-            f"{member.checkpoint_sha256[:12]}…): the run has been trained on since. Evaluate it. {_again()}"
+            f"{path} has changed since the ensemble was created (SHA-256 {found[:12]}…, was "
+            f"{member.checkpoint_sha256[:12]}…), because the run was trained further. Evaluate it. {_again()}"
         )
 
 
 def _again() -> str:
-    return "Make the ensemble again with `roadwork ensemble RUN RUN`."
+    return "Create the ensemble again with `roadwork ensemble RUN RUN`."

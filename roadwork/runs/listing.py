@@ -1,4 +1,4 @@
-"""Lists the runs below an output folder and finds one by its name."""
+"""Lists the runs in an output folder, and finds a run by its name."""
 
 from __future__ import annotations
 
@@ -15,41 +15,40 @@ from omegaconf import DictConfig, OmegaConf
 
 from roadwork.config import load_config, load_yaml
 from roadwork.core.errors import ConfigError, DataError, RoadworkError
-from roadwork.runs.lock import is_claimed
+from roadwork.runs.lock import is_locked
 from roadwork.runs.run import BEST, LAST, PREVIOUS, Run
 
 RUNNING, FINISHED, STOPPED, UNSAVED, DAMAGED = "running", "finished", "stopped", "unsaved", "damaged"
 
-# `create_run_folder` names folders so; the number tells runs of one second apart.
+# The folder names of `Run.create`; the number is for runs that started in the same second.
 _TIME = re.compile(r"(\d{8}T\d{6}Z)(?:-(\d+))?")
 
-# Other experiments keep folders named by a time too, with none of these in them.
-_FILES_OF_A_RUN = ("config.yaml", "splits.json", "metrics.jsonl", "checkpoints")
+# Other experiments also name folders by time, but have none of these files.
+_RUN_FILES = ("config.yaml", "splits.json", "metrics.jsonl", "checkpoints")
 _SHOWN = 5
-_SECTIONS = {"data", "model", "training"}
 
 
 @dataclass(frozen=True)
 class RunRow:
-    """What a run's folder says of it; None where it does not say.
+    """A run as its folder describes it; unknown values are None.
 
     Attributes:
-        name: `<experiment>/<UTC time>`: its place below the output folder.
-        folder: it.
-        state: `running` (a process of this machine trains it), `finished`, `stopped` (it can go on), `unsaved` (it
-            ended before anything was saved), `damaged` (`note` says how).
-        epochs: whole ones that were trained.
+        name: `<experiment>/<UTC time>`, the path below the output folder.
+        folder: the run's folder.
+        state: `running` (a process on this machine trains it), `finished`, `stopped` (it can be resumed), `unsaved`
+            (it ended before its first checkpoint), or `damaged` (see `note`).
+        epochs: number of completed epochs.
         epochs_asked: `training.epochs`.
-        best_val_select_mcc: of all epochs.
-        val_test_mcc: as `roadwork evaluate` found it, at a threshold of 0.5.
+        best_val_select_mcc: the best MCC on val_select over all epochs.
+        val_test_mcc: MCC on val_test at a threshold of 0.5, from `roadwork evaluate`.
         val_test_mcc_low: lower end of its 95 % interval.
-        val_test_mcc_high: upper end.
+        val_test_mcc_high: upper end of its 95 % interval.
         val_test_openings: how often val_test's labels were opened for this run.
-        calibrated: whether there is a calibration.json.
-        model: `model.name`; the last part where it is a folder.
+        calibrated: whether it has a calibration.json.
+        model: `model.name`; only the last part of a folder.
         adapter: `training.adapter`, or `head only`.
-        git_revision: of roadwork's checkout when the manifest was written last.
-        note: what a reader of the figures has to know.
+        git_revision: revision of roadwork's checkout when the manifest was last written.
+        note: a remark on the values.
     """
 
     name: str
@@ -70,13 +69,13 @@ class RunRow:
 
 
 def list_runs(output_dir: Path, experiment: str | None = None) -> list[RunRow]:
-    """All runs below `output_dir`, or those of one experiment; the newest first.
+    """All runs in `output_dir`, or those of one experiment; the newest first.
 
     Raises:
         DataError: there is no such folder.
     """
     if not output_dir.is_dir():
-        raise DataError(f"There is no folder {output_dir}. Name that of your runs with --output-dir DIR.")
+        raise DataError(f"There is no folder {output_dir}. Name the folder of your runs with --output-dir DIR.")
     folders = find_runs(output_dir)
     return [
         read_row(folder, output_dir)
@@ -86,7 +85,7 @@ def list_runs(output_dir: Path, experiment: str | None = None) -> list[RunRow]:
 
 
 def find_runs(output_dir: Path) -> list[Path]:
-    """The folders of all runs below `output_dir`, the newest first; those inside a cross-validation are parts of it."""
+    """The folders of all runs in `output_dir`, the newest first, without the folds of a cross-validation."""
     found = []
     for parent, folders, _ in os.walk(output_dir):
         timed = [name for name in folders if _TIME.fullmatch(name)]
@@ -97,7 +96,7 @@ def find_runs(output_dir: Path) -> list[Path]:
 
 def _is_run(folder: Path) -> bool:
     inside = {path.name for path in folder.iterdir()}
-    return not inside or not inside.isdisjoint(_FILES_OF_A_RUN)
+    return not inside or not inside.isdisjoint(_RUN_FILES)
 
 
 def _time_of(folder: Path) -> tuple[str, int]:
@@ -106,7 +105,7 @@ def _time_of(folder: Path) -> tuple[str, int]:
 
 
 def read_row(folder: Path, output_dir: Path) -> RunRow:
-    """What a run's folder says; a damaged one becomes a row that says what is wrong with it."""
+    """The row of a run's folder; a damaged folder gives a row whose note describes the damage."""
     name = folder.relative_to(output_dir).as_posix()
     try:
         return _read_row(name, folder)
@@ -139,9 +138,9 @@ def _read_row(name: str, folder: Path) -> RunRow:
 
 
 def _state(folder: Path, manifest: dict[str, Any]) -> str:
-    if is_claimed(folder):
+    if is_locked(folder):
         return RUNNING
-    # Set when a fit ends by itself, and taken back when the run goes on.
+    # Set when a fit finishes, and removed when the run is resumed.
     if manifest.get("epochs_trained") is not None:
         return FINISHED
     checkpoints = Run(folder).checkpoint_folder
@@ -153,19 +152,19 @@ def _note(manifest: dict[str, Any], test: dict[str, Any], damaged: Sequence[int]
         return f"metrics.jsonl: {len(damaged)} damaged lines were skipped, first line {damaged[0]}."
     best = manifest.get("sha256", {}).get(f"checkpoints/{BEST}")
     if test and test.get("checkpoint_sha256") not in (None, best):
-        return "val_test's figures are those of an older best checkpoint: roadwork evaluate it again."
+        return "The val_test metrics belong to an older best checkpoint. Run `roadwork evaluate` again."
     return None
 
 
 def _config_of(folder: Path) -> DictConfig:
     path = Run(folder).config_file
     if not path.is_file():
-        raise DataError("It has no config.yaml: it ended before it was begun, or the file was lost.")
+        raise DataError("It has no config.yaml: it ended before it started training, or the file was lost.")
     config = load_yaml(path)
     kinds = {"model.name": str, "training.epochs": int, "training.adapter": str}
     lacking = [key for key, kind in kinds.items() if not isinstance(OmegaConf.select(config, key), kind)]
     if lacking:
-        raise DataError(f"Its config.yaml is not a run's: {', '.join(lacking)} cannot be read.")
+        raise DataError(f"Its config.yaml is not the configuration of a run: {', '.join(lacking)} cannot be read.")
     return config
 
 
@@ -173,30 +172,30 @@ def _test_result(folder: Path) -> dict[str, Any]:
     results = Run(folder).read_results()
     result = results.get("val_test", {}) if isinstance(results, dict) else None
     if not isinstance(result, dict):
-        raise DataError(f"{Run(folder).results_file} holds no figures. Write it again with `roadwork evaluate RUN`.")
+        raise DataError(f"{Run(folder).results_file} contains no metrics. Write it again with `roadwork evaluate RUN`.")
     return result
 
 
 def _number(value: Any) -> float | None:
-    """The value where it is a finite number: JSON has no other, and a table no use for one."""
+    """The value if it is a finite number, else None."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def default_output_dir() -> Path:
-    """The `output_dir` of configs/config.yaml: the user's own where there is one, else the shipped one."""
+    """The `output_dir` of configs/config.yaml: the user's file if it exists, else the shipped one."""
     return Path(load_config("configs/config.yaml").output_dir)
 
 
 def resolve_run(name: str, output_dir: Path) -> Path:
-    """The folder of the run that `name` means.
+    """The folder of the run with a name.
 
     Args:
-        name: a run's folder; else, below `output_dir`: `<experiment>/<time>`, `<experiment>` or `<experiment>/latest`
-            for its newest run, or the beginning of one run's name alone.
-        output_dir: where runs are.
+        name: a run's folder; or, in `output_dir`, `<experiment>/<time>`, `<experiment>` or `<experiment>/latest` for
+            the newest run, or an unambiguous prefix of a run's name.
+        output_dir: the folder of all runs.
 
     Raises:
-        DataError: no run, or more than one, is meant; the message has the nearest names.
+        DataError: no run, or more than one, matches; the message has the closest names.
     """
     if (Run(Path(name)).config_file).is_file():
         return Path(name).resolve()
@@ -212,38 +211,34 @@ def resolve_run(name: str, output_dir: Path) -> Path:
         return folders[begun[0]].resolve()
     if begun:
         more = f" and {len(begun) - _SHOWN} more" if len(begun) > _SHOWN else ""
-        raise DataError(
-            f"{name!r} is the beginning of {len(begun)} runs: {', '.join(begun[:_SHOWN])}{more}. Say which."
-        )
+        raise DataError(f"{name!r} matches {len(begun)} runs: {', '.join(begun[:_SHOWN])}{more}. Name one of them.")
     experiments = {run.rpartition("/")[0] for run in folders}
     close = difflib.get_close_matches(wanted, [*folders, *sorted(experiments)], _SHOWN, cutoff=0.4)
-    hint = f"Did you mean {' or '.join(close)}?" if close else f"{len(folders)} runs are there: see `roadwork runs`."
+    hint = f"Did you mean {' or '.join(close)}?" if close else f"`roadwork runs` lists its {len(folders)} runs."
     raise DataError(f"There is no run {name!r} in {output_dir}. {hint}")
 
 
 def read_run_config(folder: Path, overrides: Sequence[str]) -> DictConfig:
-    """The configuration that a run goes on with: its own, and `key=value` on top.
+    """The configuration for resuming a run: its own, with `key=value` overrides on top.
 
     Raises:
-        ConfigError: an override cannot be used, or the run has finished and is not asked for more.
+        ConfigError: an override cannot be used, or the run has finished and no override asks for more epochs.
         DataError: the run's configuration or manifest is damaged.
     """
-    begun = load_yaml(Run(folder).config_file)
-    if not set(begun) >= _SECTIONS:  # what is missing would silently be the defaults
-        raise DataError(f"{Run(folder).config_file} is not a run's whole configuration. Restore it, or train again.")
+    begun = Run(folder).read_config()
     config = load_config(Run(folder).config_file, overrides)
     epochs, trained = begun.training.epochs, Run(folder).read_manifest().get("epochs_trained")
     is_asked_for_more = config.training.epochs > epochs or config.training.patience != begun.training.patience
     if trained is not None and not is_asked_for_more:
         raise ConfigError(
-            f"{folder} has finished: {trained} of {epochs} epochs. To train it further, ask for more, such as "
-            f"training.epochs={epochs + 10}; where it stopped early, raise training.patience or set it to 0."
+            f"{folder} has finished: {trained} of {epochs} epochs. To train it further, set more epochs, such as "
+            f"training.epochs={epochs + 10}; if it stopped early, raise training.patience or set it to 0."
         )
     return config
 
 
 def name_run(folder: Path) -> str:
-    """What `roadwork resume` takes for a run: its name, or its folder where it is not below the usual output folder."""
+    """The argument of `roadwork resume` for a run: its name, or its folder outside the default output folder."""
     output_dir = default_output_dir().resolve()
     inside = folder.resolve()
     return inside.relative_to(output_dir).as_posix() if inside.is_relative_to(output_dir) else str(folder)

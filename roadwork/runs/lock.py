@@ -13,30 +13,34 @@ from roadwork.core.errors import DataError
 
 try:
     from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
-except ImportError:  # Windows: nothing is claimed, and no run is known to be running
+except ImportError:  # Windows: runs are never locked, and none counts as running
     _HAS_LOCKS = False
 else:
     _HAS_LOCKS = True
 
+_NO_DESCRIPTOR = -1
+_RETRIES, _PAUSE_SECONDS = 4, 0.1
+_held: set[int] = set()
+
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """While the block runs, no other process can claim the run's folder; a process that dies lets go of it.
+def run_lock(folder: Path) -> Iterator[None]:
+    """Locks a run's folder while the block runs.
 
-    The lock (flock) is the system's, on the folder itself: it leaves no file behind that could be stale. Where the
-    file system has no such locks, nothing is claimed.
+    It is a system lock (flock) on the folder itself: it creates no file, and ends with the process. File systems
+    without such locks are not locked.
 
     Raises:
         DataError: another process trains the run.
     """
     descriptor = _lock(folder, is_exclusive=True)
-    for _ in range(_RETRIES):  # whoever looks holds the lock, too, for a moment
+    for _ in range(_RETRIES):  # `is_locked` in another process holds the lock for a moment
         if descriptor is not None:
             break
         time.sleep(_PAUSE_SECONDS)
         descriptor = _lock(folder, is_exclusive=True)
     if descriptor is None:
-        raise _taken(folder)
+        raise _locked_error(folder)
     _held.add(descriptor)
     try:
         yield
@@ -45,8 +49,8 @@ def claimed(folder: Path) -> Iterator[None]:
         _close(descriptor)
 
 
-def is_claimed(folder: Path) -> bool:
-    """Whether a process trains the run now; those on other machines are not seen on every file system."""
+def is_locked(folder: Path) -> bool:
+    """Whether a process trains the run now. Some file systems do not show processes on other machines."""
     descriptor = _lock(folder, is_exclusive=False)
     if descriptor is None:
         return True
@@ -54,18 +58,18 @@ def is_claimed(folder: Path) -> bool:
     return False
 
 
-def check_unclaimed(folder: Path) -> None:
-    """Raises DataError where a process trains the run now."""
-    if is_claimed(folder):
-        raise _taken(folder)
+def check_unlocked(folder: Path) -> None:
+    """Raises DataError if a process trains the run now."""
+    if is_locked(folder):
+        raise _locked_error(folder)
 
 
-def _taken(folder: Path) -> DataError:
-    return DataError(f"{folder} is being trained by another process of this machine. Wait for it, or stop it.")
+def _locked_error(folder: Path) -> DataError:
+    return DataError(f"{folder} is being trained by another process on this machine. Wait for it, or stop it.")
 
 
 def _lock(folder: Path, *, is_exclusive: bool) -> int | None:
-    """A descriptor that holds the folder's lock, or none where locks are not to be had; None where another has it."""
+    """The descriptor of the locked folder, or `_NO_DESCRIPTOR` without lock support; None if another process has it."""
     if not _HAS_LOCKS:
         return _NO_DESCRIPTOR
     descriptor = os.open(folder, os.O_RDONLY)
@@ -86,19 +90,10 @@ def _close(descriptor: int) -> None:
 
 
 def _close_in_child() -> None:
-    # A lock lasts as long as any copy of its descriptor: a loader's worker would hold the run of a dead trainer.
+    # A lock lasts as long as any copy of its descriptor: a loader's worker would keep a dead trainer's run locked.
     for descriptor in _held:
         _close(descriptor)
     _held.clear()
-
-
-_NO_DESCRIPTOR = -1
-
-
-_RETRIES, _PAUSE_SECONDS = 4, 0.1
-
-
-_held: set[int] = set()
 
 
 if hasattr(os, "register_at_fork"):

@@ -130,7 +130,7 @@ class Run:
         return self.folder / "manifest.json"
 
     def read_config(self, overrides: Sequence[str] = ()) -> DictConfig:
-        """The whole configuration of the run, with `key=value` overrides on top.
+        """The complete configuration of the run, with `key=value` overrides on top.
 
         Raises:
             ConfigError: an override cannot be used.
@@ -148,7 +148,7 @@ class Run:
         return to_settings(load_config(self.config_file, overrides) if overrides else load_yaml(self.config_file))
 
     def read_manifest(self) -> dict[str, Any]:
-        """`manifest.json`; empty where there is none yet.
+        """`manifest.json`; empty if there is none yet.
 
         Raises:
             DataError: it is damaged; the number of val_test openings would be lost with it.
@@ -167,7 +167,7 @@ class Run:
         return self._read_json(self.results_file, "Write it again with `roadwork evaluate RUN`.")
 
     def read_evaluated_sha256(self) -> Any:
-        """The SHA-256 of the checkpoint that `roadwork evaluate` read, or of each one of an ensemble; None before."""
+        """The SHA-256 of the evaluated checkpoint, or of each member of an ensemble; None before an evaluation."""
         return self.read_results().get(TEST_SPLIT, {}).get("checkpoint_sha256")
 
     def read_calibration(self) -> dict[str, Any] | None:
@@ -184,9 +184,9 @@ class Run:
         """The epochs of `metrics.jsonl`.
 
         Returns:
-            One entry per epoch, in order; the last one where an epoch was repeated after an interruption. Then the
-            numbers of damaged lines, which are skipped. A last line that was cut off is not damage: its epoch is
-            trained again on resume.
+            One entry per epoch, in order; the last one if an epoch was repeated after an interruption. Then the
+            numbers of damaged lines, which are skipped. A truncated last line is not damage: its epoch is trained
+            again on resume.
         """
         if not self.metrics_file.is_file():
             return [], ()
@@ -226,7 +226,7 @@ class Run:
         return openings
 
     def _read_json(self, path: Path, remedy: str) -> dict[str, Any]:
-        """The JSON object in a file; empty where there is no file."""
+        """The JSON object in a file; empty if the file does not exist."""
         if not path.is_file():
             return {}
         try:
@@ -248,7 +248,7 @@ def find_test_result(results: dict[str, Any], *, is_calibrated: bool) -> dict[st
 
 
 def _git_revision() -> str | None:
-    """The revision of roadwork's checkout; None for an installed package, whatever repository surrounds it."""
+    """The revision of roadwork's checkout; None for an installed package, even inside another repository."""
     if not (_CHECKOUT / ".git").exists():
         return None
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]

@@ -27,7 +27,7 @@ from roadwork.runs.run import LAST, PREVIOUS
 
 logger = logging.getLogger(__name__)
 
-# Room for what a checkpoint holds beside its tensors, and for logs.
+# Space for the other content of a checkpoint, and for logs.
 _SPARE_BYTES = 16 * 2**20
 
 # A checkpoint's key for its omitted weights; checkpoints of version 0.1 have the same one.
@@ -48,7 +48,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, temporary)
                 if path.name == LAST and path.exists():
                     path.replace(path.with_name(PREVIOUS))
-        except (OSError, RuntimeError) as error:  # torch says RuntimeError where the disk is full
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError if the disk is full
             raise MachineError(
                 f"{path} could not be written ({_first_line(error)}). Earlier checkpoints are intact: free some space, "
                 "then continue with --resume."
@@ -69,6 +69,16 @@ def check_space(folder: Path, n_bytes: int) -> None:
 def tensor_bytes(checkpoint: dict[str, Any]) -> int:
     """Bytes of all tensors in a checkpoint."""
     return sum(leaf.nbytes for leaf in tree_leaves(checkpoint) if isinstance(leaf, Tensor))
+
+
+def non_finite_names(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of the floating-point tensors with a non-finite value; waits for the device once."""
+    floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+    if not floats:
+        return []
+    device = next(iter(floats.values())).device
+    finite = torch.stack([torch.isfinite(tensor).all().to(device) for tensor in floats.values()])
+    return [name for name, is_finite in zip(floats, finite.tolist(), strict=True) if not is_finite]
 
 
 def find_newest(folder: Path) -> Path:

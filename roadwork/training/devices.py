@@ -34,7 +34,7 @@ _BUFFER_SYNC = next(
 
 
 def device_arguments(training: TrainingSettings, *, alone: bool = False) -> dict[str, Any]:
-    """Lightning's arguments for the devices that train together; `alone`: for one device, whatever is set."""
+    """Lightning's arguments for the devices that train together; with `alone`, for a single device."""
     if alone or devices_here(training.devices, training.accelerator) * training.num_nodes == 1:
         return {"accelerator": training.accelerator, "devices": 1}
     # Buffers need no broadcast: they are computed over all devices (batch_norm_plugins). A broadcast before each
@@ -45,7 +45,7 @@ def device_arguments(training: TrainingSettings, *, alone: bool = False) -> dict
         "devices": devices_here(training.devices, training.accelerator),
         "num_nodes": training.num_nodes,
         "strategy": DDPStrategy(**no_sync),
-        "use_distributed_sampler": False,  # our samplers know their rank, and repeat no row
+        "use_distributed_sampler": False,  # our samplers know their rank, and repeat no rows
     }
 
 
@@ -66,11 +66,11 @@ def build_lightning_trainer(
         training: epochs, precision, clipping, accumulation, accelerator.
         callbacks: in the order in which they are called.
         folder: where Lightning writes by default.
-        alone: on one device, whatever `training.devices` is, as for rank zero's dry run.
+        alone: use one device and ignore `training.devices`, as in rank zero's dry run.
         limits: further arguments of Lightning's Trainer: the logger, or the limits of a dry run.
 
     Raises:
-        ConfigError: Lightning refuses the accelerator or the precision.
+        ConfigError: Lightning does not accept the accelerator or the precision.
     """
     arguments: dict[str, Any] = {
         "max_epochs": training.epochs,
@@ -144,7 +144,7 @@ def compile_network(network: nn.Module, device: torch.device) -> None:
 
     Args:
         network: only its call is replaced.
-        device: where it will run; the compiler is first tried on one line of arithmetic.
+        device: where it will run; the compiler is first tried on a one-line function.
 
     Raises:
         ConfigError: nothing can be compiled for the device here.

@@ -49,7 +49,7 @@ class ProcessGroup:
     machine, with its own command, when it first has something to broadcast; so they find what it made before.
 
     Attributes:
-        rank: 0 alone writes the run's folder and logs.
+        rank: only rank 0 writes the run's folder and logs.
         world_size: number of processes; 1 without distributed training.
         local_rank: rank among the processes of this machine.
 
@@ -142,6 +142,15 @@ def reduce_sum(tensor: Tensor, world_size: int) -> Tensor:
     return total
 
 
+def gather(trainer: L.Trainer, own: list[T]) -> list[T]:
+    """The lists of a trainer's processes, concatenated; all must call it."""
+    if trainer.world_size == 1:
+        return own
+    everyone: list[list[T]] = [[] for _ in range(trainer.world_size)]
+    dist.all_gather_object(everyone, own)
+    return [each for rank in everyone for each in rank]
+
+
 def reduce_max(trainer: L.Trainer, *numbers: int) -> list[int]:
     """The largest value of each number over a trainer's processes; all must call it."""
     if trainer.world_size == 1:
@@ -206,7 +215,7 @@ def start_local_processes(environment: ClusterEnvironment, n_local: int, world_s
 
 
 def _exit_with_started(started: list[subprocess.Popen[bytes]]) -> None:
-    """Ends this process some seconds after one that it started has failed, unless an error of its own ends it first."""
+    """Ends this process some seconds after one that it started has failed, unless its own error ends it first."""
     while not any(process.poll() for process in started):
         if all(process.returncode == 0 for process in started):
             return

@@ -1,4 +1,4 @@
-"""Trains the head alone on a frozen backbone: as the whole fit, or as a probe before it (LP-FT)."""
+"""Trains only the head on a frozen backbone: as the complete fit, or as a probe before it (LP-FT)."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def with_features(network: PreTrainedModel, datamodule: NATIXDataModule) -> Feat
 
 
 def probe_head(network: nn.Module, datamodule: NATIXDataModule) -> None:
-    """Trains the head alone for `training.probe_epochs`, in place, on the frozen features of plain images.
+    """Trains only the head for `training.probe_epochs`, in place, on the frozen features of plain images.
 
     Rows are drawn and the loss is computed as in the fit; augmentation is off. For a network that is not from
     transformers, each epoch reads the images. Afterwards the same parameters are trainable as before, and random
@@ -107,7 +107,7 @@ def probe_head(network: nn.Module, datamodule: NATIXDataModule) -> None:
         data = with_features(plain, datamodule) if has_features else _without_augmentation(datamodule)
         mcc = _fit_head(plain, data, training)
     logger.info(
-        "Probe: %d epochs of the head alone, on %s, in %.1f s: val_select MCC %.4f.",
+        "Probe: trained only the head for %d epochs on %s in %.1f s: val_select MCC %.4f.",
         training.probe_epochs,
         "frozen features" if has_features else "the images",
         time.monotonic() - started,
@@ -146,7 +146,7 @@ def _fit_head(network: nn.Module, data: NATIXDataModule, training: TrainingSetti
     )
     try:
         trainer.fit(RoadworkClassifier(network, settings), datamodule=data)
-    except SystemExit as error:  # Lightning's silent answer to Ctrl-C
+    except SystemExit as error:  # Lightning exits silently on Ctrl-C
         raise KeyboardInterrupt from error
     return mcc.best_mcc
 

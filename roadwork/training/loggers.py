@@ -60,7 +60,7 @@ def describe_run(cfg: DictConfig, run_folder: Path) -> dict[str, Any]:
     manifest = Run(run_folder).read_manifest()
     # Names that MLflow allows; its rules are the strictest.
     wiring = {
-        re.sub(r"[^\w.-]+", "_", row["wire"]).strip("_"): f"{'works' if row['works'] else 'DEAD'}: {row['observed']}"
+        re.sub(r"[^\w.-]+", "_", row["wire"]).strip("_"): f"{'works' if row['works'] else 'failed'}: {row['observed']}"
         for row in manifest.get("wiring", [])
     }
     configuration: Any = _without_empty(OmegaConf.to_container(cfg, resolve=True))

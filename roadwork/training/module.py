@@ -135,7 +135,7 @@ class RoadworkClassifier(L.LightningModule):
         self.memory_format = torch.channels_last if is_last else torch.contiguous_format
         self.model = model.to(memory_format=self.memory_format)  # type: ignore[call-overload]  # torch's stubs lack it
         self.settings = settings
-        # Frozen weights that checkpoints need not hold; BaseTrainer, which knows where they come from, finds them.
+        # Set by BaseTrainer, which knows the source of the frozen weights.
         self.omitted: OmittedWeights | None = None
         self.class_weights: Tensor | None = None
         self.step_state = StepState()
@@ -176,7 +176,7 @@ class RoadworkClassifier(L.LightningModule):
 
     @override
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        # Dropout and the like depend on the step alone, so a resumed run draws what the whole run would have drawn.
+        # Dropout depends only on the step, so a resumed run draws the same numbers as an uninterrupted one.
         seed_all(self.settings.seed, self.current_epoch, batch_idx, self.global_rank)
 
     @override

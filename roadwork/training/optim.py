@@ -193,7 +193,7 @@ def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup_share: float) -
 
     Args:
         optimizer: step the schedule after each of its steps.
-        total_steps: optimizer steps of the whole run.
+        total_steps: optimizer steps of the complete run.
         warmup_share: fraction of the steps over which the rate rises, 0 to 1.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Single images: where they come from, and which part of them is slow."""
+"""Loading times of single images, by origin and part."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def test_copy_and_missing_photos_are_timed_separately(tiny_config):
     times = time_input(datamodule, seed=0)
     rows = np.random.default_rng(0).permutation(datamodule.datasets["train"].rows)[:N_IMAGES]
     assert times.origins == {COPY: int((rows % 2 == 0).sum()), PHOTOS: int((rows % 2).sum())}
-    assert times.decode_ms.p10 > 4  # the copy's own time is the image's, not the photo's reading
-    assert isinstance(store.source, FileImages)  # the loader's store is as it was
+    assert times.decode_ms.p10 > 4  # the time to read the copy, not the photo
+    assert isinstance(store.source, FileImages)  # the loader's store is unchanged
 
 
-def test_without_a_readable_image_the_run_is_refused(tiny_config, monkeypatch):
+def test_no_readable_image_is_an_error(tiny_config, monkeypatch):
     datamodule = _module(tiny_config("data.cache=none", "data.max_unreadable=1.0"))
     monkeypatch.setattr(FileImages, "read", lambda *_: b"no image")
     with pytest.raises(DataError, match=r"24 images.*train"):

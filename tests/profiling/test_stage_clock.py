@@ -1,4 +1,4 @@
-"""The stages of a step, in Lightning's real loop under a clock that only the test moves."""
+"""The stages of a step in Lightning's real loop, with a fake clock."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FETCH = "[_TrainingEpochLoop].train_dataloader_next"
 
 
 class HandClock:
-    """A clock that stands still but for what the test adds."""
+    """A clock that advances only when the test says so."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -30,7 +30,7 @@ class HandClock:
         return self.now
 
     def costs(self, seconds, function):
-        """`function`, which now takes this long by this clock."""
+        """`function`, which now takes this many seconds on the clock."""
 
         def slowed(*args, **kwargs):
             self.now += seconds
@@ -46,7 +46,7 @@ def hand_clock(monkeypatch):
     return clock
 
 
-def test_each_second_of_the_real_loop_counts_for_its_stage(hand_clock, tiny_config, monkeypatch):
+def test_each_second_of_the_loop_counts_for_its_stage(hand_clock, tiny_config, monkeypatch):
     costs = [
         (datamodule_module, "collate", 1, "wait"),
         (NATIXDataModule, "on_before_batch_transfer", 2, "transfer"),
@@ -69,7 +69,7 @@ def test_each_second_of_the_real_loop_counts_for_its_stage(hand_clock, tiny_conf
     trainer = prepare_trainer(datamodule)
     datamodule.setup("fit")
     timed = time_steps(datamodule, trainer, 9, None)
-    assert timed.batches_per_epoch == 9  # so that three epochs' ends were seen, too
+    assert timed.batches_per_epoch == 9  # so the steps include three ends of epochs
     assert timed.n_warmup == WARMUP_STEPS
     assert timed.seconds == [expected] * 9
     assert len(timed.n_images) == 9
@@ -95,8 +95,8 @@ def test_time_between_epochs_belongs_to_no_step(hand_clock):
     assert [dict(step) for step in clock.steps] == [{"wait": 1, "other": 0}] * 2
 
 
-def test_the_device_is_waited_for_before_a_stage_ends(hand_clock):
-    """What a device still has to do when Python is done counts for the stage that asked for it."""
+def test_stage_waits_for_the_device(hand_clock):
+    """Queued work of the device counts for the stage that queued it."""
     queued = []
 
     def synchronise():

@@ -1,4 +1,4 @@
-"""What bounds a run: by figures, and by a stage that is really slow."""
+"""The bottleneck of a run, from given figures and from a slowed stage."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ STEP = {"transfer": 0.1, "augment": 0.2, "forward": 0.2, "backward": 0.3, "optim
 @pytest.mark.parametrize(
     ("wait_s", "images", "workers", "times", "bound_by"),
     [
-        # one core gives 10 images/s; the step without its wait takes 1 s
-        (3.2, 32, 0, _times(), "decoding"),  # in turns, and the wait is the largest part
-        (0.3, 3, 0, _times(), "the network"),  # in turns, but the network (0.5 s) is larger
-        (0.6, 16, 1, _times(), "decoding"),  # beside it: the step waits
-        (0.0, 32, 2, _times(), "decoding"),  # 20 images/s against 32, hidden by a queue
+        # one core loads 10 images/s; the step without its wait takes 1 s
+        (3.2, 32, 0, _times(), "decoding"),  # alternating, and the wait is the largest part
+        (0.3, 3, 0, _times(), "the network"),  # alternating, but the network (0.5 s) is larger
+        (0.6, 16, 1, _times(), "decoding"),  # in parallel: the step waits
+        (0.0, 32, 2, _times(), "decoding"),  # 20 against 32 images/s, hidden by a queue
         (0.0, 32, 8, _times(), "the network"),  # 40 images/s on 4 cores
         (3.2, 32, 0, _times(0.09, 0.01), "reading"),
         (3.2, 32, 0, _times(0.0, 0.1, COPY), "the resized copy"),
         (3.2, 32, 0, _times(0.0, 1e-6, RAM), "the loader"),
-        (1.0, 32, 4, _times(0.0, 0.02), "the loader"),  # 200 images/s by themselves do not explain it
+        (1.0, 32, 4, _times(0.0, 0.02), "the loader"),  # single images at 200 images/s do not explain the wait
     ],
 )
-def test_the_slower_side_is_named(wait_s, images, workers, times, bound_by):
+def test_slower_side_is_the_bottleneck(wait_s, images, workers, times, bound_by):
     verdict = find_bottleneck(STEP | {"wait": wait_s}, images, times, workers, cores=4)
     assert verdict.bound_by == bound_by
     assert verdict.sentence.startswith(f"Bound by {bound_by}")
@@ -49,10 +49,10 @@ def test_the_slower_side_is_named(wait_s, images, workers, times, bound_by):
 def test_sentence_compares_loader_rate_with_step_rate():
     waiting = find_bottleneck(STEP | {"wait": 1.0}, 32, _times(0.0, 0.125), 2, cores=2)
     assert waiting.sentence == (
-        "Bound by decoding: with 2 workers the loader gives 16 images/s, the rest of the step could take 32."
+        "Bound by decoding: with 2 workers the loader delivers 16 images/s, the rest of the step could process 32."
     )
     hidden = find_bottleneck(STEP | {"wait": 0.0}, 32, _times(0.0, 0.125), 2, cores=2)
-    assert hidden.sentence == waiting.sentence + " In these few steps the loader's queue still hid it."
+    assert hidden.sentence == waiting.sentence + " Queued batches hid this in the measured steps."
     network = find_bottleneck(STEP, 32, _times(0.0, 0.001), 2, cores=2)
     assert network.sentence == "Bound by the network (forward and backward, 50% of a step): 32 images/s."
 

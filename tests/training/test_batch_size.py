@@ -22,7 +22,7 @@ AUTO = "data.dataloader.batch_size=auto"
 @pytest.mark.parametrize(
     ("limit", "cap", "expected"), [(100, 1024, 64), (64, 1024, 64), (5000, 1024, 1024), (100, 20, 16), (1, 1024, None)]
 )
-def test_the_largest_power_of_two_up_to_the_cap(limit, cap, expected):
+def test_finds_the_largest_power_of_two_that_fits(limit, cap, expected):
     assert grow(lambda batch: batch <= limit, cap) == expected
 
 
@@ -30,7 +30,7 @@ def test_batch_of_two_is_tried_with_few_rows():
     assert grow(lambda batch: batch <= 100, 1) == 2
 
 
-def test_kept_bytes_are_those_that_autograd_keeps():
+def test_kept_bytes_match_what_autograd_saves():
     weight = torch.ones(3, 5, requires_grad=True)
     rows = torch.rand(7, 3)
     # The gradient of w takes x, that of x takes w; that of exp takes its output.
@@ -53,7 +53,7 @@ def state_of(trainer):
     return weights, trainer.module.training, [p.grad for p in trainer.module.parameters()]
 
 
-def test_nothing_is_moved_by_the_search(auto):
+def test_search_changes_no_weight_or_random_state(auto):
     trainer, datamodule = auto
     before = state_of(trainer)
     draws = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
@@ -66,7 +66,7 @@ def test_nothing_is_moved_by_the_search(auto):
     assert random.getstate() == draws[2]
 
 
-def test_memory_decides_on_a_cpu(auto, monkeypatch, caplog):
+def test_cpu_batch_size_follows_available_memory(auto, monkeypatch, caplog):
     trainer, datamodule = auto
     trial = _Trial(trainer, datamodule)
     a_row, state = trial.bytes_per_image(), trial.state_bytes()
@@ -92,7 +92,7 @@ def test_memory_estimate_grows_with_images_and_covers_usage(auto, tiny_config):
     assert ratio == pytest.approx(4, rel=0.15)
 
 
-def test_a_gpu_is_tried_until_it_is_full(auto, monkeypatch):
+def test_gpu_batch_size_grows_until_memory_is_full(auto, monkeypatch):
     """A fake GPU allocator: a step takes 1 GB per image of 10 GB, and a tenth stays free."""
     trainer, datamodule = auto
     tried, peak, gb = [], [0], 10**9
@@ -120,7 +120,7 @@ def test_a_gpu_is_tried_until_it_is_full(auto, monkeypatch):
     assert not trial.fits_gpu(10)  # it runs, and leaves nothing free
 
 
-def test_a_step_of_the_trial_trains_the_copy_alone(auto):
+def test_trial_step_trains_only_the_copy(auto):
     trainer, datamodule = auto
     trial = _Trial(trainer, datamodule)
     before = [p.detach().clone() for p in trial.module.parameters()]
@@ -129,7 +129,7 @@ def test_a_step_of_the_trial_trains_the_copy_alone(auto):
     assert all(torch.equal(p, old) for p, old in zip(trainer.module.parameters(), before, strict=True))
 
 
-def test_the_run_records_the_number_and_goes_on_with_it(tiny_config, monkeypatch):
+def test_run_records_the_batch_size_and_resumes_with_it(tiny_config, monkeypatch):
     datamodule = NATIXDataModule(tiny_config(AUTO))
     trainer = prepare_trainer(datamodule)
     found = trainer.settings.data.dataloader.batch_size
@@ -150,7 +150,7 @@ def test_the_run_records_the_number_and_goes_on_with_it(tiny_config, monkeypatch
     assert resumed.trainer.current_epoch == 2
 
 
-def test_a_network_of_users_own_is_tried_too(tiny_config):
+def test_batch_size_of_a_users_own_network(tiny_config):
     class Logits(nn.Module):
         def __init__(self):
             super().__init__()

@@ -29,7 +29,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_the_newest_two_are_kept(folder):
+def test_newest_two_checkpoints_are_kept(folder):
     assert step_of(folder / LAST) == 2
     assert step_of(folder / PREVIOUS) == 1
     SafeCheckpointIO().save_checkpoint(content(3), folder / LAST)
@@ -39,7 +39,7 @@ def test_the_newest_two_are_kept(folder):
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed")])
-def test_a_write_that_fails_leaves_what_was_there(folder, monkeypatch, error):
+def test_failed_write_keeps_earlier_checkpoints(folder, monkeypatch, error):
     def save(checkpoint, path):
         path.write_bytes(b"half")
         raise error
@@ -61,25 +61,25 @@ def test_free_space_is_checked_first(folder, monkeypatch):
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
 def test_truncated_checkpoint_falls_back_to_the_previous_one(folder, share, caplog):
-    whole = (folder / LAST).read_bytes()
-    (folder / LAST).write_bytes(whole[: int(share * len(whole))])
+    content = (folder / LAST).read_bytes()
+    (folder / LAST).write_bytes(content[: int(share * len(content))])
     with caplog.at_level(logging.WARNING):
         assert find_newest(folder) == folder / PREVIOUS
     assert "last.ckpt" in caplog.text
 
 
 def test_altered_checkpoint_is_reported(folder, caplog):
-    whole = bytearray((folder / LAST).read_bytes())
-    place = whole.index(torch.full((4,), 2.0).numpy().tobytes())  # inside the weights, where torch itself sees nothing
-    whole[place + 1] ^= 1
-    (folder / LAST).write_bytes(bytes(whole))
+    content = bytearray((folder / LAST).read_bytes())
+    place = content.index(torch.full((4,), 2.0).numpy().tobytes())  # inside the weights, where torch checks nothing
+    content[place + 1] ^= 1
+    (folder / LAST).write_bytes(bytes(content))
     assert torch.load(folder / LAST, weights_only=True)["global_step"] == 2
     assert "checksum" in why_damaged(folder / LAST)
     with caplog.at_level(logging.WARNING):
         assert find_newest(folder) == folder / PREVIOUS
 
 
-def test_all_checkpoints_damaged(folder, tmp_path_factory):
+def test_only_damaged_checkpoints_are_an_error(folder, tmp_path_factory):
     for name in (LAST, PREVIOUS):
         (folder / name).write_bytes(b"")
     with pytest.raises(DataError, match=r"checkpoint.*damaged"):

@@ -48,7 +48,7 @@ def test_slurm_and_torchrun_are_recognised_by_their_variables(variables, environ
     assert isinstance(trainer.strategy, DDPStrategy)
     assert isinstance(trainer.strategy.cluster_environment, environment)
     assert (trainer.global_rank, trainer.local_rank, trainer.node_rank, trainer.world_size) == (3, 1, 1, 4)
-    # The first process's trials are its own.
+    # Rank zero's dry run uses a single device.
     alone = build_lightning_trainer(FOUR, [], tmp_path, alone=True, logger=False, enable_checkpointing=False)
     assert isinstance(alone.strategy, SingleDeviceStrategy)
     assert alone.world_size == 1
@@ -86,7 +86,7 @@ def test_auto_devices_is_one_on_a_cpu(devices, expected):
 
 
 @pytest.mark.parametrize(
-    ("settings", "processes", "said"),
+    ("settings", "processes", "expected"),
     [
         ({}, 1, "32 images a step"),
         ({"accumulate": 3}, 1, "32 images in each of 3 batches: 96 a step"),
@@ -98,9 +98,9 @@ def test_auto_devices_is_one_on_a_cpu(devices, expected):
         ),
     ],
 )
-def test_step_size_is_logged(settings, processes, said):
-    said += "; learning rate 0.003, not scaled with it."
-    assert describe_step(TrainingSettings(lr=0.003, **settings), 32, processes) == said
+def test_step_size_is_logged(settings, processes, expected):
+    expected += "; learning rate 0.003, not scaled with it."
+    assert describe_step(TrainingSettings(lr=0.003, **settings), 32, processes) == expected
 
 
 def test_memory_and_cores_are_divided_among_local_devices(tiny_config, monkeypatch):
@@ -115,7 +115,7 @@ def test_memory_and_cores_are_divided_among_local_devices(tiny_config, monkeypat
     assert (data._fits_ram(10), data._choose_workers(store)) == (False, 4)
 
 
-def test_a_resume_with_another_number_of_devices_is_refused(tiny_config):
+def test_resume_with_another_number_of_devices_is_an_error(tiny_config):
     data = NATIXDataModule(tiny_config())
     run = prepare_trainer(data).fit(data)
     Run(run).write_manifest(processes=2)  # as if it had been
@@ -124,7 +124,7 @@ def test_a_resume_with_another_number_of_devices_is_refused(tiny_config):
         prepare_trainer(data).fit(data, resume_from=run)
 
 
-def test_an_accelerator_that_is_not_there():
+def test_missing_accelerator_is_an_error():
     with pytest.raises(ConfigError, match=r"training.accelerator='gpu' with training.devices=2"):
         ProcessGroup(TrainingSettings(accelerator="gpu", devices=2))
 

@@ -44,7 +44,7 @@ def assert_same(left, right):
 
 @pytest.mark.parametrize("warmup", [False, True])
 @pytest.mark.parametrize("decay", [0.0, 0.3, 0.999])
-def test_the_average_is_the_formula(decay, warmup):
+def test_average_follows_the_formula(decay, warmup):
     model = build_model()
     ema = EMACallback(model, decay=decay, warmup=warmup)
     expected = {name: tensor.double() for name, tensor in snapshot(model).items()}
@@ -111,7 +111,7 @@ def test_parameters_of_several_dtypes_are_averaged():
     assert ema.shadow["1.weight"].dtype == torch.float64
 
 
-def test_the_average_follows_the_model_to_another_device():
+def test_average_moves_to_the_models_device():
     model = build_model()
     ema = EMACallback(model)
     model.to("meta")
@@ -131,12 +131,12 @@ def test_average_moved_in_inference_mode_can_be_updated():
 
 
 @pytest.mark.parametrize("decay", [1.0, -0.1, float("nan"), 5])
-def test_a_decay_outside_its_range_is_refused(decay):
+def test_decay_outside_its_range_is_an_error(decay):
     with pytest.raises(ConfigError, match="ema_decay"):
         EMACallback(build_model(), decay=decay)
 
 
-def test_calls_in_wrong_order_are_refused():
+def test_calls_in_wrong_order_are_errors():
     ema = EMACallback(build_model())
     with pytest.raises(WiringError, match="apply_shadow"):
         ema.restore()
@@ -147,7 +147,7 @@ def test_calls_in_wrong_order_are_refused():
         ema.update()
 
 
-def test_a_frozen_model_and_a_changed_model_are_refused():
+def test_frozen_and_changed_models_are_errors():
     with pytest.raises(WiringError, match=r"gradient.*average"):
         EMACallback(build_model().requires_grad_(requires_grad=False))
     model = build_model()
@@ -263,7 +263,7 @@ def test_average_starts_at_weights_loaded_later():
     assert ema.shadow["0.weight"].min() > 90
 
 
-def test_an_exception_in_validation_leaves_the_raw_weights():
+def test_exception_in_validation_restores_raw_weights():
     class Failing(Classifier):
         def validation_step(self, batch, batch_idx):
             if not self.trainer.sanity_checking:
@@ -284,7 +284,7 @@ def test_an_exception_in_validation_leaves_the_raw_weights():
 
 
 @pytest.mark.parametrize("forget", ["another model", "a layer"])
-def test_a_trained_parameter_without_an_average_is_refused(forget):
+def test_trained_parameter_without_average_is_an_error(forget):
     module = Classifier()
     ema = EMACallback(build_model() if forget == "another model" else module.model)
     module.later = nn.Linear(1, 1)
@@ -292,7 +292,7 @@ def test_a_trained_parameter_without_an_average_is_refused(forget):
         trainer_with(ema).fit(module, loader(10, 1), loader(10, 2))
 
 
-@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")  # ModelCheckpoint is left out on purpose
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")  # without ModelCheckpoint on purpose
 def test_best_checkpoint_holds_average_and_raw_weights(tmp_path):
     module = Classifier()
     ema, best = EMACallback(module.model, decay=0.9), ModelCheckpoint(tmp_path, monitor="loss", save_top_k=1)
@@ -305,7 +305,7 @@ def test_best_checkpoint_holds_average_and_raw_weights(tmp_path):
     assert saved["raw_state_dict"].keys() == saved["state_dict"].keys() - {"model.1.num_batches_tracked"}
     assert not torch.equal(saved["raw_state_dict"]["model.0.weight"], saved["state_dict"]["model.0.weight"])
 
-    # By its name the checkpoint is tested as it was validated, and stays in the model.
+    # A checkpoint path tests the average, which stays in the model.
     for callbacks in ([EMACallback(module.model)], []):
         module.seen_in_evaluation.clear()
         trainer_with(*callbacks).test(module, loader(10, 2), ckpt_path=best.best_model_path, verbose=False)
@@ -313,7 +313,7 @@ def test_best_checkpoint_holds_average_and_raw_weights(tmp_path):
         assert_same(snapshot(module.model), validated)
 
 
-def test_checkpoint_is_the_same_while_the_average_is_applied(tmp_path):
+def test_checkpoint_is_equal_while_the_average_is_applied(tmp_path):
     class SaveInValidation(Callback):
         def on_validation_epoch_end(self, trainer, pl_module):
             trainer.save_checkpoint(tmp_path / "during.ckpt", weights_only=False)
@@ -336,7 +336,7 @@ class TiedClassifier(Classifier):
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("kind", [Classifier, TiedClassifier])
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, kind, accumulate):
+def test_resumed_run_equals_an_uninterrupted_run(tmp_path, kind, accumulate):
     class SaveAfterEpoch(Callback):
         def on_train_epoch_end(self, trainer, pl_module):
             trainer.save_checkpoint(tmp_path / f"{trainer.current_epoch}.ckpt", weights_only=False)
@@ -357,7 +357,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, kind, accumulate):
     assert resumed.n_updates == straight.n_updates == 16 // accumulate
 
 
-def test_a_checkpoint_without_an_average_starts_a_new_one(tmp_path):
+def test_checkpoint_without_average_starts_a_new_one(tmp_path):
     module = Classifier()
     first = trainer_with(max_epochs=1)
     first.fit(module, loader(40, 1), loader(10, 2))

@@ -35,7 +35,7 @@ def in_training(module):
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_the_head_alone_is_trainable_and_in_training_mode(name):
+def test_only_the_head_is_trainable_and_in_training_mode(name):
     module = in_training(frozen(name))
     head = f"{find_head(module.model)}."
     names = {n for n, p in module.model.named_parameters() if p.requires_grad}
@@ -45,7 +45,7 @@ def test_the_head_alone_is_trainable_and_in_training_mode(name):
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_a_step_moves_the_head_alone(name):
+def test_step_changes_only_the_head(name):
     module = in_training(frozen(name))
     before = {n: tensor.clone() for n, tensor in module.model.state_dict().items()}
     optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=1.0)
@@ -69,7 +69,7 @@ def test_frozen_backbone_records_no_graph_and_no_dropout(name):
     assert first.requires_grad
 
 
-def test_evaluation_mode_is_evaluation_mode():
+def test_eval_sets_every_module_to_evaluation_mode():
     module = in_training(frozen("resnet"))
     module.eval()
     assert not any(part.training for part in module.modules())
@@ -78,7 +78,7 @@ def test_evaluation_mode_is_evaluation_mode():
     assert not module.model.resnet.training
 
 
-def test_features_go_to_the_head_alone():
+def test_features_bypass_the_backbone():
     module = frozen("resnet")
     module.model.resnet.forward = None  # calling it would fail
     features = torch.rand(3, 16)
@@ -94,6 +94,6 @@ def test_network_in_eval_mode_is_put_in_training_mode():
     assert all(p.requires_grad for p in module.parameters())
 
 
-def test_a_network_without_a_head():
+def test_network_without_a_head_is_an_error():
     with pytest.raises(ConfigError, match=r"Sequential.*head"):
         RoadworkClassifier(nn.Sequential(nn.Linear(2, 2)), TrainingSettings(freeze_backbone=True))

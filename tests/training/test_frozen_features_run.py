@@ -36,7 +36,7 @@ PROBE = (
 
 @pytest.fixture
 def probe(tiny_config, tmp_path, monkeypatch):
-    """Makes a configuration of a linear probe, with a cache of its own."""
+    """Makes a configuration of a linear probe, with its own cache."""
     monkeypatch.setenv("ROADWORK_CACHE", str(tmp_path / "cache"))
 
     def make(*overrides, name="resnet"):
@@ -75,7 +75,7 @@ def checkpoint(folder):
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_the_head_is_the_same_as_from_images(probe, monkeypatch, name):
+def test_head_equals_a_head_trained_on_images(probe, monkeypatch, name):
     torch.manual_seed(0)
     _, folder, forwards = fit(probe(name=name))
     assert len(forwards) == 12  # 180 images in batches of 16, once
@@ -95,7 +95,7 @@ def test_the_head_is_the_same_as_from_images(probe, monkeypatch, name):
     assert moved == {key for key in start if key.startswith("model.classifier.")}
 
 
-def test_a_second_run_reads_the_features_and_trains_the_same(probe, computed, caplog):
+def test_second_run_reads_cached_features_and_is_identical(probe, computed, caplog):
     with caplog.at_level("INFO", logger="roadwork"):
         _, first, _ = fit(probe())
         assert "features of 180 photos" in caplog.text
@@ -151,7 +151,7 @@ def batches(datamodule):
 
 
 @pytest.mark.parametrize("sampling", ["true", "false"])
-def test_batches_come_in_the_order_of_the_images(probe, monkeypatch, sampling):
+def test_feature_batches_have_the_order_of_image_batches(probe, monkeypatch, sampling):
     datamodule = NATIXDataModule(probe(f"data.gps_sampling.enabled={sampling}"))
     datamodule.setup("fit")
     kept = data_for_head(prepare_trainer(datamodule).module.model, datamodule)
@@ -177,20 +177,20 @@ def test_resume_needs_the_same_features(probe, monkeypatch):
         fit(probe("training.epochs=3"), resume_from=folder)
 
 
-def test_the_interrupted_run_ends_as_the_uninterrupted(probe):
+def test_interrupted_run_equals_an_uninterrupted_run(probe):
     class Stop(base_trainer.Callback):
         def on_train_epoch_start(self, trainer, pl_module):
             if trainer.current_epoch == 1:
                 raise KeyboardInterrupt
 
-    _, whole, _ = fit(probe())
+    _, uninterrupted, _ = fit(probe())
     datamodule = NATIXDataModule(probe())
     trainer = prepare_trainer(datamodule)
     trainer.callbacks.append(Stop())
     with pytest.raises(KeyboardInterrupt):
         trainer.fit(datamodule)
     _, resumed, _ = fit(probe(), resume_from=trainer.run_folder)
-    expected, found = checkpoint(whole), checkpoint(resumed)
+    expected, found = checkpoint(uninterrupted), checkpoint(resumed)
     for kind in ("state_dict", "raw_state_dict"):
         assert all(torch.equal(value, found[kind][key]) for key, value in expected[kind].items())
 
@@ -202,7 +202,7 @@ def test_unreadable_photo_is_recorded_once_and_excluded(probe, demo_root, tmp_pa
     row = int(datamodule.datasets["train"].rows[5])
     path = datamodule.source.paths[row]
     data = path.read_bytes()
-    path.write_bytes(data[:2] + bytes(len(data) - 4) + data[-2:])  # whole ends, and no picture between them
+    path.write_bytes(data[:2] + bytes(len(data) - 4) + data[-2:])  # valid header and end, but no pixels between
     kept = data_for_head(prepare_trainer(datamodule).module.model, datamodule)
     assert set(datamodule.ledger.reasons) == {row}
     expected = np.setdiff1d(datamodule.datasets["train"].rows, [row])
@@ -211,7 +211,7 @@ def test_unreadable_photo_is_recorded_once_and_excluded(probe, demo_root, tmp_pa
     assert len(kept.datasets["train"].features) == len(expected)
 
 
-def test_a_real_pretrained_backbone(probe):
+def test_real_pretrained_backbone(probe):
     if not VIT_S14.is_dir():
         pytest.skip("shared/models/vit-s14 is not beside this checkout")
     cfg = probe("data.img_size=56", "data.dataloader.batch_size=4")

@@ -62,14 +62,14 @@ def checkpoint(folder, name=LAST):
     return torch.load(folder / "checkpoints" / name, weights_only=True)
 
 
-def assert_same_end(folder, whole):
+def assert_same_end(folder, uninterrupted):
     for name in (LAST, "best.ckpt"):
-        mine, theirs = checkpoint(folder, name), checkpoint(whole, name)
+        mine, theirs = checkpoint(folder, name), checkpoint(uninterrupted, name)
         for key in ("state_dict", "raw_state_dict", "optimizer_states", "lr_schedulers"):
             torch.testing.assert_close(mine[key], theirs[key], rtol=0, atol=0)
     lines, expected = (
         [json.loads(line) | {"seconds": 0} for line in (run / "metrics.jsonl").read_text().splitlines()]
-        for run in (folder, whole)
+        for run in (folder, uninterrupted)
     )
     assert lines == expected
 
@@ -79,22 +79,22 @@ def assert_same_end(folder, whole):
     [
         (signal.SIGTERM, 1, 1, ()),
         (signal.SIGINT, 5, 5, ()),
-        (signal.SIGTERM, 9, 9, ()),  # the last step of an epoch: its validation ends first
-        (signal.SIGTERM, 2, 2, ("training.accumulate=2",)),  # gradients that are being summed are summed up first
+        (signal.SIGTERM, 9, 9, ()),  # the last step of an epoch: validation finishes first
+        (signal.SIGTERM, 2, 2, ("training.accumulate=2",)),  # finishes the gradient accumulation first
     ],
 )
-def test_stops_after_the_step_and_resumes_to_the_same_end(config, tmp_path, number, n, saved_at, overrides):
+def test_stops_after_the_step_and_resumes_identically(config, tmp_path, number, n, saved_at, overrides):
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
-    whole = fit(config(f"output_dir={tmp_path / 'whole'}", *overrides))[1]
-    cfg = config(f"output_dir={tmp_path / 'struck'}", *overrides)
+    uninterrupted = fit(config(f"output_dir={tmp_path / 'uninterrupted'}", *overrides))[1]
+    cfg = config(f"output_dir={tmp_path / 'interrupted'}", *overrides)
     with pytest.raises(RunStoppedError, match="is saved") as stopped:
         fit(cfg, Signal(number, n))
     assert stopped.value.exit_code == 128 + number
     assert {each: signal.getsignal(each) for each in before} == before
-    folder = (tmp_path / "struck" / cfg.experiment / "latest").resolve()
+    folder = (tmp_path / "interrupted" / cfg.experiment / "latest").resolve()
     assert checkpoint(folder)["global_step"] == saved_at
     fit(cfg, resume_from=folder)
-    assert_same_end(folder, whole)
+    assert_same_end(folder, uninterrupted)
 
 
 def test_saves_by_time_inside_an_epoch(config, tmp_path, monkeypatch):
@@ -130,7 +130,7 @@ def _ignore_the_first(path):
     os._exit(0)  # not reached
 
 
-def test_a_second_signal_ends_at_once(tmp_path):
+def test_second_signal_exits_at_once(tmp_path):
     process = multiprocessing.get_context("fork").Process(target=_ignore_the_first, args=(tmp_path / LAST,))
     process.start()
     process.join(30)

@@ -57,7 +57,7 @@ def test_each_group_is_drawn_equally_often(draw):
     assert sampler.missing() == []
 
 
-def test_empty_combinations_are_warned_about(caplog):
+def test_empty_combinations_give_a_warning(caplog):
     sampler = BalancedSampler([np.array(["a", "a", "b"]), np.array(["x", "", "x"])])
     with caplog.at_level("INFO", logger="roadwork"):
         sampler.log_summary(["label", "city"])
@@ -73,13 +73,13 @@ def test_empty_combinations_are_warned_about(caplog):
         (("data.balance=[filename]", BALANCED[0]), r"data\.balance.*'filename'"),
     ],
 )
-def test_what_cannot_be_balanced_is_refused(tiny_config, overrides, message):
+def test_unusable_balance_columns_are_errors(tiny_config, overrides, message):
     with pytest.raises(ConfigError, match=message):  # noqa: PT012 -- either may find it
         datamodule = NATIXDataModule(tiny_config(*overrides))
         datamodule.setup("fit")
         datamodule.train_dataloader()
 
 
-def test_too_many_groups_are_refused():
+def test_too_many_groups_are_an_error():
     with pytest.raises(ConfigError, match=r"1,001 groups.*1,001"):
         BalancedSampler([np.arange(1001).astype(str)])

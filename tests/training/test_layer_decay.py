@@ -1,4 +1,4 @@
-"""Layer-wise learning rates of each family match lists written by hand."""
+"""Layer-wise learning rates of each family match hand-written lists."""
 
 import pytest
 import torch
@@ -67,7 +67,7 @@ def rates_of(network, layer_decay, weight_decay=0.05):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_each_layer_learns_half_as_fast_as_the_one_above(name):
+def test_learning_rate_halves_per_layer(name):
     network = build(name)
     rates, groups = rates_of(network, 0.5)
     before = {n: decay for n, (_, decay) in rates_of(build(name), 1.0)[0].items()}
@@ -85,7 +85,7 @@ def test_each_layer_learns_half_as_fast_as_the_one_above(name):
 
 
 @pytest.mark.parametrize("adapter", ["lora", "vera", "ia3", "adalora"])
-def test_adapters_learn_as_fast_as_the_block_that_they_are_in(adapter):
+def test_adapter_has_the_learning_rate_of_its_block(adapter):
     network = adapt_network(build("dinov2"), TrainingSettings(adapter=adapter, adapter_rank=2))
     rates, _ = rates_of(network, 0.5)
     found = {}
@@ -96,7 +96,7 @@ def test_adapters_learn_as_fast_as_the_block_that_they_are_in(adapter):
     assert all("classifier" in name for name, (lr, _) in rates.items() if lr == 0.1)
 
 
-def test_adapters_of_convolutions():
+def test_convolution_adapters_have_the_rate_of_their_block():
     network = apply_adapter(build("resnet"), "lora", rank=2)
     rates, groups = rates_of(network, 0.5)
     prefixes = [f"base_model.model.{starts[0]}" for starts in DEPTHS["resnet"]]
@@ -106,19 +106,19 @@ def test_adapters_of_convolutions():
     assert groups[-1]["name"] == "embeddings"
 
 
-def test_without_weight_decay_the_groups_names_still_differ():
+def test_group_names_are_unique_without_weight_decay():
     _, groups = rates_of(build("vit"), 0.5, weight_decay=0.0)
     assert len({group["name"] for group in groups}) == len(groups)
 
 
-def test_a_network_whose_layers_are_not_known_is_refused():
+def test_unknown_layer_names_are_an_error():
     network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     with pytest.raises(ConfigError, match=r"Sequential.*0\.weight.*layer_decay=1"):
         parameter_depths(network)
     assert len(build_optimizer(network, 0.1, 0.0).param_groups) == 2
 
 
-def test_the_log_shows_the_heads_rate_and_the_range(tiny_config, caplog):
+def test_log_shows_the_range_of_learning_rates(tiny_config, caplog):
     cfg = tiny_config("training.layer_decay=0.5", "training.lr=0.01", "training.warmup=0")
     trainer = BaseTrainer(cfg, build_model(to_settings(cfg).model, 32))
     with caplog.at_level("INFO", logger="roadwork"):

@@ -32,7 +32,7 @@ def fits(tmp_path_factory):
     return TinyFits(folder, "tracking.loggers={csv: {flush_logs_every_n_steps: 1}}", "training.epochs=1")
 
 
-def test_csv_gets_the_run(fits):
+def test_csv_logger_gets_metadata_and_metrics(fits):
     manifests = []
 
     class ReadManifest(Callback):
@@ -147,14 +147,14 @@ def run_loggers(tmp_path, fits, **loggers):
     return built, folder
 
 
-def test_wandb(tmp_path, fits, wandb):
+def test_wandb_gets_metadata_and_metrics(tmp_path, fits, wandb):
     built, folder = run_loggers(
         tmp_path, fits, wandb={"project": "p", "entity": "team", "offline": True, "tags": ["a"]}
     )
     assert [type(logger) for logger in built] == [TensorBoardLogger, WandbLogger]
     (_, init), (_, config), (_, metrics) = wandb
     assert (init["project"], init["entity"], init["tags"]) == ("p", "team", ["a"])
-    # No slash; and the same in a resumed run, which wandb then goes on with.
+    # No slash, and equal in a resumed run, so wandb continues it.
     assert init["id"] == init["name"] == "site-a-20261123T000000Z"
     assert (init["dir"], init["resume"]) == (str(folder), "allow")
     assert config["wiring"]["sampler_s_next_epoch"] == "works: 40 draws"
@@ -162,7 +162,7 @@ def test_wandb(tmp_path, fits, wandb):
     assert metrics["best_val_select_mcc"] == 0.875
 
 
-def test_mlflow(tmp_path, fits, mlflow):
+def test_mlflow_gets_metadata_and_metrics(tmp_path, fits, mlflow):
     _, folder = run_loggers(tmp_path, fits, mlflow={"tracking_uri": "file:elsewhere"})
     assert mlflow[0] == ("client", "file:elsewhere")
     assert mlflow[1][2]["mlflow.runName"] == "site-a-20261123T000000Z"
@@ -204,19 +204,19 @@ def test_logger_arguments_match_their_class():
         ({"csv": "yes"}, r"tracking\.loggers\.csv.*'yes'"),
     ],
 )
-def test_invalid_loggers_are_refused(loggers, message):
+def test_invalid_loggers_are_errors(loggers, message):
     with pytest.raises(ConfigError, match=message):
         check_loggers(TrackingSettings(loggers))
 
 
-def test_arguments_that_wandb_itself_does_not_take(wandb):
+def test_unknown_wandb_argument_is_an_error(wandb):
     check_loggers(TrackingSettings({"wandb": {"entity": "team", "project": "p"}}))
     with pytest.raises(ConfigError, match=r"wandb\.entitty.*'entity'"):
         check_loggers(TrackingSettings({"wandb": {"entitty": "team"}}))
 
 
 @pytest.mark.parametrize(("name", "package"), [("wandb", "wandb"), ("mlflow", "mlflow"), ("comet", "comet-ml")])
-def test_a_package_that_is_missing(monkeypatch, name, package):
+def test_missing_logger_package_is_an_error(monkeypatch, name, package):
     monkeypatch.setattr("roadwork.training.loggers.find_spec", lambda module: None)
     with pytest.raises(MissingExtraError, match=rf"\b{name}\b.*pip install {package}$"):
         check_loggers(TrackingSettings({name: {}}))
@@ -231,7 +231,7 @@ def test_a_package_that_is_missing(monkeypatch, name, package):
         ({"mlflow": {"tracking_uri": "https://me:sesame@example.org"}}, "mlflow.tracking_uri"),
     ],
 )
-def test_secrets_are_refused_before_anything_is_written(fits, loggers, key):
+def test_secrets_are_an_error_before_any_file_is_written(fits, loggers, key):
     cfg = fits.datamodule.cfg.copy()
     cfg.tracking.loggers = loggers
     with pytest.raises(ConfigError, match=rf"tracking\.loggers\.{key}.*WANDB_API_KEY") as caught:

@@ -69,7 +69,7 @@ def test_focal_loss_equals_torchvision_and_mixes_soft_labels(batch, gamma):
 
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
 @pytest.mark.parametrize("loss", ["cross_entropy", "focal", "balanced"])
-def test_without_focus_and_weights_all_are_cross_entropy(batch, loss, smoothing):
+def test_losses_reduce_to_cross_entropy(batch, loss, smoothing):
     logits, *both = batch
     for labels in both:
         ours = training_loss(logits, labels, settings(loss, smoothing, gamma=0.0), torch.ones(2))
@@ -77,21 +77,21 @@ def test_without_focus_and_weights_all_are_cross_entropy(batch, loss, smoothing)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
-def test_the_focal_losss_gradient(batch, gamma):
+def test_gradient_of_the_focal_loss(batch, gamma):
     logits, _, soft = batch
     logits = logits.double().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: focal_loss(x, soft.double(), gamma), logits)
 
 
 @pytest.mark.parametrize("gamma", [0.5, 2.0])
-def test_sure_logits_have_finite_gradients(gamma):
+def test_extreme_logits_have_finite_gradients(gamma):
     logits = torch.tensor([[90.0, -90.0], [-90.0, 90.0]], requires_grad=True)
     training_loss(logits, torch.tensor([0, 0]), settings("focal", gamma=gamma)).backward()
     assert torch.isfinite(logits.grad).all()
     assert logits.grad[1].abs().max() > 0.4
 
 
-def test_the_balanced_loss_without_weights_is_refused(batch):
+def test_balanced_loss_without_weights_is_an_error(batch):
     with pytest.raises(WiringError, match=r"training\.loss.*weights"):
         training_loss(*batch[:2], settings("balanced"))
 
@@ -100,7 +100,7 @@ class Rows(list):
     labels = (0, 0, 0, 1)
 
 
-def test_weights_are_of_the_rows_as_they_are_drawn():
+def test_class_weights_follow_the_sampler():
     rows = Rows(range(4))
     of_the_table = balancing_weights(DataLoader(rows))
     torch.testing.assert_close(of_the_table, torch.tensor([1 / 1.5, 2.0]))
@@ -130,7 +130,7 @@ slow = pytest.mark.slow
         pytest.param(("training.loss=focal", "data.augmentation.train.mode=none"), marks=slow),
     ],
 )
-def test_the_step_uses_the_loss_that_is_configured(tiny_config, caplog, overrides):
+def test_step_uses_the_configured_loss(tiny_config, caplog, overrides):
     with caplog.at_level("INFO", logger="roadwork"):
         rows, datamodule = table(tiny_config(*overrides, UNEVEN))
     assert [f"{row.wire}: {row.observed}" for row in rows.values() if not row.works] == []
@@ -142,19 +142,19 @@ def test_the_step_uses_the_loss_that_is_configured(tiny_config, caplog, override
         assert f"None {weights[0]:.2f}, Roadwork {weights[1]:.2f}" in caplog.text
 
 
-@pytest.mark.parametrize("cut", [pytest.param("loss", marks=slow), pytest.param("smoothing", marks=slow), "weights"])
-def test_step_with_another_loss_is_detected(tiny_config, monkeypatch, cut):
-    if cut == "weights":  # of other draws than those that train
+@pytest.mark.parametrize("fault", [pytest.param("loss", marks=slow), pytest.param("smoothing", marks=slow), "weights"])
+def test_step_with_another_loss_is_detected(tiny_config, monkeypatch, fault):
+    if fault == "weights":  # weights of another sampler
         monkeypatch.setattr(module_module, "balancing_weights", lambda loader: torch.tensor([0.6, 3.0]))
     else:
-        other = TrainingSettings(loss="cross_entropy" if cut == "loss" else "balanced")
-        other.label_smoothing = 0.05 if cut == "loss" else 0.3
+        other = TrainingSettings(loss="cross_entropy" if fault == "loss" else "balanced")
+        other.label_smoothing = 0.05 if fault == "loss" else 0.3
         monkeypatch.setattr(module_module, "training_loss", lambda x, y, _, w: training_loss(x, y, other, w))
     rows, _ = table(tiny_config("training.loss=balanced", UNEVEN))
     assert {row.wire for row in rows.values() if not row.works} == {"loss (balanced)"}
 
 
-def test_validation_is_by_plain_cross_entropy(monkeypatch, batch):
+def test_validation_uses_plain_cross_entropy(monkeypatch, batch):
     logits, labels, _ = batch
     module = RoadworkClassifier(nn.Module(), settings("balanced", 0.3))
     monkeypatch.setattr(RoadworkClassifier, "logits_of", lambda self, batch: logits)

@@ -49,7 +49,7 @@ def logits_of(predictions):
     return F.one_hot(torch.as_tensor(predictions), 2).float()
 
 
-def test_own_loop_returns_the_epoch_and_starts_again():
+def test_own_loop_returns_metrics_and_resets():
     callback = MCCCallback()
     assert callback.best_mcc == -1.0
     labels, predictions = torch.tensor([0, 1, 1, 0, 1, 0]), torch.tensor([0, 1, 0, 0, 1, 1])
@@ -64,7 +64,7 @@ def test_own_loop_returns_the_epoch_and_starts_again():
 
 @pytest.mark.parametrize("wrap", [lambda x: x, lambda x: {"logits": x}, lambda x: ImageClassifierOutput(logits=x)])
 @pytest.mark.parametrize("soft", [False, True])
-def test_outputs_and_labels_come_in_several_forms(wrap, soft):
+def test_accepted_forms_of_outputs_and_labels(wrap, soft):
     callback = MCCCallback()
     labels = torch.tensor([0, 1, 1, 0])
     given_labels = logits_of(labels) * 0.6 + 0.2 if soft else labels
@@ -72,7 +72,7 @@ def test_outputs_and_labels_come_in_several_forms(wrap, soft):
     assert callback.on_epoch_end(0)["mcc"] == pytest.approx(1.0)
 
 
-def test_an_empty_epoch_warns_and_returns_nothing():
+def test_empty_epoch_warns_and_returns_an_empty_dict():
     callback = MCCCallback()
     with pytest.warns(RuntimeWarning, match="epoch 3") as caught:
         assert callback.on_epoch_end(3) == {}
@@ -91,12 +91,12 @@ def test_an_empty_epoch_warns_and_returns_nothing():
         (torch.zeros(4, 2), [0, 1, 0, 1], "a list"),
     ],
 )
-def test_wrong_shapes_are_refused(outputs, labels, message):
+def test_wrong_shapes_are_errors(outputs, labels, message):
     with pytest.raises(DataError, match=message):
         MCCCallback().on_batch_end(outputs, labels)
 
 
-def test_label_outside_the_classes_is_refused_at_epoch_end():
+def test_label_outside_the_classes_is_an_error_at_epoch_end():
     callback = MCCCallback()
     callback.on_batch_end(torch.zeros(3, 2), torch.tensor([0, 2, -1]))
     with pytest.raises(DataError, match="2 of 3 labels"):
@@ -160,7 +160,7 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("soft", [False, True])
-def test_a_trainer_logs_what_scikit_learn_computes(soft):
+def test_trainer_logs_the_mcc_of_scikit_learn(soft):
     torch.manual_seed(0)
     module, callback = Detector(soft), MCCCallback()
     trainer = trainer_with(callback)
@@ -192,7 +192,7 @@ def test_sanity_check_does_not_set_the_best():
     assert callback.best_mcc == pytest.approx(-1.0)
 
 
-def test_model_checkpoint_monitors_it_and_best_mcc_is_kept(tmp_path):
+def test_checkpoint_monitors_mcc_and_keeps_best_mcc(tmp_path):
     torch.manual_seed(0)
     callback, checkpoint = MCCCallback(), ModelCheckpoint(tmp_path, monitor="val_select/mcc", mode="max")
     trainer_with(callback, checkpoint, enable_checkpointing=True).fit(Detector(), loader(40, 1), loader(30, 2))
@@ -203,7 +203,7 @@ def test_model_checkpoint_monitors_it_and_best_mcc_is_kept(tmp_path):
     assert fresh.best_mcc == pytest.approx(callback.best_mcc)
 
 
-def test_validate_outside_fit_leaves_the_best_alone():
+def test_validate_outside_fit_keeps_best_mcc():
     callback = MCCCallback()
     trainer = trainer_with(callback)
     result = trainer.validate(Detector(), loader(30, 2), verbose=False)
@@ -211,7 +211,7 @@ def test_validate_outside_fit_leaves_the_best_alone():
     assert callback.best_mcc == -1.0
 
 
-def test_a_step_without_logits_is_named():
+def test_step_without_logits_is_an_error():
     trainer = trainer_with(MCCCallback(), num_sanity_val_steps=0)
     with pytest.raises(WiringError, match=r"training_step returned \['loss'\]"):
         trainer.fit(Detector(returned=("loss",)), loader(20, 1), loader(20, 2))
@@ -244,7 +244,7 @@ if __name__ == "__main__":
 """
 
 
-def test_counts_and_not_mcc_are_summed_over_ranks(monkeypatch):
+def test_counts_are_summed_over_ranks(monkeypatch):
     callback = MCCCallback()
     trainer = trainer_with(callback)
     labels, predictions = torch.tensor([0, 1, 1, 0]), torch.tensor([0, 1, 0, 1])

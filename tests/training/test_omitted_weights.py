@@ -46,7 +46,7 @@ def edit_checkpoint(path, change):
     torch.save(checkpoint, path)
 
 
-def test_neither_the_average_nor_the_raw_weights_hold_them(trained):
+def test_average_and_raw_weights_omit_frozen_weights(trained):
     path = trained / "run" / "checkpoints" / "1.ckpt"
     checkpoint = torch.load(path, weights_only=True)
     left_out = {f"model.{name}" for name in checkpoint["left_out"]["names"]}
@@ -56,24 +56,24 @@ def test_neither_the_average_nor_the_raw_weights_hold_them(trained):
     assert why_damaged(path) is None
 
 
-def test_other_weights_under_the_same_name(copied):
+def test_other_weights_with_the_same_name_are_an_error(copied):
     folder, cfg = copied
     file = folder / "pretrained" / "model.safetensors"
     weights = load_file(file)
     name = next(name for name in weights if re.search(r"(fc1|intermediate\.dense)\.weight", name))
     weights[name].view(-1)[0] += 1e-6
     save_file(weights, file, metadata={"format": "pt"})
-    said = r"\d+ frozen weights.*model\.name="
-    with pytest.raises(DataError, match=said):
+    message = r"\d+ frozen weights.*model\.name="
+    with pytest.raises(DataError, match=message):
         load_best_model(folder / "run", to_settings(cfg))
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         train(prepare(cfg), folder / "run", resume_from=folder / "run" / "checkpoints" / "0.ckpt")
 
 
 @pytest.mark.parametrize(
     "lost", ["lora_A", *(pytest.param(n, marks=pytest.mark.slow) for n in ("classifier", "position_embeddings"))]
 )
-def test_other_missing_weights_are_refused(copied, lost):
+def test_other_missing_weights_are_an_error(copied, lost):
     folder, cfg = copied
     path = folder / "run" / "checkpoints" / "0.ckpt"
 
@@ -137,15 +137,17 @@ def test_random_weights_are_kept(trained):
 def test_frozen_backbone_is_omitted(copied):
     folder, cfg = copied
     cfg = adapter_config(folder / "pretrained", "head")
-    whole = train(prepare(cfg), folder / "head")
+    uninterrupted = train(prepare(cfg), folder / "head")
     saved = torch.load(folder / "head" / "checkpoints" / "0.ckpt", weights_only=True)
     held = {key for key in saved["state_dict"] if "position" not in key}
     assert held == {"model.classifier.weight", "model.classifier.bias"}
     resumed = train(prepare(cfg), folder / "head", resume_from=folder / "head" / "checkpoints" / "0.ckpt")
-    assert all(torch.equal(value, whole.module.state_dict()[key]) for key, value in resumed.module.state_dict().items())
+    assert all(
+        torch.equal(value, uninterrupted.module.state_dict()[key]) for key, value in resumed.module.state_dict().items()
+    )
 
 
-def test_an_adapter_on_another_runs_weights(copied):
+def test_adapter_on_another_runs_weights(copied):
     """The frozen weights come from that run, whose checkpoint omits those of the pretrained folder."""
     folder, cfg = copied
     checkpoints = folder / "head" / "checkpoints"
@@ -171,7 +173,7 @@ def test_start_with_merged_adapter_is_kept(copied, before, expected):
     assert can_omit_frozen(to_settings(cfg)) is expected
 
 
-def test_the_fingerprint_is_of_names_shapes_types_and_bytes():
+def test_fingerprint_covers_names_shapes_types_and_bytes():
     weights = {"a": torch.arange(24.0).view(2, 3, 2, 2), "b": torch.ones(2)}
     known = fingerprint(weights)
     assert fingerprint(dict(reversed(weights.items()))) == known

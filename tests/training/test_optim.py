@@ -38,7 +38,7 @@ def test_only_weight_matrices_of_a_vit_are_decayed():
     assert any("position_embeddings" in name for name in names_of(model, plain))
 
 
-def test_convnexts_scales_of_many_dimensions_are_not_decayed():
+def test_convnext_scales_are_not_decayed():
     model = ConvNextV2ForImageClassification(ConvNextV2Config(hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1]))
     decayed, plain = parameter_groups(model, 0.05)
     assert any(name.endswith("grn.weight") for name in names_of(model, plain))
@@ -66,7 +66,7 @@ def rates(schedule, steps):
 
 
 @pytest.mark.parametrize(("total_steps", "warmup_share"), [(100, 0.05), (40, 0.0), (7, 0.5), (10, 1.0), (1, 0.05)])
-def test_the_schedule_is_transformers_one_step_ahead(total_steps, warmup_share):
+def test_schedule_equals_transformers_one_step_ahead(total_steps, warmup_share):
     warmup_steps = round(total_steps * warmup_share)
     ours = warmup_cosine(build_optimizer(nn.Linear(2, 2), 0.5, 0.0), total_steps, warmup_share)
     theirs = get_cosine_schedule_with_warmup(build_optimizer(nn.Linear(2, 2), 0.5, 0.0), warmup_steps, total_steps + 1)
@@ -78,14 +78,14 @@ def test_the_schedule_is_transformers_one_step_ahead(total_steps, warmup_share):
         assert seen[warmup_steps - 1] == 0.5
 
 
-def test_the_rate_ends_near_zero_and_stays_there():
+def test_learning_rate_ends_near_zero():
     schedule = warmup_cosine(build_optimizer(nn.Linear(2, 2), 1.0, 0.0), 200, 0.1)
     seen = rates(schedule, 205)
     assert 0 < seen[199] < 1e-3
     assert seen[200:] == pytest.approx([0.0] * 5)
 
 
-def test_the_schedules_state_loads_without_pickle(tmp_path):
+def test_schedule_state_loads_without_pickle(tmp_path):
     schedule = warmup_cosine(build_optimizer(nn.Linear(2, 2), 1.0, 0.0), 20, 0.1)
     rates(schedule, 5)
     torch.save(schedule.state_dict(), tmp_path / "state.pt")
@@ -97,7 +97,7 @@ def test_the_schedules_state_loads_without_pickle(tmp_path):
 @pytest.mark.parametrize(
     ("total_steps", "share", "message"), [(0, 0.1, r"\b0 optimizer steps"), (5, 1.5, r"warmup.*1\.5")]
 )
-def test_an_impossible_schedule_is_refused(total_steps, share, message):
+def test_impossible_schedule_is_an_error(total_steps, share, message):
     with pytest.raises(ConfigError, match=message):
         warmup_cosine(build_optimizer(nn.Linear(2, 2), 1.0, 0.0), total_steps, share)
 
@@ -115,7 +115,7 @@ def convolution():
     return nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last)
 
 
-def test_the_fused_optimizer_learns_the_same():
+def test_fused_optimizer_gives_the_same_weights():
     weights = []
     for fused in (True, False):
         model = convolution()
@@ -129,7 +129,7 @@ def test_the_fused_optimizer_learns_the_same():
 @pytest.mark.parametrize("before", [torch.channels_last, torch.contiguous_format])
 @pytest.mark.parametrize("fused", [True, False])
 def test_fused_optimizer_resumes_with_another_memory_layout(tmp_path, before, fused):
-    """The fused CPU kernel reads weights and averages in memory order, whatever their strides."""
+    """The fused CPU kernel reads weights and averages in memory order and ignores their strides."""
     model = convolution().to(memory_format=before)
     first = build_optimizer(model, 0.1, 0.05, fused=fused)
     train(model, first, 1)
@@ -162,7 +162,7 @@ WEIGHTS = [torch.zeros(2)]
         (None, [torch.zeros(2, dtype=torch.complex64)], "32-true", False),
     ],
 )
-def test_the_optimizer_is_fused_where_it_can_be(wanted, parameters, precision, expected):
+def test_optimizer_is_fused_if_available(wanted, parameters, precision, expected):
     assert use_fused(wanted, parameters, precision) is expected
 
 
@@ -170,6 +170,6 @@ def test_the_optimizer_is_fused_where_it_can_be(wanted, parameters, precision, e
     ("parameters", "precision", "reason"),
     [(WEIGHTS, "16-mixed", "16-mixed, whose loss scale"), ([torch.zeros(2, device="meta")], "32-true", "on meta")],
 )
-def test_impossible_fused_optimizer_is_refused(parameters, precision, reason):
+def test_unavailable_fused_optimizer_is_an_error(parameters, precision, reason):
     with pytest.raises(ConfigError, match=rf"fused_optimizer.*{reason}.*false"):
         use_fused(True, parameters, precision)

@@ -1,4 +1,4 @@
-"""The probe trains the head alone, and has no other effect."""
+"""The probe trains only the head, and has no other effect."""
 
 import json
 import random
@@ -63,7 +63,7 @@ def draws():
         pytest.param("ia3", "dinov2", marks=pytest.mark.slow),
     ],
 )
-def test_the_head_alone_moves(tiny_config, adapter, name):
+def test_probe_changes_only_the_head(tiny_config, adapter, name):
     network, datamodule = prepare(tiny_config(*PROBE, "training.probe_epochs=1"), adapter, name)
     before, was = state(network), (flags(network), modes(network))
     probe_head(network, datamodule)
@@ -82,7 +82,7 @@ def mcc_of(network, datamodule):
     return float(mcc_from_confusion(mcc.confusion))
 
 
-def test_probe_beats_the_random_head_and_logs_the_gain(tiny_config, caplog):
+def test_probe_improves_the_random_head_and_logs_its_mcc(tiny_config, caplog):
     network, datamodule = prepare(tiny_config(*PROBE, "training.probe_epochs=40", "data.gps_sampling.enabled=false"))
     before = mcc_of(network, datamodule)
     with caplog.at_level("INFO", logger="roadwork"):
@@ -96,7 +96,7 @@ def test_probe_beats_the_random_head_and_logs_the_gain(tiny_config, caplog):
 
 
 @pytest.mark.slow
-def test_draws_do_not_depend_on_whether_features_were_known(tiny_config, tmp_path, monkeypatch):
+def test_draws_do_not_depend_on_cached_features(tiny_config, tmp_path, monkeypatch):
     monkeypatch.setenv("ROADWORK_CACHE", str(tmp_path / "cache"))
     heads, seen = [], []
     for _ in range(2):
@@ -142,14 +142,14 @@ def test_interrupted_probe_leaves_nothing(tiny_config, tmp_path, monkeypatch):
     was = flags(network), modes(network)
     steps = []
 
-    def struck(*arguments):
+    def interrupt(*arguments):
         steps.append(arguments)
         if len(steps) == 3:
             raise KeyboardInterrupt
         return original(*arguments)
 
     original = module_file.training_loss
-    monkeypatch.setattr(module_file, "training_loss", struck)
+    monkeypatch.setattr(module_file, "training_loss", interrupt)
     with pytest.raises(KeyboardInterrupt):
         probe_head(network, datamodule)
     assert (flags(network), modes(network)) == was

@@ -29,7 +29,7 @@ def test_more_epochs_are_allowed(begun, tiny_config):
 
 
 @pytest.mark.parametrize("override", ["training.lr=0.5", "data.dataloader.batch_size=8", "training.use_ema=false"])
-def test_key_fixed_by_the_checkpoint_is_refused(begun, tiny_config, override):
+def test_key_fixed_by_the_checkpoint_is_an_error(begun, tiny_config, override):
     before = (begun / "config.yaml").read_text()
     key = override.partition("=")[0]
     with pytest.raises(ConfigError, match=rf"{key}.*--resume"):
@@ -37,7 +37,7 @@ def test_key_fixed_by_the_checkpoint_is_refused(begun, tiny_config, override):
     assert (begun / "config.yaml").read_text() == before
 
 
-def test_splits_that_train_on_evaluation_rows_are_refused(begun, tiny_config, tmp_path):
+def test_splits_that_train_on_evaluation_rows_are_an_error(begun, tiny_config, tmp_path):
     content = json.loads((begun / "splits.json").read_text())
     lists = content["splits"]
     lists["train"], lists["val_select"] = (
@@ -51,20 +51,20 @@ def test_splits_that_train_on_evaluation_rows_are_refused(begun, tiny_config, tm
     assert (begun / "splits.json").read_bytes() == before
 
 
-def test_labels_that_changed_since(begun, tiny_config, tmp_path, demo_root):
+def test_changed_labels_are_an_error(begun, tiny_config, tmp_path, demo_root):
     with (demo_root / "labels.csv").open() as file:
         row = next(csv.DictReader(file))
     now, other = (1, 0) if row["label"] == "Roadwork" else (0, 1)
     (tmp_path / "audit.csv").write_text(f"id,label,corrected_label\n{row['filename']},{now},{other}\n")
     config = tiny_config("training.epochs=2", f"data.label_corrections={tmp_path / 'audit.csv'}")
-    mended = OmegaConf.load(begun / "config.yaml")
-    mended.data.label_corrections = str(tmp_path / "audit.csv")  # the same configuration: only the file has changed
-    OmegaConf.save(mended, begun / "config.yaml")
+    config = OmegaConf.load(begun / "config.yaml")
+    config.data.label_corrections = str(tmp_path / "audit.csv")  # the same configuration; only the file changed
+    OmegaConf.save(config, begun / "config.yaml")
     with pytest.raises(DataError, match=r"data.*data\.label_corrections"):
         resume(begun, config)
 
 
-def test_a_run_without_a_checkpoint(begun, tiny_config):
+def test_run_without_a_checkpoint_is_an_error(begun, tiny_config):
     (begun / "checkpoints" / "last.ckpt").unlink()
     with pytest.raises(DataError, match="--resume"):
         resume(begun, tiny_config("training.epochs=2"))

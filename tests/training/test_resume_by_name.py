@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from roadwork.cli.main import main
 from roadwork.core.errors import ConfigError
-from roadwork.runs.lock import claimed, is_claimed
+from roadwork.runs.lock import is_locked, run_lock
 from roadwork.training.trainers.base_trainer import BaseTrainer
 from roadwork.training.trainers.resume import check_same_configuration
 
@@ -28,7 +28,7 @@ class Watch(Callback):
         self.n = n
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        assert is_claimed(Path(trainer.default_root_dir))
+        assert is_locked(Path(trainer.default_root_dir))
         self.steps.append((trainer.current_epoch, batch_idx))
         if len(self.steps) == self.n:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -62,40 +62,40 @@ def begin(roadwork, demo_root, *overrides):
 
 
 def test_interrupted_run_prints_its_resume_command_and_resumes(roadwork, demo_root, tmp_path):
-    code, said, steps = begin(roadwork, demo_root)
+    code, output, steps = begin(roadwork, demo_root)
     (folder,) = (path for path in (tmp_path / "outputs" / "night" / "a").iterdir() if not path.is_symlink())
     assert code == 143
-    assert f"`roadwork resume night/a/{folder.name}`" in said
+    assert f"`roadwork resume night/a/{folder.name}`" in output
     config = OmegaConf.load(folder / "config.yaml")
 
     refused = roadwork("resume", "night/a", "training.lr=0.5")
     assert refused[0] == 2
     assert "training.lr was 0.001, now 0.5" in refused[1]
     assert refused[2] == []
-    with claimed(folder):
+    with run_lock(folder):
         assert "another process" in roadwork("resume", "night/a")[1]
 
-    code, said, more = roadwork("resume", "night/a", "data.dataloader.num_workers=0")
-    assert code == 0, said
-    whole = [(epoch, batch) for epoch in range(2) for batch in range(9)]
-    assert steps + more == whole
+    code, output, more = roadwork("resume", "night/a", "data.dataloader.num_workers=0")
+    assert code == 0, output
+    all_steps = [(epoch, batch) for epoch in range(2) for batch in range(9)]
+    assert steps + more == all_steps
     assert len(steps) == STOPPED_BEFORE
     assert [path.name for path in folder.parent.iterdir() if not path.is_symlink()] == [folder.name]
     assert [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [0, 1]
-    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == len(whole)
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == len(all_steps)
     config.data.dataloader.num_workers = 0
     assert OmegaConf.load(folder / "config.yaml") == config
 
-    code, said, more = roadwork("resume", folder.name[:4])
+    code, output, more = roadwork("resume", folder.name[:4])
     assert (code, more) == (1, [])
-    assert "There is no run" in said
-    assert f"night/a/{folder.name}" in said or "1 runs are there" in said
-    code, said, more = roadwork("resume", "night/a")
+    assert "There is no run" in output
+    assert f"night/a/{folder.name}" in output or "lists its 1 runs" in output
+    code, output, more = roadwork("resume", "night/a")
     assert (code, more) == (2, [])
-    assert "2 of 2 epochs" in said
+    assert "2 of 2 epochs" in output
 
 
-def test_a_run_of_an_older_version_has_the_defaults_of_new_keys(tiny_config, tmp_path):
+def test_run_of_an_older_version_gets_defaults_of_new_keys(tiny_config, tmp_path):
     now, path = tiny_config(), tmp_path / "config.yaml"
     older = OmegaConf.create(OmegaConf.to_container(now, resolve=True))
     del older.model["head_dropout"], older["tracking"]

@@ -49,7 +49,7 @@ def assert_alike(found, expected, **tolerance):
 @pytest.mark.parametrize(
     "case", [QUICK, *(pytest.param(case, marks=pytest.mark.slow) for case in CASES if case != QUICK)]
 )
-def test_two_processes_are_one_with_twice_the_batch(case, tmp_path, demo_root, request):
+def test_two_processes_equal_one_with_twice_the_batch(case, tmp_path, demo_root, request):
     """Weights, averages (with BatchNorm's statistics), pruned ranks and metrics, on a val_select of odd sizes."""
     together = request.getfixturevalue("quick" if case == QUICK else "thorough")
     alone = result_of(fit(case, tmp_path, demo_root, 1))
@@ -60,8 +60,8 @@ def test_two_processes_are_one_with_twice_the_batch(case, tmp_path, demo_root, r
 
 
 @pytest.mark.slow
-def test_signal_to_one_stops_both_and_resume_ends_the_same(thorough):
+def test_signal_to_one_process_stops_both_and_resumes(thorough):
     for rank in range(2):
         resumed = torch.load(thorough / f"resumed {rank}.pt")
         assert resumed["exit code"] == 128 + signal.SIGTERM
-        assert_alike(resumed, torch.load(thorough / f"whole {rank}.pt"), rtol=0, atol=0)
+        assert_alike(resumed, torch.load(thorough / f"uninterrupted {rank}.pt"), rtol=0, atol=0)

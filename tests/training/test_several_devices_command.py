@@ -39,7 +39,7 @@ def assert_one_run(tmp_path, out, err, epochs):
     runs = [path for path in (tmp_path / "two").iterdir() if not path.is_symlink()]
     assert len(runs) == 1
     assert [line["epoch"] for line in lines_of(runs[0] / "metrics.jsonl")] == list(range(epochs))
-    assert out.count("wires work.") == 1
+    assert out.count("checks passed.") == 1
     assert out.count("Best val_select MCC") == 1
     assert err.count("2 devices: 32 a step") == 1
     assert err.count(f"Epoch {epochs} of") == 1
@@ -54,7 +54,7 @@ def test_command_starts_processes_and_resumes_after_a_signal(tmp_path, demo_root
     deadline = time.monotonic() + PATIENCE
     while not (metrics.is_file() and metrics.read_text()) and time.monotonic() < deadline and stopped.poll() is None:
         time.sleep(0.2)
-    stopped.send_signal(signal.SIGTERM)  # to the first process alone
+    stopped.send_signal(signal.SIGTERM)  # only to the first process
     out, err = stopped.communicate(timeout=PATIENCE)
     assert stopped.returncode == 143, err
     assert err.count("is saved") == 1, err
@@ -66,7 +66,7 @@ def test_command_starts_processes_and_resumes_after_a_signal(tmp_path, demo_root
 
 
 @pytest.mark.slow
-def test_by_torchrun(tmp_path, demo_root):
+def test_torchrun_starts_the_processes(tmp_path, demo_root):
     launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", TRAIN)
     process = start(tmp_path, demo_root, "training.epochs=1", "data.dataloader.batch_size=auto", launcher=launcher)
     out, err = process.communicate(timeout=PATIENCE)

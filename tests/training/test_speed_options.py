@@ -59,7 +59,7 @@ def dynamo_alone(monkeypatch):
     torch.compiler.reset()
 
 
-def test_a_compiled_run_is_the_same_run(tiny_config, dynamo_alone):
+def test_compiled_run_equals_an_eager_run(tiny_config, dynamo_alone):
     """With EMA, validation and a last batch that is smaller."""
     ours = ("training.epochs=2", "training.clip_norm=1.0")
     plain = fit(tiny_config(*ours))
@@ -89,7 +89,7 @@ def test_missing_compiler_is_reported_before_the_first_step(monkeypatch):
 
 
 @pytest.mark.parametrize("wanted", [True, False])
-def test_channels_last_is_a_choice(wanted):
+def test_channels_last_setting_takes_effect(wanted):
     network = build_model(ModelSettings(name="resnet", config=RESNET), 32)
     module = RoadworkClassifier(network, TrainingSettings(channels_last=wanted))
     seen = []
@@ -101,7 +101,7 @@ def test_channels_last_is_a_choice(wanted):
 
 
 @pytest.mark.parametrize(("attention", "expected"), [("auto", "sdpa"), ("sdpa", "sdpa"), ("eager", "eager")])
-def test_attention_is_computed_as_asked(attention, expected, monkeypatch):
+def test_attention_setting_takes_effect(attention, expected, monkeypatch):
     calls = []
     real = torch.nn.functional.scaled_dot_product_attention
     monkeypatch.setattr(
@@ -123,7 +123,7 @@ def test_both_attentions_give_the_same_logits(tmp_path):
 
 
 @pytest.mark.parametrize("pretrained", [False, True])
-def test_a_model_without_sdpa_is_refused(tmp_path, pretrained):
+def test_sdpa_on_an_unsupported_model_is_an_error(tmp_path, pretrained):
     if pretrained:
         build_model(ModelSettings(name="resnet", config=RESNET), 32).save_pretrained(tmp_path)
     settings = (
@@ -136,7 +136,7 @@ def test_a_model_without_sdpa_is_refused(tmp_path, pretrained):
 
 
 @pytest.mark.parametrize("adapter", ["none", "lora"])
-def test_checkpointing_keeps_less_and_gives_the_same_gradients(adapter):
+def test_gradient_checkpointing_saves_memory(adapter):
     network = tiny_vit()
     twin = copy.deepcopy(network)
     checkpoint_gradients(twin)
@@ -156,7 +156,7 @@ def test_checkpointing_keeps_less_and_gives_the_same_gradients(adapter):
     torch.testing.assert_close(gradients[1], gradients[0])
 
 
-def test_checkpointing_is_refused_where_there_is_none(tiny_config):
+def test_unsupported_gradient_checkpointing_is_an_error(tiny_config):
     with pytest.raises(ConfigError, match=r"gradient_checkpointing.*true.*resnet"):
         prepare_trainer(NATIXDataModule(tiny_config("training.gradient_checkpointing=true")))
     with pytest.raises(ConfigError, match=r"gradient_checkpointing.*Linear"):

@@ -77,24 +77,24 @@ def test_starts_from_the_best_weights_with_merged_adapter(tiny_config, dino_run,
 def test_run_records_its_start_and_evaluates_without_it(tiny_config, dino_run):
     cfg = with_dino(tiny_config(f"training.start_from={dino_run}", "training.lr=1e-7", "training.adapter=ia3"))
     folder = fit(cfg)
-    said = Run(folder).read_manifest()["start_from"]
-    assert said["run"] == str(dino_run)
-    assert said["checkpoint_sha256"] == sha256_of(dino_run / "checkpoints/best.ckpt")
+    entry = Run(folder).read_manifest()["start_from"]
+    assert entry["run"] == str(dino_run)
+    assert entry["checkpoint_sha256"] == sha256_of(dino_run / "checkpoints/best.ckpt")
     parent = load_best_model(dino_run, to_settings(load_yaml(dino_run / "config.yaml")))
     child = load_best_model(folder, to_settings(load_yaml(folder / "config.yaml")))
     torch.testing.assert_close(logits_of(child), logits_of(parent), rtol=0, atol=1e-3)
-    # a third run starts from the second, and a resumed one from where it was
+    # a third run starts from the second; a resumed run keeps its start
     third = with_dino(tiny_config(f"training.start_from={folder}", "training.adapter=lora"))
     network = build(third)
     load_start(network, to_settings(third))
     torch.testing.assert_close(logits_of(network), logits_of(child), rtol=0, atol=1e-4)
     cfg.training.epochs = 2
     BaseTrainer(cfg, build(cfg)).fit(NATIXDataModule(cfg), folder)
-    assert Run(folder).read_manifest()["start_from"] == said
+    assert Run(folder).read_manifest()["start_from"] == entry
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
 
 
-def test_the_link_is_followed_before_it_moves(tiny_config, tiny_run):
+def test_latest_link_is_resolved_at_the_start(tiny_config, tiny_run):
     cfg = tiny_config(f"training.start_from={tiny_run.parent / 'latest'}")
     assert BaseTrainer(cfg, build(cfg)).cfg.training.start_from == str(tiny_run.parent / tiny_run.name)
     assert cfg.training.start_from.endswith("latest")
@@ -105,30 +105,30 @@ def test_the_link_is_followed_before_it_moves(tiny_config, tiny_run):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"num_attention_heads": 4}, "num_attention_heads.*2.*4"),  # of weights with the same shapes
+        ({"num_attention_heads": 4}, "num_attention_heads.*2.*4"),  # the weights have the same shapes
         ({"hidden_size": 32}, "hidden_size.*16.*32"),
         ({"num_hidden_layers": 1}, "num_hidden_layers.*2.*1"),
     ],
 )
-def test_another_network_is_refused(tiny_config, dino_run, fields, message):
+def test_another_network_is_an_error(tiny_config, dino_run, fields, message):
     cfg = with_dino(tiny_config(f"training.start_from={dino_run}"), **fields)
     with pytest.raises(ConfigError, match=message):
         load_start(build(cfg), to_settings(cfg))
 
 
-def test_another_family_is_refused(tiny_config, dino_run):
+def test_another_model_family_is_an_error(tiny_config, dino_run):
     cfg = tiny_config(f"training.start_from={dino_run}")
     with pytest.raises(ConfigError, match=r"model_type.*'dinov2'.*'resnet'.*model\."):
         load_start(build(cfg), to_settings(cfg))
 
 
-def test_a_users_own_network_is_known_by_its_weights(tiny_config, dino_run):
+def test_users_own_network_is_compared_by_weights(tiny_config, dino_run):
     cfg = tiny_config(f"training.start_from={dino_run}")
     with pytest.raises(ConfigError, match="Linear"):
         load_start(torch.nn.Linear(2, 2), to_settings(cfg))
 
 
-def test_positions_are_interpolated_for_another_image_size(tiny_config, dino_run):
+def test_position_embeddings_are_interpolated(tiny_config, dino_run):
     cfg = with_dino(tiny_config(f"training.start_from={dino_run}", "data.img_size=48"))
     network = build(cfg)
     load_start(network, to_settings(cfg))
@@ -140,7 +140,7 @@ def test_positions_are_interpolated_for_another_image_size(tiny_config, dino_run
     assert torch.equal(network.classifier.weight, start.classifier.weight)
 
 
-def test_unfinished_or_missing_run_is_refused(tiny_config, tiny_run, tmp_path):
+def test_unfinished_or_missing_run_is_an_error(tiny_config, tiny_run, tmp_path):
     shutil.copytree(tiny_run, tmp_path / "run")
     cfg = tiny_config(f"training.start_from={tmp_path / 'run'}")
     network = build(cfg)
@@ -155,7 +155,7 @@ def test_unfinished_or_missing_run_is_refused(tiny_config, tiny_run, tmp_path):
 
 
 @pytest.mark.parametrize("generations", [pytest.param(1, marks=pytest.mark.slow), 2])
-def test_training_rows_of_the_parent_run_are_not_evaluated(tiny_config, tiny_run, tmp_path, generations):
+def test_evaluating_training_rows_of_a_parent_run_is_an_error(tiny_config, tiny_run, tmp_path, generations):
     parent = tmp_path / "parent"
     shutil.copytree(tiny_run, parent)
     splits = json.loads((parent / "splits.json").read_text())

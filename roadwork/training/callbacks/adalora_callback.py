@@ -113,7 +113,7 @@ def adalora_orthogonal_loss(model: nn.Module) -> Tensor:
     """The scalar orthogonality term to add to a loss that is computed outside the model.
 
     orth_reg_weight times the mean over all A and B of ||A A^T - I|| and ||B^T B - I|| (Frobenius): the formula of
-    `peft.AdaLoraModel.forward`, which adds it only where it is called itself, and with labels.
+    `peft.AdaLoraModel.forward`, which adds it only if it is called directly, with labels.
 
     Raises:
         WiringError: the model has no AdaLoRA adapter.

@@ -1,4 +1,4 @@
-"""What the callbacks share: the state of a step, a hook after each optimizer step, and a checked order."""
+"""Base classes of the callbacks: a checked order, batches of an epoch, and a hook after each optimizer step."""
 
 from __future__ import annotations
 
@@ -51,8 +51,45 @@ class OrderedCallback(Callback):
                 )
 
 
+class EpochCallback(OrderedCallback):
+    """Collects what the steps of an epoch return; batches that return None (rows of another rank) are skipped."""
+
+    _n_processes = 1
+
+    def add_train_batch(self, outputs: Any, batch: Any) -> None:
+        """Adds what `training_step` returned for a batch."""
+
+    def add_validation_batch(self, outputs: Any, batch: Any) -> None:
+        """Adds what `validation_step` returned for a batch."""
+
+    @override
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        self._n_processes = trainer.world_size
+
+    @override
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
+    ) -> None:
+        if outputs is not None:
+            self.add_train_batch(outputs, batch)
+
+    @override
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if outputs is not None:
+            self.add_validation_batch(outputs, batch)
+
+
 class OptimizerStepCallback(OrderedCallback):
-    """Calls :meth:`on_optimizer_step_end` after each optimizer step, a hook that Lightning lacks.
+    """Calls :meth:`on_optimizer_step_end` after each optimizer step; Lightning has no such hook.
 
     While gradients accumulate, a batch ends without a step.
     """
@@ -60,7 +97,7 @@ class OptimizerStepCallback(OrderedCallback):
     _steps_seen = 0
 
     def on_optimizer_step_end(self, trainer: L.Trainer, pl_module: L.LightningModule, batch_idx: int) -> None:
-        """Called once the optimizer has stepped; `batch_idx` is the step's last batch."""
+        """Called after the optimizer has stepped; `batch_idx` is the step's last batch."""
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -8,18 +8,17 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 from typing_extensions import override
 
 from roadwork.core.errors import DataError, WiringError
 from roadwork.metrics.classification import confusion_from, mcc_from_confusion
+from roadwork.training.callbacks.base import EpochCallback
 from roadwork.training.distributed import is_rank_zero, reduce_sum
 
 
-class MCCCallback(Callback):
+class MCCCallback(EpochCallback):
     """Matthews correlation of the decisions (argmax of the logits) over an epoch.
 
     In a Lightning Trainer it works by Lightning's hooks: it reads ``logits`` and ``labels`` from what
@@ -45,7 +44,6 @@ class MCCCallback(Callback):
         self._own_loop = _EpochCounts()
         self._train = _EpochCounts()
         self._val_select = _EpochCounts()
-        self._n_processes = 1
 
     def on_batch_end(self, outputs: Tensor | Mapping[str, Any], labels: Tensor) -> None:
         """Adds a batch to the counts.
@@ -77,17 +75,11 @@ class MCCCallback(Callback):
         return {"mcc": mcc, "best_mcc": self.best_mcc}
 
     @override
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self._n_processes = trainer.world_size
-
-    @override
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._train = _EpochCounts()
 
     @override
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
-    ) -> None:
+    def add_train_batch(self, outputs: Any, batch: Any) -> None:
         self._train.add_step("training_step", outputs)
 
     @override
@@ -100,20 +92,12 @@ class MCCCallback(Callback):
         self._val_select = _EpochCounts()
 
     @override
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: STEP_OUTPUT,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def add_validation_batch(self, outputs: Any, batch: Any) -> None:
         self._val_select.add_step("validation_step", outputs)
 
     @override
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # A few batches under the initial weights: a lucky value would remain the run's best.
+        # A few batches with the initial weights: a lucky value would remain the run's best.
         if trainer.sanity_checking:
             return
         mcc = _log_mcc("val_select/mcc", self._val_select, trainer, pl_module)
@@ -148,10 +132,8 @@ class _EpochCounts:
         rows = torch.full((1,), len(logits), device=logits.device)
         self._counts = self._counts.to(logits.device) + torch.cat([confusion.flatten(), rows])
 
-    def add_step(self, step: str, outputs: STEP_OUTPUT) -> None:
-        """Adds what a Lightning step returned; ``None`` skips the batch."""
-        if outputs is None:
-            return
+    def add_step(self, step: str, outputs: Any) -> None:
+        """Adds what a Lightning step returned."""
         if not isinstance(outputs, Mapping) or not {"logits", "labels"} <= outputs.keys():
             keys = sorted(outputs) if isinstance(outputs, Mapping) else _describe(outputs)
             raise WiringError(

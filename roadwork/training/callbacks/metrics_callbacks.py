@@ -12,22 +12,22 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 from typing_extensions import override
 
 from roadwork.core.files import atomic_path
 from roadwork.core.progress import ProgressLine
+from roadwork.training.callbacks.base import EpochCallback
 from roadwork.training.distributed import is_rank_zero, reduce_sum
 
 logger = logging.getLogger(__name__)
 
 
-class LossCallback(Callback):
+class LossCallback(EpochCallback):
     """Logs `train/loss` and `val_select/loss`, the means over an epoch's rows.
 
-    Lightning's own means are not in its checkpoints, so after a resume inside an epoch they would cover the rest alone.
-    They also hang where one device has no batch to log.
+    Lightning's own means are not in its checkpoints, so after a resume inside an epoch they would miss its start.
+    They also hang if one device has no batch to log.
 
     Example:
         >>> trainer = L.Trainer(callbacks=[LossCallback()], accelerator="cpu", logger=False)
@@ -36,23 +36,14 @@ class LossCallback(Callback):
     def __init__(self) -> None:
         self._sums = torch.zeros(2, dtype=torch.float64)  # of losses and of rows
         self._val_select = torch.zeros(2, dtype=torch.float64)
-        self._n_processes = 1
-
-    @override
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self._n_processes = trainer.world_size
 
     @override
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._sums = torch.zeros(2, dtype=torch.float64)
 
     @override
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
-    ) -> None:
-        if outputs is None:
-            return
-        loss = outputs["criterion"]  # type: ignore[index]  # a mapping
+    def add_train_batch(self, outputs: Any, batch: Any) -> None:
+        loss = outputs["criterion"]
         # A non-finite step is skipped, so the mean skips it too.
         weighted = _weighted(loss, outputs).where(torch.isfinite(loss), 0.0)
         self._sums = self._sums.to(loss.device) + weighted
@@ -66,18 +57,9 @@ class LossCallback(Callback):
         self._val_select = torch.zeros(2, dtype=torch.float64)
 
     @override
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: STEP_OUTPUT,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if outputs is not None:
-            weighted = _weighted(outputs["loss"], outputs)  # type: ignore[index]  # a mapping
-            self._val_select = self._val_select.to(weighted.device) + weighted
+    def add_validation_batch(self, outputs: Any, batch: Any) -> None:
+        weighted = _weighted(outputs["loss"], outputs)
+        self._val_select = self._val_select.to(weighted.device) + weighted
 
     @override
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import lightning.pytorch as L
 import numpy as np
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -24,8 +23,10 @@ from roadwork.core.errors import DivergedError, WiringError
 from roadwork.data.samplers.summary import Repeats
 from roadwork.runs.run import BEST, LAST, PREVIOUS
 from roadwork.settings import TrainingSettings
-from roadwork.training.callbacks.base import OrderedCallback, StepState
+from roadwork.training.callbacks.base import EpochCallback, StepState
 from roadwork.training.callbacks.ema_callback import EMACallback
+from roadwork.training.checkpoints import non_finite_names
+from roadwork.training.distributed import gather
 
 logger = logging.getLogger(__name__)
 
@@ -35,22 +36,20 @@ SKIPPED_FILE = "skipped_steps.jsonl"
 COLLAPSE_LIMIT = 3
 CLASSES = ("None", "Roadwork")
 
-# Weights whose norms all change by less over an epoch have not moved: float32 tells 1 from 1 + 1e-7.
+# Weights whose norms all change by less over an epoch count as unchanged; float32 resolves 1e-7 near 1.
 MIN_NORM_CHANGE = 1e-12
 
-T = TypeVar("T")
 
-
-class TrainingMonitorCallback(OrderedCallback):
+class TrainingMonitorCallback(EpochCallback):
     """Skips non-finite optimizer steps, and stops a run that diverges or cannot learn.
 
     - A step with a non-finite loss or gradient changes no weight, optimizer state, buffer or average. The log and
-      `skipped_steps.jsonl` name its photos. `global_step`, the learning rate and AdaLoRA's schedule go on. With
+      `skipped_steps.jsonl` name its photos. `global_step`, the learning rate and AdaLoRA's schedule continue. With
       `training.accumulate` all batches of the step are skipped.
     - More than `training.max_skipped_steps` consecutive skipped steps stop the run. One broken photo comes back in each
       epoch and does no harm; a diverged network never gives a finite loss again.
     - No checkpoint is written with non-finite weights or averages.
-    - An epoch in which every gradient or every learning rate was 0, or no weight moved, stops the run. A learning rate
+    - An epoch in which all gradients or all learning rates were 0, or no weight changed, stops the run. A learning rate
       of 0 in the run's first and last step is a usual schedule.
     - A validation that predicts one class for all photos is reported: its MCC is 0, as for random guesses.
 
@@ -88,10 +87,10 @@ class TrainingMonitorCallback(OrderedCallback):
         self._buffers: list[Tensor] = []
         self._buffers_before: list[Tensor] = []
         self._n_steps = math.inf
-        self._counts = _no_counts()  # of the epoch's steps, those skipped apart
+        self._counts = _no_counts()  # of the epoch's steps that were not skipped
         self._norms: list[float] = []
-        # Sums over the photos of a validation: finite logits, of those labelled Roadwork and predicted Roadwork, the
-        # probability of Roadwork, its square; and non-finite logits.
+        # Sums over the photos of a validation. With finite logits: all, labelled Roadwork, predicted Roadwork,
+        # probability of Roadwork, its square. With non-finite logits: all.
         self._sums = torch.zeros(6, dtype=torch.float64)
         self._broken_rows: list[Tensor] = []
 
@@ -103,7 +102,10 @@ class TrainingMonitorCallback(OrderedCallback):
         self._buffers = [tensor for tensor in state if not isinstance(tensor, nn.Parameter)]
         self._buffers_before = [buffer.clone() for buffer in self._buffers]
         self._n_steps = trainer.estimated_stepping_batches  # Lightning computes it anew at each call
-        _log_oversampling(trainer)
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]  # Lightning's Trainer lacks it
+        n_rows = len(datamodule.datasets["train"])
+        repeats = Repeats.of(datamodule.train_sampler, n_rows, trainer.max_epochs or 1)
+        logger.log(logging.WARNING if repeats.are_too_many else logging.INFO, "%s", repeats)
 
     @override
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -127,10 +129,10 @@ class TrainingMonitorCallback(OrderedCallback):
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         batches, self._batches = self._batches, []
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        # This waits once per step for a GPU to end its backward pass. The GPU then idles while the host queues the
-        # optimizer and the next forward pass: little beside a step of a large network. AdamW's own `found_inf` would
+        # This waits once per step for a GPU's backward pass. The GPU then idles while the host queues the optimizer and
+        # the next forward pass, which is short compared with a step of a large network. AdamW's own `found_inf` would
         # skip a step without the host, but average, buffers and counts would be reset a step too late, when
-        # checkpoints may hold them.
+        # checkpoints may contain them.
         norm = float(torch.nn.utils.get_total_norm(gradients))
         step: StepState = pl_module.step_state  # type: ignore[assignment]  # RoadworkClassifier's
         step.gradient_norm, step.is_skipped = norm, not math.isfinite(norm)
@@ -254,7 +256,7 @@ class TrainingMonitorCallback(OrderedCallback):
         norms = _parameter_norms(pl_module)
         if len(norms) == len(self._norms) and np.abs(np.subtract(norms, self._norms)).max() < MIN_NORM_CHANGE:
             raise WiringError(
-                f"No weight moved in the {steps} steps of epoch {epoch}, though "
+                f"No weight changed in the {steps} steps of epoch {epoch}, though "
                 f"{steps - zero_gradients} had gradients, so nothing can be learned. Either the optimizer "
                 f"does not hold the network's weights, or training.lr ({self.training.lr:g}) is too small for their "
                 "precision: raise it."
@@ -272,18 +274,8 @@ class TrainingMonitorCallback(OrderedCallback):
         self._sums, self._broken_rows = torch.zeros(6, dtype=torch.float64), []
 
     @override
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: STEP_OUTPUT,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if outputs is None:  # another rank's rows
-            return
-        logits, labels = outputs["logits"], outputs["labels"]  # type: ignore[index]  # a mapping
+    def add_validation_batch(self, outputs: Any, batch: Any) -> None:
+        logits, labels = outputs["logits"], outputs["labels"]
         is_finite = torch.isfinite(logits).all(dim=1)
         p = logits.double().softmax(dim=1)[:, 1].masked_fill(~is_finite, 0)
         sums = (is_finite, is_finite & (labels == 1), is_finite & (logits.argmax(dim=1) == 1), p, p**2, ~is_finite)
@@ -298,7 +290,7 @@ class TrainingMonitorCallback(OrderedCallback):
         n, n_labelled, n_predicted, p, p_squared, n_not_finite = sums.tolist()
         epoch = trainer.current_epoch + 1
         if n_not_finite:
-            ids = _gather(trainer, [row for rows in self._broken_rows for row in _row_ids(trainer, rows)])
+            ids = gather(trainer, [row for rows in self._broken_rows for row in _row_ids(trainer, rows)])
             logger.warning(
                 "Epoch %d: %d of %d val_select photos have non-finite logits: %s.",
                 epoch, n_not_finite, n + n_not_finite, name_some(ids),
@@ -338,7 +330,7 @@ class TrainingMonitorCallback(OrderedCallback):
 
 @dataclass
 class _Batch:
-    """What is kept of a training batch until its optimizer step: small tensors on its device, none of its pixels.
+    """A training batch until its optimizer step: small tensors on its device, without its pixels.
 
     Attributes:
         rows: (B,) rows of the data module's table.
@@ -369,33 +361,20 @@ def _gather_causes(
     Args:
         trainer: its data module's table names the rows.
         batches: this rank's.
-        loss_factor: a batch's loss is what the backward pass got, times this.
+        loss_factor: a batch's loss is the loss of its backward pass times this.
 
     Returns:
         The losses of all batches; the ids of the rows in batches with a non-finite loss, or in all batches where every
         loss is finite; and those ids whose pixels or features are not finite.
     """
     own = [
-        (
-            float(batch.loss) * loss_factor,
-            _row_ids(trainer, batch.rows),
-            _row_ids(trainer, batch.rows[~batch.is_finite]),
-        )
-        for batch in batches
+        (float(b.loss) * loss_factor, _row_ids(trainer, b.rows), _row_ids(trainer, b.rows[~b.is_finite]))
+        for b in batches
     ]
-    everyone = _gather(trainer, own)
+    everyone = gather(trainer, own)
     causes = [batch for batch in everyone if not math.isfinite(batch[0])] or everyone
     losses = [loss for loss, _, _ in everyone]
     return losses, [row for _, ids, _ in causes for row in ids], [row for _, _, broken in causes for row in broken]
-
-
-def _gather(trainer: L.Trainer, own: list[T]) -> list[T]:
-    """The lists of all ranks, concatenated; all ranks must call it together."""
-    if trainer.world_size == 1:
-        return own
-    everyone: list[list[T]] = [[] for _ in range(trainer.world_size)]
-    torch.distributed.all_gather_object(everyone, own)
-    return [each for rank in everyone for each in rank]
 
 
 def _row_ids(trainer: L.Trainer, rows: Tensor) -> list[str]:
@@ -404,28 +383,11 @@ def _row_ids(trainer: L.Trainer, rows: Tensor) -> list[str]:
     return [str(ids[row]) for row in rows.tolist()]
 
 
-def _log_oversampling(trainer: L.Trainer) -> None:
-    datamodule = trainer.datamodule  # type: ignore[attr-defined]  # Lightning's Trainer lacks it
-    n_rows = len(datamodule.datasets["train"])
-    repeats = Repeats.of(datamodule.train_sampler, n_rows, trainer.max_epochs or 1)
-    logger.log(logging.WARNING if repeats.are_too_many else logging.INFO, "%s", repeats)
-
-
 @torch.no_grad()
 def _parameter_norms(pl_module: L.LightningModule) -> list[float]:
-    """The float64 norm of each trained parameter: where no norm changed, nothing moved. A copy would cost more."""
+    """The float64 norm of each trained parameter. Comparing norms is cheaper than a copy of the weights."""
     trained = [p for p in pl_module.parameters() if p.requires_grad]
     return torch.stack([torch.linalg.vector_norm(p, dtype=torch.float64) for p in trained]).tolist()
-
-
-def non_finite_names(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The names of the floating-point tensors with a non-finite value; waits for the device once."""
-    floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
-    if not floats:
-        return []
-    device = next(iter(floats.values())).device
-    finite = torch.stack([torch.isfinite(tensor).all().to(device) for tensor in floats.values()])
-    return [name for name, is_finite in zip(floats, finite.tolist(), strict=True) if not is_finite]
 
 
 def name_some(ids: Iterable[str], limit: int = 8) -> str:

@@ -37,14 +37,14 @@ def create_adalora_config(
         init_rank: rank of each layer at the start, above `rank`; null: half as much again.
         alpha: the added matrix is scaled by alpha / init_rank; null: twice init_rank.
         dropout: fraction of an adapted layer's inputs zeroed before the added matrix.
-        total_step: optimizer steps of the whole run. peft has no default; `AdaLoraCallback` stretches the schedule to
+        total_step: optimizer steps of the run. peft has no default; `AdaLoraCallback` stretches the schedule to
             the run's own number.
         tinit: steps before pruning starts; null: a tenth of total_step.
         tfinal: steps after pruning has ended; null: three tenths of total_step.
         delta_t: steps between prunings. In between the optimizer revives pruned ranks, which an adapter saved then
             loses; with 1 every checkpoint is complete.
         orth_reg_weight: weight of the orthogonality term.
-        target_modules: a regular expression for whole module names, or a list of names.
+        target_modules: a regular expression for full module names, or a list of names.
         head: the module that is trained and saved in full.
 
     Raises:

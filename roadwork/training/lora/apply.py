@@ -26,7 +26,7 @@ class Adapter:
 
     Attributes:
         create_config: makes peft's configuration.
-        options: the options of :func:`apply_adapter` that it has, beside `targets`.
+        options: the options of :func:`apply_adapter` that it accepts, besides `targets`.
         adapts_convolutions: whether it can adapt a network without linear layers (ResNet).
     """
 
@@ -73,7 +73,7 @@ def adapt_network(network: PreTrainedModel, training: TrainingSettings) -> PreTr
 
 
 def _check_unused(training: TrainingSettings, known: Sequence[str]) -> None:
-    """Refuses a setting that the chosen adapter would ignore."""
+    """Raises ConfigError for a setting that the chosen adapter would ignore."""
     unset = {"alpha": ("adapter_alpha", None), "dropout": ("adapter_dropout", 0.0)}
     for option, (key, default) in unset.items():
         value = getattr(training, key)
@@ -92,7 +92,7 @@ def apply_adapter(
     Args:
         network: an image classifier.
         adapter: `none` (the network comes back unchanged, all of it trained), lora, dora, adalora, vera or ia3.
-        targets: names of the layers to adapt, or a regular expression for their whole names; null: found by name.
+        targets: names of the layers to adapt, or a regular expression for full names; null: found by name.
         options: rank, alpha, dropout and so on, as `create_<adapter>_config` has them; null is its default.
 
     Raises:

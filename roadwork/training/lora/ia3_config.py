@@ -18,7 +18,7 @@ def create_ia3_config(
     """A configuration that scales what the paper scales in a vision transformer, and trains its head.
 
     Args:
-        target_modules: a regular expression for whole module names, or a list of names.
+        target_modules: a regular expression for full module names, or a list of names.
         feedforward_modules: the targets whose inputs are scaled; of the others the outputs are. A list must contain
             names of target_modules, and may be empty.
         head: the module that is trained and saved in full.

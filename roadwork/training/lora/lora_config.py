@@ -25,7 +25,7 @@ def create_lora_config(
         rank: rank of each added matrix.
         alpha: the added matrix is scaled by alpha / rank; null: twice the rank.
         dropout: fraction of an adapted layer's inputs zeroed before the added matrix.
-        target_modules: a regular expression for whole module names, or a list of names.
+        target_modules: a regular expression for full module names, or a list of names.
         head: the module that is trained and saved in full.
         use_dora: decompose each weight into magnitude and direction.
     """

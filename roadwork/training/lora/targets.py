@@ -24,7 +24,7 @@ _ATTENTION = rf"{_KEYS_VALUES}|q_proj|o_proj|query|attention\.output\.dense|self
 _FEEDFORWARD_OUT = r"fc2|down_proj|pwconv2|pointwise_conv2|weights_out|(?<!attention\.)output\.dense"
 _FEEDFORWARD = rf"{_FEEDFORWARD_OUT}|fc1|up_proj|gate_proj|pwconv1|pointwise_conv1|weights_in|intermediate\.dense"
 
-# Regular expressions for peft, which matches them against a module's whole name.
+# Regular expressions for peft, which matches them against a module's full name.
 ATTENTION_PATTERN = rf"{_OUTSIDE_HEADS}(?:{_ATTENTION})"
 FEEDFORWARD_PATTERN = rf"{_OUTSIDE_HEADS}(?:{_FEEDFORWARD})"
 LINEAR_PATTERN = rf"{_OUTSIDE_HEADS}(?:{_ATTENTION}|{_FEEDFORWARD})"
@@ -78,7 +78,7 @@ def resolve_targets(model: nn.Module) -> AdapterTargets:
 
 
 def _head_layer(model: nn.Module, head: str) -> str:
-    # peft 0.21 cannot merge IA3 beside a trained container, such as ResNet's head: Flatten, then Linear.
+    # peft 0.21 cannot merge IA3 next to a trained container, such as ResNet's head: Flatten, then Linear.
     layers = {name.rpartition(".")[0] for name, _ in model.get_submodule(head).named_parameters(prefix=head)}
     return layers.pop() if len(layers) == 1 else head
 

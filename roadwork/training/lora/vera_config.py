@@ -25,7 +25,7 @@ def create_vera_config(
         dropout: fraction of an adapted layer's inputs zeroed before the shared matrices.
         d_initial: initial value of the vector of length rank; the paper's choice.
         projection_seed: seed of the shared matrices, which are saved with the adapter.
-        target_modules: a regular expression for whole module names, or a list of names; linear layers only.
+        target_modules: a regular expression for full module names, or a list of names; linear layers only.
         head: the module that is trained and saved in full.
     """
     return VeraConfig(

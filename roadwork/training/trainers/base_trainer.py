@@ -18,7 +18,7 @@ from roadwork.config import compose_config, to_settings
 from roadwork.core.errors import MachineError
 from roadwork.core.files import atomic_path
 from roadwork.data.datamodule import NATIXDataModule
-from roadwork.runs.lock import claimed
+from roadwork.runs.lock import run_lock
 from roadwork.runs.run import LAST, Run
 from roadwork.training.callbacks.adalora_callback import AdaLoraCallback
 from roadwork.training.callbacks.ema_callback import EMACallback
@@ -51,7 +51,7 @@ class BaseTrainer:
     """Trains a model on a data module and writes a run's folder.
 
     Attributes:
-        callbacks: MCC always; EMA if `training.use_ema`; AdaLoRA's with that adapter. `fit` adds those of a run.
+        callbacks: MCC always; EMA if `training.use_ema`; AdaLoRA's with that adapter. `fit` adds the others.
         mcc_callback: the MCC callback.
         ema_callback: the EMA callback; without averaging there is no such attribute.
         module: the LightningModule around the model, adapter included.
@@ -93,9 +93,9 @@ class BaseTrainer:
 
         Args:
             datamodule: gives `train` and `val_select`.
-            resume_from: a run's folder to continue; its configuration and splits must be these.
+            resume_from: the folder of a run to continue, with the same configuration and splits.
             wiring: the rows of a dry run's wiring table, for the manifest.
-            group: the processes that train together; null: as the settings say.
+            group: the processes that train together; null: from the settings.
 
         Returns:
             The run's folder.
@@ -134,17 +134,17 @@ class BaseTrainer:
         if training.compile and batches is datamodule:
             compile_network(self.module.model, self.trainer.strategy.root_device)
         try:
-            with claimed(self.run_folder) if self.trainer.is_global_zero else nullcontext():
+            with run_lock(self.run_folder) if self.trainer.is_global_zero else nullcontext():
                 self.trainer.fit(self.module, datamodule=batches, ckpt_path=checkpoint, weights_only=True)
         except RuntimeError as error:
             raise_if_peer_failed(error)
             if "DataLoader worker" not in str(error):
                 raise
             raise MachineError(
-                f"A process that reads images has died ({str(error).splitlines()[0]}); the system ends one when memory "
-                "runs out. Continue with --resume, with fewer of them: data.dataloader.num_workers=1."
+                f"A loader worker has died ({str(error).splitlines()[0]}), perhaps out of memory. Continue with "
+                "--resume and fewer workers: data.dataloader.num_workers=1."
             ) from error
-        except SystemExit as error:  # Lightning's silent answer to Ctrl-C
+        except SystemExit as error:  # Lightning exits silently on Ctrl-C
             logger.warning("The run in %s was interrupted; --resume continues after its last epoch.", self.run_folder)
             raise KeyboardInterrupt from error
         if group.is_rank_zero:

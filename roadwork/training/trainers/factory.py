@@ -32,7 +32,7 @@ MAX_BATCH = 1024
 # With fewer steps per epoch, the usual number of epochs learns little.
 MIN_STEPS = 8
 
-# A tenth of a GPU stays free for what the trial does not see: fragmentation, other shapes, other programs.
+# A tenth of a GPU stays free for fragmentation, other shapes and other programs.
 GPU_SHARE = 0.9
 
 # A CPU's memory is only estimated, and the system kills a process that takes too much.
@@ -42,7 +42,7 @@ CPU_SHARE = 0.5
 def find_batch_size(trainer: BaseTrainer, datamodule: NATIXDataModule) -> int:
     """The largest power of two of images per step that fits the device.
 
-    It is at most 1024, and at most an eighth of a device's training rows. On a GPU, whole steps run (augmentation,
+    It is at most 1024, and at most an eighth of a device's training rows. On a GPU, complete steps run (augmentation,
     forward, backward, AdamW, under the run's precision; not compiled) until one needs over nine tenths of the memory.
     On other devices the memory of a row is estimated, and a batch may use half of the available memory.
 
@@ -139,7 +139,7 @@ class _Trial:
         return torch.cuda.max_memory_reserved(self.device) <= GPU_SHARE * free
 
     def state_bytes(self) -> int:
-        """Bytes that training holds beside the weights, whatever the batch."""
+        """Bytes that training needs besides the weights, for any batch size."""
         return state_bytes(self.module, use_ema=self.settings.use_ema)
 
     def bytes_per_image(self) -> float:

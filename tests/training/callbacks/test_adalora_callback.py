@@ -132,7 +132,7 @@ def test_accumulated_batches_count_once(tmp_path):
     assert non_zero(model) == RANK * LAYERS
 
 
-def test_the_average_is_pruned_exactly_where_the_weights_are(tmp_path):
+def test_average_is_pruned_like_the_weights(tmp_path):
     model = adapted()
     ema = EMACallback(model, decay=0.9)
     fit(model, [ema, AdaLoraCallback(ema)], tmp_path)
@@ -154,15 +154,15 @@ def test_prune_average_zeroes_nothing_else():
         assert torch.equal(average, expected), name
 
 
-def test_prune_average_refuses_an_average_of_another_model():
+def test_prune_average_of_another_model_is_an_error():
     with pytest.raises(WiringError, match="does not hold"):
         prune_average(adapted(), {})
 
 
-def test_orthogonal_loss_is_pefts():
+def test_orthogonal_loss_equals_pefts():
     model = adapted().eval()
     images, labels = next(iter(loader(1)))
-    # Without a task type the outer PeftModel passes its AdaLoraModel by, and with it the term.
+    # Without a task type the outer PeftModel bypasses AdaLoraModel.forward, which adds the term.
     output = model.base_model(pixel_values=images, labels=labels)
     own = cross_entropy(model(pixel_values=images).logits, labels)
     term = adalora_orthogonal_loss(model)
@@ -190,11 +190,11 @@ def test_pruned_adapter_keeps_logits_through_save_and_merge(tmp_path):
 
 
 @pytest.mark.parametrize("first", [1, 3])
-def test_a_resumed_run_prunes_the_same_ranks(tmp_path, first):
+def test_resumed_run_prunes_the_same_ranks(tmp_path, first):
     """4 epochs of 5 steps: stopped while pruning (after 5), and in the last phase (after 15)."""
-    whole, model = adapted(), adapted()
-    model.load_state_dict(copy.deepcopy(whole.state_dict()))
-    fit(whole, [AdaLoraCallback()], tmp_path / "whole", steps=20, epochs=4)
+    uninterrupted, model = adapted(), adapted()
+    model.load_state_dict(copy.deepcopy(uninterrupted.state_dict()))
+    fit(uninterrupted, [AdaLoraCallback()], tmp_path / "uninterrupted", steps=20, epochs=4)
 
     class Stop(L.Callback):
         def on_train_epoch_end(self, trainer, _):
@@ -206,7 +206,7 @@ def test_a_resumed_run_prunes_the_same_ranks(tmp_path, first):
     resumed, callback = adapted(), AdaLoraCallback()
     fit(resumed, [callback], tmp_path / "b", steps=20, epochs=4, ckpt_path=tmp_path / "stop.ckpt")
     assert callback.n_updates == 20
-    for name, value in singular_values(whole).items():
+    for name, value in singular_values(uninterrupted).items():
         assert torch.equal(singular_values(resumed)[name], value), name
 
 
@@ -222,11 +222,11 @@ def test_overflowed_gradient_is_ignored(tmp_path):
     assert non_zero(model) == RANK * LAYERS
 
 
-def test_a_run_of_one_step_is_refused(tmp_path):
+def test_run_of_one_step_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match=r"\b1 optimizer step"):
         fit(adapted(), [AdaLoraCallback()], tmp_path, steps=1)
 
 
-def test_a_model_without_adalora_is_refused():
+def test_model_without_adalora_is_an_error():
     with pytest.raises(WiringError, match="AdaLoRA"):
         adalora_orthogonal_loss(tiny())

@@ -38,7 +38,7 @@ def fit(module, *callbacks, **arguments):
 
 
 @pytest.mark.parametrize("late", ["AdaLoraCallback", "TrainingMonitorCallback"])
-def test_callback_before_ema_is_refused(tmp_path, late):
+def test_callback_before_ema_is_an_error(tmp_path, late):
     module = Tiny()
     ema = EMACallback(module.model)
     callback = (

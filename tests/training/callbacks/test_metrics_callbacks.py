@@ -20,7 +20,7 @@ def refuse(constant):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_figure_that_is_not_finite_is_null(tmp_path, value):
+def test_non_finite_metric_is_null(tmp_path, value):
     log = MetricsLogCallback(tmp_path / "metrics.jsonl")
     figures = {"val_select/loss": torch.tensor(value), "val_select/mcc": torch.tensor(0.5), "lr-AdamW": torch.tensor(1)}
     trainer = SimpleNamespace(

@@ -14,12 +14,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins import MixedPrecision
 
 from roadwork.core.errors import DivergedError, RoadworkError, RunStoppedError
-from roadwork.training.callbacks.training_monitor import (
-    SKIPPED_FILE,
-    TrainingMonitorCallback,
-    name_some,
-    non_finite_names,
-)
+from roadwork.training.callbacks.training_monitor import SKIPPED_FILE, TrainingMonitorCallback, name_some
+from roadwork.training.checkpoints import non_finite_names
 from roadwork.training.module import spread_non_finite
 
 
@@ -80,11 +76,11 @@ def test_step_with_nan_is_skipped_completely(fits, caplog, training, bad_batch, 
     assert f"Epoch 1: 1 of {len(watcher.changed)} steps" in epoch
     figures = json.loads((trainer.run_folder / "metrics.jsonl").read_text())
     assert math.isfinite(figures["train/loss"])
-    assert figures["step"] == len(watcher.changed)  # the schedule's length is what it was
+    assert figures["step"] == len(watcher.changed)  # the schedule's length is unchanged
 
 
-def test_an_infinite_loss_with_finite_gradients(fits, caplog, monkeypatch):
-    """The gradients alone would not show it."""
+def test_infinite_loss_with_finite_gradients_is_skipped(fits, caplog, monkeypatch):
+    """Only the loss shows it."""
 
     class Infinite(Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
@@ -141,14 +137,14 @@ def test_separated_bad_steps_do_not_stop_the_run(fits):
     assert trainer.mcc_callback.best_mcc > -1
 
 
-def test_an_exploding_learning_rate(fits):
+def test_exploding_learning_rate_stops_the_run(fits):
     with pytest.raises(DivergedError, match=r"not finite") as caught:
         fits.fit(epochs=4, lr=1e38, warmup=0.0, max_skipped_steps=3)
     assert "training.lr (it is 1e+38)" in str(caught.value)
 
 
 @pytest.mark.parametrize("where", ["weight", "average"])
-def test_no_checkpoint_holds_what_is_not_finite(fits, where):
+def test_no_checkpoint_has_non_finite_weights(fits, where):
     class Spoil(Callback):
         def on_train_epoch_end(self, trainer, pl_module):
             if trainer.current_epoch == 1:
@@ -165,7 +161,7 @@ def test_no_checkpoint_holds_what_is_not_finite(fits, where):
         assert path.read_bytes() == content
 
 
-def test_a_weight_that_is_nan_from_the_start_is_named(fits):
+def test_weight_that_starts_as_nan_is_named(fits):
     def spoil(trainer):
         with torch.no_grad():
             trainer.module.model.classifier[1].weight[0, 0] = math.nan
@@ -181,19 +177,21 @@ class Sigterm(Callback):
 
 
 @pytest.mark.slow
-def test_a_run_that_skips_is_resumed_to_the_bit(fits):
+def test_run_with_skipped_steps_resumes_bit_identically(fits):
     def fault():
         return NanInBatch(lambda epoch, batch: batch in {1, 2, 3})
 
-    whole = fits.fit(fault())
+    uninterrupted = fits.fit(fault())
     with pytest.raises(RunStoppedError):
         fits.fit(fault(), Sigterm())
     stopped = fits.latest()
-    assert stopped != whole.run_folder
+    assert stopped != uninterrupted.run_folder
     resumed = fits.fit(fault(), resume_from=stopped)
-    assert monitor_of(resumed).state_dict() == monitor_of(whole).state_dict()
-    assert monitor_of(whole).n_skipped == 6
-    left, right = (everything(trainer.trainer, trainer.module, trainer.ema_callback) for trainer in (whole, resumed))
+    assert monitor_of(resumed).state_dict() == monitor_of(uninterrupted).state_dict()
+    assert monitor_of(uninterrupted).n_skipped == 6
+    left, right = (
+        everything(trainer.trainer, trainer.module, trainer.ema_callback) for trainer in (uninterrupted, resumed)
+    )
     assert len(left) > 20
     assert differing(left, right) == []
 
@@ -227,7 +225,7 @@ def test_float16_scale_search_is_not_counted(fits, caplog, has_fault):
     assert trainer.ema_callback.n_updates == N_STEPS - len({*overflown, *([4] if has_fault else [])})
 
 
-def test_names_and_lists():
+def test_name_lists_are_shortened():
     tensors = {"a": torch.ones(2), "b": torch.tensor([1.0, math.inf]), "n": torch.ones(1, dtype=torch.int64)}
     assert non_finite_names(tensors) == ["b"]
     assert non_finite_names({}) == []

@@ -23,7 +23,7 @@ def test_bad_step_of_one_process_is_skipped_by_both(tmp_path):
     messages = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
     assert messages[0] == messages[1]
     assert "2 consecutive steps (training.max_skipped_steps is 1)" in messages[0]
-    assert "Pixels or features not finite: photo_" in messages[0]  # also in the process whose own were sound
+    assert "Pixels or features not finite: photo_" in messages[0]  # also in the process with finite photos
     lines = [path.read_text().splitlines() for path in tmp_path.rglob("skipped_steps.jsonl")]
     assert sorted(map(len, lines)) == [2, 3]  # one process writes
     assert all(len(json.loads(line)["not_finite"]) <= 1 for run in lines for line in run)

@@ -1,4 +1,4 @@
-"""The monitor warns of collapsed predictions and of training that cannot learn, and of nothing else."""
+"""The monitor warns about collapsed predictions and training that cannot learn, and nothing else."""
 
 import logging
 
@@ -19,23 +19,23 @@ def alarms(caplog):
     return [r for r in caplog.records if r.levelno >= logging.WARNING and r.name.startswith("roadwork")]
 
 
-def test_working_fit_raises_no_alarm(fits, caplog):
+def test_working_fit_gives_no_warning(fits, caplog):
     with caplog.at_level(logging.INFO, "roadwork"):
         trainer = fits.fit(use_ema=False)
     assert trainer.mcc_callback.best_mcc > 0.5
     assert [record.getMessage() for record in alarms(caplog)] == []
     assert monitor_of(trainer).n_skipped == 0
     assert not (trainer.run_folder / SKIPPED_FILE).exists()
-    said = [record.getMessage() for record in caplog.records if "each of these is seen" in record.getMessage()]
     n = SPLITS["train"]
-    assert said == [f"2 epochs of {n} draws, whose weights are worth {n} rows: each of these is seen about 2 times."]
+    (message,) = [r.getMessage() for r in caplog.records if f"2 epochs of {n} draws" in r.getMessage()]
+    assert f"{n} rows" in message
 
 
 @pytest.mark.parametrize(
     ("bias", "name", "other"),
     [(1e6, "Roadwork", "None"), pytest.param(-1e6, "None", "Roadwork", marks=pytest.mark.slow)],
 )
-def test_head_that_predicts_one_class(fits, caplog, bias, name, other):
+def test_single_class_predictions_give_warnings(fits, caplog, bias, name, other):
     def tilt(trainer):
         nn.init.constant_(trainer.module.model.classifier[1].weight, 0)
         trainer.module.model.classifier[1].bias.data = torch.tensor([0.0, bias])
@@ -54,7 +54,7 @@ def test_head_that_predicts_one_class(fits, caplog, bias, name, other):
     assert "training.lr (it is 0.0001)" in louder
 
 
-def test_a_validation_with_both_classes_ends_the_row(fits, caplog):
+def test_validation_with_both_classes_resets_the_count(fits, caplog):
     class Tilt(Callback):
         def on_validation_start(self, trainer, pl_module):
             pl_module.model.classifier[1].bias.data += torch.tensor([0.0, 1e6]) * (trainer.current_epoch == 0)
@@ -67,7 +67,7 @@ def test_a_validation_with_both_classes_ends_the_row(fits, caplog):
     assert len([r for r in alarms(caplog) if "predicts" in r.getMessage()]) == 1
 
 
-def test_a_photo_of_val_select_without_finite_logits_is_named(fits, caplog):
+def test_photo_with_non_finite_logits_is_named(fits, caplog):
     class Fault(Callback):
         row = None
 
@@ -91,7 +91,7 @@ def schedule(zero):
     return lambda optimizer, total_steps, warmup: LambdaLR(optimizer, lambda step: float(not zero(step)))
 
 
-def test_a_learning_rate_of_zero_inside_the_schedule(fits, caplog, monkeypatch):
+def test_zero_learning_rate_inside_the_schedule_warns(fits, caplog, monkeypatch):
     monkeypatch.setattr(module_file, "warmup_cosine", schedule(lambda step: step in {0, 3, 4}))
     fits.fit(epochs=2)
     assert [r.getMessage() for r in alarms(caplog)] == [
@@ -100,19 +100,19 @@ def test_a_learning_rate_of_zero_inside_the_schedule(fits, caplog, monkeypatch):
     ]
 
 
-def test_a_learning_rate_of_zero_at_both_ends_is_a_schedule(fits, caplog, monkeypatch):
+def test_zero_learning_rate_at_both_ends_is_allowed(fits, caplog, monkeypatch):
     monkeypatch.setattr(module_file, "warmup_cosine", schedule(lambda step: step in {0, N_STEPS - 1}))
     fits.fit(epochs=1, use_ema=False)
     assert not [r for r in alarms(caplog) if "learning rate" in r.getMessage()]
 
 
-def test_an_epoch_without_a_learning_rate_stops_the_run(fits, monkeypatch):
+def test_epoch_with_zero_learning_rate_stops_the_run(fits, monkeypatch):
     monkeypatch.setattr(module_file, "warmup_cosine", schedule(lambda step: step >= N_STEPS))
     with pytest.raises(WiringError, match=rf"learning rate.*\b0\b.*\b{N_STEPS} steps of epoch 2"):
         fits.fit(epochs=3)
 
 
-def test_gradients_of_zero_stop_the_run(fits, caplog, monkeypatch):
+def test_zero_gradients_stop_the_run(fits, caplog, monkeypatch):
     monkeypatch.setattr(module_file, "training_loss", lambda logits, *rest: logits.sum() * 0)
     with pytest.raises(WiringError, match=rf"gradient.*\b0\b.*\b{N_STEPS} steps of epoch 1"):
         fits.fit(epochs=1)
@@ -125,7 +125,7 @@ def other_weights(model, *arguments, **options):
 
 
 @pytest.mark.parametrize("fault", ["optimizer", "rate"])
-def test_weights_that_stay_where_they_are_stop_the_run(fits, monkeypatch, fault):
+def test_unchanged_weights_stop_the_run(fits, monkeypatch, fault):
     if fault == "optimizer":
         monkeypatch.setattr(module_file, "build_optimizer", other_weights)
     lr = 1e-30 if fault == "rate" else 0.01

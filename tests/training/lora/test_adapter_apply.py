@@ -1,4 +1,4 @@
-"""Adapters in whole networks: trained parameters, learning, saving and merging."""
+"""Adapters in complete networks: trained parameters, learning, saving and merging."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ from roadwork.training.devices import checkpoint_gradients
 from roadwork.training.lora.apply import ADAPTERS, adapt_network, apply_adapter, merge_adapter
 from roadwork.training.lora.targets import IA3_PATTERN, adapter_summary, group_targets, resolve_targets
 
-# peft's `from_pretrained`, too, asks transformers 5.23 for a name that it deprecated.
+# peft's `from_pretrained` reads a name that transformers 5.23 deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 
 TINY_VIT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 14}
@@ -72,7 +72,7 @@ def logits(model, size=28):
     return model.eval()(pixel_values=toy_batch(size)[0]).logits
 
 
-def test_the_settings_and_the_registry_name_the_same_adapters():
+def test_settings_and_registry_have_the_same_adapters():
     assert set(SETTING) == {"none", *ADAPTERS}
 
 
@@ -107,13 +107,13 @@ def test_only_adapter_and_head_train_and_merging_keeps_logits(name, adapter):
 
 
 @pytest.mark.parametrize(("name", "adapter"), [pair for pair in ADAPTED if pair[0] in ("vit", "dinov2")])
-def test_a_saved_adapter_gives_the_same_logits(tmp_path, name, adapter):
+def test_saved_adapter_gives_the_same_logits(tmp_path, name, adapter):
     model = adapted(name, adapter)
     train(model, steps=3)
     expected = logits(model)
     model.save_pretrained(tmp_path)
     assert (tmp_path / "adapter_model.safetensors").is_file()
-    # The same base, but with a head of its own: the saved one must replace it.
+    # The same base with another head, which the saved one must replace.
     base = build(name)
     torch.nn.init.ones_(base.classifier.weight)
     assert torch.equal(logits(PeftModel.from_pretrained(base, tmp_path)), expected)
@@ -142,7 +142,7 @@ def build_config(adapter):
 
 
 def test_dora_trains_a_magnitude_for_each_output_of_each_layer():
-    """At its start DoRA is the network itself: the magnitudes are the norms of the weights' rows."""
+    """Before training DoRA equals the network: the magnitudes are the norms of the weights' rows."""
     plain, model = build("vit"), adapted("vit", "dora")
     assert build_config("dora").use_dora
     assert not build_config("lora").use_dora
@@ -154,7 +154,7 @@ def test_dora_trains_a_magnitude_for_each_output_of_each_layer():
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
-def test_bf16_steps_with_gradients_computed_again(adapter):
+def test_bf16_steps_with_gradient_checkpointing(adapter):
     """Frozen weights do not change, and gradients equal those without checkpointing."""
     gradients = []
     for is_checkpointed in (False, True):
@@ -179,7 +179,7 @@ def test_bf16_steps_with_gradients_computed_again(adapter):
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
-def test_the_log_line_of_a_run():
+def test_summary_of_a_run():
     model = adapted("vit", "dora")
     summary = adapter_summary(model)
     assert str(summary) == (
@@ -190,7 +190,7 @@ def test_the_log_line_of_a_run():
 
 
 @pytest.mark.parametrize(
-    ("targets", "said"),
+    ("targets", "expected"),
     [
         ([f"vit.layers.{i}.{n}" for i in range(12) for n in ("a.query", "fc1")], "query, fc1 in 12 blocks: 24 layers"),
         (["embedder.convolution", "stages.0.layers.0.convolution"], "convolution: 2 layers"),
@@ -198,16 +198,16 @@ def test_the_log_line_of_a_run():
          "pwconv1, pwconv2 in 4 blocks: 8 layers"),
     ],
 )  # fmt: skip
-def test_targets_in_short(targets, said):
-    assert group_targets(targets) == said
+def test_target_names_are_shortened(targets, expected):
+    assert group_targets(targets) == expected
 
 
-def test_vera_on_a_resnet_says_what_is_possible():
+def test_vera_on_a_resnet_is_an_error():
     with pytest.raises(ConfigError, match=r"training\.adapter=lora, dora, adalora, ia3 or none"):
         adapted("resnet", "vera")
 
 
-def test_unknown_adapter():
+def test_unknown_adapter_is_an_error():
     with pytest.raises(ConfigError, match=r"'qlora'.*none, lora, dora, adalora, vera, ia3"):
         adapted("vit", "qlora")
 
@@ -240,16 +240,16 @@ def test_null_options_are_the_defaults():
 
 
 @pytest.mark.parametrize(("adapter", "option"), [("ia3", "rank"), ("vera", "alpha"), ("lora", "tinit")])
-def test_option_that_the_adapter_lacks_is_refused(adapter, option):
+def test_unknown_adapter_option_is_an_error(adapter, option):
     with pytest.raises(ConfigError, match=rf"{adapter}.*\b{option}\b.*\b4\b"):
         apply_adapter(build("vit"), adapter, **{option: 4})
 
 
-def test_targets_that_match_nothing_are_refused():
+def test_targets_without_match_are_an_error():
     with pytest.raises(ConfigError, match=r"training\.adapter_targets.*no_such_layer"):
         apply_adapter(build("vit"), "lora", targets=["no_such_layer"])
 
 
-def test_ia3_takes_targets():
+def test_ia3_targets_take_effect():
     model = apply_adapter(build("vit"), "ia3", targets=["k_proj", "fc2"])
     assert {name.rpartition(".")[2] for name in adapter_summary(model).targets} == {"k_proj", "fc2"}

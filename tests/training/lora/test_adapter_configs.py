@@ -83,7 +83,7 @@ def test_default_config_adapts_every_block_and_trains_the_head(adapter, name):
     wrapped = [n for n, m in model.named_modules() if hasattr(m, "base_layer")]
     assert len(wrapped) == layers * adapted
     images = torch.rand(2, 3, 28, 28, generator=torch.Generator().manual_seed(1))
-    # Two steps: LoRA's A and AdaLoRA's A and B get a gradient only once the other factor has left zero.
+    # Two steps: LoRA's A and AdaLoRA's A and B get a gradient only after the other factor is nonzero.
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
     for _ in range(2):
         optimizer.zero_grad()
@@ -93,7 +93,7 @@ def test_default_config_adapts_every_block_and_trains_the_head(adapter, name):
     assert without == []
 
 
-def test_the_pattern_takes_no_classifier_pooler_or_pooling_head():
+def test_pattern_excludes_classifier_and_poolers():
     for name in (
         "classifier",
         "classifier.dense",
@@ -117,14 +117,14 @@ def test_adalora_schedule_scales_with_the_run(total_step):
 
 
 @pytest.mark.parametrize(("total_step", "phases"), [(10, (1, 3)), (100, (10, 30)), (2, (1, 0)), (4000, (400, 1200))])
-def test_a_schedule_stretches_to_the_run(total_step, phases):
+def test_schedule_stretches_to_the_run(total_step, phases):
     config = create_adalora_config(total_step=1000)
     stretch_schedule(config, total_step)
     assert (config.total_step, config.tinit, config.tfinal) == (total_step, *phases)
 
 
 @pytest.mark.parametrize("total_step", range(2, 12))
-def test_a_stretched_schedule_always_leaves_a_step_to_prune_in(total_step):
+def test_stretched_schedule_has_a_pruning_step(total_step):
     config = create_adalora_config(total_step=1000, tinit=500, tfinal=499)
     stretch_schedule(config, total_step)
     assert config.tinit >= 1
@@ -141,7 +141,7 @@ def test_a_stretched_schedule_always_leaves_a_step_to_prune_in(total_step):
         ({"rank": 8, "init_rank": 8}, r"init_rank=8"),
     ],
 )
-def test_adalora_refuses_a_schedule_that_cannot_prune(arguments, message):
+def test_schedule_without_pruning_is_an_error(arguments, message):
     with pytest.raises(ConfigError, match=message):
         create_adalora_config(**arguments)
 

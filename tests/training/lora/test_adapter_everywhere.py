@@ -24,7 +24,7 @@ QUICK = {*((family, "lora") for family in ALL_NETWORKS), *(("vit", adapter) for 
 IMPOSSIBLE = {("resnet", "vera")}
 
 pytestmark = [
-    # Lightning's advice to people, and peft 0.21's use of a name that transformers 5.23 deprecated.
+    # Lightning's tips, and a name that peft 0.21 reads and transformers 5.23 deprecated.
     pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning"),
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
 ]
@@ -53,13 +53,13 @@ def _composed_once(monkeypatch):
 def test_trains_saves_resumes_merges_and_is_exported(family, adapter, tmp_path):
     cfg = adapter_config(make_pretrained(tmp_path / "pretrained", family), adapter)
     settings = to_settings(cfg)
-    whole = prepare(cfg)
-    before = {name: value.clone() for name, value in whole.module.model.named_parameters()}
-    train(whole, tmp_path / "run")
-    moved = {n for n, p in whole.module.model.named_parameters() if not torch.equal(p, before[n])}
-    trained = {n for n, p in whole.module.model.named_parameters() if p.requires_grad}
+    uninterrupted = prepare(cfg)
+    before = {name: value.clone() for name, value in uninterrupted.module.model.named_parameters()}
+    train(uninterrupted, tmp_path / "run")
+    moved = {n for n, p in uninterrupted.module.model.named_parameters() if not torch.equal(p, before[n])}
+    trained = {n for n, p in uninterrupted.module.model.named_parameters() if p.requires_grad}
     assert moved <= trained
-    for target in adapter_summary(whole.module.model).targets:
+    for target in adapter_summary(uninterrupted.module.model).targets:
         assert any(f".{target}." in name for name in moved), target
     assert any("classifier" in name for name in moved)
 
@@ -70,20 +70,20 @@ def test_trains_saves_resumes_merges_and_is_exported(family, adapter, tmp_path):
     else:
         held = {name.removeprefix("model.") for name in saved["state_dict"]}
         assert trained <= held
-        # Beside what is trained: positions, and the pooling heads and masks that nothing of the family uses.
+        # Position embeddings stay too, and unused pooling heads and masks.
         frozen = sum(before[name].numel() for name in before if name not in trained)
         assert sum(before[name].numel() for name in saved["left_out"]["names"]) > 0.5 * frozen
         assert not held & set(saved["left_out"]["names"])
 
     resumed = train(prepare(cfg), tmp_path / "run", resume_from=checkpoints / "0.ckpt")
-    for name, value in whole.module.state_dict().items():
+    for name, value in uninterrupted.module.state_dict().items():
         assert torch.equal(resumed.module.state_dict()[name], value), name
-    for name, average in whole.ema_callback.shadow.items():
+    for name, average in uninterrupted.ema_callback.shadow.items():
         assert torch.equal(resumed.ema_callback.shadow[name], average), name
 
     shutil.copy(checkpoints / f"{EPOCHS - 1}.ckpt", checkpoints / "best.ckpt")
     best = load_best_model(tmp_path / "run", settings)
-    for name, average in whole.ema_callback.shadow.items():
+    for name, average in uninterrupted.ema_callback.shadow.items():
         assert torch.equal(best.get_parameter(name), average), name
     pixels = torch.randint(256, (4, 3, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
     images = to_network_input(pixels, IMAGENET_STATISTICS)

@@ -79,6 +79,6 @@ def test_targets_choose_the_adapted_layers():
         ("adalora", ["adalora_warmup=0.6", "adalora_final=0.5"], r"adalora_warmup.*0\.6.*adalora_final.*0\.5"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(adapter, overrides, message):
+def test_settings_that_the_adapter_ignores_are_errors(adapter, overrides, message):
     with pytest.raises(ConfigError, match=message):
         adapt(adapter, *(f"training.{override}" for override in overrides))

@@ -55,7 +55,7 @@ def test_feedforward_layers(names):
 
 
 @pytest.mark.parametrize("head", ["classifier", "head", "score", "fc"])
-def test_the_head_is_found_and_never_a_target(head):
+def test_head_is_found_and_is_no_target(head):
     targets = resolve_targets(model_with(["layer.fc1", f"{head}.dense", f"{head}.output.dense"]))
     assert targets.head == head
     assert targets.feedforward == ["layer.fc1"]
@@ -75,11 +75,11 @@ def test_convolutions_are_targets_without_linear_layers():
     assert resolve_targets(model).convolutions == []
 
 
-def test_nothing_to_adapt_names_the_layers_that_there_are():
+def test_no_known_layer_is_an_error_with_layer_names():
     with pytest.raises(ConfigError, match="mixer, classifier"):
         resolve_targets(model_with(["mixer", "classifier"]))
 
 
-def test_no_head_names_the_parts():
+def test_missing_head_is_an_error_with_module_names():
     with pytest.raises(ConfigError, match=r"backbone.*classifier"):
         resolve_targets(model_with(["backbone.fc1"]))

@@ -1,24 +1,23 @@
-"""The wiring table's row on mixed datasets: what was asked, what was drawn, and a cut wire."""
+"""Wiring table: the check of mixed datasets compares expected and drawn shares."""
 
 import csv
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from fixtures.wiring import failed, wiring_table
 from PIL import Image
 
 from roadwork.data import datamodule as datamodule_module
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.data.samplers.weights import Mixture
 from roadwork.preflight.data_wires import extra_rows
-from roadwork.preflight.dry_run import run_dry
 from roadwork.preflight.recorder import Observations
-from roadwork.training.trainers.factory import prepare_trainer
 
 
 @pytest.fixture(scope="module")
 def generated(tmp_path_factory):
-    """Pictures of nothing, without GPS."""
+    """A dataset of noise images without GPS."""
     root = tmp_path_factory.mktemp("generated") / "sdxl"
     root.mkdir()
     rng = np.random.default_rng(0)
@@ -36,53 +35,45 @@ def config(tiny_config, root, how, *overrides):
     return tiny_config(f"data.extra=[{{root: {root}, origin: generated, {how}}}]", *overrides)
 
 
-def dry_row(cfg):
-    datamodule = NATIXDataModule(cfg)
-    rows = run_dry(datamodule, prepare_trainer(datamodule))
-    broken = [f"{row.wire}: {row.observed}" for row in rows if not row.works]
-    return next(row for row in rows if row.wire == "extra data (sdxl)"), broken
-
-
-def drawn_row(cfg):
-    """The row without training: what it reads is the loader's own epoch."""
+def check_draws(cfg):
+    """The row without training: it reads only an epoch of the training loader's sampler."""
     datamodule = NATIXDataModule(cfg)
     datamodule.setup("fit")
     epoch = np.array(list(datamodule.train_dataloader().sampler))
-
-    shown = [next(iter(datamodule.train_dataloader()))["index"]]
-    probe = SimpleNamespace(train=SimpleNamespace(rows=shown))
+    first_batch = next(iter(datamodule.train_dataloader()))["index"]
+    probe = SimpleNamespace(train=SimpleNamespace(rows=[first_batch]))
     seen = Observations(None, datamodule, probe, {}, {}, epoch, None, 1, 1)
     return next(iter(extra_rows(seen)))
 
 
 def test_working_run_passes(tiny_config, generated):
-    row, broken = dry_row(config(tiny_config, generated, "share: 0.3, splits: train"))
-    assert broken == []
-    assert "share asked 30.0%, share drawn" in row.observed
-    assert "24 of 168 training rows" in row.observed
+    table = wiring_table(config(tiny_config, generated, "share: 0.3, splits: train"))
+    assert failed(table) == {}
+    observed = table["extra data (sdxl)"].observed
+    assert all(part in observed for part in ("share 30.0%", "24 of 168 training rows"))
 
 
 @pytest.mark.parametrize("how", ["share: 0.5", "weight: 3", "splits: train", "share: 0, splits: train"])
 @pytest.mark.parametrize("enabled", ["true", "false"])
 @pytest.mark.parametrize("draw", ["systematic", "iid"])
-def test_every_way_of_drawing(tiny_config, generated, how, enabled, draw):
+def test_every_way_of_drawing_passes(tiny_config, generated, how, enabled, draw):
     overrides = (f"data.gps_sampling.enabled={enabled}", f"data.gps_sampling.draw={draw}")
-    assert drawn_row(config(tiny_config, generated, how, *overrides)).works
+    assert check_draws(config(tiny_config, generated, how, *overrides)).works
 
 
 @pytest.mark.parametrize("enabled", ["true", "false"])
 def test_sampler_that_ignores_the_share_fails(tiny_config, generated, monkeypatch, enabled):
     monkeypatch.setattr(datamodule_module, "find_mixture", lambda data, table, rows: None)
     cfg = config(tiny_config, generated, "share: 0.5, splits: train", f"data.gps_sampling.enabled={enabled}")
-    row = drawn_row(cfg)
+    row = check_draws(cfg)
     assert not row.works
-    assert "share asked 50.0%" in row.observed
+    assert "share 50.0%" in row.observed
 
 
-def test_the_sampler_multiplies_by_another_factor(tiny_config, generated, monkeypatch):
+def test_sampler_with_a_wrong_factor_fails(tiny_config, generated, monkeypatch):
     original = Mixture.factors
     monkeypatch.setattr(Mixture, "factors", lambda self, totals: original(self, totals) * [1, 1.2])
-    assert not drawn_row(config(tiny_config, generated, "share: 0.3, splits: train")).works
+    assert not check_draws(config(tiny_config, generated, "share: 0.3, splits: train")).works
 
 
 def test_no_check_without_extra_data(tiny_config):

@@ -1,25 +1,21 @@
-"""Cuts each wire of a frozen backbone in turn, and sees the dry run say so."""
+"""Wiring table: the checks of a frozen backbone pass a working run and fail each broken one."""
 
 from contextlib import nullcontext
 
 import pytest
 import torch
-from omegaconf import DictConfig
+from fixtures.wiring import failed, failed_checks, wiring_table
 from torch import nn
 
 from roadwork.data import features as features_module
-from roadwork.data.datamodule import NATIXDataModule
 from roadwork.data.dataset import ImageStore
 from roadwork.data.features import FeatureDataset, Features
 from roadwork.data.images import TRAINING_SCALE
 from roadwork.models.processor import ImageStatistics
-from roadwork.preflight import training_wires as frozen_wires
 from roadwork.preflight.checks import Preflight
-from roadwork.preflight.dry_run import run_dry
-from roadwork.preflight.recorder import WireRow
+from roadwork.preflight.training_wires import COMPARED
 from roadwork.training import module as module_module
 from roadwork.training.module import RoadworkClassifier
-from roadwork.training.trainers.factory import prepare_trainer
 
 FROZEN = (
     "training.freeze_backbone=true",
@@ -33,17 +29,8 @@ def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("ROADWORK_CACHE", str(tmp_path / "cache"))
 
 
-def table(cfg: DictConfig) -> list[WireRow]:
-    datamodule = NATIXDataModule(cfg)
-    return run_dry(datamodule, prepare_trainer(datamodule))
-
-
-def dead_wires(cfg: DictConfig) -> set[str]:
-    return {row.wire for row in table(cfg) if not row.works}
-
-
 @pytest.mark.parametrize(
-    ("overrides", "wires"),
+    ("overrides", "names"),
     [
         (FROZEN, {"frozen backbone", "frozen features"}),
         ((*FROZEN, "training.use_ema=false"), {"frozen backbone", "frozen features"}),
@@ -53,13 +40,13 @@ def dead_wires(cfg: DictConfig) -> set[str]:
     ],
     ids=["frozen", "without EMA", "bf16", "augmented", "not frozen"],
 )
-def test_every_check_of_a_working_run_passes(tiny_config, overrides, wires):
-    rows = table(tiny_config(*overrides))
-    assert [f"{row.wire}: {row.observed}" for row in rows if not row.works] == []
-    assert {row.wire for row in rows if row.wire.startswith("frozen")} == wires
+def test_every_check_of_a_working_run_passes(tiny_config, overrides, names):
+    table = wiring_table(tiny_config(*overrides))
+    assert failed(table) == {}
+    assert {name for name in table if name.startswith("frozen")} == names
 
 
-def test_features_of_a_handful_of_rows_are_computed(tiny_config, monkeypatch):
+def test_features_of_few_rows_are_computed(tiny_config, monkeypatch):
     rows, run = [], features_module._run_backbone
 
     def record(*arguments):
@@ -68,16 +55,16 @@ def test_features_of_a_handful_of_rows_are_computed(tiny_config, monkeypatch):
             yield item
 
     monkeypatch.setattr(features_module, "_run_backbone", record)
-    table(tiny_config(*FROZEN))
-    assert len(rows) == frozen_wires.COMPARED
+    wiring_table(tiny_config(*FROZEN))
+    assert len(rows) == COMPARED
 
 
-def test_nothing_is_frozen(tiny_config, monkeypatch):
+def test_unfrozen_backbone_fails(tiny_config, monkeypatch):
     monkeypatch.setattr(module_module, "freeze_backbone", lambda network: None)
-    assert dead_wires(tiny_config(*FROZEN)) == {"frozen backbone"}
+    assert failed_checks(tiny_config(*FROZEN)) == {"frozen backbone"}
 
 
-def test_one_layer_is_not_frozen(tiny_config, monkeypatch):
+def test_one_unfrozen_layer_fails(tiny_config, monkeypatch):
     original = module_module.freeze_backbone
 
     def freeze_nearly_all(network):
@@ -85,23 +72,23 @@ def test_one_layer_is_not_frozen(tiny_config, monkeypatch):
         next(network.parameters()).requires_grad_()
 
     monkeypatch.setattr(module_module, "freeze_backbone", freeze_nearly_all)
-    assert dead_wires(tiny_config(*FROZEN)) == {"frozen backbone"}
+    assert failed_checks(tiny_config(*FROZEN)) == {"frozen backbone"}
 
 
-def test_batch_norm_keeps_updating(tiny_config, monkeypatch):
+def test_batch_norm_that_keeps_updating_fails(tiny_config, monkeypatch):
     monkeypatch.setattr(RoadworkClassifier, "on_train_start", lambda self: None)
-    assert dead_wires(tiny_config(*FROZEN)) == {"frozen backbone"}
+    assert failed_checks(tiny_config(*FROZEN)) == {"frozen backbone"}
 
 
-def test_the_head_does_not_learn(tiny_config, monkeypatch):
+def test_head_that_does_not_learn_fails(tiny_config, monkeypatch):
     monkeypatch.setattr(
         "roadwork.training.module.warmup_cosine",
         lambda optimizer, total, warmup: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.0),
     )
-    assert "frozen backbone" in dead_wires(tiny_config(*FROZEN))
+    assert "frozen backbone" in failed_checks(tiny_config(*FROZEN))
 
 
-def of_other_rows(original):
+def reverse_rows(original):
     def run(*arguments):
         rows, values = zip(*original(*arguments), strict=True)
         yield from zip(rows, values[::-1], strict=True)
@@ -109,25 +96,25 @@ def of_other_rows(original):
     return run
 
 
-@pytest.mark.parametrize("cut", ["rows", "normalisation", "scale", "lookup", "mode"])
-def test_features_that_are_not_those_of_the_images(tiny_config, monkeypatch, cut):
-    if cut == "rows":
-        monkeypatch.setattr(features_module, "_run_backbone", of_other_rows(features_module._run_backbone))
-    elif cut == "normalisation":
+@pytest.mark.parametrize("fault", ["rows", "normalisation", "scale", "lookup", "mode"])
+def test_wrong_features_fail(tiny_config, monkeypatch, fault):
+    if fault == "rows":
+        monkeypatch.setattr(features_module, "_run_backbone", reverse_rows(features_module._run_backbone))
+    elif fault == "normalisation":
         other = ImageStatistics(mean=(0.5, 0.5, 0.5), std=(0.1, 0.1, 0.1))
         monkeypatch.setattr(features_module, "image_statistics", lambda model: other)
-    elif cut == "scale":
+    elif fault == "scale":
         monkeypatch.setattr(
             features_module, "ImageStore", lambda source, size: ImageStore(source, size, scale=TRAINING_SCALE)
         )
-    elif cut == "lookup":
+    elif fault == "lookup":
         monkeypatch.setattr(Features, "of", lambda self, rows: self.values[::-1].copy())
     else:
         monkeypatch.setattr(features_module, "in_evaluation_mode", lambda network: nullcontext(network.train()))
-    assert dead_wires(tiny_config(*FROZEN, "data.img_size=48")) == {"frozen features"}
+    assert failed_checks(tiny_config(*FROZEN, "data.img_size=48")) == {"frozen features"}
 
 
-def test_labels_of_other_rows_beside_the_features(tiny_config, monkeypatch):
+def test_features_with_wrong_labels_fail(tiny_config, monkeypatch):
     original = FeatureDataset.__getitems__
 
     def flipped(self, indices):
@@ -135,37 +122,37 @@ def test_labels_of_other_rows_beside_the_features(tiny_config, monkeypatch):
         return batch | {"label": 1 - batch["label"]}
 
     monkeypatch.setattr(FeatureDataset, "__getitems__", flipped)
-    assert dead_wires(tiny_config(*FROZEN)) == {"frozen features"}
+    assert failed_checks(tiny_config(*FROZEN)) == {"frozen features"}
 
 
-def test_features_bypass_the_head(tiny_config, monkeypatch):
+def test_features_that_bypass_the_head_fail(tiny_config, monkeypatch):
     monkeypatch.setattr(module_module, "head_of", lambda network: nn.Linear(16, 2))
-    assert dead_wires(tiny_config(*FROZEN)) == {"frozen features"}
+    assert failed_checks(tiny_config(*FROZEN)) == {"frozen features"}
 
 
-def test_images_that_change_though_nothing_augments_them(tiny_config, monkeypatch):
+def test_changed_images_without_augmentation_fail(tiny_config, monkeypatch):
     monkeypatch.setattr(
         "roadwork.data.augmentation.build.NoAugmentation.augment",
         lambda self, images, labels: (images.flip(3), labels),
     )
-    assert dead_wires(tiny_config(*FROZEN)) == {"augmentation (none)"}
+    assert failed_checks(tiny_config(*FROZEN)) == {"augmentation (none)"}
 
 
-def test_labels_that_change_though_nothing_augments_them(tiny_config, monkeypatch):
+def test_changed_labels_without_augmentation_fail(tiny_config, monkeypatch):
     monkeypatch.setattr(
         "roadwork.data.augmentation.build.NoAugmentation.augment",
         lambda self, images, labels: (images, 1 - labels),
     )
-    assert dead_wires(tiny_config(*FROZEN)) == {"labels of training"}
+    assert failed_checks(tiny_config(*FROZEN)) == {"labels of training"}
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
-    [(FROZEN, "for the features of 180 images, once"), (FROZEN[:1], "of training steps for 1 epochs of 144 images")],
+    ("overrides", "expected"),
+    [(FROZEN, "features of 180 images"), (FROZEN[:1], "1 epochs of 144 images")],
 )
-def test_preflight_reports_the_expected_cost(tiny_config, overrides, said):
+def test_preflight_reports_the_expected_cost(tiny_config, overrides, expected):
     checks = {
         check.name: check for check in Preflight(tiny_config(*overrides, "data.dataloader.batch_size=auto")).run()
     }
     assert checks["time"].status == "ok"
-    assert said in checks["time"].found
+    assert expected in checks["time"].found

@@ -1,4 +1,4 @@
-"""Runs that are struck go on to the end of the uninterrupted one; a handful of moments of `scripts/kill_table.py`."""
+"""Crash recovery: an interrupted and resumed run equals an uninterrupted one (see scripts/crash_recovery.py)."""
 
 import sys
 
@@ -8,22 +8,22 @@ from fixtures.config import CHECKOUT
 
 sys.path.insert(0, str(CHECKOUT / "scripts"))
 
-from kill_table import LORA, Moment, digest, ending, prepare, strike_and_resume, train_whole
+from crash_recovery import LORA, Moment, digest, interrupt_and_resume, prepare, result_hashes, train_uninterrupted
 
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("kill")
+    folder = tmp_path_factory.mktemp("crash-recovery")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ROADWORK_CACHE", str(folder / "cache"))
         yield prepare(folder)
 
 
 @pytest.fixture(scope="module")
-def whole(job, tmp_path_factory):
-    """What an uninterrupted run ends with, and its folder."""
-    folder = tmp_path_factory.mktemp("whole")
-    return train_whole(job, folder)[0], (folder / "whole" / "latest").resolve()
+def uninterrupted(job, tmp_path_factory):
+    """The result hashes of an uninterrupted run, and its folder."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    return train_uninterrupted(job, folder)[0], (folder / "uninterrupted" / "latest").resolve()
 
 
 @pytest.mark.parametrize(
@@ -40,22 +40,22 @@ def whole(job, tmp_path_factory):
     ],
     ids=lambda moment: moment.kind,
 )
-def test_killed_run_ends_like_an_uninterrupted_run(job, whole, tmp_path, moment):
-    outcome = strike_and_resume(moment, tmp_path, job, whole[0])
+def test_resumed_run_equals_an_uninterrupted_run(job, uninterrupted, tmp_path, moment):
+    outcome = interrupt_and_resume(moment, tmp_path, job, uninterrupted[0])
     assert outcome.faults == ()
     assert outcome.resumed_at is not None
     assert outcome.resumed_at > 0
 
 
 @pytest.mark.slow
-def test_with_an_adapter(job, tmp_path):
-    (tmp_path / "whole").mkdir()
-    whole, _ = train_whole(job, tmp_path / "whole", *LORA)
-    assert strike_and_resume(Moment("in a step", 13, LORA), tmp_path, job, whole).faults == ()
+def test_resumed_lora_run_equals_an_uninterrupted_run(job, tmp_path):
+    (tmp_path / "uninterrupted").mkdir()
+    expected, _ = train_uninterrupted(job, tmp_path / "uninterrupted", *LORA)
+    assert interrupt_and_resume(Moment("in a step", 13, LORA), tmp_path, job, expected).faults == ()
 
 
-def test_a_difference_of_one_bit_is_seen(whole):
-    hashes, folder = whole
+def test_difference_of_one_bit_is_detected(uninterrupted):
+    hashes, folder = uninterrupted
     path = folder / "checkpoints" / "last.ckpt"
     checkpoint = torch.load(path, weights_only=True)
     before = path.read_bytes()
@@ -63,7 +63,7 @@ def test_a_difference_of_one_bit_is_seen(whole):
     weight = checkpoint["raw_state_dict"][name]
     weight.view(-1)[0] = torch.nextafter(weight.view(-1)[0], torch.tensor(9.0))
     torch.save(checkpoint, path)
-    changed = ending(folder)
+    changed = result_hashes(folder)
     path.write_bytes(before)
     assert {part for part, value in changed.items() if value != hashes[part]} == {"weights"}
     assert digest({"a": [1, 2.0]}) != digest({"a": [1, 2.5]})

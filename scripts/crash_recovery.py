@@ -1,10 +1,10 @@
-"""Kills training runs at many moments, resumes them, and compares what they end with to an uninterrupted run's.
+"""Interrupts training runs in many ways, resumes them, and compares the results with an uninterrupted run.
 
-    python scripts/kill_table.py [--moments 50] [--seed 0] [--json FILE] [--only KIND]
+    python scripts/crash_recovery.py [--moments 50] [--seed 0] [--json FILE] [--only KIND]
 
-Each run is the real command line on tiny demo scenes: a vision transformer with dropout, worker processes, averaged
-weights, a save after nearly every step, `training.deterministic=true`. Weights, average, optimizer, best checkpoint,
-metrics.jsonl and the predictions of the best checkpoint must come out bit-equal, and no checkpoint may be unreadable.
+Each run is the real command line on tiny demo scenes: a vision transformer with dropout, worker processes, EMA, a
+checkpoint after nearly every step, `training.deterministic=true`. Weights, EMA, optimizer, best checkpoint,
+metrics.jsonl and the best checkpoint's predictions must be bit-identical, and every checkpoint must be readable.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ JOB = (
     *("training.epochs=3", "training.deterministic=true", "training.checkpoint_minutes=0.00001"),
 )
 LORA = ("training.adapter=lora", "training.adapter_rank=2")
-STEPS, SAVES, VALIDATIONS = 27, 33, 9
+STEPS, VALIDATIONS = 27, 9
 WRITABLE_BYTES = 40_000
 
 
 @dataclass(frozen=True)
 class Moment:
-    """When a run is struck: at the `number`th event of a kind, or after `number` seconds; `options` are overrides."""
+    """When to interrupt a run with some overrides: at the `number`th event of a kind, or after `number` seconds."""
 
     kind: str
     number: float
@@ -68,7 +68,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of it: the exit code, how far it was, and what was not as it should be."""
+    """The result of an interrupted run: its exit code, the step it resumed at, and all faults."""
 
     moment: Moment
     exit_code: int
@@ -76,21 +76,21 @@ class Outcome:
     faults: tuple[str, ...]
 
 
-# --- what strikes ---------------------------------------------------------------------------------------------------
+# --- interruptions --------------------------------------------------------------------------------------------------
 
 
 def kill_now() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def nth(number: float, strike: Callable[[], None]) -> Callable[[], None]:
-    """Calls `strike` when it is called for the `number`th time."""
+def nth(number: float, interrupt: Callable[[], None]) -> Callable[[], None]:
+    """A function that calls `interrupt` at its `number`th call."""
     calls = iter(range(1, sys.maxsize))
-    return lambda: strike() if next(calls) == number else None
+    return lambda: interrupt() if next(calls) == number else None
 
 
 def before(owner: Any, name: str, act: Callable[[], None]) -> None:
-    """Lets `act` be called before each call of a function."""
+    """Calls `act` before each call of a function."""
     original = getattr(owner, name)
 
     def replaced(*args: Any, **kwargs: Any) -> Any:
@@ -112,7 +112,7 @@ def after(owner: Any, name: str, act: Callable[[], None]) -> None:
 
 
 def half_written(number: float) -> None:
-    """The `number`th checkpoint is cut off in its middle."""
+    """Truncates the `number`th checkpoint to half its size, then kills the process."""
     original, calls = torch.save, iter(range(1, sys.maxsize))
 
     def save(content: Any, path: Path) -> None:
@@ -125,7 +125,7 @@ def half_written(number: float) -> None:
 
 
 def full_disk(number: float) -> None:
-    """From the `number`th save on the system refuses to write more than a few bytes into a file."""
+    """Limits the size of new files from the `number`th save on."""
 
     def fill() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -136,7 +136,7 @@ def full_disk(number: float) -> None:
 
 def kill_in(seconds: float) -> None:
     timer = threading.Timer(seconds, kill_now)
-    timer.daemon = True  # a training that ends before is not waited for
+    timer.daemon = True  # does not outlive a run that ends earlier
     timer.start()
 
 
@@ -146,7 +146,7 @@ def kill_a_worker() -> None:
         return
 
 
-STRIKES: dict[str, Callable[[float], None]] = {
+INTERRUPTIONS: dict[str, Callable[[float], None]] = {
     "any time": kill_in,
     "in a step": lambda n: after(RoadworkClassifier, "training_step", nth(n, kill_now)),
     "before a save": lambda n: before(SafeCheckpointIO, "save_checkpoint", nth(n, kill_now)),
@@ -164,40 +164,39 @@ STRIKES: dict[str, Callable[[float], None]] = {
     "full disk": full_disk,
 }
 EXIT_CODES = {"SIGTERM": 143, "SIGINT": 130, "full disk": 1, "a worker": 1}
-HOW_MANY = {"any time": SAVES, "in a step": STEPS, "in validation": VALIDATIONS}
 
 
-def train(arguments: Sequence[str], strike: Moment | None, log: Path) -> None:
-    """`roadwork train` in this process, struck at its moment."""
-    set_start_method("fork", force=True)  # for its own workers, as in any process that a shell has started
+def train(arguments: Sequence[str], moment: Moment | None, log: Path) -> None:
+    """`roadwork train` in this process, interrupted at a moment."""
+    set_start_method("fork", force=True)  # for its workers, as in a process started from a shell
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     from roadwork.cli import main  # noqa: PLC0415
     from roadwork.preflight import dry_run  # noqa: PLC0415
 
-    dry_run.run_dry.__globals__  # noqa: B018 -- loaded before anything is replaced
-    if strike is not None:
+    dry_run.run_dry.__globals__  # noqa: B018 -- load it before anything is patched
+    if moment is not None:
         from roadwork.training.trainers.base_trainer import BaseTrainer  # noqa: PLC0415
 
-        # From the training itself on: not during the proof of the wires that goes before.
-        before(BaseTrainer, "fit", lambda: STRIKES[strike.kind](strike.number))
+        # Interrupts only the training, not the wiring check before it.
+        before(BaseTrainer, "fit", lambda: INTERRUPTIONS[moment.kind](moment.number))
     main(["train", "--config", str(CHECKOUT / "configs" / "config.yaml"), *arguments])
 
 
-def run(arguments: Sequence[str], strike: Moment | None, log: Path) -> int:
-    """The exit code of a training in a process of its own; minus the signal's number where one ended it."""
-    process = get_context("forkserver").Process(target=train, args=(arguments, strike, log))
+def run(arguments: Sequence[str], moment: Moment | None, log: Path) -> int:
+    """The exit code of a training in its own process; minus the signal's number if a signal ended it."""
+    process = get_context("forkserver").Process(target=train, args=(arguments, moment, log))
     process.start()
     process.join()
     return int(process.exitcode or 0)
 
 
-# --- what is compared -----------------------------------------------------------------------------------------------
+# --- comparison -----------------------------------------------------------------------------------------------------
 
 
 def digest(value: Any) -> str:
-    """A hash of nested tensors and values, to the bit."""
+    """A hash of nested tensors and values; every bit counts."""
     sha = hashlib.sha256()
 
     def add(part: Any) -> None:
@@ -217,8 +216,8 @@ def digest(value: Any) -> str:
     return sha.hexdigest()
 
 
-def ending(folder: Path) -> dict[str, str]:
-    """What a finished run ends with, each part as a hash."""
+def result_hashes(folder: Path) -> dict[str, str]:
+    """The hashes of a finished run's results."""
     last, best = (
         torch.load(folder / "checkpoints" / name, map_location="cpu", weights_only=True) for name in (LAST, "best.ckpt")
     )
@@ -236,15 +235,15 @@ def ending(folder: Path) -> dict[str, str]:
     }
 
 
-def strike_and_resume(moment: Moment, folder: Path, job: Sequence[str], whole: dict[str, str]) -> Outcome:
-    """Strikes a run, resumes it until it ends, and says what differs from the uninterrupted one."""
-    arguments = [*job, *moment.options, f"output_dir={folder}", "experiment=struck"]
+def interrupt_and_resume(moment: Moment, folder: Path, job: Sequence[str], expected: dict[str, str]) -> Outcome:
+    """Interrupts a run, resumes it to its end, and compares its results with the expected hashes."""
+    arguments = [*job, *moment.options, f"output_dir={folder}", "experiment=interrupted"]
     log = folder / "log.txt"
     exit_code = run(arguments, moment, log)
-    expected = EXIT_CODES.get(moment.kind, -signal.SIGKILL)
+    expected_code = EXIT_CODES.get(moment.kind, -signal.SIGKILL)
     finished_first = exit_code == 0 and moment.kind == "any time"
-    faults = [] if exit_code == expected or finished_first else [f"exit code {exit_code}, not {expected}"]
-    checkpoints = sorted((folder / "struck" / "latest" / "checkpoints").glob("*.ckpt"))
+    faults = [] if exit_code == expected_code or finished_first else [f"exit code {exit_code}, not {expected_code}"]
+    checkpoints = sorted((folder / "interrupted" / "latest" / "checkpoints").glob("*.ckpt"))
     faults += [f"{path.name} is unreadable: {why}" for path in checkpoints if (why := why_damaged(path))]
     resumed_at = None
     if any(path.name in {LAST, files.PREVIOUS} for path in checkpoints):
@@ -253,16 +252,16 @@ def strike_and_resume(moment: Moment, folder: Path, job: Sequence[str], whole: d
     if not finished_first:
         again = run([*arguments, *(["--resume"] if resumed_at is not None else [])], None, log)
         if again != 0:
-            return Outcome(moment, exit_code, resumed_at, (*faults, f"resumed: exit code {again}"))
-    ended = ending((folder / "struck" / "latest").resolve())
-    faults += [f"{part} differs" for part, value in ended.items() if value != whole[part]]
+            return Outcome(moment, exit_code, resumed_at, (*faults, f"exit code {again} after the resume"))
+    hashes = result_hashes((folder / "interrupted" / "latest").resolve())
+    faults += [f"{part} differs" for part, value in hashes.items() if value != expected[part]]
     return Outcome(moment, exit_code, resumed_at, tuple(faults))
 
 
 def draw_moments(count: int, seed: int, seconds: float) -> Iterator[Moment]:
-    """`count` kills spread over all kinds, and a few of every other blow; with an adapter some of each."""
+    """`count` kills of all kinds, then a few signals and full disks, and a few of each with an adapter."""
     rng = np.random.default_rng(seed)
-    kills = [kind for kind in STRIKES if kind not in {"SIGTERM", "SIGINT", "full disk"}]
+    kills = [kind for kind in INTERRUPTIONS if kind not in {"SIGTERM", "SIGINT", "full disk"}]
 
     def at(kind: str) -> float:
         if kind == "any time":
@@ -271,7 +270,7 @@ def draw_moments(count: int, seed: int, seconds: float) -> Iterator[Moment]:
             rng.integers(1, {"in validation": VALIDATIONS, "in a step": STEPS, "a worker": STEPS - 2}.get(kind, 25))
         )
 
-    # As many at any time as at all the chosen places together.
+    # Half of the kills are at a random time, the others at the chosen places.
     for number in range(count):
         kind = "any time" if number % 2 == 0 else kills[1 + number // 2 % (len(kills) - 1)]
         yield Moment(kind, at(kind))
@@ -284,13 +283,13 @@ def draw_moments(count: int, seed: int, seconds: float) -> Iterator[Moment]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--moments", type=int, default=50, help="kills (default 50); some other blows are added")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
-    parser.add_argument("--only", choices=STRIKES, help="this kind alone")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the outcomes here too")
+    parser.add_argument("--moments", type=int, default=50, help="kills, besides 20 other interruptions (default 50)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default 0)")
+    parser.add_argument("--only", choices=INTERRUPTIONS, help="only this kind")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the outcomes to this file")
     options = parser.parse_args(arguments)
-    logging.getLogger("roadwork").setLevel(logging.ERROR)  # the scenes' splits are small, and no matter here
-    with TemporaryDirectory(prefix="roadwork-kill-") as name:
+    logging.getLogger("roadwork").setLevel(logging.ERROR)  # the small splits cause warnings
+    with TemporaryDirectory(prefix="roadwork-crash-recovery-") as name:
         outcomes = measure(Path(name), options.moments, options.seed, options.only)
     show(outcomes)
     if options.json:
@@ -299,7 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def prepare(folder: Path) -> list[str]:
-    """Tiny demo scenes, and the overrides of the job on them."""
+    """Generates tiny demo scenes; returns the overrides of a run on them."""
     os.environ["ROADWORK_CACHE"] = str(folder / "cache")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     generate_demo_data(folder / "scenes", images=240, size=(160, 120), seed=0, processes=1)
@@ -307,38 +306,38 @@ def prepare(folder: Path) -> list[str]:
     return [f"data.root={folder / 'scenes'}", *JOB]
 
 
-def train_whole(job: Sequence[str], folder: Path, *more: str) -> tuple[dict[str, str], float]:
-    """What the uninterrupted run ends with, and the seconds of its training, from its first step on."""
-    code = run([*job, *more, f"output_dir={folder}", "experiment=whole"], None, folder / "log.txt")
+def train_uninterrupted(job: Sequence[str], folder: Path, *more: str) -> tuple[dict[str, str], float]:
+    """The hashes of an uninterrupted run's results, and its training time in seconds."""
+    code = run([*job, *more, f"output_dir={folder}", "experiment=uninterrupted"], None, folder / "log.txt")
     if code != 0:
         raise SystemExit(f"The uninterrupted run ended with {code}:\n{(folder / 'log.txt').read_text()[-3000:]}")
-    run_folder = (folder / "whole" / "latest").resolve()
+    run_folder = (folder / "uninterrupted" / "latest").resolve()
     last_line = (run_folder / "metrics.jsonl").read_text().splitlines()[-1]
-    return ending(run_folder), float(json.loads(last_line)["seconds"])
+    return result_hashes(run_folder), float(json.loads(last_line)["seconds"])
 
 
 def measure(folder: Path, count: int, seed: int, only: str | None) -> list[Outcome]:
     job = prepare(folder)
-    wholes, seconds = {}, 0.0
+    expected, seconds = {}, 0.0
     for options in ((), LORA):
-        where = folder / f"whole{len(wholes)}"
+        where = folder / f"uninterrupted{len(expected)}"
         where.mkdir()
-        wholes[options], seconds = train_whole(job, where, *options)
+        expected[options], seconds = train_uninterrupted(job, where, *options)
     moments = [m for m in draw_moments(count, seed, seconds) if only in (None, m.kind)]
     outcomes = []
     with new_progress() as progress:
-        task = progress.add_task("Striking and resuming", total=len(moments))
+        task = progress.add_task("Interrupting and resuming", total=len(moments))
         for number, moment in enumerate(moments):
             where = folder / str(number)
             where.mkdir()
-            outcomes.append(strike_and_resume(moment, where, job, wholes[moment.options]))
+            outcomes.append(interrupt_and_resume(moment, where, job, expected[moment.options]))
             shutil.rmtree(where)
             progress.advance(task)
     return outcomes
 
 
 def show(outcomes: Sequence[Outcome]) -> None:
-    table = Table("struck", "adapter", "times", "exit codes", "went on after step", "bit-equal", title="Struck runs")
+    table = Table("interrupted", "adapter", "times", "exit codes", "resumed after step", "bit-identical")
     keys = dict.fromkeys((outcome.moment.kind, bool(outcome.moment.options)) for outcome in outcomes)
     for kind, is_adapter in keys:
         mine = [o for o in outcomes if (o.moment.kind, bool(o.moment.options)) == (kind, is_adapter)]
