@@ -182,7 +182,7 @@ def deployment_layers(deployment: DeploymentLayer, decimals: int | None) -> list
     features = [make_point(p, counted(n, "deployment point"), n) for p, n in zip(positions, counts, strict=True)]
     style = {"color": DEPLOYMENT, "weight": 1, "fillColor": "#FFFFFF", "fillOpacity": 0.9, "fill": True}
     return [
-        MapLayer("Deployment centres and distance brackets", DEPLOYMENT, _centers(deployment, decimals), {}),
+        MapLayer("Deployment centres and brackets", DEPLOYMENT, _centers(deployment, decimals), {}),
         MapLayer(f"Deployment points ({len(points):,})", "#FFFFFF", features, style, shown=False),
     ]
 

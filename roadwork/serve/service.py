@@ -29,7 +29,7 @@ from roadwork.serve.schemas import PhotoAnswer, photo_answer
 
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-SHORT_SIDE = 480  # pixels of the picture
+SHORT_SIDE = 480  # of a saliency image, in pixels
 T = TypeVar("T")
 _MAX_DECODERS = 4
 
@@ -39,7 +39,7 @@ STARTING, READY, SHUTTING_DOWN = "starting", "ready", "shutting_down"
 
 
 class Metrics:
-    """Counters of one service, as Prometheus reads them."""
+    """Prometheus metrics of one service."""
 
     def __init__(self, taken: Callable[[], float]) -> None:
         """Starts all counts at zero; `taken` gives the queue slots in use."""
@@ -48,16 +48,16 @@ class Metrics:
         self._requests = Counter("roadwork_requests", "Requests answered.", ["path", "status"], registry=registry)
         self._seconds = Histogram(
             "roadwork_request_seconds",
-            "From a request's headers to the end of its answer.",
+            "Seconds from a request's headers to the end of its response.",
             ["path"],
             buckets=_SECONDS,
             registry=registry,
         )
         self._photos = Counter(
-            "roadwork_photos", "Photos by outcome: answered, or why not.", ["outcome"], registry=registry
+            "roadwork_photos", "Photos by outcome: answered, or an error code.", ["outcome"], registry=registry
         )
         self._batches = Histogram("roadwork_batch_photos", "Photos in a batch.", buckets=_BATCHES, registry=registry)
-        queue = Gauge("roadwork_queue_photos", "Photos that are uploaded, decoded or answered now.", registry=registry)
+        queue = Gauge("roadwork_queue_photos", "Photos queued or in progress.", registry=registry)
         queue.set_function(taken)
 
     def count_request(self, path: str, status: int, seconds: float) -> None:
@@ -84,7 +84,7 @@ Answer = Callable[[Tensor], list[Prediction]]
 
 @dataclass(frozen=True)
 class _Waiting:
-    """A photo (3, S, S) uint8, when it came by the loop's clock, and who waits for its answer."""
+    """A photo (3, S, S) uint8, its arrival time by the loop's clock, and the future of its prediction."""
 
     pixels: Tensor
     came: float
@@ -110,7 +110,7 @@ class Batcher:
         self._thread = thread
         self._limits = limits
         self._on_batch = on_batch
-        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()  # bounded by AdmissionQueue, before anything is decoded
+        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()  # bounded by AdmissionQueue before decoding
 
     async def answer(self, pixels: Tensor) -> Prediction:
         """The prediction for one photo (3, S, S) uint8; raises what its batch raised."""
@@ -122,7 +122,8 @@ class Batcher:
     async def run(self) -> None:
         """Predicts batch after batch until cancelled."""
         while True:
-            batch = [waiting for waiting in await self._gather() if not waiting.answer.done()]  # else the client left
+            # Drops photos whose client has disconnected.
+            batch = [waiting for waiting in await self._gather() if not waiting.answer.done()]
             if batch:
                 self._on_batch(len(batch))
                 await self._answer_batch(batch)
@@ -142,7 +143,7 @@ class Batcher:
         pixels = torch.stack([waiting.pixels for waiting in batch])
         try:
             answers = await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, pixels)
-        except Exception as error:  # noqa: BLE001 -- it belongs to those who wait; the next batch may be answered
+        except Exception as error:  # noqa: BLE001 -- the clients of this batch get it; the next batch may succeed
             for waiting in batch:
                 if not waiting.answer.done():
                     waiting.answer.set_exception(error)
@@ -227,7 +228,7 @@ class Service:
         """The prediction for an uploaded file.
 
         Raises:
-            RequestError: the file is not a photo that can be read.
+            RequestError: the photo cannot be read.
         """
         try:
             header, pixels, _ = await self._decode(file)
@@ -242,7 +243,7 @@ class Service:
         """A PNG of the photo with its saliency map in red.
 
         Raises:
-            RequestError: the file is not a photo that can be read.
+            RequestError: the photo cannot be read.
         """
         _, pixels, data = await self._decode(file)
         saliency_map = await _run(self._network, lambda: self._renderer.saliency(pixels))
@@ -250,7 +251,7 @@ class Service:
             return await _run(self._decoders, lambda: self._renderer.draw(data, saliency_map))
 
     async def _decode(self, file: UploadFile) -> tuple[PhotoHeader, Tensor, bytes]:
-        """Header, pixels (3, S, S) uint8 and bytes of a file; it waits on disk until a decoder thread is free."""
+        """Header, pixels (3, S, S) uint8 and bytes of a file, which stays on disk until a decoder thread is free."""
         async with self._free_decoders:
             data = await file.read()
             header = await _run(self._decoders, lambda: read_header(data, self.limits))
@@ -277,5 +278,5 @@ def _use_threads(count: int) -> None:
 
     Decoders run in parallel, so each gets one; the network gets them all.
     """
-    torch.get_num_threads()  # its first use would undo what is set before
+    torch.get_num_threads()  # its first call would reset the number of threads
     torch.set_num_threads(count)
