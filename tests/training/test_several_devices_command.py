@@ -39,7 +39,7 @@ def assert_one_run(tmp_path, out, err, epochs):
     runs = [path for path in (tmp_path / "two").iterdir() if not path.is_symlink()]
     assert len(runs) == 1
     assert [line["epoch"] for line in lines_of(runs[0] / "metrics.jsonl")] == list(range(epochs))
-    assert out.count("wires work.") == 1
+    assert out.count("checks passed.") == 1
     assert out.count("Best val_select MCC") == 1
     assert err.count("2 devices: 32 a step") == 1
     assert err.count(f"Epoch {epochs} of") == 1
