@@ -6,7 +6,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-import roadwork.cli.judge  # noqa: F401 -- registers the command
+import roadwork.cli.evaluate  # noqa: F401 -- registers the command
 from roadwork.cli.app import app
 from roadwork.core.errors import ConfigError, DataError, MissingExtraError
 from roadwork.runs.run import Run

@@ -12,7 +12,7 @@ from roadwork.cli.app import FAILED, WRONG_USAGE, app
 from roadwork.core.errors import ConfigError, RoadworkError, RunStoppedError
 
 # Importing a module registers its commands; this is their order in `roadwork --help`.
-COMMAND_MODULES = ("data", "train", "judge", "export", "predict", "experiments", "config", "tools")
+COMMAND_MODULES = ("data", "train", "evaluate", "export", "predict", "experiments", "config", "tools")
 
 
 def main(arguments: list[str] | None = None) -> None:

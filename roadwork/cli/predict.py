@@ -147,8 +147,8 @@ def _print_found(found: FoundPhotos) -> None:
         (found.n_hidden, "hidden"),
         (found.n_other, "without a photo suffix"),
     )
-    left_out = ", ".join(f"{n:,} {what}" for n, what in counts if n)
-    print(f"{len(found):,} photos{f'; skipped: {left_out}' if left_out else ''}.", flush=True)
+    skipped = ", ".join(f"{n:,} {what}" for n, what in counts if n)
+    print(f"{len(found):,} photos{f'; skipped: {skipped}' if skipped else ''}.", flush=True)
 
 
 def _print_summary(summary: Summary, out: Path, sites: Path | None) -> None:

@@ -44,7 +44,7 @@ class Slicing:
 
 
 @dataclass(frozen=True)
-class SlicedFigures:
+class SlicedMetrics:
     """The metrics of the slices of one slicing: the worst first, then small slices, then slices without MCC.
 
     Attributes:
@@ -120,7 +120,7 @@ def time_of_day(values: pd.Series) -> tuple[np.ndarray, str] | None:
     return np.array(names, dtype=object), zone
 
 
-def slice_figures(frame: pd.DataFrame, slicing: Slicing, *, draws: int, seed: int, threshold: float) -> SlicedFigures:
+def slice_metrics(frame: pd.DataFrame, slicing: Slicing, *, draws: int, seed: int, threshold: float) -> SlicedMetrics:
     """The metrics of each slice; arguments as of `evaluate_slice`."""
     parts = [
         evaluate_slice(frame[slicing.names == name], draws=draws, seed=seed, threshold=threshold) | {"name": name}
@@ -129,15 +129,15 @@ def slice_figures(frame: pd.DataFrame, slicing: Slicing, *, draws: int, seed: in
     for part in parts:
         part["small"] = part["n"] < MIN_ROWS or part["groups"] < MIN_GROUPS
     parts.sort(key=lambda part: (part["mcc"] is None, part["small"], part["mcc"] or 0.0))
-    return SlicedFigures(slicing.title, parts)
+    return SlicedMetrics(slicing.title, parts)
 
 
-def worst_parts(sliced: list[SlicedFigures]) -> Iterator[tuple[str, dict[str, Any]]]:
+def worst_parts(sliced: list[SlicedMetrics]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every slice that is large enough, with the title of its slicing, the worst first."""
     large = [
-        (figures.title, part)
-        for figures in sliced
-        for part in figures.parts
+        (metrics.title, part)
+        for metrics in sliced
+        for part in metrics.parts
         if not part["small"] and part["mcc"] is not None
     ]
     yield from sorted(large, key=lambda item: item[1]["mcc"])

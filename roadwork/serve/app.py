@@ -128,7 +128,7 @@ def create_app(folder: Path, detector: Detector, limits: Limits) -> FastAPI:
     app = FastAPI(title="roadwork", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.service = service
     app.add_middleware(RequestMiddleware, metrics=service.metrics, paths=_PATHS)
-    _answer_errors(app, limits)
+    _add_error_handlers(app, limits)
 
     @app.post("/predict", responses=_ERRORS, openapi_extra=_request_body(several=True))
     async def predict(request: Request) -> Predictions:
@@ -201,11 +201,11 @@ async def _predict_one(service: Service, upload: UploadFile) -> PhotoAnswer | Ph
         return photo_error(upload, error)
 
 
-def _answer_errors(app: FastAPI, limits: Limits) -> None:
+def _add_error_handlers(app: FastAPI, limits: Limits) -> None:
     """Returns every error as JSON {"error", "code"}, also for unknown paths and methods."""
 
     @app.exception_handler(errors.RequestError)
-    async def refuse(request: Request, error: errors.RequestError) -> JSONResponse:
+    async def request_error(request: Request, error: errors.RequestError) -> JSONResponse:
         return request_error_response(request, error, limits)
 
     @app.exception_handler(HTTPException)

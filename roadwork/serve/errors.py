@@ -27,7 +27,7 @@ class Limits:
         max_mb: largest request body, in megabytes.
         max_images: photos per request.
         max_megapixels: largest photo, by its header.
-        timeout: seconds to receive a request, and again to answer it.
+        timeout: seconds to receive a request, and again to predict.
     """
 
     max_batch: int = 16
@@ -87,9 +87,9 @@ class RequestError(Exception):
         self.retry_after = retry_after
 
 
-def body_too_large(came: int | None, limits: Limits) -> RequestError:
-    """The body exceeds the limit; `came` is its Content-Length, or None if unknown."""
-    size = f"The request has {came / MB:.1f} MB" if came is not None else "The request is too large"
+def body_too_large(n_bytes: int | None, limits: Limits) -> RequestError:
+    """The body exceeds the limit; `n_bytes` is its Content-Length, or None if unknown."""
+    size = f"The request has {n_bytes / MB:.1f} MB" if n_bytes is not None else "The request is too large"
     message = f"{size}; at most {limits.max_mb:g} MB are allowed. Send fewer photos at once, or smaller ones."
     return RequestError(413, "body_too_large", message)
 
@@ -123,10 +123,10 @@ def no_photos(field: str) -> RequestError:
     )
 
 
-def one_photo_only(came: int) -> RequestError:
+def one_photo_only(count: int) -> RequestError:
     """The path takes one photo, and the request has several."""
     return RequestError(
-        400, "one_photo_only", f"The request has {came} photos; this path takes one. Send one request per photo."
+        400, "one_photo_only", f"The request has {count} photos; this path takes one. Send one request per photo."
     )
 
 

@@ -41,11 +41,11 @@ STARTING, READY, SHUTTING_DOWN = "starting", "ready", "shutting_down"
 class Metrics:
     """Prometheus metrics of one service."""
 
-    def __init__(self, taken: Callable[[], float]) -> None:
-        """Starts all counts at zero; `taken` gives the queue slots in use."""
+    def __init__(self, slots_in_use: Callable[[], float]) -> None:
+        """Starts all counts at zero; `slots_in_use` gives the queue slots in use."""
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        self._requests = Counter("roadwork_requests", "Requests answered.", ["path", "status"], registry=registry)
+        self._requests = Counter("roadwork_requests", "Finished requests.", ["path", "status"], registry=registry)
         self._seconds = Histogram(
             "roadwork_request_seconds",
             "Seconds from a request's headers to the end of its response.",
@@ -58,7 +58,7 @@ class Metrics:
         )
         self._batches = Histogram("roadwork_batch_photos", "Photos in a batch.", buckets=_BATCHES, registry=registry)
         queue = Gauge("roadwork_queue_photos", "Photos queued or in progress.", registry=registry)
-        queue.set_function(taken)
+        queue.set_function(slots_in_use)
 
     def count_request(self, path: str, status: int, seconds: float) -> None:
         """Counts a finished request; `path` must be one of few."""
@@ -79,7 +79,7 @@ class Metrics:
         return text
 
 
-Answer = Callable[[Tensor], list[Prediction]]
+Predict = Callable[[Tensor], list[Prediction]]
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ class _Waiting:
     """A photo (3, S, S) uint8, its arrival time by the loop's clock, and the future of its prediction."""
 
     pixels: Tensor
-    came: float
-    answer: asyncio.Future[Prediction]
+    arrived: float
+    future: asyncio.Future[Prediction]
 
 
 class Batcher:
@@ -97,40 +97,40 @@ class Batcher:
     Photos also collect while the network computes, so under load no photo waits for the timer.
     """
 
-    def __init__(self, answer: Answer, thread: Executor, limits: Limits, on_batch: Callable[[int], None]) -> None:
+    def __init__(self, predict: Predict, thread: Executor, limits: Limits, on_batch: Callable[[int], None]) -> None:
         """Creates a batcher; `run` starts it.
 
         Args:
-            answer: predicts (B, 3, S, S) uint8, in order.
-            thread: the one thread where `answer` runs, batch after batch.
+            predict: predicts (B, 3, S, S) uint8, in order.
+            thread: the one thread where `predict` runs, batch after batch.
             limits: `max_batch` and `max_wait_ms`.
             on_batch: called with the size of each batch.
         """
-        self._answer = answer
+        self._predict = predict
         self._thread = thread
         self._limits = limits
         self._on_batch = on_batch
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()  # bounded by AdmissionQueue before decoding
 
-    async def answer(self, pixels: Tensor) -> Prediction:
+    async def predict(self, pixels: Tensor) -> Prediction:
         """The prediction for one photo (3, S, S) uint8; raises what its batch raised."""
         loop = asyncio.get_running_loop()
         waiting = _Waiting(pixels, loop.time(), loop.create_future())
         self._queue.put_nowait(waiting)
-        return await waiting.answer
+        return await waiting.future
 
     async def run(self) -> None:
         """Predicts batch after batch until cancelled."""
         while True:
             # Drops photos whose client has disconnected.
-            batch = [waiting for waiting in await self._gather() if not waiting.answer.done()]
+            batch = [waiting for waiting in await self._gather() if not waiting.future.done()]
             if batch:
                 self._on_batch(len(batch))
-                await self._answer_batch(batch)
+                await self._predict_batch(batch)
 
     async def _gather(self) -> list[_Waiting]:
         batch = [await self._queue.get()]
-        latest = batch[0].came + self._limits.max_wait_ms / 1000
+        latest = batch[0].arrived + self._limits.max_wait_ms / 1000
         while len(batch) < self._limits.max_batch:
             try:
                 async with asyncio.timeout_at(None if not self._queue.empty() else latest):
@@ -139,18 +139,18 @@ class Batcher:
                 break
         return batch
 
-    async def _answer_batch(self, batch: list[_Waiting]) -> None:
+    async def _predict_batch(self, batch: list[_Waiting]) -> None:
         pixels = torch.stack([waiting.pixels for waiting in batch])
         try:
-            answers = await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, pixels)
+            predictions = await asyncio.get_running_loop().run_in_executor(self._thread, self._predict, pixels)
         except Exception as error:  # noqa: BLE001 -- the clients of this batch get it; the next batch may succeed
             for waiting in batch:
-                if not waiting.answer.done():
-                    waiting.answer.set_exception(error)
+                if not waiting.future.done():
+                    waiting.future.set_exception(error)
             return
-        for waiting, answer in zip(batch, answers, strict=True):
-            if not waiting.answer.done():
-                waiting.answer.set_result(answer)
+        for waiting, prediction in zip(batch, predictions, strict=True):
+            if not waiting.future.done():
+                waiting.future.set_result(prediction)
 
 
 class SaliencyRenderer:
@@ -205,7 +205,7 @@ class Service:
         n_decoders = min(_MAX_DECODERS, joblib.cpu_count())
         self._decoders = ThreadPoolExecutor(n_decoders, "decoder", _use_threads, (1,))
         self._network = ThreadPoolExecutor(1, "network", _use_threads, (torch.get_num_threads(),))
-        self._batcher = Batcher(self._answer, self._network, limits, self.metrics.count_batch)
+        self._batcher = Batcher(self._predict_pixels, self._network, limits, self.metrics.count_batch)
         self._free_decoders = asyncio.Semaphore(n_decoders)
         self._large = asyncio.Semaphore(1)
 
@@ -215,7 +215,7 @@ class Service:
         size = self.detector.preprocessing.size
         batches = asyncio.create_task(self._batcher.run())
         try:
-            await self._batcher.answer(torch.zeros(3, size, size, dtype=torch.uint8))
+            await self._batcher.predict(torch.zeros(3, size, size, dtype=torch.uint8))
             self.state = READY
             yield
         finally:
@@ -235,7 +235,7 @@ class Service:
         except errors.RequestError as error:
             self.metrics.count_photo(error.code)
             raise
-        prediction = await self._batcher.answer(pixels)
+        prediction = await self._batcher.predict(pixels)
         self.metrics.count_photo("answered")
         return photo_answer(file, prediction, header.camera)
 
@@ -264,7 +264,7 @@ class Service:
         except DataError as error:
             raise errors.damaged_photo(str(error.__cause__)) from error
 
-    def _answer(self, pixels: Tensor) -> list[Prediction]:
+    def _predict_pixels(self, pixels: Tensor) -> list[Prediction]:
         detector = self.detector
         return detector.decide(detector.probabilities(detector.logits(pixels)))
 

@@ -10,7 +10,7 @@ from roadwork.report.slices import (
     Slicing,
     find_region,
     find_slicings,
-    slice_figures,
+    slice_metrics,
     time_of_day,
     worst_parts,
 )
@@ -40,20 +40,20 @@ def test_each_slice_has_its_mcc_and_the_worst_is_first():
     names = np.array(["good", "bad", "tiny"], dtype=object)[np.minimum(np.arange(480) // 230, 2)]
     flipped = (names == "bad") & (np.arange(480) % 4 == 0)
     frame["probability"] = frame["probability"].where(~flipped, 1 - frame["probability"])
-    figures = slice_figures(frame, Slicing("which", names), draws=200, seed=0, threshold=0.4)
-    assert [part["name"] for part in figures.parts] == ["bad", "good", "tiny"]
-    for part in figures.parts:
+    metrics = slice_metrics(frame, Slicing("which", names), draws=200, seed=0, threshold=0.4)
+    assert [part["name"] for part in metrics.parts] == ["bad", "good", "tiny"]
+    for part in metrics.parts:
         rows = frame[names == part["name"]]
         assert part["mcc"] == pytest.approx(matthews_corrcoef(rows["label"], rows["probability"] >= 0.4))
         assert part["mcc_low"] <= part["mcc"] <= part["mcc_high"]
         assert (part["n"], part["groups"]) == (len(rows), rows["group"].nunique())
         assert part["small"] == (part["name"] == "tiny")
-    assert [part["name"] for _, part in worst_parts([figures])] == ["bad", "good"]
+    assert [part["name"] for _, part in worst_parts([metrics])] == ["bad", "good"]
 
 
 def test_slice_with_few_groups_is_small():
     frame = make_rows().assign(group="one")
-    (part,) = slice_figures(frame, Slicing("all", np.full(480, "x")), draws=100, seed=0, threshold=0.5).parts
+    (part,) = slice_metrics(frame, Slicing("all", np.full(480, "x")), draws=100, seed=0, threshold=0.5).parts
     assert part["n"] > 30
     assert part["groups"] < MIN_GROUPS
     assert part["small"]
@@ -62,7 +62,7 @@ def test_slice_with_few_groups_is_small():
 def test_slice_with_one_class_is_last_without_mcc():
     frame = make_rows()
     names = np.where(frame["label"] == 1, np.where(np.arange(480) % 2, "only roadwork", "both"), "both").astype(object)
-    parts = slice_figures(frame, Slicing("x", names), draws=100, seed=0, threshold=0.5).parts
+    parts = slice_metrics(frame, Slicing("x", names), draws=100, seed=0, threshold=0.5).parts
     assert [(part["name"], part["mcc"] is None) for part in parts] == [("both", False), ("only roadwork", True)]
 
 

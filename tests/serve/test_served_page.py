@@ -77,14 +77,14 @@ def test_each_prediction_has_a_card(open_page, photos, model_folder, width, heig
         expect(shown).to_have_class(f"card {'unsure' if expected.abstain else expected.label.lower()}")
         share = 100 * expected.probability
         digits = 1 if abs(expected.probability - 0.45) < 0.01 else 0
-        expect(shown.locator(".said")).to_contain_text(f"{share:.{digits}f}\u00a0%")
+        expect(shown.locator(".detail")).to_contain_text(f"{share:.{digits}f}\u00a0%")
         bar = shown.locator(".meter").bounding_box()
         assert shown.locator(".fill").bounding_box()["width"] == pytest.approx(bar["width"] * share / 100, abs=1.5)
         mark = shown.locator(".mark").bounding_box()
         assert mark["x"] + mark["width"] / 2 == pytest.approx(bar["x"] + 0.45 * bar["width"], abs=1.5)
     for name, reason in {"notes.jpg": "JPEG", "half.jpg": "damaged", "empty.png": "empty"}.items():
         expect(card(page, name)).to_have_class("card wrong")
-        expect(card(page, name).locator(".said")).to_contain_text(reason)
+        expect(card(page, name).locator(".detail")).to_contain_text(reason)
     expect(page.locator("#progress")).to_contain_text(re.compile(r"^10 photos: .*\b3 failed"))
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
@@ -141,7 +141,7 @@ def test_photos_can_be_dropped_anywhere(open_page):
         list(photo(4)),
     )
     page.dispatch_event("footer", "drop", {"dataTransfer": transfer})
-    expect(card(page, "dropped.jpg").locator(".said")).to_contain_text("%", timeout=TIMEOUT)
+    expect(card(page, "dropped.jpg").locator(".detail")).to_contain_text("%", timeout=TIMEOUT)
 
 
 def test_file_above_the_limit_is_reported_and_not_sent(open_page, tmp_path):
@@ -149,7 +149,7 @@ def test_file_above_the_limit_is_reported_and_not_sent(open_page, tmp_path):
     page = open_page(390, 844)
     page.on("request", lambda asked: pytest.fail("sent") if asked.url.endswith("/predict") else None)
     page.set_input_files("#files", tmp_path / "large.jpg")
-    expect(card(page, "large.jpg").locator(".said")).to_contain_text("2 MB", timeout=TIMEOUT)
+    expect(card(page, "large.jpg").locator(".detail")).to_contain_text("2 MB", timeout=TIMEOUT)
 
 
 def test_file_name_is_not_parsed_as_html(open_page, photos):
@@ -190,7 +190,7 @@ def test_page_waits_when_the_queue_is_full(open_page, photos):
 
     page.route("**/predict", reject_once)
     page.set_input_files("#files", [photos / "0.jpg"])
-    expect(card(page, "0.jpg").locator(".said")).to_contain_text("%", timeout=TIMEOUT)
+    expect(card(page, "0.jpg").locator(".detail")).to_contain_text("%", timeout=TIMEOUT)
     assert len(asked) == 2
 
 

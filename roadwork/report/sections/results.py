@@ -16,7 +16,7 @@ from roadwork.metrics.predictions import predicted_margins
 from roadwork.report.charts import Plot, ranking_curves, reliability_bins
 from roadwork.report.page import Section, why_no_test_rows
 from roadwork.report.run_files import RunFiles
-from roadwork.report.slices import MIN_GROUPS, MIN_ROWS, find_slicings, slice_figures, worst_parts
+from roadwork.report.slices import MIN_GROUPS, MIN_ROWS, find_slicings, slice_metrics, worst_parts
 from roadwork.settings.sampling import TEST_SPLIT
 
 _SHARES = (0.0, 1.0)
@@ -47,19 +47,19 @@ def _draw_curves(rows: pd.DataFrame, threshold: float) -> dict[str, Markup]:
     labels = rows["label"].to_numpy()
     # The temperature does not change the order of rows.
     curves = ranking_curves(labels, probability(predicted_margins(rows)))
-    figures = score_all(labels, rows["probability"].to_numpy(), threshold)
+    metrics = score_all(labels, rows["probability"].to_numpy(), threshold)
     tn, fp, _, _ = count_confusion(labels, rows["probability"].to_numpy(), threshold).tolist()
     here = f"threshold {threshold:.4g}"
     roc = Plot("ROC curve", x=_SHARES, y=_SHARES, x_label="false positive rate", y_label="recall")
     roc.line([(0, 0), (1, 1)], "chance")
     roc.line(_points(curves.roc), "series1")
-    roc.dots([(fp / (tn + fp), figures["recall"])], "chosen", [here], radius=4.5)
+    roc.dots([(fp / (tn + fp), metrics["recall"])], "chosen", [here], radius=4.5)
     ranked = Plot("Precision-recall curve", x=_SHARES, y=_SHARES, x_label="recall", y_label="precision")
     share = float(labels.mean())
     ranked.line([(0, share), (1, share)], "chance")
     ranked.line(_points(curves.precision_recall), "series1")
-    if not np.isnan(figures["precision"]):
-        ranked.dots([(figures["recall"], figures["precision"])], "chosen", [here], radius=4.5)
+    if not np.isnan(metrics["precision"]):
+        ranked.dots([(metrics["recall"], metrics["precision"])], "chosen", [here], radius=4.5)
     return {"roc": roc.svg(), "precision_recall": ranked.svg()}
 
 
@@ -99,7 +99,7 @@ def _draw_reliability(rows: pd.DataFrame, temperature: float) -> list[dict[str, 
             {
                 "name": name,
                 "plot": _reliability_plot(labels, probabilities, rows["group"].to_numpy(), name),
-                "figures": score_probabilities(labels, probabilities),
+                "metrics": score_probabilities(labels, probabilities),
             }
         )
     return diagrams
@@ -178,7 +178,7 @@ def slicing_section(run: RunFiles) -> Section:
     slicings, omitted = find_slicings(rows, run.settings)
     evaluation = run.settings.evaluation
     sliced = [
-        slice_figures(rows, slicing, draws=evaluation.bootstrap_draws, seed=evaluation.seed, threshold=run.threshold)
+        slice_metrics(rows, slicing, draws=evaluation.bootstrap_draws, seed=evaluation.seed, threshold=run.threshold)
         for slicing in track(slicings, len(slicings), "Evaluating slices")
     ]
     worst = next(worst_parts(sliced), None)
@@ -187,7 +187,7 @@ def slicing_section(run: RunFiles) -> Section:
         "omitted": omitted,
         "worst": worst,
         "overall": (run.result or {}).get("mcc"),
-        "n_parts": sum(len(figures.parts) for figures in sliced),
+        "n_parts": sum(len(metrics.parts) for metrics in sliced),
         "min_rows": MIN_ROWS,
         "min_groups": MIN_GROUPS,
     }

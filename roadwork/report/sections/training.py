@@ -18,7 +18,7 @@ from roadwork.settings.sampling import TEST_SPLIT
 
 SELECTING = "val_select/mcc"
 _LOSSES = (("train/loss", "series1"), ("val_select/loss", "series2"))
-_FIGURES = (
+_METRICS = (
     ("accuracy", "Accuracy", "share of correct decisions"),
     ("precision", "Precision", "correct among predicted Roadwork"),
     ("recall", "Recall", "found among true Roadwork"),
@@ -37,13 +37,13 @@ def learning_section(run: RunFiles) -> Section:
         return Section(
             "learning", title, missing="metrics.jsonl has no epochs: the run stopped before the first one ended."
         )
-    chosen = chosen_epoch(run.epochs)
-    best = next((entry for entry in run.epochs if entry["epoch"] == chosen), {})
+    selected = selected_epoch(run.epochs)
+    best = next((entry for entry in run.epochs if entry["epoch"] == selected), {})
     shown = {
-        "loss": _loss_plot(run.epochs, chosen),
-        "mcc": mcc_plot([(run.epochs, "series2")], chosen),
-        "rate": _rate_plot(run.epochs, chosen),
-        "chosen": chosen,
+        "loss": _loss_plot(run.epochs, selected),
+        "mcc": mcc_plot([(run.epochs, "series2")], selected),
+        "rate": _rate_plot(run.epochs, selected),
+        "selected": selected,
         "best_mcc": best.get(SELECTING),
         "n_epochs": len(run.epochs),
         "minutes": run.epochs[-1].get("seconds", 0.0) / 60,
@@ -51,10 +51,10 @@ def learning_section(run: RunFiles) -> Section:
     return Section("learning", title, shown)
 
 
-def chosen_epoch(epochs: list[dict[str, Any]]) -> int | None:
+def selected_epoch(epochs: list[dict[str, Any]]) -> int | None:
     """The epoch of best.ckpt, from 0: the first one with the highest val_select MCC, as in Lightning."""
-    judged = [entry for entry in epochs if SELECTING in entry]
-    return max(judged, key=lambda entry: entry[SELECTING])["epoch"] if judged else None
+    evaluated = [entry for entry in epochs if SELECTING in entry]
+    return max(evaluated, key=lambda entry: entry[SELECTING])["epoch"] if evaluated else None
 
 
 def series(epochs: list[dict[str, Any]], key: str) -> list[Point]:
@@ -62,38 +62,38 @@ def series(epochs: list[dict[str, Any]], key: str) -> list[Point]:
     return [(entry["epoch"] + 1, entry[key]) for entry in epochs if key in entry]
 
 
-def mcc_plot(runs: list[tuple[list[dict[str, Any]], str]], chosen: int | None) -> Markup:
+def mcc_plot(runs: list[tuple[list[dict[str, Any]], str]], selected: int | None) -> Markup:
     """MCC on val_select by epoch, for one or more runs, each with its style."""
     curves = [(series(epochs, SELECTING), style) for epochs, style in runs]
     lowest = min([0.9, *(math.floor(10 * value) / 10 for points, _ in curves for _, value in points)])
     plot = _epochs_plot([entry for epochs, _ in runs for entry in epochs], "MCC on val_select", (lowest, 1.0))
-    if chosen is not None:
-        plot.vertical_line(chosen + 1, "selected", "chosen")
+    if selected is not None:
+        plot.vertical_line(selected + 1, "selected", "chosen")
     for points, style in curves:
         _draw(plot, points, style)
     return plot.svg()
 
 
-def _loss_plot(epochs: list[dict[str, Any]], chosen: int | None) -> Markup:
+def _loss_plot(epochs: list[dict[str, Any]], selected: int | None) -> Markup:
     values = [value for key, _ in _LOSSES for _, value in series(epochs, key) if value > 0]
     if not values:
         return Markup()
     plot = _epochs_plot(epochs, "loss (log scale)", (min(values) / 1.2, max(values) * 1.2), log_y=True)
-    if chosen is not None:
-        plot.vertical_line(chosen + 1, "selected", "chosen")
+    if selected is not None:
+        plot.vertical_line(selected + 1, "selected", "chosen")
     for key, style in _LOSSES:
         _draw(plot, [point for point in series(epochs, key) if point[1] > 0], style)
     return plot.svg()
 
 
-def _rate_plot(epochs: list[dict[str, Any]], chosen: int | None) -> Markup:
+def _rate_plot(epochs: list[dict[str, Any]], selected: int | None) -> Markup:
     points = [(epoch, 1000 * rate) for epoch, rate in series(epochs, "lr")]
     if not points:
         return Markup()
     highest = 1.06 * max(rate for _, rate in points) or 1.0
     plot = _epochs_plot(epochs, "learning rate × 1000", (0.0, highest))
-    if chosen is not None:
-        plot.vertical_line(chosen + 1, "selected", "chosen")
+    if selected is not None:
+        plot.vertical_line(selected + 1, "selected", "chosen")
     _draw(plot, points, "series3")
     return plot.svg()
 
@@ -127,7 +127,7 @@ def headline_section(run: RunFiles) -> Section:
         "openings": run.manifest.get("val_test_openings", run.result.get("openings")),
         "leaks": run.result.get("leaks") or plain.get("leaks", []),
         "unreadable": plain.get("unreadable", 0),
-        "figures": _FIGURES,
+        "metrics": _METRICS,
         "notes": [*run.notes, *_contradiction(run)],
     }
     return Section("headline", title, shown)

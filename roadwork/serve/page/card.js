@@ -46,13 +46,13 @@ export class Card {
     this.element.classList.replace("waiting", this.kind());
     if (answer.error) {
       this.part("verdict").textContent = "No prediction";
-      this.part("said").textContent = answer.error;
+      this.part("detail").textContent = answer.error;
       return;
     }
     const { threshold, abstain_low: low, abstain_high: high } = this.model;
     const leaning = answer.label === "Roadwork" ? "Roadwork" : "No roadwork";
     this.part("verdict").textContent = answer.abstain ? "Undecided" : leaning;
-    this.part("said").textContent = `${percent(answer.probability, threshold)} probability of roadwork`;
+    this.part("detail").textContent = `${percent(answer.probability, threshold)} probability of roadwork`;
     this.part("fill").style.width = percent100(answer.probability);
     this.part("mark").style.left = percent100(threshold);
     if (low !== null && high !== null) {
