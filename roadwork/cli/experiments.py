@@ -102,7 +102,7 @@ def _log_warnings_once() -> Iterator[None]:
 
 
 class By(StrEnum):
-    """What is held out as a whole, besides groups."""
+    """What to hold out instead of groups."""
 
     region = "region"
 

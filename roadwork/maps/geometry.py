@@ -71,7 +71,7 @@ def split_ring(ring_deg: np.ndarray) -> list[np.ndarray]:
     ring = np.stack([latitude, longitude], axis=1)
     worlds = np.arange(np.floor((longitude.min() + 180) / 360), np.floor((longitude.max() + 180) / 360) + 1)
     pieces = [
-        _clipped(_clipped(ring, 360 * world - 180, keep_east=True), 360 * world + 180, keep_east=False)
+        clip_ring(clip_ring(ring, 1, 360 * world - 180, keep_above=True), 1, 360 * world + 180, keep_above=False)
         - [0, 360 * world]
         for world in worlds
     ]
@@ -89,16 +89,25 @@ def _unwrapped(longitude: np.ndarray) -> np.ndarray:
     return unwrapped
 
 
-def _clipped(ring: np.ndarray, seam: float, *, keep_east: bool) -> np.ndarray:
-    """(v, 2) the part of a closed ring on one side of a meridian (one step of Sutherland and Hodgman, 1974)."""
-    inside = ring[:, 1] >= seam if keep_east else ring[:, 1] <= seam
+def clip_ring(ring: np.ndarray, axis: int, edge: float, *, keep_above: bool) -> np.ndarray:
+    """(v, 2) the part of a closed ring (V, 2) on one side of an edge: one step of Sutherland and Hodgman (1974).
+
+    Args:
+        ring: its last point equals its first one.
+        axis: 0 or 1, the coordinate to clip.
+        edge: value of this coordinate on the edge.
+        keep_above: whether the side above the edge is kept, or the one below.
+    """
+    inside = ring[:, axis] >= edge if keep_above else ring[:, axis] <= edge
     points = []
     for i in range(len(ring) - 1):
         if inside[i]:
             points.append(ring[i])
         if inside[i] != inside[i + 1]:
-            share = (seam - ring[i, 1]) / (ring[i + 1, 1] - ring[i, 1])
-            points.append(np.array([ring[i, 0] + share * (ring[i + 1, 0] - ring[i, 0]), seam]))
+            share = (edge - ring[i, axis]) / (ring[i + 1, axis] - ring[i, axis])
+            crossing = ring[i] + share * (ring[i + 1] - ring[i])
+            crossing[axis] = edge
+            points.append(crossing)
     return np.array([*points, *points[:1]]).reshape(-1, 2)
 
 

@@ -10,10 +10,13 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from roadwork.maps.geometry import clip_ring
+
 _WIDTH, _MAX_HEIGHT, _MIN_HEIGHT = 760.0, 480.0, 260.0
 # In pixels: photos within _PLACE share a mark; photos in one square of _CELL count as one point.
 _PLACE, _CELL = 22.0, 4.0
 _MIN_SPAN_DEG = 0.02
+_MARGIN = 5.0  # of land beyond the view, in pixels
 _LARGEST_MARK, _SMALLEST_ERROR = 18.0, 3.6  # radii in pixels; errors stay visible on a phone
 
 
@@ -115,18 +118,8 @@ def _land(view: _View) -> str:
 
 
 def _clip(ring: np.ndarray, height: float) -> np.ndarray:
-    """(v, 2) the part of a ring in view, with a margin of 5 pixels (Sutherland and Hodgman, 1974)."""
-    for axis, edge, sign in ((0, -5.0, 1), (0, _WIDTH + 5, -1), (1, -5.0, 1), (1, height + 5, -1)):
-        if not len(ring):
-            break
-        depth = sign * (ring[:, axis] - edge)
-        kept = []
-        for i in range(len(ring)):
-            before = i - 1
-            if (depth[i] >= 0) != (depth[before] >= 0):
-                share = depth[before] / (depth[before] - depth[i])
-                kept.append(ring[before] + share * (ring[i] - ring[before]))
-            if depth[i] >= 0:
-                kept.append(ring[i])
-        ring = np.array(kept).reshape(-1, 2)
+    """(v, 2) the part of a closed ring in view, with a margin."""
+    for axis, end in enumerate((_WIDTH, height)):
+        ring = clip_ring(ring, axis, -_MARGIN, keep_above=True)
+        ring = clip_ring(ring, axis, end + _MARGIN, keep_above=False)
     return ring

@@ -76,7 +76,7 @@ def area(ring):
     ],
 )
 def test_land_is_clipped_to_the_view(ring, expected):
-    cut = _clip(np.array(ring, dtype=float), 300)
+    cut = _clip(np.array([*ring, ring[0]], dtype=float), 300)
     assert (area(cut) if len(cut) else 0) == pytest.approx(expected)
 
 
