@@ -13,10 +13,10 @@ from roadwork.evaluation.streetvision.reward import simulate_reward
 from roadwork.metrics.classification import count_confusion, score_all, score_probabilities
 from roadwork.metrics.decision import DEFAULT_THRESHOLD, decide, probability
 from roadwork.metrics.predictions import predicted_margins
+from roadwork.metrics.slices import MIN_GROUPS, MIN_ROWS, find_slicings, slice_figures, worst_parts
 from roadwork.report.charts import Plot, ranking_curves, reliability_bins
 from roadwork.report.page import Section, why_no_test_rows
 from roadwork.report.run_files import RunFiles
-from roadwork.report.slices import MIN_GROUPS, MIN_ROWS, find_slicings, slice_figures, worst_parts
 from roadwork.settings.sampling import TEST_SPLIT
 
 _SHARES = (0.0, 1.0)

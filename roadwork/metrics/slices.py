@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,8 @@ import pandas as pd
 from roadwork.data.samplers.weights import parse_brackets
 from roadwork.data.table import column_text
 from roadwork.data.utils.geo import h3_cells
+from roadwork.metrics.predictions import further_columns
 from roadwork.metrics.results import evaluate_slice
-from roadwork.report.privacy import further_columns
 from roadwork.settings import Settings
 
 # Below either, a part's MCC says next to nothing, and it is greyed.
@@ -120,10 +120,18 @@ def time_of_day(values: pd.Series) -> tuple[np.ndarray, str] | None:
     return np.array(names, dtype=object), whose
 
 
-def slice_figures(frame: pd.DataFrame, slicing: Slicing, *, draws: int, seed: int, threshold: float) -> SlicedFigures:
-    """The figures of each part; arguments as of `evaluate_slice`."""
+def slice_figures(
+    frame: pd.DataFrame,
+    slicing: Slicing,
+    *,
+    draws: int,
+    seed: int,
+    threshold: float,
+    judge: Callable[..., dict[str, Any]] = evaluate_slice,
+) -> SlicedFigures:
+    """The figures of each part by `judge`; the other arguments are those of `evaluate_slice`."""
     parts = [
-        evaluate_slice(frame[slicing.names == name], draws=draws, seed=seed, threshold=threshold) | {"name": name}
+        judge(frame[slicing.names == name], draws=draws, seed=seed, threshold=threshold) | {"name": name}
         for name in sorted(set(slicing.names))
     ]
     for part in parts:
