@@ -72,15 +72,15 @@ def count_intervals(
     if effective_groups(counts[:, 1] + counts[:, 2]) >= MIN_FAILED_GROUPS:
         drawn = draw_counts(counts, draws=draws, seed=seed)
         return BOOTSTRAP, {name: percentile_interval(metric(drawn)) for name, metric in metrics.items()}
-    rates, share = error_rate_interval(counts), roadwork_share(counts)
-    intervals = {
-        name: (
-            float(np.fmin(*(metric_bound(metric, rate, share, np.min) for rate in rates))),
-            float(np.fmax(*(metric_bound(metric, rate, share, np.max) for rate in rates))),
-        )
-        for name, metric in metrics.items()
-    }
-    return CLOPPER_PEARSON, intervals
+    fewest, most = error_rate_interval(counts)
+    share = roadwork_share(counts)
+
+    def bounds(metric: CountMetric) -> Interval:
+        low = np.fmin(metric_bound(metric, fewest, share, np.min), metric_bound(metric, most, share, np.min))
+        high = np.fmax(metric_bound(metric, fewest, share, np.max), metric_bound(metric, most, share, np.max))
+        return float(low), float(high)
+
+    return CLOPPER_PEARSON, {name: bounds(metric) for name, metric in metrics.items()}
 
 
 def draw_counts(counts: np.ndarray, *, draws: int, seed: int) -> np.ndarray:

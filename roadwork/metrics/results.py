@@ -68,7 +68,8 @@ def evaluate_predictions(
     if frame.empty:
         raise DataError("There are no predictions to evaluate. Does splits.json give this split any row?")
     result = score_rows(frame, draws=draws, seed=seed, threshold=threshold)
-    counts = count_by_group(*(frame[name].to_numpy() for name in ("label", "probability", "group")), threshold)
+    labels, probabilities, groups = (frame[name].to_numpy() for name in ("label", "probability", "group"))
+    counts = count_by_group(labels, probabilities, groups, threshold)
     result["by_distance"] = [
         {"from_km": _json(start), "to_km": _json(end)}
         | evaluate_slice(rows, draws=draws, seed=seed, threshold=threshold)
