@@ -154,7 +154,7 @@ def open_judged(model: Path) -> Judged:
         training=_training_rows(lambda: TrainingRows.of_run(run)),
         val_test=None if result is None else with_class_metrics(result),
         base={name: OmegaConf.to_container(config[name]) for name in ("evaluation", "privacy") if name in config},
-        folder=run.folder / "on",
+        folder=run.elsewhere_folder,
         run=run,
     )
 

@@ -324,7 +324,8 @@ def _shrink(thumbnails: np.ndarray) -> np.ndarray:
     """(N, 64) uint8, thumbnails (N, 256) at half the size."""
     step = THUMBNAIL_SIZE // _STORED
     blocks = thumbnails.reshape(-1, _STORED, step, _STORED, step)
-    return blocks.mean(axis=(2, 4)).round().astype(np.uint8).reshape(-1, _STORED**2)
+    small: np.ndarray = blocks.mean(axis=(2, 4)).round().astype(np.uint8).reshape(-1, _STORED**2)
+    return small
 
 
 def _enlarge(thumbnails: np.ndarray) -> np.ndarray:

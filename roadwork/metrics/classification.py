@@ -63,7 +63,8 @@ def false_alarm_rate(counts: np.ndarray) -> np.ndarray:
 
 def balanced_accuracy(counts: np.ndarray) -> np.ndarray:
     """Mean of the shares of both classes that were decided rightly; NaN with one class only."""
-    return (recall(counts) + 1 - false_alarm_rate(counts)) / 2
+    mean: np.ndarray = (recall(counts) + 1 - false_alarm_rate(counts)) / 2
+    return mean
 
 
 CountMetric = Callable[[np.ndarray], np.ndarray]

@@ -33,6 +33,7 @@ class RunFiles:
         settings: its configuration, with the reader's overrides on top.
         manifest: `manifest.json`, empty where there is none.
         results: `results.json`, empty before `evaluate`.
+        elsewhere: results on other datasets, empty before `evaluate --on`.
         calibration: `calibration.json` where it belongs to the predictions; else None.
         predictions: `predictions.parquet`, positions as coarse as `privacy.coarsen_gps` asks; None before `evaluate`.
         epochs: `metrics.jsonl`, one entry an epoch.
@@ -43,6 +44,7 @@ class RunFiles:
     settings: Settings
     manifest: dict[str, Any]
     results: dict[str, Any]
+    elsewhere: list[dict[str, Any]]
     calibration: dict[str, Any] | None
     predictions: pd.DataFrame | None
     epochs: list[dict[str, Any]]
@@ -98,6 +100,7 @@ def read_run(folder: Path, overrides: Sequence[str] = ()) -> RunFiles:
         settings=settings,
         manifest=run.read_manifest(),
         results=run.read_results(),
+        elsewhere=run.read_elsewhere(),
         calibration=calibration,
         predictions=predictions,
         epochs=[_finite(epoch) for epoch in epochs],
