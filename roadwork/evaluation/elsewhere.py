@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from scipy.special import logit
 from torch import Tensor, nn
 
+from roadwork.config import to_settings
 from roadwork.core.devices import choose_device
 from roadwork.core.errors import DataError, RoadworkError
 from roadwork.core.files import write_json
@@ -46,7 +47,7 @@ PAIRS = "pairs"
 UNREADABLE, OTHER_HALF = "unreadable", "other half of the pair excluded"
 RESULTS_FILE, PREDICTIONS_FILE, EXCLUDED_FILE = "results.json", "predictions.parquet", "excluded.csv"
 _BATCH, _AHEAD_PER_WORKER = 32, 2
-_EXAMPLES = 5
+_EXAMPLES = 3
 # The metrics in an exported model card, by the names that the hub has for them.
 _CARD_FIGURES = {"matthews_correlation": "mcc"} | {name: name for name in ("accuracy", "precision", "recall", "f1")}
 
@@ -138,7 +139,8 @@ def open_judged(model: Path) -> Judged:
             folder=Path(Settings().output_dir) / "on" / model.resolve().name,
         )
     run = Run.open(model)
-    settings, facts = run.read_settings(), read_calibration(run)
+    config = run.read_config()
+    settings, facts = to_settings(config), read_calibration(run)
     device = choose_device()
     network = load_best_model(run.folder, settings).to(device)
     detector = Detector(
@@ -148,10 +150,9 @@ def open_judged(model: Path) -> Judged:
         device,
     )
     result = find_test_result(run.read_results(), is_calibrated=facts is not None)
-    config = run.read_config()
     return Judged(
         detector=detector,
-        training=_training_rows(lambda: TrainingRows.of_run(run)),
+        training=_training_rows(lambda: TrainingRows.of_run(run, settings)),
         val_test=None if result is None else with_class_metrics(result),
         base={name: OmegaConf.to_container(config[name]) for name in ("evaluation", "privacy") if name in config},
         folder=run.elsewhere_folder,

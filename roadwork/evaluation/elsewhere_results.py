@@ -13,7 +13,7 @@ from rich.text import Text
 
 from roadwork.core.progress import track
 from roadwork.metrics.classification import CLASS_METRICS, RANKING_METRICS
-from roadwork.metrics.intervals import error_rate_interval
+from roadwork.metrics.intervals import count_by_group, count_intervals, error_rate_interval
 from roadwork.metrics.results import score_rows
 from roadwork.metrics.slices import find_slicings, slice_figures
 from roadwork.settings import Settings
@@ -65,15 +65,25 @@ def with_class_metrics(result: dict[str, Any]) -> dict[str, Any]:
 def score_classes(rows: pd.DataFrame, *, draws: int, seed: int, threshold: float) -> dict[str, Any]:
     """All figures of rows with both classes; recall or the false-alarm rate alone of rows with one class.
 
-    Arguments as of `roadwork.metrics.results.score_rows`.
+    The intervals of recall and false-alarm rate come from the rows of their class, so errors of the other class do not
+    widen them. Arguments as of `roadwork.metrics.results.score_rows`.
     """
     result = score_rows(rows, draws=draws, seed=seed, threshold=threshold, metrics=CLASS_METRICS)
     n_roadwork = int(rows["label"].sum())
+    defined = set(FIGURES)
     if n_roadwork in (0, len(rows)):
-        defined = "recall" if n_roadwork else "false_alarm_rate"
-        for name in FIGURES:
-            if name != defined:
-                result |= {name: None, f"{name}_low": None, f"{name}_high": None}
+        defined = {"recall"} if n_roadwork else {"false_alarm_rate"}
+    for name in FIGURES:
+        if name not in defined:
+            result |= {name: None, f"{name}_low": None, f"{name}_high": None}
+    for name, label in (("recall", 1), ("false_alarm_rate", 0)):
+        if name in defined:
+            labels, probabilities, groups = (
+                rows.loc[rows["label"] == label, column].to_numpy() for column in ("label", "probability", "group")
+            )
+            counts, metric = count_by_group(labels, probabilities, groups, threshold), {name: CLASS_METRICS[name]}
+            low, high = count_intervals(counts, draws=draws, seed=seed, metrics=metric)[1][name]
+            result |= {f"{name}_low": low, f"{name}_high": high}
     return result | {"roadwork": n_roadwork, "errors": result["confusion"]["fp"] + result["confusion"]["fn"]}
 
 
@@ -183,7 +193,9 @@ def _describe_excluded(result: dict[str, Any]) -> list[str]:
 
 def _figures_table(result: dict[str, Any]) -> Table:
     overall, val_test = result["overall"], result["val_test"] or {}
-    table = Table(box=box.SIMPLE_HEAD, caption=f"  intervals: {overall['method']}", caption_justify="left")
+    has_ranking = overall["auroc"] is None or overall["auroc_low"] is not None
+    too_few = "" if has_ranking else " (too few errors for AUROC and AUPRC)"
+    table = Table(box=box.SIMPLE_HEAD, caption=f"  intervals: {overall['method']}{too_few}", caption_justify="left")
     table.add_column("figure")
     for header in ("here", "95 % interval", "val_test", "change"):
         table.add_column(header, justify="right")
@@ -207,11 +219,12 @@ def figure_title(name: str) -> str:
 def _slice_table(slicing: dict[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column(slicing["title"], overflow="fold", max_width=20)
-    for header in ("photos", "MCC (95 %)", "change", "recall", "false alarms"):
+    for header in ("photos", "MCC", "95 % interval", "change", "recall", "false\nalarms"):
         table.add_column(header, justify="right")
     for part in slicing["parts"]:
+        interval = "-" if part["mcc_low"] is None else f"{part['mcc_low']:.2f} to {part['mcc_high']:.2f}"
         table.add_row(
-            part["name"], f"{part['n']:,}", show_figure(part, "mcc"), _show(part["change"]["mcc"], "+.2f"),
+            part["name"], f"{part['n']:,}", _show(part["mcc"], ".2f"), interval, _show(part["change"]["mcc"], "+.2f"),
             _show(part["recall"], ".2f"), _show(part["false_alarm_rate"], ".2f"),
             style="dim" if part["small"] else None,
         )  # fmt: skip

@@ -41,6 +41,7 @@ from roadwork.data.utils.geo import PositionTree
 from roadwork.data.utils.privacy import round_positions, rounding_step_km
 from roadwork.evaluation.evaluate import check_same_data
 from roadwork.runs.run import Run
+from roadwork.settings import Settings
 from roadwork.settings.sampling import TEST_SPLIT
 
 TRAINING_ROWS_FILE = "training_rows.npz"
@@ -86,14 +87,13 @@ class TrainingRows:
     filenames: np.ndarray
 
     @classmethod
-    def of_run(cls, run: Run) -> Self:
-        """The rows of a run, from its data.
+    def of_run(cls, run: Run, settings: Settings) -> Self:
+        """The rows of a run with these settings, from its data.
 
         Raises:
             DataError: the data is not there, or has changed since the training.
             SplitError: the run's splits do not fit its data.
         """
-        settings = run.read_settings()
         data = settings.data
         if data.mode == "local" and not Path(data.root).is_dir():  # never makes the demo data
             raise DataError(f"The training data is not at {data.root}, seen from {Path.cwd()}.")

@@ -110,7 +110,7 @@ def export_run(
     calibration = read_calibration(source)
     facts = calibration or ExportFacts()
     preprocessing = Preprocessing(settings.data.img_size, image_statistics(settings.model))
-    rows = TrainingRows.of_run(source) if training_rows else None
+    rows = TrainingRows.of_run(source, settings) if training_rows else None
     scenes = draw_scenes()
     inputs = _network_inputs(scenes, preprocessing)
     network, own, parities = _load_folded(source, settings, facts, inputs)

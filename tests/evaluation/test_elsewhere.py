@@ -199,7 +199,8 @@ def test_run_and_export_agree_on_the_same_rows(world, revisited, tmp_path):
 
 
 def test_stored_positions_are_as_coarse_as_the_privacy_setting(world, tmp_path):
-    rows = TrainingRows.of_run(Run(world / "run"))
+    run = Run(world / "run")
+    rows = TrainingRows.of_run(run, run.read_settings())
     rows.write(tmp_path / "exact.npz", None)
     rows.write(tmp_path / "coarse.npz", 1)
     assert len(TrainingRows.read(tmp_path / "exact.npz").gps) == 0
@@ -282,13 +283,17 @@ def elsewhere_figures():
     return FIGURES
 
 
-def test_hugging_face_data_and_the_default_folder(model_folder, demo_parquet, tmp_path, monkeypatch):
+def test_hugging_face_data_and_the_default_folder(model_folder, night_city, tmp_path, monkeypatch):
+    frame = pd.read_csv(night_city / "labels.csv").drop(columns="filename")
+    images = [{"bytes": path.read_bytes(), "path": path.name} for path in sorted(night_city.glob("*.png"))]
+    (tmp_path / "hub").mkdir()
+    frame.assign(image=images).to_parquet(tmp_path / "hub" / "validation.parquet")
     monkeypatch.chdir(tmp_path)
-    result, folder = evaluate_elsewhere(model_folder, str(demo_parquet), [*FAST, "data.hub.split=train"])
-    assert folder == Path("outputs/on") / model_folder.name / demo_parquet.name
-    assert result["overall"]["n"] == 240
+    result, folder = evaluate_elsewhere(model_folder, "hub", [*FAST, "data.hub.split=validation"])
+    assert folder == Path("outputs/on") / model_folder.name / "hub"
+    assert result["overall"]["n"] == 40
     assert result["val_test"] is None
-    assert any(slicing["title"] == "city" for slicing in result["slices"])
+    assert any(slicing["title"] == "source" for slicing in result["slices"])
 
 
 def break_photo(root):
