@@ -202,7 +202,7 @@ def _sections(run: RunFiles) -> list[Section]:
         decisions_section(run),
         calibration_section(run),
         slicing_section(run),
-        elsewhere_section(run),
+        *([elsewhere_section(run)] if run.elsewhere else []),
         errors_section(run, data),
         dataset_section(run, data),
         setup_section(run),

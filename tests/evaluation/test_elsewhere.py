@@ -20,6 +20,9 @@ from roadwork.evaluation.elsewhere import evaluate_elsewhere
 from roadwork.evaluation.seen_rows import SeenRows, TrainingRows
 from roadwork.export.export import export_run
 from roadwork.metrics.predictions import read_predictions
+from roadwork.report.page import render_page
+from roadwork.report.run_files import read_run
+from roadwork.report.sections.results import elsewhere_section
 from roadwork.runs.run import Run
 
 SPLITS = {"train": 40, "val_select": 16, "val_calib": 16, "val_test": 16}
@@ -367,6 +370,11 @@ def test_command_prints_a_table_and_json(run, night_city):
     assert max(map(len, shown.stdout.splitlines()[:-1])) <= 80
     for part in ("night-city", "Balanced accuracy", "source", "0.42 below val_test"):
         assert part in " ".join(shown.stdout.split())
+    section = elsewhere_section(read_run(run))
+    page = " ".join(render_page("run", "Run", [section]).split())
+    assert [row["name"] for row in section.shown["rows"]] == ["night-city", "night", "day"]
+    for part in ("Other datasets", "<small>-0.42</small>", "0.42 below val_test"):
+        assert part in page
     as_json = invoke("--on", night_city, "--json", *FAST)
     assert json.loads(as_json.stdout)["overall"]["n"] == 40
     assert invoke("--json").exit_code == invoke("data.mode=local").exit_code == 2

@@ -172,17 +172,13 @@ def _show_profile(result: dict[str, Any]) -> dict[str, Any]:
 
 def elsewhere_section(run: RunFiles) -> Section:
     """The figures on other datasets beside those on val_test, overall and by source."""
-    title = "Other datasets"
-    if not run.elsewhere:
-        missing = "Not there yet: roadwork evaluate RUN --on DATASET judges the run on another labelled dataset."
-        return Section("elsewhere", title, missing=missing)
     rows = []
     for result in run.elsewhere:
         if result["overall"] is not None:
             rows.append(result["overall"] | {"name": result["dataset"], "is_whole": True})
         by_source = (slicing["parts"] for slicing in result["slices"] if slicing["title"] == SOURCE)
         rows += [part | {"is_whole": False} for parts in by_source for part in parts]
-    return Section("elsewhere", title, {"rows": rows, "results": run.elsewhere})
+    return Section("elsewhere", "Other datasets", {"rows": rows, "results": run.elsewhere})
 
 
 def slicing_section(run: RunFiles) -> Section:
