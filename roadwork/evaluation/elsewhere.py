@@ -32,7 +32,7 @@ from roadwork.detector.folding import read_calibration
 from roadwork.detector.format import CARD_FILE, CONFIG_FILE, ExportFacts, Preprocessing
 from roadwork.detector.predict import in_batches, map_ahead
 from roadwork.evaluation.elsewhere_results import conclude, score_elsewhere, with_class_metrics
-from roadwork.evaluation.evaluate import coarsen_rows, load_best_model
+from roadwork.evaluation.evaluate import check_weights_are_evaluated, coarsen_rows, load_best_model
 from roadwork.evaluation.other_dataset import OtherDataset, Part, open_other
 from roadwork.evaluation.seen_rows import REASONS, TRAINING_ROWS_FILE, SeenRows, TrainingRows, find_seen
 from roadwork.metrics.decision import antisymmetric, fold, margin
@@ -43,7 +43,7 @@ from roadwork.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-PAIRS = "pairs"
+PHOTOS, PAIRS = "photos", "pairs"
 UNREADABLE, OTHER_HALF = "unreadable", "other half of the pair excluded"
 RESULTS_FILE, PREDICTIONS_FILE, EXCLUDED_FILE = "results.json", "predictions.parquet", "excluded.csv"
 _BATCH, _AHEAD_PER_WORKER = 32, 2
@@ -58,7 +58,7 @@ class Judged:
 
     Attributes:
         detector: of the run, with its calibration, or of the exported folder.
-        training: the rows it was trained on, or a sentence on why they are not known.
+        read_training: reads the rows that it was trained on; raises `RoadworkError` if they are not known.
         val_test: its figures on `val_test` by name; None if they are not known.
         base: the sections evaluation and privacy of its configuration.
         folder: where results go by default, one folder per dataset.
@@ -66,7 +66,7 @@ class Judged:
     """
 
     detector: Detector
-    training: TrainingRows | str
+    read_training: Callable[[], TrainingRows]
     val_test: dict[str, Any] | None
     base: dict[str, Any]
     folder: Path
@@ -94,26 +94,25 @@ def evaluate_elsewhere(
     other = open_other(on, overrides, judged.base)
     folder = out or judged.folder / other.name
     _check_target(folder, other)
-    parts = {other.name: other.photos, PAIRS: other.pairs}
-    judged_parts = {
-        name: _judge_part(judged, part, name, other.settings) for name, part in parts.items() if part is not None
+    training, facts = _read_training(judged), judged.detector.facts
+    parts = {
+        name: _judge_part(judged.detector, training, part, name, other.settings)
+        for name, part in ((PHOTOS, other.photos), (PAIRS, other.pairs))
+        if part is not None
     }
-    predictions = {name: part.predictions for name, part in judged_parts.items()}
-    excluded = pd.concat([part.excluded for part in judged_parts.values()], ignore_index=True)
+    predictions = {name: part.predictions for name, part in parts.items()}
+    excluded = pd.concat([part.excluded for part in parts.values()], ignore_index=True)
+    scores = score_elsewhere(
+        predictions.get(PHOTOS), predictions.get(PAIRS), judged.val_test, other.settings, facts.threshold
+    )
     result = {
         "dataset": other.name,
         "dataset_key": other.key,
-        "threshold": judged.detector.facts.threshold,
-        "is_calibrated": judged.detector.facts.prior is not None,
-        "seen": _describe_seen(judged.training, list(judged_parts.values())),
+        "threshold": facts.threshold,
+        "is_calibrated": facts.prior is not None,
+        "seen": _describe_seen(training, list(parts.values())),
         "unreadable": int((excluded["reason"] == UNREADABLE).sum()),
-        **score_elsewhere(
-            predictions.get(other.name),
-            predictions.get(PAIRS),
-            judged.val_test,
-            other.settings,
-            judged.detector.facts.threshold,
-        ),
+        **scores,
     }
     result["sentence"] = conclude(result)
     write_predictions(pd.concat(predictions.values(), ignore_index=True), folder / PREDICTIONS_FILE)
@@ -133,12 +132,13 @@ def open_judged(model: Path) -> Judged:
     if (model / CONFIG_FILE).is_file():
         return Judged(
             detector=Detector.load(model),
-            training=_training_rows(lambda: TrainingRows.read(model / TRAINING_ROWS_FILE)),
+            read_training=partial(TrainingRows.read, model / TRAINING_ROWS_FILE),
             val_test=_read_card(model / CARD_FILE),
             base={},
             folder=Path(Settings().output_dir) / "on" / model.resolve().name,
         )
     run = Run.open(model)
+    check_weights_are_evaluated(run)
     config = run.read_config()
     settings, facts = to_settings(config), read_calibration(run)
     device = choose_device()
@@ -152,7 +152,7 @@ def open_judged(model: Path) -> Judged:
     result = find_test_result(run.read_results(), is_calibrated=facts is not None)
     return Judged(
         detector=detector,
-        training=_training_rows(lambda: TrainingRows.of_run(run, settings)),
+        read_training=partial(TrainingRows.of_run, run, settings),
         val_test=None if result is None else with_class_metrics(result),
         base={name: OmegaConf.to_container(config[name]) for name in ("evaluation", "privacy") if name in config},
         folder=run.elsewhere_folder,
@@ -164,10 +164,10 @@ def _folded_logits(network: nn.Module, facts: ExportFacts, pixels: Tensor) -> Te
     return fold(network(pixel_values=pixels).logits, facts.temperature, facts.threshold)
 
 
-def _training_rows(read: Callable[[], TrainingRows]) -> TrainingRows | str:
+def _read_training(judged: Judged) -> TrainingRows | str:
     """The training rows, or why they are not known; a warning is logged then."""
     try:
-        return read()
+        return judged.read_training()
     except (RoadworkError, OSError) as error:
         logger.warning("Rows that training has seen cannot be excluded: %s", error)
         return str(error)
@@ -211,7 +211,9 @@ class _JudgedPart:
     n_other_photos: int
 
 
-def _judge_part(judged: Judged, part: Part, name: str, settings: Settings) -> _JudgedPart:
+def _judge_part(
+    detector: Detector, training: TrainingRows | str, part: Part, name: str, settings: Settings
+) -> _JudgedPart:
     """Predicts the rows that training has not seen.
 
     Raises:
@@ -221,15 +223,15 @@ def _judge_part(judged: Judged, part: Part, name: str, settings: Settings) -> _J
     for note in table.notes:
         logger.info(note)
     seen, training_names = SeenRows.none(len(table)), np.array([""], dtype=object)
-    if isinstance(judged.training, TrainingRows):
-        seen = find_seen(judged.training, table, hash_images(part.data, table, source))
-        training_names = np.append(judged.training.filenames, "")  # the last one is that of -1
+    if isinstance(training, TrainingRows):
+        seen = find_seen(training, table, hash_images(part.data, table, source))
+        training_names = np.append(training.filenames, "")  # the last one is that of -1
     reasons = seen.reasons.copy()
     _exclude_other_halves(part, reasons)
     _check_rows_left(reasons, name)
     kept = np.flatnonzero(reasons == "")
     ledger = UnreadableLedger(table, part.data.max_unreadable)
-    logits = predict_rows(judged.detector, source, kept, ledger)
+    logits = predict_rows(detector, source, kept, ledger)
     reasons[list(ledger.reasons)] = UNREADABLE
     _exclude_other_halves(part, reasons)
     _check_rows_left(reasons, name)
@@ -260,7 +262,7 @@ def _check_rows_left(reasons: np.ndarray, name: str) -> None:
     names, counts = np.unique(reasons.astype(str), return_counts=True)
     shares = ", ".join(f"{count:,} {reason}" for reason, count in zip(names, counts, strict=True))
     raise DataError(
-        f"No row of {name} is left to judge. Of {len(reasons):,} rows are excluded: {shares}. "
+        f"None of the {len(reasons):,} {name} is left to judge. Excluded: {shares}. "
         "Name a dataset with readable photos that training has not seen."
     )
 

@@ -136,6 +136,20 @@ def load_best_model(folder: Path, settings: Settings) -> nn.Module:
     return model
 
 
+def check_weights_are_evaluated(run: Run) -> None:
+    """Checks that the metrics and the calibration of a run are those of its best checkpoint.
+
+    Raises:
+        DataError: the run was trained further after its evaluation.
+    """
+    evaluated, path = run.read_evaluated_sha256(), run.best_checkpoint
+    if evaluated is not None and path.is_file() and sha256_of(path) != evaluated:
+        raise DataError(
+            f"{path} is not the checkpoint that `roadwork evaluate` read: the run was trained further. "
+            "Evaluate and calibrate it again first."
+        )
+
+
 def predict_splits(datamodule: NATIXDataModule, model: nn.Module, splits: Sequence[str]) -> pd.DataFrame:
     """The predictions table of the readable rows of these splits, computed by Lightning's `Trainer.predict`.
 

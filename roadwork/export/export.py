@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from roadwork.config import to_settings
-from roadwork.core.errors import ConfigError, DataError
+from roadwork.core.errors import ConfigError
 from roadwork.core.files import sha256_of, write_json
 from roadwork.data.images import read_pixels, to_network_input
 from roadwork.detector.detector import Detector
@@ -20,7 +20,7 @@ from roadwork.detector.folding import fold_calibration, read_calibration
 from roadwork.detector.format import CARD_FILE, ExportFacts, Preprocessing
 from roadwork.detector.networks import ONNX_FILE, WEIGHTS_FILE
 from roadwork.evaluation.ensemble import AveragedNetworks, merge_members
-from roadwork.evaluation.evaluate import load_best_model
+from roadwork.evaluation.evaluate import check_weights_are_evaluated, load_best_model
 from roadwork.evaluation.seen_rows import TRAINING_ROWS_FILE, TrainingRows
 from roadwork.export.folder import (
     NATIX_CARD_FILE,
@@ -106,7 +106,7 @@ def export_run(
     check_target(out)
     source = Run.open(run)
     settings = to_settings(source.read_config())
-    _check_weights_are_evaluated(source)
+    check_weights_are_evaluated(source)
     calibration = read_calibration(source)
     facts = calibration or ExportFacts()
     preprocessing = Preprocessing(settings.data.img_size, image_statistics(settings.model))
@@ -129,17 +129,6 @@ def export_run(
         _write_cards(folder, network, calibration, run_facts, format)
         parities.append(_read_back(folder, scenes, expected))
     return ExportSummary(out, format, network.config.model_type, calibration, tuple(parities), file_sizes(out))
-
-
-def _check_weights_are_evaluated(run: Run) -> None:
-    # The metrics and the calibration of a run that was resumed after its evaluation are of other weights.
-    evaluated = run.read_evaluated_sha256()
-    path = run.best_checkpoint
-    if evaluated is not None and path.is_file() and sha256_of(path) != evaluated:
-        raise DataError(
-            f"{path} is not the checkpoint that `roadwork evaluate` read: the run was trained further. Evaluate and "
-            "calibrate it again, then export."
-        )
 
 
 def _network_inputs(scenes: Sequence[bytes], preprocessing: Preprocessing) -> Tensor:

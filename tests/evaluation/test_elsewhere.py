@@ -250,7 +250,7 @@ def test_pairs_are_judged_as_pairs(run, night_city, tmp_path):
     make_pairs(both, wrong=0)
     result, frame, _ = judge(run, both)
     assert (result["overall"]["n"], result["pairs"]["ranked_right"]) == (40, 1)
-    assert frame["split"].value_counts().to_dict() == {"both": 40, "pairs": 20}
+    assert frame["split"].value_counts().to_dict() == {"photos": 40, "pairs": 20}
 
 
 def test_half_of_a_pair_is_not_judged_alone(run, world, tmp_path):
