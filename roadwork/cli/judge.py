@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from roadwork.cli.app import Overrides, RunArgument, app, quiet_lightning
+from roadwork.cli.app import RunArgument, app, quiet_lightning
 from roadwork.core.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 @app.command(rich_help_panel="Judge")
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder; with --on also an exported model folder.")],
-    overrides: Overrides = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="Settings of the dataset of --on, such as data.columns.label=NAME."
+        ),
+    ] = None,
     *,
     profile: Annotated[
         str | None,
@@ -32,7 +37,10 @@ def evaluate(
             help="Evaluate on another labelled dataset instead: a folder, pairs.csv, parquet files or a hub name.",
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the results of --on. Default: RUN/on/DATASET.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the results of --on. Default: RUN/on/DATASET or outputs/on/MODEL/DATASET."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results of --on as JSON.")] = False,
 ) -> None:
     """Evaluate the best checkpoint on val_test: MCC and more, with 95 % intervals.
