@@ -18,19 +18,48 @@ if TYPE_CHECKING:
 
 @app.command(rich_help_panel="Evaluate")
 def evaluate(
-    run: RunArgument,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder; with --on also an exported model folder.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="Settings of the dataset of --on, such as data.columns.label=NAME."
+        ),
+    ] = None,
     *,
     profile: Annotated[
         str | None,
         typer.Option(help="Evaluate like a StreetVision validator: streetvision-2026-01 or streetvision-2026-05."),
     ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATASET",
+            help="Evaluate on another labelled dataset instead: a folder, pairs.csv, parquet files or a hub name.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the results of --on. Default: RUN/on/DATASET or outputs/on/MODEL/DATASET."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results of --on as JSON.")] = False,
 ) -> None:
     """Evaluate the best checkpoint on val_test.
 
     Prints MCC and other metrics with 95 % intervals. manifest.json counts each opening of val_test.
+    With --on, photos that training has seen are excluded, val_test stays closed, and KEY=VALUE describes the dataset.
 
     Example: roadwork evaluate outputs/demo/latest
+
+    Example: roadwork evaluate outputs/demo/latest --on data/other-city data.columns.label=is_roadwork
     """
+    if on is not None:
+        if profile is not None:
+            raise typer.BadParameter("it judges val_test, and --on another dataset.", param_hint="--profile")
+        _evaluate_elsewhere(run, on, overrides or [], out, as_json=as_json)
+        return
+    for given, hint in ((overrides, "KEY=VALUE"), (out, "--out"), (as_json, "--json")):
+        if given:
+            raise typer.BadParameter("it belongs to --on.", param_hint=hint)
     if profile is not None:
         _evaluate_profile(run, profile)
         return
@@ -50,6 +79,19 @@ def evaluate(
     if Run(folder).calibration_file.is_file():
         print(f"{run}/calibration.json was fitted on earlier predictions. Calibrate again.")
     print(f"Next: roadwork calibrate {run}, roadwork map {run}")
+
+
+def _evaluate_elsewhere(model: Path, on: str, overrides: list[str], out: Path | None, *, as_json: bool) -> None:
+    from roadwork.evaluation.elsewhere import evaluate_elsewhere
+    from roadwork.evaluation.elsewhere_results import format_elsewhere
+
+    quiet_lightning()
+    result, folder = evaluate_elsewhere(model, on, overrides, out)
+    if as_json:
+        print(json.dumps(result, indent=2, ensure_ascii=False))
+        return
+    Console().print(format_elsewhere(result))
+    print(f"Written: results.json, predictions.parquet and excluded.csv in {folder}")
 
 
 def _evaluate_profile(run: Path, profile: str) -> None:

@@ -33,6 +33,13 @@ def export(
     members: Annotated[
         bool, typer.Option("--members", help="Export each run of an ensemble to its own folder below --out.")
     ] = False,
+    training_rows: Annotated[
+        bool,
+        typer.Option(
+            "--training-rows",
+            help="Also store hashes of the training photos, for `roadwork evaluate DIR --on DATASET`.",
+        ),
+    ] = False,
 ) -> None:
     """Export a run as a model folder.
 
@@ -43,7 +50,10 @@ def export(
     from roadwork.export.export import export_members, export_run
 
     with Console(stderr=True).status("Exporting"):
-        exported = export_members(run, out, format=form) if members else [export_run(run, out, format=form)]
+        if members:
+            exported = export_members(run, out, format=form, training_rows=training_rows)
+        else:
+            exported = [export_run(run, out, format=form, training_rows=training_rows)]
     for summary in exported:
         _print_folded(summary)
         _print_checked(summary)

@@ -12,17 +12,17 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from roadwork.config import to_settings
-from roadwork.core.errors import ConfigError, DataError
+from roadwork.core.errors import ConfigError
 from roadwork.core.files import sha256_of, write_json
 from roadwork.data.images import read_pixels, to_network_input
 from roadwork.detector.detector import Detector
 from roadwork.detector.folding import fold_calibration, read_calibration
-from roadwork.detector.format import ExportFacts, Preprocessing
+from roadwork.detector.format import CARD_FILE, ExportFacts, Preprocessing
 from roadwork.detector.networks import ONNX_FILE, WEIGHTS_FILE
 from roadwork.evaluation.ensemble import AveragedNetworks, merge_members
-from roadwork.evaluation.evaluate import load_best_model
+from roadwork.evaluation.evaluate import check_weights_are_evaluated, load_best_model
+from roadwork.evaluation.seen_rows import TRAINING_ROWS_FILE, TrainingRows
 from roadwork.export.folder import (
-    CARD_FILE,
     NATIX_CARD_FILE,
     check_target,
     file_sizes,
@@ -78,13 +78,20 @@ class ExportSummary:
     files: dict[str, int]
 
 
-def export_run(run: Path, out: Path, *, format: str) -> ExportSummary:  # noqa: A002 -- the option's name
+def export_run(
+    run: Path,
+    out: Path,
+    *,
+    format: str,  # noqa: A002 -- the option's name
+    training_rows: bool = False,
+) -> ExportSummary:
     """Writes the detector of a run into a folder; the run does not change.
 
     Args:
         run: the run's folder, or the link `latest`.
         out: the folder to write; an older export there is replaced.
         format: `hf` (model.safetensors) or `onnx` (model.onnx).
+        training_rows: whether to store hashes of the training photos, so that `evaluate --on` can exclude them.
 
     Raises:
         ConfigError: the format is unknown, or does not support the network.
@@ -99,10 +106,11 @@ def export_run(run: Path, out: Path, *, format: str) -> ExportSummary:  # noqa: 
     check_target(out)
     source = Run.open(run)
     settings = to_settings(source.read_config())
-    _check_weights_are_evaluated(source)
+    check_weights_are_evaluated(source)
     calibration = read_calibration(source)
     facts = calibration or ExportFacts()
     preprocessing = Preprocessing(settings.data.img_size, image_statistics(settings.model))
+    rows = TrainingRows.of_run(source, settings) if training_rows else None
     scenes = draw_scenes()
     inputs = _network_inputs(scenes, preprocessing)
     network, own, parities = _load_folded(source, settings, facts, inputs)
@@ -115,21 +123,12 @@ def export_run(run: Path, out: Path, *, format: str) -> ExportSummary:  # noqa: 
         write_config(network, folder, facts)
         write_json(folder / PROCESSOR_FILE, preprocessing.as_config())
         write_replay(folder, scenes, expected, facts.threshold)
+        if rows is not None:
+            rows.write(folder / TRAINING_ROWS_FILE, settings.privacy.coarsen_gps)
         run_facts = read_run_facts(source, is_calibrated=calibration is not None)
         _write_cards(folder, network, calibration, run_facts, format)
         parities.append(_read_back(folder, scenes, expected))
     return ExportSummary(out, format, network.config.model_type, calibration, tuple(parities), file_sizes(out))
-
-
-def _check_weights_are_evaluated(run: Run) -> None:
-    # A run that was resumed after its evaluation has metrics and a calibration of other weights.
-    evaluated = run.read_evaluated_sha256()
-    path = run.best_checkpoint
-    if evaluated is not None and path.is_file() and sha256_of(path) != evaluated:
-        raise DataError(
-            f"{path} has changed since `roadwork evaluate`, because training continued. Evaluate and calibrate the run "
-            "again, then export."
-        )
 
 
 def _network_inputs(scenes: Sequence[bytes], preprocessing: Preprocessing) -> Tensor:
@@ -180,7 +179,13 @@ def _read_back(folder: Path, scenes: Sequence[bytes], expected: np.ndarray) -> P
     return compare_probabilities("the folder, read back", probabilities, expected, detector.facts.threshold)
 
 
-def export_members(ensemble: Path, out: Path, *, format: str) -> list[ExportSummary]:  # noqa: A002 -- as export_run
+def export_members(
+    ensemble: Path,
+    out: Path,
+    *,
+    format: str,  # noqa: A002 -- as export_run
+    training_rows: bool = False,
+) -> list[ExportSummary]:
     """Exports each run of an ensemble to `out`/member-1, `out`/member-2, ..., with the run's own calibration.
 
     Raises:
@@ -190,6 +195,6 @@ def export_members(ensemble: Path, out: Path, *, format: str) -> list[ExportSumm
     if not is_ensemble(ensemble):
         raise ConfigError(f"--members needs an ensemble, but {ensemble} is a single run. Omit --members.")
     return [
-        export_run(member.run.folder, out / f"member-{number}", format=format)
+        export_run(member.run.folder, out / f"member-{number}", format=format, training_rows=training_rows)
         for number, member in enumerate(read_members(ensemble), start=1)
     ]

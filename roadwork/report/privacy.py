@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter
 
 from roadwork.data.images import decode_short_side
 from roadwork.data.utils.privacy import number_cells, position_columns, round_distances, round_positions
-from roadwork.metrics.predictions import CALIBRATED_COLUMN, COLUMNS
+from roadwork.metrics.predictions import further_columns
 
 _SHORT_SIDE, _LONG_SIDE = 180, 320
 _QUALITY = 72
@@ -34,11 +34,6 @@ def coarsen_predictions(frame: pd.DataFrame, decimals: int | None) -> pd.DataFra
         distance_km=round_distances(frame["distance_km"].to_numpy(np.float64), decimals),
         group=number_cells(frame["group"].to_numpy()),
     )
-
-
-def further_columns(frame: pd.DataFrame) -> list[str]:
-    """The dataset's own columns of a predictions table."""
-    return [name for name in frame.columns if name not in (*COLUMNS, CALIBRATED_COLUMN)]
 
 
 def make_thumbnail(data: bytes, blur: float) -> bytes:

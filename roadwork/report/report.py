@@ -27,7 +27,13 @@ from roadwork.report.page import Section, render_page
 from roadwork.report.run_files import RunFiles, read_run
 from roadwork.report.sections.dataset import dataset_section, open_data
 from roadwork.report.sections.errors import errors_section
-from roadwork.report.sections.results import calibration_section, decisions_section, reward_section, slicing_section
+from roadwork.report.sections.results import (
+    calibration_section,
+    decisions_section,
+    elsewhere_section,
+    reward_section,
+    slicing_section,
+)
 from roadwork.report.sections.training import headline_section, learning_section, mcc_plot, scale_start, setup_section
 
 MAX_RUNS = 8
@@ -198,6 +204,7 @@ def _sections(run: RunFiles) -> list[Section]:
         decisions_section(run),
         calibration_section(run),
         slicing_section(run),
+        *([elsewhere_section(run)] if run.elsewhere else []),
         errors_section(run, data),
         dataset_section(run, data),
         setup_section(run),

@@ -33,6 +33,7 @@ class RunFiles:
         settings: its configuration, with overrides.
         manifest: `manifest.json`; empty if missing.
         results: `results.json`; empty before `evaluate`.
+        elsewhere: results on other datasets; empty before `evaluate --on`.
         calibration: `calibration.json` if it was fitted on these predictions; else None.
         predictions: `predictions.parquet`, positions rounded to `privacy.coarsen_gps`; None before `evaluate`.
         epochs: `metrics.jsonl`, one entry per epoch.
@@ -43,6 +44,7 @@ class RunFiles:
     settings: Settings
     manifest: dict[str, Any]
     results: dict[str, Any]
+    elsewhere: list[dict[str, Any]]
     calibration: dict[str, Any] | None
     predictions: pd.DataFrame | None
     epochs: list[dict[str, Any]]
@@ -98,6 +100,7 @@ def read_run(folder: Path, overrides: Sequence[str] = ()) -> RunFiles:
         settings=settings,
         manifest=run.read_manifest(),
         results=run.read_results(),
+        elsewhere=run.read_elsewhere(),
         calibration=calibration,
         predictions=predictions,
         epochs=[_finite(epoch) for epoch in epochs],

@@ -14,9 +14,9 @@ from roadwork.data.open import open_dataset
 from roadwork.data.splitting.splits import read_splits
 from roadwork.data.table import SampleTable
 from roadwork.data.utils.privacy import position_columns, round_positions
+from roadwork.metrics.slices import find_region
 from roadwork.report.page import Section
 from roadwork.report.run_files import RunFiles
-from roadwork.report.slices import find_region
 from roadwork.settings import SPLIT_NAMES
 from roadwork.settings.sampling import TEST_SPLIT
 

@@ -11,9 +11,10 @@ import pandas as pd
 from roadwork.core.progress import track
 from roadwork.data.images import UnreadableImageError
 from roadwork.metrics.decision import decide
+from roadwork.metrics.predictions import further_columns
 from roadwork.report.error_map import draw_error_map
 from roadwork.report.page import Section, why_no_test_rows
-from roadwork.report.privacy import further_columns, make_thumbnail
+from roadwork.report.privacy import make_thumbnail
 from roadwork.report.run_files import RunFiles
 from roadwork.report.sections.dataset import RunData
 

@@ -9,14 +9,15 @@ import pandas as pd
 from markupsafe import Markup
 
 from roadwork.core.progress import track
+from roadwork.data.mixed_datasets import SOURCE
 from roadwork.evaluation.streetvision.reward import simulate_reward
 from roadwork.metrics.classification import count_confusion, score_all, score_probabilities
 from roadwork.metrics.decision import DEFAULT_THRESHOLD, decide, probability
 from roadwork.metrics.predictions import predicted_margins
+from roadwork.metrics.slices import MIN_GROUPS, MIN_ROWS, find_slicings, slice_metrics, worst_parts
 from roadwork.report.charts import Plot, ranking_curves, reliability_bins
 from roadwork.report.page import Section, why_no_test_rows
 from roadwork.report.run_files import RunFiles
-from roadwork.report.slices import MIN_GROUPS, MIN_ROWS, find_slicings, slice_metrics, worst_parts
 from roadwork.settings.sampling import TEST_SPLIT
 
 _SHARES = (0.0, 1.0)
@@ -167,6 +168,17 @@ def _show_profile(result: dict[str, Any]) -> dict[str, Any]:
     confusion = result.get("confusion", {})
     whole = result | {"level": "all", "errors": confusion.get("fp", 0) + confusion.get("fn", 0)}
     return {"levels": [*result.get("by_level", []), whole], "reward": result.get("reward")}
+
+
+def elsewhere_section(run: RunFiles) -> Section:
+    """The figures on other datasets beside those on val_test, overall and by source."""
+    rows = []
+    for result in run.elsewhere:
+        if result["overall"] is not None:
+            rows.append(result["overall"] | {"name": result["dataset"], "is_whole": True})
+        by_source = (slicing["parts"] for slicing in result["slices"] if slicing["title"] == SOURCE)
+        rows += [part | {"is_whole": False} for parts in by_source for part in parts]
+    return Section("elsewhere", "Other datasets", {"rows": rows, "results": run.elsewhere})
 
 
 def slicing_section(run: RunFiles) -> Section:

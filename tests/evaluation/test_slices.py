@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import matthews_corrcoef
 
-from roadwork.report.slices import (
+from roadwork.metrics.slices import (
     MIN_GROUPS,
     Slicing,
     find_region,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,8 @@ import pandas as pd
 from roadwork.data.samplers.weights import parse_brackets
 from roadwork.data.table import column_text
 from roadwork.data.utils.geo import h3_cells
+from roadwork.metrics.predictions import further_columns
 from roadwork.metrics.results import evaluate_slice
-from roadwork.report.privacy import further_columns
 from roadwork.settings import Settings
 
 # Below either number, a slice is too small for a reliable MCC and is shown in grey.
@@ -120,10 +120,18 @@ def time_of_day(values: pd.Series) -> tuple[np.ndarray, str] | None:
     return np.array(names, dtype=object), zone
 
 
-def slice_metrics(frame: pd.DataFrame, slicing: Slicing, *, draws: int, seed: int, threshold: float) -> SlicedMetrics:
-    """The metrics of each slice; arguments as of `evaluate_slice`."""
+def slice_metrics(
+    frame: pd.DataFrame,
+    slicing: Slicing,
+    *,
+    draws: int,
+    seed: int,
+    threshold: float,
+    judge: Callable[..., dict[str, Any]] = evaluate_slice,
+) -> SlicedMetrics:
+    """The metrics of each slice by `judge`; the other arguments are those of `evaluate_slice`."""
     parts = [
-        evaluate_slice(frame[slicing.names == name], draws=draws, seed=seed, threshold=threshold) | {"name": name}
+        judge(frame[slicing.names == name], draws=draws, seed=seed, threshold=threshold) | {"name": name}
         for name in sorted(set(slicing.names))
     ]
     for part in parts:
