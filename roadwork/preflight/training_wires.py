@@ -9,6 +9,7 @@ from typing import cast
 
 import numpy as np
 import torch
+from peft import PeftModel
 from sklearn.metrics import confusion_matrix, matthews_corrcoef
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -239,8 +240,7 @@ def pooling_rows(seen: Observations) -> Iterator[WireRow]:
 
     The validation weights may be averages, so the current network is compared with itself on a few training rows.
     """
-    network = seen.probe.model
-    network = network.get_base_model() if hasattr(network, "get_base_model") else network
+    network = seen.probe.model.get_base_model() if isinstance(seen.probe.model, PeftModel) else seen.probe.model
     if not has_patch_scores(network):
         return
     module, count = seen.trainer.module, network.config.top_patches
@@ -250,7 +250,7 @@ def pooling_rows(seen: Observations) -> Iterator[WireRow]:
         logits, scores = module(images), network.patch_margins(images)
     highest = scores.double().topk(min(count, scores.shape[1]), dim=1)
     difference = float((logits[:, 1] - logits[:, 0] - highest.values.mean(dim=1)).abs().max())
-    n_places, n_scores = len(highest.indices.unique()), scores.shape[1]
+    n_places, n_scores = len(set(highest.indices.flatten().tolist())), scores.shape[1]
     n_patches = (images.shape[-1] // network.backbone.config.patch_size) ** 2
     yield WireRow(
         "patch scores",
