@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := outputs/demo/latest
 MODEL := outputs/demo/model
-MARKDOWN := CHANGELOG.md CONTRIBUTING.md SECURITY.md .github
+MARKDOWN := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs .github
 
 .PHONY: demo test test-all coverage lint docs setup consumer clean
 

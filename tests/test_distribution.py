@@ -139,7 +139,7 @@ def test_tool_versions_of_pre_commit_are_those_of_constraints():
     for name, tool in {"ruff-pre-commit": "ruff", "codespell": "codespell", "mdformat": "mdformat"}.items():
         assert revisions[name] == pins[tool], tool
     plugins = next(r for r in config["repos"] if r["repo"].endswith("/mdformat"))["hooks"][0]["additional_dependencies"]
-    assert plugins == [f"{name}=={pins[name]}" for name in ("mdformat-gfm", "mdformat-mkdocs")]
+    assert plugins == [f"{name}=={pins[name]}" for name in ("mdformat-gfm", "mdformat-mkdocs", "mdformat-slw")]
 
 
 def test_own_extras_are_named_after_the_distribution():
