@@ -1,6 +1,6 @@
-"""Street-image detectors that hold up somewhere else on the map.
+"""Trains roadwork detectors for street photos and evaluates them at places that training has not seen.
 
-`from roadwork import Detector; Detector.load("model")("photo.jpg")` answers for a photo.
+`from roadwork import Detector; Detector.load("model")("photo.jpg")` classifies a photo.
 """
 
 from __future__ import annotations

@@ -40,11 +40,8 @@ def test_oversampling_above_the_limit_suggests_a_fix():
     assert "seen about 100 times." in str(few)
     many = Repeats(1000, 50.0, 30)
     assert many.are_too_many
-    assert str(many) == (
-        "30 epochs of 1,000 draws, whose weights are worth 50 rows: each of these is seen about 600 times, more than "
-        "100: set training.epochs to 5 or less, even out data.gps_sampling.weight_brackets, or add photos near the "
-        "deployment."
-    )
+    for part in ("30 epochs", "1,000 draws", "50 rows", "600 times", "training.epochs to 5", "weight_brackets"):
+        assert part in str(many)
     assert not Repeats(1000, 50.0, 5).are_too_many
 
 
