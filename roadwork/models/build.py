@@ -16,7 +16,15 @@ from roadwork.models.architecture import auto_class, load_local_first, read_conf
 from roadwork.models.classifier import WITHOUT_CLASSIFIER, with_pooling
 from roadwork.models.head import find_head
 from roadwork.models.regularization import set_drop_path, set_head_dropout
-from roadwork.models.resize import NAFLEX, at_fixed_size, fixed_config, resize, set_image_size, vision_config
+from roadwork.models.resize import (
+    NAFLEX,
+    at_fixed_size,
+    fixed_config,
+    resize,
+    set_depth,
+    set_image_size,
+    vision_config,
+)
 from roadwork.settings import ModelSettings
 
 logger = logging.getLogger(__name__)
@@ -36,14 +44,16 @@ def build_model(model: ModelSettings, img_size: int) -> PreTrainedModel:
 
     Raises:
         ConfigError: the model is not found; a field of its configuration is unknown or does not fit the weights;
-            img_size is not a multiple of its patch size; or it does not support model.attention, model.pooling or
-            model.drop_path.
+            img_size is not a multiple of its patch size; or it does not support model.attention, model.depth,
+            model.pooling or model.drop_path.
     """
     if model.drop_path and model.config.get("drop_path_rate"):
         raise ConfigError("model.drop_path and model.config.drop_path_rate are both set. Remove the latter.")
     with without_transformers_report():  # it warns about token ids of SigLIP's text part, which is not used
         config = read_config(model)
     _check_patches(config, img_size)
+    if model.depth is not None:
+        set_depth(vision_config(config), model.depth)
     if model.attention != "auto":
         config._attn_implementation = model.attention  # noqa: SLF001  # every network built from it uses this
     if model.pretrained:

@@ -33,6 +33,27 @@ def vision_config(config: PreTrainedConfig) -> PreTrainedConfig:
     return part
 
 
+def set_depth(part: PreTrainedConfig, depth: int) -> None:
+    """Keeps the first `depth` transformer blocks; the final layer norm stays.
+
+    Raises:
+        ConfigError: the network has fewer blocks, or it is no plain transformer.
+    """
+    blocks = getattr(part, "num_hidden_layers", None)
+    if not isinstance(blocks, int) or hasattr(part, "depths"):
+        raise ConfigError(
+            f"model.depth is {depth}, but a {part.model_type} has no single row of blocks. Set it to null."
+        )
+    if depth > blocks:
+        raise ConfigError(
+            f"model.depth is {depth}, but this {part.model_type} has {blocks} blocks. Allowed: 1 to {blocks}."
+        )
+    part.num_hidden_layers = depth
+    if hasattr(part, "stage_names"):  # transformers' names of the blocks, checked when a saved network is loaded
+        part.stage_names = part.stage_names[: depth + 1]
+        part.set_output_features_output_indices(out_features=None, out_indices=None)
+
+
 def set_image_size(part: PreTrainedConfig, img_size: int) -> None:
     """Sets `image_size`, as one number or two, if a configuration has the field."""
     before = getattr(part, "image_size", None)

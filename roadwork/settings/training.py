@@ -50,6 +50,11 @@ class ModelSettings:
     """
     top_patches: int = field(default=8, metadata=at_least(1))
     """Number of patches whose scores are averaged with `model.pooling=top_patches`."""
+    depth: int | None = field(default=None, metadata=at_least(1))
+    """Number of transformer blocks to keep; later ones are removed, which saves their time. null: all.
+
+    Middle layers can transfer better to new places than the last one.
+    """
     drop_path: float = field(default=0.0, metadata=between(0.0, 0.9))
     """Stochastic depth: probability that the last block is skipped for an image; it grows linearly from 0."""
     head_dropout: float = field(default=0.0, metadata=between(0.0, 0.9))

@@ -55,8 +55,8 @@ class Repeats:
 
     def __str__(self) -> str:
         text = (
-            f"{self.epochs} epochs of {self.n_rows:,} draws with an effective sample size of {self.effective_rows:,.0f} rows: "
-            f"each of them is seen about {self.per_row:.0f} times"
+            f"{self.epochs} epochs of {self.n_rows:,} draws with an effective sample size of "
+            f"{self.effective_rows:,.0f} rows: each of them is seen about {self.per_row:.0f} times"
         )
         return f"{text}, more than {MAX_REPEATS}: {self.advice}." if self.are_too_many else f"{text}."
 
