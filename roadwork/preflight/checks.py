@@ -105,8 +105,10 @@ class Preflight:
         if self.splits is not None:
             yield from self._guarded("shortcuts", self._shortcuts)
         if self.splits is not None and self.settings.data.gps_sampling.enabled:
-            yield from self._guarded("GPS sampling", self._sampling)
-            if not self.settings.data.balance:
+            sampling = list(self._guarded("GPS sampling", self._sampling))
+            yield from sampling
+            has_failed = any(check.status == BLOCKER for check in sampling)
+            if not self.settings.data.balance and not has_failed:  # else it would fail for the same reason
                 yield from self._guarded("oversampling", self._repeats)
         yield from self._guarded("augmentation", self._augmentation)
         yield from self._guarded("callbacks", self._callbacks)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from roadwork.preflight.checks import Preflight
+from roadwork.preflight.checks import BLOCKER, Preflight
 
 
 @pytest.mark.parametrize(("devices", "used"), [("1", "1 of 4"), ("2", "2 of 4"), ("auto", "4 of 4")])
@@ -15,3 +15,17 @@ def test_environment_names_the_gpus_that_training_uses(tiny_config, monkeypatch,
     preflight = Preflight(tiny_config(f"training.devices={devices}", "training.accelerator=gpu"))
     torch_check = next(check for check in preflight._environment() if check.name == "torch")
     assert f"{used} GPUs" in torch_check.found
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data.gps_sampling.target=no-such-file.csv",
+        "data.gps_sampling.weight_brackets=[[0.0, 50.0, -1.0]]",
+    ],
+)
+def test_an_error_of_the_sampler_is_reported_once(tiny_config, override):
+    checks = list(Preflight(tiny_config(override, "data.gps_sampling.enabled=true")).run())
+    blockers = [check for check in checks if check.status == BLOCKER]
+    assert [check.name for check in blockers] == ["GPS sampling"]
+    assert override.split("=")[0] in blockers[0].found
