@@ -106,7 +106,7 @@ class Shortcuts:
     def __str__(self) -> str:
         if self.together is None:
             return self.skipped
-        best = "; ".join(map(str, self.scores[:3]))
+        best = "; ".join(str(score) for score in self.scores[:3] if score.mcc > 0)
         return (
             f"MCC of file and camera facts alone, without the picture: {self.together.mcc:.2f} "
             f"({self.together.mcc_low:.2f} to {self.together.mcc_high:.2f}) on {self.n:,} photos"
