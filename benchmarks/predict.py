@@ -43,9 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--photo", type=int, nargs=2, default=(4032, 3024), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--model", choices=[*NETWORKS, "all"], default="all", help="network (default: all)")
     parser.add_argument("--batch", type=int, default=6, help="batch size (default: 6: several per worker)")
-    parser.add_argument(
-        "--workers", type=int, default=cpu_count(), help="prefetching readers (default: number of CPUs)"
-    )
+    parser.add_argument("--workers", type=int, default=cpu_count(), help="prefetching readers (default: the CPUs)")
     parser.add_argument("--repeat", type=int, default=5, help="repetitions (default: 5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
     options = parser.parse_args(arguments)

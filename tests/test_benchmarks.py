@@ -201,7 +201,7 @@ def test_step_contenders_learn_the_same_weights():
     torch.testing.assert_close(bare.network.state_dict(), weights, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(
         trainer.network.state_dict(), weights, rtol=1e-2, atol=1e-3
-    )  # it sums the gradient norm in another order
+    )  # its norms round differently
 
 
 def test_step_clock_counts_the_steps_after_the_warmup(monkeypatch):
