@@ -59,7 +59,7 @@ WRITABLE_BYTES = 40_000
 
 @dataclass(frozen=True)
 class Moment:
-    """When to interrupt a run with overrides `options`: at the `number`th event of a kind, or after `number` seconds."""
+    """When to interrupt a run with `options` as overrides: at the `number`th event, or after `number` seconds."""
 
     kind: str
     number: float
