@@ -80,7 +80,7 @@ def measure_mode(mode: str, size: int, batch: int, repeats: int) -> tuple[list[L
         note = f"{1000 / line.images_per_s:.3g} ms per image"
         if line.name == OURS and line.task in shares:
             note += f", {shares[line.task]:.1%} of the mode"
-        elif line.name == OURS and line.task == "whole":
+        elif line.name == OURS and line.task == "total":
             note += f", peak memory {peak:.1f} batches"
         noted.append(replace(line, task=f"{mode} {size}: {line.task}", note=note))
     return noted, shares

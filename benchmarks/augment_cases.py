@@ -181,7 +181,7 @@ def latest_2025(size: int) -> list[Case]:
             trivial_augment_,
             peers={"kornia, one operation per batch": TrivialAugment(), "ours, image by image": _one_by_one},
         ),
-        Case("whole", None, lambda images: whole(images, _labels(images))),
+        Case("total", None, lambda images: whole(images, _labels(images))),
     ]
 
 
@@ -195,7 +195,7 @@ def heavy_kornia(size: int) -> list[Case]:
         peer, rows = KORNIA_STAGES[name], _share_of(share)
         cases.append(Case(name, share, _some(change, rows), rows, _kornia(peer(size) if peer else None, rows)))
     whole = HeavyAugmentationKornia(size)
-    return [*cases, Case("whole", None, lambda images: whole(images, _labels(images)))]
+    return [*cases, Case("total", None, lambda images: whole(images, _labels(images)))]
 
 
 def streetvision(size: int) -> list[Case]:
@@ -221,7 +221,7 @@ def streetvision(size: int) -> list[Case]:
         rows = _share_of(share)
         cases.append(Case(name, share, _some(change, rows), rows))
     whole = StreetVisionAugmentation(size)
-    return [*cases, Case("whole", None, lambda images: whole(images, _labels(images)))]
+    return [*cases, Case("total", None, lambda images: whole(images, _labels(images)))]
 
 
 MODES: dict[str, Callable[[int], list[Case]]] = {

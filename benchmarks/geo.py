@@ -33,7 +33,7 @@ TORCH_ABOVE_ITS_LIMIT: Case = ("an epoch of weighted draws", "torch WeightedRand
 FULL_ROWS = {
     "distance to the nearest of 5 centres": 10**7,
     "an epoch of weighted draws": 10**7,
-    "rows weighted, first two million draws": 10**8,
+    "weights and the first two million draws": 10**8,
     "groups within 1 km, spread out": 10**6,
     "groups within 1 km, one dense city": 10**6,
 }

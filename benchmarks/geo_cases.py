@@ -197,7 +197,7 @@ TASKS: dict[str, dict[str, Callable[[int], Run]]] = {
         "torch WeightedRandomSampler": epoch_torch,
         "numpy choice(p=)": epoch_numpy,
     },
-    "rows weighted, first two million draws": {"roadwork": first_draws_ours},
+    "weights and the first two million draws": {"roadwork": first_draws_ours},
     "groups within 1 km, spread out": {
         "roadwork": lambda rows: groups_ours(spread_out(rows)),
         "scikit-learn BallTree": lambda rows: groups_balltree(spread_out(rows)),

@@ -34,7 +34,7 @@ from roadwork.models.cost import kept_bytes
 from roadwork.training.devices import checkpoint_gradients
 
 OURS = "roadwork"
-BARE = "bare loop, the limit"
+BARE = "bare loop"
 TRAINER = "Hugging Face Trainer"
 BATCHES = {"resnet": 64, "vit-s": 16}
 WARMUP = 3

@@ -30,7 +30,7 @@ from roadwork.data.prepared.shards import wanted_short_side
 from roadwork.data.prepared.write import lock_copy, write_copy
 from roadwork.settings import DataSettings, PreparedSettings
 
-OURS = "JPEG in Arrow shards: the copy"
+OURS = "JPEG in Arrow shards (ours)"
 
 
 @dataclass(frozen=True)
