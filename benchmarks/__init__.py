@@ -1,1 +1,1 @@
-"""Each module measures one room against the usual tools and prints one table of ratios."""
+"""Speed and memory benchmarks against common tools. Each command prints one table."""

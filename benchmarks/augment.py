@@ -1,12 +1,12 @@
-"""Milliseconds an image of every operation of the augmentations, against kornia's counterpart.
+"""Time per image of each augmentation operation, compared with kornia's equivalent.
 
     python -m benchmarks.augment [--mode latest_2025|heavy_kornia|all] [--sizes 224 640] [--batch 32] [--repeat 5]
                                  [--json FILE]
 
-An operation and its peer are timed on as many images as draw it in a batch on average, with the choosing of them and
-the writing back. Its share is that of the sum of all parts of the mode, each weighted by how often it is drawn. The
-whole, checks and draws included, is measured as well, and so is the most memory that it holds beyond its input, in
-batches of float32. A ratio is our speed over the peer's in the same repetition.
+Each operation runs on the expected number of images per batch that draw it. Indexing the images and writing them back
+is timed too. The share of an operation is its time, weighted by its probability, over the sum for all operations. The
+full augmentation is timed with its checks and random draws. Its peak memory is given in multiples of the float32 input
+batch. A ratio is our speed over kornia's in the same repetition.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def _run(change: Change, images: Tensor, count: int) -> int:
 
 
 def measure(case: Case, images: Tensor, repeats: int) -> list[Line]:
-    """Lines of a case and its peers, in images that are changed a second."""
+    """Measures a case and its peers, in changed images per second."""
     count = case.rows(len(images))
-    # A copy each, since some change their images.
+    # One copy per contender: some operations work in place.
     contenders = [Contender(OURS, partial(_run, case.ours, images.clone(), count))]
     contenders += [Contender(name, partial(_run, peer, images.clone(), count)) for name, peer in case.peers.items()]
     with torch.no_grad():
@@ -43,14 +43,14 @@ def measure(case: Case, images: Tensor, repeats: int) -> list[Line]:
 
 
 def weighted_shares(cases: Sequence[Case], lines: Sequence[Line]) -> dict[str, float]:
-    """What each part takes of the time of all parts, each as often as it is drawn; they sum to 1."""
+    """Returns the share of each operation in the expected time per image. The shares sum to 1."""
     speeds = {line.task: line.images_per_s for line in lines if line.name == OURS}
     times = {case.name: case.share / speeds[case.name] for case in cases if case.share is not None}
     return {name: time / sum(times.values()) for name, time in times.items()}
 
 
 def peak_batches(change: Change, images: Tensor) -> float:
-    """The most memory that is held at once beyond ``images``, as a multiple of theirs."""
+    """Returns the peak memory that ``change`` allocates, as a multiple of the size of ``images``."""
     if images.is_cuda:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -67,7 +67,7 @@ def peak_batches(change: Change, images: Tensor) -> float:
 
 
 def measure_mode(mode: str, size: int, batch: int, repeats: int) -> tuple[list[Line], dict[str, float]]:
-    """All lines of a mode at a size, and the shares of its parts."""
+    """Measures one mode at one image size. Returns the table rows and the time share of each operation."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     images = (torch.randint(256, (batch, 3, size, size)).float() / 255).to(device)
@@ -77,11 +77,11 @@ def measure_mode(mode: str, size: int, batch: int, repeats: int) -> tuple[list[L
     peak = peak_batches(cases[-1].ours, images)
     noted = []
     for line in lines:
-        note = f"{1000 / line.images_per_s:.3g} ms an image"
+        note = f"{1000 / line.images_per_s:.3g} ms per image"
         if line.name == OURS and line.task in shares:
             note += f", {shares[line.task]:.1%} of the mode"
-        elif line.name == OURS and line.task == "whole":
-            note += f", {peak:.1f} batches of memory"
+        elif line.name == OURS and line.task == "total":
+            note += f", peak memory {peak:.1f} batches"
         noted.append(replace(line, task=f"{mode} {size}: {line.task}", note=note))
     return noted, shares
 
@@ -89,13 +89,13 @@ def measure_mode(mode: str, size: int, batch: int, repeats: int) -> tuple[list[L
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.augment", description=__doc__.splitlines()[0])
     parser.add_argument("--mode", choices=[*MODES, "all"], default="all", help="default: all")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[224, 640], help="sides in pixels (default 224 640)")
-    parser.add_argument("--batch", type=int, default=32, help="images in a batch (default 32)")
-    parser.add_argument("--repeat", type=int, default=5, help="repetitions (default 5)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table's figures here too")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[224, 640], help="image sizes in pixels (224 640)")
+    parser.add_argument("--batch", type=int, default=32, help="batch size (default: 32)")
+    parser.add_argument("--repeat", type=int, default=5, help="repetitions (default: 5)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
     options = parser.parse_args(arguments)
     if min(options.batch, options.repeat, *options.sizes) < 1:
-        parser.error("--batch, --repeat and --sizes take numbers of 1 or more")
+        parser.error("--batch, --repeat and --sizes must be at least 1")
     lines, shares = [], {}
     for size in options.sizes:
         for mode in MODES if options.mode == "all" else [options.mode]:

@@ -1,4 +1,4 @@
-"""The parts of each augmentation mode, how often each happens to an image, and kornia's counterparts."""
+"""The operations of each augmentation mode, their probabilities, and kornia's equivalents."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ Change = Callable[[Tensor], object]
 
 @dataclass(frozen=True)
 class Case:
-    """A part of an augmentation.
+    """One operation of an augmentation.
 
     Attributes:
-        name: as the table shows it.
-        share: of the images that it happens to; None for what is compared, but no part of the whole.
-        ours: takes (B, 3, S, S), and changes some or all of them.
-        rows: how many of a batch of so many are changed.
-        peers: by name, what changes as many in the same way, or a like one.
+        name: the name in the table.
+        share: the fraction of images it is applied to; None for a comparison that is not part of the augmentation.
+        ours: our implementation; takes (B, 3, S, S) and changes some or all images.
+        rows: maps the batch size to the number of changed images.
+        peers: other implementations by name; they change the same number of images in the same or a similar way.
     """
 
     name: str
@@ -56,7 +56,7 @@ def _pairs(images: Tensor, *, along_x: float = 0.0, along_y: float = 0.0) -> Ten
     return torch.tensor([along_x, along_y], device=images.device).expand(len(images), 2)
 
 
-# None: kornia has no such function, or none is needed.
+# None: kornia has no equivalent, or none is needed.
 KORNIA_OPERATIONS: dict[str, Change | None] = {
     "Identity": None,
     "ShearX": lambda images: transform.shear(images, _pairs(images, along_x=0.5)),
@@ -78,7 +78,7 @@ _MOVES = nn.Sequential(
     augmentation.RandomAffine(8, (0.08, 0.08), (0.85, 1.25), padding_mode="reflection", p=1.0),
     augmentation.RandomPerspective(0.12, p=1.0),
 )
-# Fog has none. kornia's rain, snow and shadows are other pictures than ours, and stand for what one would take instead.
+# kornia has no fog. Its rain, snow and shadows look different from ours; they are the closest equivalents.
 KORNIA_STAGES: dict[str, Callable[[int], Change] | None] = {
     "light": lambda _: augmentation.ColorJiggle(0.35, 0.3, 0.4, 12 / 360, p=1.0),
     "rain": lambda size: augmentation.RandomRain((size, 2 * size), (5, max(6, size // 14)), (-2, 2), p=1.0),
@@ -107,12 +107,12 @@ def _kornia(change: Change | None, rows: Callable[[int], int]) -> dict[str, Chan
 
 
 def _operation(index: int, rows: Callable[[int], int]) -> Change:
-    """Operation number ``index`` alone, the rest of the batch drawing Identity."""
+    """Returns a function that applies operation ``index`` to some images and Identity to the others."""
 
     def run(images: Tensor) -> None:
         choices = torch.full((len(images),), list(OPERATIONS).index("Identity"))
         choices[: rows(len(images))] = index
-        # Mild: the same images are changed again and again, and are not to become black.
+        # Small magnitudes: the same images are changed repeatedly and must not turn black.
         apply_operations_(images, choices, torch.linspace(-0.5, 0.5, len(images)))
 
     return run
@@ -146,7 +146,7 @@ def _mixed(mix: Callable[..., object], *, is_cutmix: bool) -> Change:
 
 
 def latest_2025(size: int) -> list[Case]:
-    """The parts of the default mode, then its whole and TrivialAugment's."""
+    """Returns the operations of the default mode, then TrivialAugment and the full augmentation."""
     once = 1 / len(OPERATIONS)
     geometric = sum(isinstance(operation, Geometric) for operation in OPERATIONS.values())
     cases = _checks(size)
@@ -154,7 +154,7 @@ def latest_2025(size: int) -> list[Case]:
     rows = _share_of(0.5)
     cases.append(Case("flip", 0.5, _some(lambda chosen: chosen.flip(-1), rows), rows, _kornia(flip, rows)))
     for index, (name, operation) in enumerate(OPERATIONS.items()):
-        # Those that move pixels are sampled in one call.
+        # Geometric operations share one sampling call.
         rows = _share_of(once * (geometric if isinstance(operation, Geometric) else 1))
         cases.append(Case(name, once, _operation(index, rows), rows, _kornia(KORNIA_OPERATIONS[name], rows)))
     keys = ["input", "class"]
@@ -179,14 +179,14 @@ def latest_2025(size: int) -> list[Case]:
             "TrivialAugment",
             None,
             trivial_augment_,
-            peers={"kornia, one operation a batch": TrivialAugment(), "ours, image by image": _one_by_one},
+            peers={"kornia, one operation per batch": TrivialAugment(), "ours, image by image": _one_by_one},
         ),
-        Case("whole", None, lambda images: whole(images, _labels(images))),
+        Case("total", None, lambda images: whole(images, _labels(images))),
     ]
 
 
 def heavy_kornia(size: int) -> list[Case]:
-    """The parts of the heavy mode, each weather on its own, then its whole."""
+    """Returns the operations of the heavy mode, one per weather condition, then the full augmentation."""
     weather = STAGES["weather"].share / len(CONDITIONS)
     parts = {name: (stage.share, stage.change) for name, stage in STAGES.items() if name != "weather"}
     parts |= {condition.__name__: (weather, condition) for condition in CONDITIONS}
@@ -195,11 +195,11 @@ def heavy_kornia(size: int) -> list[Case]:
         peer, rows = KORNIA_STAGES[name], _share_of(share)
         cases.append(Case(name, share, _some(change, rows), rows, _kornia(peer(size) if peer else None, rows)))
     whole = HeavyAugmentationKornia(size)
-    return [*cases, Case("whole", None, lambda images: whole(images, _labels(images)))]
+    return [*cases, Case("total", None, lambda images: whole(images, _labels(images)))]
 
 
 def streetvision(size: int) -> list[Case]:
-    """The parts of the challenge mode, which are of 224 pixels there: their shares of it are right at that size."""
+    """Returns the operations of the challenge mode. Their time shares hold at 224 pixels, the size it works at."""
     parts: dict[str, tuple[float, Change]] = {
         "view": (
             1.0,
@@ -221,7 +221,7 @@ def streetvision(size: int) -> list[Case]:
         rows = _share_of(share)
         cases.append(Case(name, share, _some(change, rows), rows))
     whole = StreetVisionAugmentation(size)
-    return [*cases, Case("whole", None, lambda images: whole(images, _labels(images)))]
+    return [*cases, Case("total", None, lambda images: whole(images, _labels(images)))]
 
 
 MODES: dict[str, Callable[[int], list[Case]]] = {

@@ -1,10 +1,10 @@
-"""Seconds and peak memory of geographic weighting and grouping, against the usual tools on the same data.
+"""Time and peak memory of geographic weighting and grouping, compared with common tools on the same data.
 
     python -m benchmarks.geo [--rows N ...] [--full] [--repeat 3] [--only TEXT] [--json FILE]
 
-Each measurement is a fresh process. The ratio is a tool's median seconds over ours; in brackets, its fastest over our
-slowest and its slowest over our fastest. An epoch of ours includes measuring all distances; the other tools are handed
-their weights. All draws are consumed one by one, as a data loader does.
+Each measurement runs in a new process. The ratio is a tool's median time over ours. The brackets give its fastest time
+over our slowest, and its slowest over our fastest. Our epoch includes all distance computations; the other tools get
+the weights as input. All draws are consumed one by one, as in a data loader.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ TORCH_ABOVE_ITS_LIMIT: Case = ("an epoch of weighted draws", "torch WeightedRand
 FULL_ROWS = {
     "distance to the nearest of 5 centres": 10**7,
     "an epoch of weighted draws": 10**7,
-    "rows weighted, first two million draws": 10**8,
+    "weights and the first two million draws": 10**8,
     "groups within 1 km, spread out": 10**6,
     "groups within 1 km, one dense city": 10**6,
 }
 
 
 def plan(rows: Sequence[int], *, full: bool, only: str) -> list[Case]:
-    """The cases to measure: ours first in each task and number of rows, as the others are compared with it."""
+    """Returns the cases to measure. Ours comes first for each task and number of rows, as the baseline."""
     sizes = {task: [FULL_ROWS[task]] if full else list(rows) for task in TASKS}
     cases = [(task, tool, n) for task, tools in TASKS.items() for n in sizes[task] for tool in tools]
     return [case for case in [*cases, TORCH_ABOVE_ITS_LIMIT] if only in case[0]]
 
 
 def measure_in_a_process(case: Case) -> dict[str, Any]:
-    """One measurement of a case, as `benchmarks.geo_cases` prints it."""
+    """Measures a case once in a new process. Returns the JSON that `benchmarks.geo_cases` prints."""
     command = [sys.executable, "-m", "benchmarks.geo_cases", *map(str, case)]
     root = Path(__file__).resolve().parents[1]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)  # noqa: S603
@@ -59,7 +59,7 @@ def measure_in_a_process(case: Case) -> dict[str, Any]:
 
 
 def compare(measured: dict[Case, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """A row of the table for each case, from its repetitions; ``ratio`` is how many times ours the seconds are."""
+    """Returns one table row per case. ``ratio`` is the tool's median time over ours."""
     lines = []
     for (task, tool, rows), repeats in measured.items():
         seconds = [one["seconds"] for one in repeats if one["seconds"] is not None]
@@ -86,7 +86,7 @@ def compare(measured: dict[Case, list[dict[str, Any]]]) -> list[dict[str, Any]]:
 
 
 def as_table(lines: Sequence[dict[str, Any]]) -> Table:
-    """The lines for people to read."""
+    """Formats the rows as a table."""
     table = Table("task", "rows", "tool", "seconds", "GB beyond input", "times ours")
     for line in lines:
         start = [line["task"], f"{line['rows']:,}", line["tool"]]
@@ -104,16 +104,16 @@ def as_table(lines: Sequence[dict[str, Any]]) -> Table:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.geo", description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, nargs="+", default=[20_000], help="numbers of rows (default 20000)")
-    parser.add_argument("--full", action="store_true", help="10^6 to 10^8 rows instead: 8 GB of memory, and minutes")
-    parser.add_argument("--repeat", type=int, default=3, help="processes for each case (default 3)")
-    parser.add_argument("--only", default="", metavar="TEXT", help="tasks whose name has this in it")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table's figures here too")
+    parser.add_argument("--rows", type=int, nargs="+", default=[20_000], help="numbers of rows (default: 20000)")
+    parser.add_argument("--full", action="store_true", help="use 10^6 to 10^8 rows; needs 8 GB of memory")
+    parser.add_argument("--repeat", type=int, default=3, help="processes per case (default: 3)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only tasks whose name contains this")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
     options = parser.parse_args(arguments)
     cases = plan(options.rows, full=options.full, only=options.only)
     if not cases or options.repeat < 1 or min(options.rows) < 1:
         parser.error(f"nothing to measure; the tasks are: {'; '.join(TASKS)}")
-    # Repetitions take turns, so that a busy minute of the machine falls on every tool alike.
+    # Repetitions alternate between the tools, so that load on the machine affects all of them.
     measured: dict[Case, list[dict[str, Any]]] = {case: [] for case in cases}
     for _ in range(options.repeat):
         for case in cases:

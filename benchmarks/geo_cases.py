@@ -1,4 +1,4 @@
-"""What `benchmarks.geo` measures. `python -m benchmarks.geo_cases TASK TOOL ROWS` measures one case and prints JSON."""
+"""The cases of `benchmarks.geo`. `python -m benchmarks.geo_cases TASK TOOL ROWS` measures one and prints JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-# Imports of the tools stay in their cases: a process is to hold the tool that it measures, and no other.
+# Each case imports its own tool, so that a process loads only the tool that it measures.
 # ruff: noqa: PLC0415
 
 CITIES = np.array([[52.52, 13.40], [48.86, 2.35], [40.42, -3.70], [41.90, 12.50], [48.21, 16.37]])
@@ -24,11 +24,11 @@ MAX_PAIRS = 2 * 10**8
 _CHUNK_ROWS = 1 << 20
 
 Run = Callable[[], float]
-"""What is timed; gives how many times longer the whole would take, 1 where the whole was done."""
+"""The timed function. Returns the factor from the measured to the full work; 1 if all of it was done."""
 
 
 def spread_out(rows: int, seed: int = 0) -> np.ndarray:
-    """(rows, 2) latitude, longitude in degrees all over Europe; made in pieces, so that no more memory is ever held."""
+    """Returns (rows, 2) latitudes and longitudes in degrees across Europe. Drawn in chunks, to limit peak memory."""
     rng = np.random.default_rng(seed)
     gps = np.empty((rows, 2))
     for start in range(0, rows, _CHUNK_ROWS):
@@ -38,7 +38,7 @@ def spread_out(rows: int, seed: int = 0) -> np.ndarray:
 
 
 def dense_city(rows: int) -> np.ndarray:
-    """(rows, 2) latitude, longitude in degrees in 30 x 30 km."""
+    """Returns (rows, 2) latitudes and longitudes in degrees within 30 x 30 km."""
     side = 30 / 111.2
     return np.random.default_rng(0).uniform(
         (52.4, 13.2), (52.4 + side, 13.2 + side / np.cos(np.deg2rad(52.5))), (rows, 2)
@@ -46,7 +46,7 @@ def dense_city(rows: int) -> np.ndarray:
 
 
 class Rows:
-    """A dataset of positions."""
+    """A dataset that only has GPS positions."""
 
     def __init__(self, gps: np.ndarray) -> None:
         self.gps = gps
@@ -117,7 +117,7 @@ def first_draws_ours(rows: int) -> Run:
 
 
 def weights_of(rows: int) -> np.ndarray:
-    """(rows,) weights with the values and about the shares of the default brackets."""
+    """Returns (rows,) sampling weights, distributed roughly as with the default distance brackets."""
     return np.random.default_rng(0).choice([5.0, 2.5, 1.0, 0.3], rows, p=[0.01, 0.11, 0.4, 0.48])
 
 
@@ -197,7 +197,7 @@ TASKS: dict[str, dict[str, Callable[[int], Run]]] = {
         "torch WeightedRandomSampler": epoch_torch,
         "numpy choice(p=)": epoch_numpy,
     },
-    "rows weighted, first two million draws": {"roadwork": first_draws_ours},
+    "weights and the first two million draws": {"roadwork": first_draws_ours},
     "groups within 1 km, spread out": {
         "roadwork": lambda rows: groups_ours(spread_out(rows)),
         "scikit-learn BallTree": lambda rows: groups_balltree(spread_out(rows)),
@@ -210,9 +210,9 @@ TASKS: dict[str, dict[str, Callable[[int], Run]]] = {
 
 
 def measure(run: Run) -> dict[str, float | str | None]:
-    """Seconds, those on a CPU, and the peak of memory beyond what the process held before: tools and input.
+    """Measures the wall time and CPU time in seconds, and the peak memory beyond tools and input in GB.
 
-    ``scale`` is above 1 where the seconds are extrapolated; ``error`` says why there are none.
+    ``scale`` is above 1 if the times are extrapolated. ``error`` is the message if the run failed.
     """
     before, start, cpu_start = _held_bytes(), time.perf_counter(), time.process_time()
     try:

@@ -1,21 +1,21 @@
-"""Training and inference on one GPU: images per second, share of the matrix rate, GPU-busy share and peak memory.
+"""Training and inference on one GPU: images per second, share of peak FLOP/s, GPU busy share and peak memory.
 
     python -m benchmarks.gpu [--models vit-b vit-s convnext-t] [--batch N] [--steps 10] [--repeat 5] [--minutes 8]
                              [--json FILE] [--tiny]
 
-Needs the checkout and torch, lightning, transformers and peft. A contender whose package is missing, such as timm, is
-left out, and the table says so. With several GPUs show it one: CUDA_VISIBLE_DEVICES=0. `--tiny` is a small form for
-any machine, eager alone.
+Requires this repository, torch, lightning, transformers and peft. A contender with a missing package, such as timm, is
+skipped, and the table shows the error. With several GPUs, set CUDA_VISIBLE_DEVICES=0. `--tiny` is a small version for
+any machine, without torch.compile.
 
-Every contender takes the same uint8 batches, which lie on the device already, makes the same number of steps in bf16
-autocast from float32 weights, and is timed between two points where the device has finished all that was queued.
-Contenders take turns. roadwork is its module in Lightning with EMA, MCC, clipping and logging; Trainer is Hugging
-Face's with the same network and its own defaults; a plain loop is forward, cross entropy, backward and AdamW.
+All contenders take the same uint8 batches, already on the device, and run the same number of steps in bf16 autocast
+with float32 weights. The device is synchronised before and after the timed steps. Repetitions alternate between the
+contenders. roadwork is our Lightning module with EMA, MCC, clipping and logging. Trainer is Hugging Face's with the
+same network and its own defaults. A plain loop is forward, cross entropy, backward and AdamW.
 
-FLOPs are those of convolutions, matrix products and attention in a forward pass of our network, a multiplication and
-an addition being two, as torch's FlopCounterMode counts them; training is three times that. The matrix rate is that
-of the fastest of some bf16 products, measured first. The busy share is the union of the kernels' times that
-torch.profiler records over some steps of an extra turn, over the time of those steps.
+FLOPs cover convolutions, matrix products and attention in a forward pass of our network, as counted by torch's
+FlopCounterMode: two per multiply-add. Training counts as three forward passes. The peak rate is that of the fastest of
+several bf16 matrix products, measured first. The busy share is the union of all kernel times that torch.profiler
+records over some extra steps, divided by the time of these steps.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ from transformers.trainer_callback import PrinterCallback
 
 from benchmarks.paired import compare, machine
 
-# A contender's own packages are imported where it is built: without them it alone is left out.
+# Each contender imports its own packages, so that a missing package skips only that contender.
 # ruff: noqa: PLC0415
 
 LEAD_IN, PROFILED_STEPS, N_BATCHES = 3, 5, 4
 LR, WEIGHT_DECAY = 1e-4, 0.05
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-PASSES = {"training": 3, "inference": 1}  # forward passes that a step's FLOPs are equal to
+PASSES = {"training": 3, "inference": 1}  # FLOPs of a step, in forward passes
 BAR_TASK, BAR_SHARE, BAR_RATIO = "ViT-B/16 training", 0.35, 1.1
-# Rows, inner size and columns: two squares, and the products of a ViT-B's layers at 128 images.
+# Rows, inner size and columns: two square products, and those of ViT-B's layers at batch size 128.
 PRODUCTS = ((8192, 8192, 8192), (4096, 4096, 4096), (25216, 768, 768), (25216, 768, 3072), (25216, 3072, 768))
 TINY_PRODUCTS = ((128, 128, 128), (64, 256, 128))
 NHWC = torch.channels_last
@@ -69,7 +69,7 @@ Line = dict[str, Any]
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network under transformers' and timm's names, and the batch to begin with."""
+    """A network by its transformers and timm names, with its initial batch size."""
 
     name: str
     config: dict[str, Any]
@@ -98,7 +98,7 @@ TINY_MODELS = {
 
 @dataclass(frozen=True)
 class Job:
-    """What all contenders share: the network with its first weights, on the CPU, and the images, on the device."""
+    """The shared input of all contenders: the initial network on the CPU, and the images on the device."""
 
     architecture: Architecture
     network: nn.Module
@@ -121,9 +121,9 @@ class Job:
 
 
 class TimedBatches:
-    """Batches for a lead-in, for `steps` timed steps, and one more, whose request ends the last timed step.
+    """Batches for the warm-up steps, the timed steps and one more step, whose request stops the clock.
 
-    A batch is a dict: `image` (B, 3, S, S), divided by 255, augmented and normalised, and `label`.
+    A batch is a dict of `image` (B, 3, S, S), augmented and normalised, and `label`.
     """
 
     def __init__(self, job: Job, steps: int, lead_in: int = LEAD_IN, *, profiled: bool = False) -> None:
@@ -157,22 +157,22 @@ class TimedBatches:
             self._profiler.stop()
 
     def seconds(self) -> float:
-        """Raises RuntimeError where the batches were not all asked for, or more than once."""
+        """Returns the seconds of the timed steps. Raises RuntimeError unless the batches were iterated exactly once."""
         if len(self._times) != 2:
-            raise RuntimeError(f"the batches were not taken once: {len(self._times)} marks, not 2")
+            raise RuntimeError(f"the batches must be iterated exactly once: {len(self._times)} timestamps, not 2")
         return self._times[1] - self._times[0]
 
     def busy_share(self) -> float | None:
-        """None where nothing was recorded, as where the profiler cannot see the GPU."""
+        """Returns the busy share, or None if the profiler recorded no kernels."""
         kind = DeviceType.CUDA if self.job.device.type == "cuda" else DeviceType.CPU
-        # An annotation is no kernel: it spans the gaps between those of its own.
+        # Annotations are not kernels: they include the gaps between kernels.
         events = [e for e in self._profiler.events() or [] if e.device_type == kind and not e.is_user_annotation]
         microseconds = covered((event.time_range.start, event.time_range.end) for event in events)
         return microseconds / 1e6 / self.seconds() if events else None
 
 
 def covered(spans: Iterable[tuple[float, float]]) -> float:
-    """Length of the union of (start, end) intervals."""
+    """Returns the length of the union of (start, end) intervals."""
     total, reached = 0.0, -math.inf
     for start, end in sorted(spans):
         total += max(0.0, end - max(start, reached))
@@ -185,11 +185,11 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-# A contender takes the batches when it is called, and gives a number that is finite where all went well.
+# A contender is called with the batches and returns its last loss or mean logit, which must be finite.
 
 
 class RoadworkStep:
-    """The module and the callbacks of `roadwork train`, in Lightning."""
+    """Trains with the Lightning module and the callbacks of `roadwork train`."""
 
     def __init__(self, job: Job, *, compiled: bool, augmented: bool = False) -> None:
         from roadwork.settings import TrainingSettings
@@ -225,7 +225,7 @@ class RoadworkStep:
 
 
 class PlainLoop:
-    """A loop as people write it, with AdamW's own defaults."""
+    """Trains with a plain PyTorch loop and AdamW with default settings."""
 
     def __init__(self, build: Callable[[], nn.Module], *, compiled: bool) -> None:
         self.network = build().train()
@@ -244,6 +244,8 @@ class PlainLoop:
 
 
 class Inference:
+    """Runs the network in inference mode."""
+
     def __init__(self, build: Callable[[], nn.Module], *, compiled: bool) -> None:
         self.network = build().eval()
         if compiled:
@@ -258,7 +260,7 @@ class Inference:
 
 
 class TrainerStep:
-    """Hugging Face's loop with its defaults; only what it would write and print is off."""
+    """Trains with Hugging Face's Trainer and its defaults, without files and logs."""
 
     def __init__(self, job: Job, *, compiled: bool) -> None:
         self.job, self.network = job, WithLoss(job.our_network())
@@ -286,7 +288,7 @@ class TrainerOnBatches(transformers.Trainer):
 
 
 class WithLoss(nn.Module):
-    """A network that gives its loss, as Trainer wants it. What Trainer patches is this, not the network inside."""
+    """A network that returns its loss, as Trainer expects. Trainer patches this wrapper, not the network."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -306,7 +308,7 @@ Runner = Callable[[TimedBatches], float]
 
 
 def contenders(job: Job, phase: str, modes: Sequence[str]) -> dict[str, Callable[[], Runner]]:
-    """What builds each contender, by its name; ours first, as the others are compared with it."""
+    """Returns the factory of each contender by name. Ours comes first, as the baseline."""
 
     def in_each_mode(name: str, build: Callable[..., Runner]) -> dict[str, Callable[[], Runner]]:
         return {f"{name}, {mode}": partial(build, compiled=mode == "compiled") for mode in modes}
@@ -325,19 +327,19 @@ def contenders(job: Job, phase: str, modes: Sequence[str]) -> dict[str, Callable
 
 
 def take(runner: Runner, batches: TimedBatches) -> float:
-    """Images per second; raises RuntimeError where steps are missing or the loss is not finite."""
+    """Returns images per second. Raises RuntimeError if steps are missing or the loss is not finite."""
     if not math.isfinite(runner(batches)):
         raise RuntimeError("the loss is not finite")
     return batches.steps * batches.job.batch / batches.seconds()
 
 
 def prepare(job: Job, build: Callable[[], Runner], deadline: float) -> tuple[Runner, Line]:
-    """A contender that has run and compiled, with its busy share and the peak of the memory that it alone takes."""
+    """Builds and warms up a contender. Returns it with its busy share and its own peak memory in GB."""
     if time.monotonic() > deadline:
-        raise TimeoutError("no time is left; --minutes gives more")
+        raise TimeoutError("the time limit is reached; increase --minutes")
     on_gpu = job.device.type == "cuda"
     if on_gpu:
-        gc.collect()  # what Lightning leaves, or a contender that failed, holds memory in cycles
+        gc.collect()  # reference cycles of earlier contenders hold GPU memory
     before = torch.cuda.memory_allocated(job.device) if on_gpu else 0
     runner = build()
     take(runner, TimedBatches(job, steps=2, lead_in=1))
@@ -350,15 +352,15 @@ def prepare(job: Job, build: Callable[[], Runner], deadline: float) -> tuple[Run
 
 
 def failure(error: Exception, batch: int) -> Line:
-    """What the table says of a contender that failed; memory that ran out is passed on while the batch can shrink."""
+    """Returns the table entry of a failed contender. Re-raises out-of-memory errors while the batch can shrink."""
     if isinstance(error, torch.OutOfMemoryError) and batch > 1:
         raise error
-    return {"error": f"left out, {type(error).__name__}: {error}".splitlines()[0]}
+    return {"error": f"skipped, {type(error).__name__}: {error}".splitlines()[0]}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured of each network, until when, and the matrix rate in FLOP/s to hold it against."""
+    """The settings of all measurements, with the deadline and the peak rate in FLOP/s."""
 
     modes: tuple[str, ...]
     steps: int
@@ -368,16 +370,16 @@ class Plan:
 
 
 def measure(job: Job, phase: str, plan: Plan) -> list[Line]:
-    """A line for each contender of one network and phase; one that fails has its error there, and the rest goes on.
+    """Returns one row per contender of one network and phase. A failed contender's row contains its error.
 
     Raises:
-        OutOfMemoryError: a contender does not fit with this batch.
+        OutOfMemoryError: a contender runs out of memory at this batch size.
     """
     task, builds = f"{job.architecture.name} {phase}", contenders(job, phase, plan.modes)
     runners: dict[str, Runner] = {}
     facts: dict[str, Line] = {}
     speeds: dict[str, list[float]] = {name: [] for name in builds}
-    for turn in range(-1, plan.repeats):  # all are built before the first turn
+    for turn in range(-1, plan.repeats):  # the first pass builds and warms up all contenders
         if turn > 0 and time.monotonic() > plan.deadline:
             break
         for name in list(builds)[:: -1 if turn % 2 == 0 else 1]:
@@ -387,7 +389,7 @@ def measure(job: Job, phase: str, plan: Plan) -> list[Line]:
                     runners[name], facts[name] = prepare(job, builds[name], plan.deadline)
                 elif name in runners:
                     speeds[name].append(take(runners[name], TimedBatches(job, plan.steps)))
-            except Exception as error:  # noqa: BLE001 - whatever stops one contender does not stop the others
+            except Exception as error:  # noqa: BLE001 - one failure must not stop the others
                 runners.pop(name, None)
                 facts[name] = failure(error, job.batch)
     ours, ran = next(iter(builds)), {name: speeds[name] for name in builds if name in runners}
@@ -397,7 +399,7 @@ def measure(job: Job, phase: str, plan: Plan) -> list[Line]:
 
 
 def measure_what_fits(chosen: Architecture, batch: int, device: torch.device, phase: str, *, plan: Plan) -> list[Line]:
-    """`measure`, with half the batch for all as often as one contender has not the memory for it."""
+    """Runs `measure`, and halves the batch size of all contenders until none runs out of memory."""
     network = build_network(chosen)
     flops = count_flops(network, chosen.img_size) * PASSES[phase]
     while True:
@@ -406,7 +408,7 @@ def measure_what_fits(chosen: Architecture, batch: int, device: torch.device, ph
             break
         except torch.OutOfMemoryError:
             batch //= 2
-            sys.stderr.write(f"{chosen.name}: out of memory; now with {batch} images a batch\n")
+            sys.stderr.write(f"{chosen.name}: out of memory; retrying with batch size {batch}\n")
         finally:
             torch.compiler.reset()
             if device.type == "cuda":
@@ -434,7 +436,7 @@ def build_network(chosen: Architecture) -> nn.Module:
 
 
 def count_flops(network: nn.Module, img_size: int) -> int:
-    """FLOPs of a forward pass of one image. Attention is computed by plain products: the fused one may go uncounted."""
+    """Returns the FLOPs of a forward pass of one image. Uses math attention: fused kernels may not be counted."""
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         network(torch.zeros(1, 3, img_size, img_size))
@@ -442,7 +444,7 @@ def count_flops(network: nn.Module, img_size: int) -> int:
 
 
 def measure_product(device: torch.device, shape: tuple[int, int, int], seconds: float) -> float:
-    """FLOP/s of bf16 products (rows, inner) x (inner, columns) of random numbers; median of three times `seconds`."""
+    """Returns the FLOP/s of a bf16 product (rows, inner) x (inner, columns): median of 3 runs of `seconds` each."""
     rows, inner, columns = shape
     left, right = (torch.randn(size, device=device).bfloat16() for size in ((rows, inner), (inner, columns)))
     out = left @ right
@@ -461,24 +463,24 @@ def measure_product(device: torch.device, shape: tuple[int, int, int], seconds: 
 
 
 def judge_bar(lines: Sequence[Line]) -> list[str]:
-    """The two figures that are asked of a ViT-B/16's training, and whether they are reached."""
+    """Returns the two targets for training ViT-B/16, with the measured values."""
     by_name = {line["name"]: line for line in lines if line["task"] == BAR_TASK and "images_per_s" in line}
     ours = by_name.get("roadwork, compiled")
     if ours is None:
-        return [f"Bar: roadwork, compiled, was not measured in {BAR_TASK}."]
-    judged = [("of the matrix rate", ours["matrix_share"], BAR_SHARE)]
+        return [f"Target: {BAR_TASK} was not measured for roadwork, compiled."]
+    judged = [("of the peak FLOP/s", ours["matrix_share"], BAR_SHARE)]
     ratios = [line["ours_ratio"] for name, line in by_name.items() if name.endswith("plain loop, eager")]
     judged += [("times the faster plain loop, eager", min(ratios), BAR_RATIO)] if ratios else []
-    start = f"Bar: {BAR_TASK}, roadwork, compiled"
+    start = f"Target: {BAR_TASK}, roadwork, compiled"
     return [
-        f"{start}: {value:.3g} {of}; {asked:g} is asked: {'met' if value >= asked else 'MISSED'}"
+        f"{start}: {value:.3g} {of} (target {asked:g}): {'met' if value >= asked else 'MISSED'}"
         for of, value, asked in judged
     ]
 
 
 def as_table(lines: Sequence[Line], title: str) -> Table:
-    """The lines for people to read."""
-    table = Table("task", "batch", "contender", "images/s (slowest to fastest)", "ours / this", "matrix", "busy", "GB")
+    """Formats the rows as a table."""
+    table = Table("task", "batch", "contender", "images/s (slowest to fastest)", "ours / this", "of peak", "busy", "GB")
     table.title = title
     for line in lines:
         cells = [line.get("error", "")]
@@ -497,19 +499,19 @@ def as_table(lines: Sequence[Line], title: str) -> Table:
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=MODELS, help="networks (default: all)")
-    parser.add_argument("--batch", type=int, help="images a batch; halved until all fit (default: 128; vit-s 256)")
-    parser.add_argument("--steps", type=int, default=10, help="steps that are timed in each turn (default 10)")
-    parser.add_argument("--repeat", type=int, default=5, help="turns of each contender (default 5)")
-    parser.add_argument("--minutes", type=float, default=8, help="begin nothing new after this time (default 8)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table's figures here too")
-    parser.add_argument("--tiny", action="store_true", help="vit-s and convnext-t, tiny and eager, on any machine")
+    parser.add_argument("--batch", type=int, help="batch size; halved until all fit (default: 128; vit-s 256)")
+    parser.add_argument("--steps", type=int, default=10, help="timed steps per repetition (default: 10)")
+    parser.add_argument("--repeat", type=int, default=5, help="repetitions (default: 5)")
+    parser.add_argument("--minutes", type=float, default=8, help="start nothing new after this time (default: 8)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
+    parser.add_argument("--tiny", action="store_true", help="run tiny networks without torch.compile, on any machine")
     options = parser.parse_args(arguments)
     if not (options.tiny or torch.cuda.is_available()):
-        parser.error("there is no CUDA device here; --tiny runs a small form on the CPU")
+        parser.error("no CUDA device found; --tiny runs a small version on the CPU")
     available = TINY_MODELS if options.tiny else MODELS
     options.models = options.models or list(available)
     if not available.keys() >= set(options.models):
-        parser.error(f"--tiny has {', '.join(available)}")
+        parser.error(f"--tiny supports only {', '.join(available)}")
     if min(options.steps, options.repeat, 1 if options.batch is None else options.batch) < 1:
         parser.error("--batch, --steps and --repeat must be at least 1")
     return options
@@ -520,7 +522,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     deadline = time.monotonic() + 60 * options.minutes
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")  # the few products outside of autocast, of all contenders alike
+        torch.set_float32_matmul_precision("high")  # for matrix products outside autocast, in all contenders
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     models, modes, products, seconds = MODELS, ("compiled", "eager"), PRODUCTS, 0.2
     if options.tiny:
@@ -530,14 +532,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     lines: list[Line] = []
     for phase, name in itertools.product(PASSES, options.models):
         lines += measure_what_fits(models[name], options.batch or models[name].batch, device, phase, plan=plan)
-        if options.json:  # a run that is cut off leaves what it has
+        if options.json:  # keep partial results of an interrupted run
             facts = {"matrix_flop_per_s": rates, "steps": options.steps, "bar": judge_bar(lines), "lines": lines}
             options.json.write_text(json.dumps(machine() | facts, indent=1) + "\n", encoding="utf-8")
     console = Console(width=None if sys.stdout.isatty() else 170, highlight=False)
     console.print(as_table(lines, " | ".join(machine().values())))
-    flops = {line["task"]: f"{line['task']}: {line['gflop_per_image']:.4g} GFLOP an image" for line in lines}
-    rates_said = (f"bf16 {shape}: {rate / 1e12:.4g} TFLOP/s" for shape, rate in rates.items())
-    console.print(*rates_said, *flops.values(), *judge_bar(lines), sep="\n")
+    flops = {line["task"]: f"{line['task']}: {line['gflop_per_image']:.4g} GFLOP per image" for line in lines}
+    rate_lines = (f"bf16 {shape}: {rate / 1e12:.4g} TFLOP/s" for shape, rate in rates.items())
+    console.print(*rate_lines, *flops.values(), *judge_bar(lines), sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Images per second from 12-megapixel JPEGs to what a network takes, ours and others', as ratios of the same run.
+"""Speed of loading 12-megapixel JPEGs into network inputs, compared with common image readers and loaders.
 
     python -m benchmarks.input [--images 24] [--size 224] [--photo 4032 3024] [--workers 2] [--repeat 5] [--json FILE]
 
-Cold means from the encoded photo; its file is in the page cache, or in RAM where one core decodes. All contenders read
-the same photos, which are generated, and give the same pictures: the table says by how much they differ from Pillow's
-full decode. A ratio is of two speeds in the same repetition.
+"Cold" decodes the encoded photo, from the page cache or, on one core, from RAM. All contenders read the same generated
+photos and must return the same images. The table shows the mean difference from Pillow's full decode. A ratio compares
+two speeds of the same repetition.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from benchmarks.input_cases import OURS, Decode, check_decoders, decoders, has_o
 from benchmarks.input_epochs import OURS_FROM_COPY, Epoch, check_epochs, epochs, make_dataset
 from benchmarks.paired import Contender, Line, compare, show, take_turns
 
-# One pass over the copy is too short to time.
+# One pass over the resized copy is too short to time.
 PASSES_OVER_COPY = 10
-NO_OPENCV = "OpenCV is not installed, so its rows are left out: pip install -c constraints.txt -e '.[bench]'"
+NO_OPENCV = "OpenCV is not installed, so it is skipped: pip install -c constraints.txt -e '.[bench]'"
 
 
 def measure_cold(encoded: Sequence[bytes], size: int, repeats: int, *, is_training: bool) -> list[Line]:
-    """From bytes to uint8 pixels, in one process and one thread."""
+    """Measures decoding from bytes to uint8 pixels, in one process and one thread."""
     torch.set_num_threads(1)
     named = decoders(size, is_training=is_training)
     notes = as_notes(check_decoders(named, encoded, size))
@@ -37,7 +37,7 @@ def measure_cold(encoded: Sequence[bytes], size: int, repeats: int, *, is_traini
 
 
 def measure_epochs(root: Path, photos: list[Path], size: int, workers: int, repeats: int) -> list[Line]:
-    """From files to normalised float batches, with the same number of worker processes for all."""
+    """Measures epochs from files to normalised float batches. All loaders use the same number of workers."""
     named = epochs(root, photos, size, workers)
     notes = as_notes(check_epochs(named, photos, size))
     contenders = [
@@ -47,28 +47,28 @@ def measure_epochs(root: Path, photos: list[Path], size: int, workers: int, repe
 
 
 def decoding(name: str, decode: Decode, encoded: Sequence[bytes]) -> Contender:
-    """Decodes each photo once."""
+    """Returns a contender that decodes each photo once."""
     return Contender(name, lambda: len([decode(data).shape for data in encoded]))
 
 
 def passing(name: str, epoch: Epoch, n_passes: int) -> Contender:
-    """Reads all batches, so many times."""
+    """Returns a contender that reads all batches `n_passes` times."""
     return Contender(name, lambda: sum(len(batch) for _ in range(n_passes) for batch in epoch()))
 
 
 def as_notes(differences: dict[str, float]) -> dict[str, str]:
-    """How far each contender's pictures are from those of Pillow's full decode."""
+    """Formats the mean pixel difference of each contender from Pillow's full decode."""
     return {name: f"differs by {difference:.2f} of 255" for name, difference in differences.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.input", description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=24, help="photos (default 24)")
-    parser.add_argument("--size", type=int, default=224, help="pixels of the network's input (default 224)")
+    parser.add_argument("--images", type=int, default=24, help="number of photos (default: 24)")
+    parser.add_argument("--size", type=int, default=224, help="network input size in pixels (default: 224)")
     parser.add_argument("--photo", type=int, nargs=2, default=(4032, 3024), metavar=("WIDTH", "HEIGHT"))
-    parser.add_argument("--workers", type=int, default=2, help="worker processes of every loader (default 2)")
-    parser.add_argument("--repeat", type=int, default=5, help="repetitions (default 5)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table's figures here too")
+    parser.add_argument("--workers", type=int, default=2, help="worker processes per loader (default: 2)")
+    parser.add_argument("--repeat", type=int, default=5, help="repetitions (default: 5)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
     options = parser.parse_args(arguments)
     if min(options.images, options.repeat, options.size, *options.photo) < 1 or options.workers < 0:
         parser.error("--images, --size, --photo and --repeat must be at least 1, --workers at least 0")

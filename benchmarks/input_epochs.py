@@ -1,4 +1,4 @@
-"""Epochs of normalised float batches from one folder of photos, by our data module and by others' loaders."""
+"""Epochs of normalised float batches from one folder of photos: our data module and common loaders."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from benchmarks.input_cases import (
 from benchmarks.photos import Size, make_photos
 from roadwork.config import load_config, to_settings
 from roadwork.data.datamodule import NATIXDataModule
+from roadwork.data.images import to_unit_range
 from roadwork.data.prepared.plan import plan_copy
 from roadwork.data.prepared.write import lock_copy, write_copy
 from roadwork.data.source import read_dataset
@@ -38,12 +39,12 @@ BATCH_SIZE = 4
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "config.yaml"
 MEAN = torch.tensor(IMAGENET_STATISTICS.mean).view(3, 1, 1)
 STD = torch.tensor(IMAGENET_STATISTICS.std).view(3, 1, 1)
-# Gives the batches (B, 3, S, S) of one pass over the photos, in order.
+# Yields the batches (B, 3, S, S) of one pass over the photos, in order.
 Epoch = Callable[[], Iterator[Tensor]]
 
 
 def make_dataset(root: Path, n: int, photo_size: Size) -> list[Path]:
-    """A dataset whose train split is `n` photos; the other splits, which nothing here reads, are small pictures."""
+    """Writes a dataset with `n` photos in the train split and small, unused images in the other splits."""
     photos = make_photos(root / "photos", n, size=photo_size)
     splits = {"train": [str(path.relative_to(root)) for path in photos]}
     for number, split in enumerate(("val_select", "val_calib", "val_test"), 1):
@@ -57,7 +58,7 @@ def make_dataset(root: Path, n: int, photo_size: Size) -> list[Path]:
 
 
 def epochs(root: Path, photos: list[Path], size: int, workers: int) -> dict[str, Epoch]:
-    """Name to epoch, over the train split of `make_dataset`; OpenCV's where it is installed. Makes the copy too."""
+    """Returns the epochs by name, over the train split of `make_dataset`. Prepares the resized copy first."""
     recipes: dict[str, Dataset[Tensor]] = {PILLOW_LOADER: PillowPhotos(photos, size)}
     if has_opencv():
         recipes["OpenCV, full decode, DataLoader"] = OpenCVPhotos(photos, size)
@@ -71,7 +72,7 @@ def epochs(root: Path, photos: list[Path], size: int, workers: int) -> dict[str,
 
 
 def our_config(root: Path, size: int, *overrides: str) -> Any:
-    """Photos, or their copy, read in every epoch, as with more of them than RAM can hold."""
+    """Returns a configuration without RAM cache, augmentation and weighted sampling: each epoch reads the files."""
     fixed = (
         f"data.root={root}", f"data.img_size={size}", f"data.prepared.folder={root / 'copy'}", "data.cache=none",
         f"data.dataloader.batch_size={BATCH_SIZE}", "data.augmentation.train.mode=none",
@@ -81,14 +82,14 @@ def our_config(root: Path, size: int, *overrides: str) -> Any:
 
 
 def prepare_copy(root: Path, size: int) -> None:
-    """What `roadwork prepare` does."""
+    """Prepares the resized copy, as `roadwork prepare` does."""
     data = to_settings(our_config(root, size)).data
     with lock_copy(data) as manifest:
         write_copy(plan_copy(data, manifest, *read_dataset(data)), processes=1)
 
 
 def our_epoch(root: Path, size: int, workers: int, use: str) -> Epoch:
-    """The data module's train batches, after the hooks that a trainer calls; without augmentation, as the others."""
+    """Returns the epoch of our data module: loaded, scaled and normalised, without augmentation."""
     config = our_config(root, size, f"data.prepared.use={use}", f"data.dataloader.num_workers={workers}")
     datamodule = NATIXDataModule(config)
     datamodule.setup("fit")
@@ -96,14 +97,14 @@ def our_epoch(root: Path, size: int, workers: int, use: str) -> Epoch:
 
     def epoch() -> Iterator[Tensor]:
         for batch in loader:
-            arrived = datamodule.on_before_batch_transfer(batch, 0)
-            yield datamodule.on_after_batch_transfer(arrived, 0)["image"]
+            # The work of the module's batch transfer hooks, except for collecting unreadable images.
+            yield datamodule.normalise(to_unit_range(batch["image"]))
 
     return epoch
 
 
 def plain_epoch(dataset: Any, workers: int) -> Epoch:
-    """The batches of torch's loader with the same settings as ours."""
+    """Returns the epoch of a torch DataLoader with our settings."""
     loader: DataLoader[Any] = DataLoader(
         dataset, BATCH_SIZE, num_workers=workers, persistent_workers=workers > 0, prefetch_factor=2 if workers else None
     )
@@ -116,7 +117,7 @@ def plain_epoch(dataset: Any, workers: int) -> Epoch:
 
 
 class PillowPhotos(Dataset[Tensor]):
-    """torchvision's ImageFolder with Resize((size, size)), ToTensor and Normalize, written out: bilinear by default."""
+    """Equivalent to torchvision's ImageFolder with Resize((size, size)) (bilinear), ToTensor and Normalize."""
 
     def __init__(self, photos: list[Path], size: int) -> None:
         self.photos = photos
@@ -129,25 +130,25 @@ class PillowPhotos(Dataset[Tensor]):
         return normalised(self.read(index))
 
     def read(self, index: int) -> np.ndarray:
-        """(size, size, 3) uint8 RGB."""
+        """Reads one photo as (size, size, 3) uint8 RGB."""
         with self.photos[index].open("rb") as file, Image.open(file) as image:
             return np.array(image.convert("RGB").resize((self.size, self.size), Image.Resampling.BILINEAR))
 
 
 class OpenCVPhotos(PillowPhotos):
-    """The same with OpenCV."""
+    """`PillowPhotos`, decoded with OpenCV."""
 
     def read(self, index: int) -> np.ndarray:
         return decode_with_opencv(self.photos[index].read_bytes(), self.size, opencv().IMREAD_COLOR)
 
 
 def normalised(pixels: np.ndarray) -> Tensor:
-    """What torchvision's ToTensor and Normalize make of (size, size, 3) uint8."""
+    """Converts (size, size, 3) uint8 as torchvision's ToTensor and Normalize do."""
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous().float().div(255).sub_(MEAN).div_(STD)
 
 
 def huggingface_photos(photos: list[Path], size: int) -> Any:
-    """A `datasets` table of the photos whose rows an image processor makes when they are read."""
+    """Returns a `datasets` table of the photos that applies an image processor on read."""
     import datasets  # noqa: PLC0415  # seconds to import
 
     processor = image_processor(size, image_mean=IMAGENET_STATISTICS.mean, image_std=IMAGENET_STATISTICS.std)
@@ -158,10 +159,10 @@ def huggingface_photos(photos: list[Path], size: int) -> Any:
 
 
 def check_epochs(named: dict[str, Epoch], photos: list[Path], size: int) -> dict[str, float]:
-    """Mean difference of each epoch's images from Pillow's full decode, bicubic, of 255.
+    """Returns each epoch's mean pixel difference from Pillow's full decode (bicubic), on a scale of 255.
 
     Raises:
-        ValueError: one does not give all images, in this shape, or gives others.
+        ValueError: an epoch omits images, or returns another shape, another dtype or different images.
     """
     expected = np.stack([decode_with_pillow(path.read_bytes(), size) for path in photos])
     differences = {}
@@ -169,7 +170,7 @@ def check_epochs(named: dict[str, Epoch], photos: list[Path], size: int) -> dict
         images = torch.cat(list(epoch()))
         if images.shape != (len(photos), 3, size, size) or images.dtype != torch.float32:
             raise ValueError(
-                f"{name} gives {images.dtype} {tuple(images.shape)}, not float32 {(len(photos), 3, size, size)}."
+                f"{name} returns {images.dtype} {tuple(images.shape)}, not float32 {(len(photos), 3, size, size)}."
             )
         pixels = (255 * (images * STD + MEAN)).permute(0, 2, 3, 1)
         differences[name] = mean_difference(name, pixels.numpy(), expected)

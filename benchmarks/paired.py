@@ -1,4 +1,4 @@
-"""Contenders that take turns at the same work, and the ratios of their speeds within each turn."""
+"""Interleaved timing of contenders on the same work, with speed ratios per repetition."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from roadwork.core.progress import new_progress
 
 @dataclass(frozen=True)
 class Contender:
-    """Something that is timed.
+    """An implementation to time.
 
     Attributes:
-        name: as the table shows it.
-        run: does the work once and gives the number of images it did, and the seconds where it takes the time itself
-            (a part of its work is not counted); the work of all contenders is the same.
+        name: the name in the table.
+        run: does the work once and returns the number of processed images. It may also return the seconds, if it
+            excludes a part of its work from the timing. All contenders do the same work.
     """
 
     name: str
@@ -36,15 +36,15 @@ class Contender:
 
 @dataclass(frozen=True)
 class Line:
-    """A contender's speed over the repetitions, and how ours compares with it.
+    """One row of the table: a contender's speed, and our speed relative to it.
 
     Attributes:
-        task: what was done.
-        name: the contender.
+        task: the measured task.
+        name: the contender's name.
         images_per_s, images_per_s_low, images_per_s_high: median, slowest and fastest repetition.
         ours_ratio, ours_ratio_low, ours_ratio_high: our speed over this contender's in the same repetition; median,
-            lowest and highest. None for ours itself.
-        note: what else is to be known, such as a mean difference of pixels.
+            minimum and maximum. None for our own row.
+        note: further information, such as a mean pixel difference.
     """
 
     task: str
@@ -59,19 +59,19 @@ class Line:
 
 
 def take_turns(contenders: Sequence[Contender], repeats: int, warmups: int = 1) -> dict[str, list[float]]:
-    """Images per second of each contender in each repetition.
+    """Returns the speed of each contender in each repetition, in images per second.
 
-    Contenders take turns, so that a busy minute of the machine falls on all of them alike, and every second turn is in
-    the opposite order.
+    Each repetition runs all contenders, so that load on the machine affects all of them. The order is reversed in every
+    second repetition.
 
     Args:
-        contenders: with names that differ.
-        repeats: how often each one is timed.
-        warmups: how often each one runs before that, untimed: caches fill, kernels compile.
+        contenders: have unique names.
+        repeats: timed runs per contender.
+        warmups: untimed runs per contender before these, for caches and kernel compilation.
     """
     speeds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     with new_progress() as progress:
-        task = progress.add_task("Measuring, in turns", total=(warmups + repeats) * len(contenders))
+        task = progress.add_task("Measuring", total=(warmups + repeats) * len(contenders))
         for number in range(-warmups, repeats):
             for contender in contenders if number % 2 == 0 else contenders[::-1]:
                 started = time.perf_counter()
@@ -86,7 +86,7 @@ def take_turns(contenders: Sequence[Contender], repeats: int, warmups: int = 1) 
 
 
 def compare(task: str, ours: str, speeds: dict[str, list[float]], notes: dict[str, str] | None = None) -> list[Line]:
-    """A line for each contender; ratios are taken within a repetition, then their median, lowest and highest."""
+    """Returns one row per contender, with the median, minimum and maximum of the ratios per repetition."""
     lines = []
     for name, values in speeds.items():
         ratios = [mine / theirs for mine, theirs in zip(speeds[ours], values, strict=True)] if name != ours else []
@@ -96,7 +96,7 @@ def compare(task: str, ours: str, speeds: dict[str, list[float]], notes: dict[st
 
 
 def as_table(lines: Sequence[Line], title: str) -> Table:
-    """The lines for people to read."""
+    """Formats the rows as a table."""
     table = Table("task", "contender", "images/s (slowest to fastest)", "ours / this", "", title=title)
     for line in lines:
         speed = f"{line.images_per_s:.3g} ({line.images_per_s_low:.3g} to {line.images_per_s_high:.3g})"
@@ -108,7 +108,7 @@ def as_table(lines: Sequence[Line], title: str) -> Table:
 
 
 def show(lines: Sequence[Line], title: str, json_file: Path | None, **facts: Any) -> None:
-    """Prints the table, and writes it to `json_file` with the machine, the date and `facts`."""
+    """Prints the table. Writes it to `json_file` with the machine, the date and `facts`."""
     Console().print(as_table(lines, title))
     if json_file:
         written = machine() | facts | {"lines": [asdict(line) for line in lines]}
@@ -116,7 +116,7 @@ def show(lines: Sequence[Line], title: str, json_file: Path | None, **facts: Any
 
 
 def machine() -> dict[str, str]:
-    """What the figures were measured on, and when."""
+    """Returns the date, the machine and the torch version of the measurement."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return {
         "date": datetime.now(UTC).date().isoformat(),

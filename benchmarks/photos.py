@@ -1,4 +1,4 @@
-"""Photo-like JPEGs of 12 megapixels for the benchmarks: smooth skies and walls, rough foliage and asphalt, edges."""
+"""Generates 12-megapixel JPEGs with photo-like statistics: smooth areas, rough textures and sharp edges."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from PIL import Image, ImageDraw
 Size = tuple[int, int]
 N_HOUSES = 12
 N_CABLES = 6
-# The texture's octaves: the pixels of a grain, and its strength. A photo's detail grows weaker as it grows finer.
+# The octaves of the texture: grain size in pixels, and standard deviation.
 OCTAVES = ((40, 14.0), (12, 12.0), (4, 12.0), (2, 16.0), (1, 9.0))
 
 
 def make_photos(folder: Path, n: int, seed: int = 0, size: Size = (4032, 3024), quality: int = 90) -> list[Path]:
-    """Writes `n` JPEGs of `size` (width, height) pixels and gives their paths; the same seed gives the same pictures.
+    """Writes `n` JPEGs of `size` (width, height) in pixels and returns their paths. Reproducible for a given seed.
 
-    At the default size and quality a file has 3 to 5 MB, as a phone's photo has.
+    At the default size and quality a file has 3 to 5 MB, like a phone photo.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"photo_{number:05d}.jpg" for number in range(n)]
@@ -27,7 +27,7 @@ def make_photos(folder: Path, n: int, seed: int = 0, size: Size = (4032, 3024), 
 
 
 def draw_photo(rng: np.random.Generator, size: Size) -> Image.Image:
-    """A YCbCr picture of houses and cables before hills of noise, rough in places and smooth in others."""
+    """Draws a YCbCr image of houses and cables on noise, with smooth and rough areas."""
     scene = Image.fromarray(_to_bytes(128 + _noise(rng, size, max(size) // 6, 45.0)))
     _draw_edges(rng, scene)
     texture = np.zeros((size[1], size[0]), dtype=np.float32)
@@ -40,7 +40,7 @@ def draw_photo(rng: np.random.Generator, size: Size) -> Image.Image:
 
 
 def _noise(rng: np.random.Generator, size: Size, pixels: int, strength: float) -> np.ndarray:
-    """(H, W) float32 smooth noise with a standard deviation near `strength`, whose grains have so many pixels."""
+    """Returns (H, W) float32 smooth noise with grains of `pixels` pixels and a standard deviation near `strength`."""
     coarse = tuple(max(2, side // max(1, pixels)) for side in size)
     values = strength * rng.standard_normal((coarse[1], coarse[0]), dtype=np.float32)
     return np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BILINEAR))

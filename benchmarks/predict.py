@@ -1,11 +1,11 @@
-"""Bulk prediction of 12-megapixel files, ours against transformers' pipeline("image-classification"), in the same run.
+"""Bulk prediction speed on 12-megapixel files, compared with transformers' pipeline("image-classification").
 
     python -m benchmarks.predict [--images 24] [--repeat 5] [--json FILE] [--model resnet|vit-s|all]
 
-Both predict the same exported folder on the same files, which are generated and in the page cache, with the same batch
-size. Ours is all that `roadwork predict` does once it has loaded the network: finding, reading, deciding, the csv file.
-The pipeline gets the paths as a list, with and without worker processes, and from a generator, as its guide shows
-them; it has no file to write. Its workers each read whole batches, so there should be several batches a worker.
+Both use the same exported model, batch size and generated files, which are in the page cache. Our time covers all of
+`roadwork predict` after the network is loaded: discovery, reading, prediction and writing the CSV file. The pipeline
+gets the paths as a list, with and without workers, and from a generator, as in its documentation; it writes no file.
+Each of its workers reads whole batches, so use several batches per worker.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from benchmarks.step_work import NETWORKS
 
 
 def measure(network: str, photos: Path, batch: int, workers: int, repeats: int) -> list[Line]:
-    """A line for each way of predicting."""
+    """Returns one row per predictor."""
     named = predictors(make_model(photos.with_name(network), network), photos, batch, workers)
     notes = {name: f"differs by {value:.4f}" for name, value in check_predictors(named).items()}
     contenders = [predicting(name, predict) for name, predict in named.items()]
@@ -33,19 +33,19 @@ def measure(network: str, photos: Path, batch: int, workers: int, repeats: int) 
 
 
 def predicting(name: str, predict: Predict) -> Contender:
-    """Predicts all photos once."""
+    """Returns a contender that predicts all photos once."""
     return Contender(name, lambda: len(predict()))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.predict", description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=24, help="photos (default 24)")
+    parser.add_argument("--images", type=int, default=24, help="number of photos (default: 24)")
     parser.add_argument("--photo", type=int, nargs=2, default=(4032, 3024), metavar=("WIDTH", "HEIGHT"))
-    parser.add_argument("--model", choices=[*NETWORKS, "all"], default="all", help="the network (default all)")
-    parser.add_argument("--batch", type=int, default=6, help="pictures a batch (default 6: several for each worker)")
-    parser.add_argument("--workers", type=int, default=cpu_count(), help="that read ahead (default: the CPUs)")
-    parser.add_argument("--repeat", type=int, default=5, help="repetitions (default 5)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table's figures here too")
+    parser.add_argument("--model", choices=[*NETWORKS, "all"], default="all", help="network (default: all)")
+    parser.add_argument("--batch", type=int, default=6, help="batch size (default: 6: several per worker)")
+    parser.add_argument("--workers", type=int, default=cpu_count(), help="prefetching readers (default: the CPUs)")
+    parser.add_argument("--repeat", type=int, default=5, help="repetitions (default: 5)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
     options = parser.parse_args(arguments)
     if min(options.images, options.batch, options.workers, options.repeat, *options.photo) < 1:
         parser.error("--images, --photo, --batch, --workers and --repeat must be at least 1")

@@ -1,4 +1,4 @@
-"""Bulk prediction of the same files by the same exported network: ours, and transformers' pipeline as it is used."""
+"""Bulk predictors of the same files with the same exported network: ours and transformers' pipeline."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from roadwork.models.processor import PROCESSOR_FILE, image_statistics
 
 OURS = "roadwork"
 SIZES = {"resnet": 96, "vit-s": 224}
-# Pixels differ a little between the two readers; answers that differ by more are of another network or picture.
+# The two image readers differ slightly; a larger difference in probability means another network or other images.
 MAX_DIFFERENCE = 0.05
-# (N,) probabilities of Roadwork, in the order of the photos.
+# Returns (N,) probabilities of Roadwork, in the order of the photos.
 Predict = Callable[[], list[float]]
 
 
 def make_model(folder: Path, network: str) -> Path:
-    """An exported folder with one of the step's networks, its weights random: what it says costs the same."""
+    """Exports one of the networks of `benchmarks.step` with random weights and returns its folder."""
     settings = to_settings(load_config(CONFIG, [*NETWORKS[network][1], f"data.img_size={SIZES[network]}"]))
     torch.manual_seed(0)
     built = build_model(settings.model, settings.data.img_size).eval()
@@ -43,7 +43,7 @@ def make_model(folder: Path, network: str) -> Path:
 
 
 def predictors(model: Path, photos: Path, batch: int, workers: int) -> dict[str, Predict]:
-    """Name to a prediction of all photos of a folder, each with `workers` threads or processes that read ahead."""
+    """Returns the predictors of a photo folder by name. Each prefetches with `workers` threads or processes."""
     detector = Detector.load(model)
     pipeline = load_pipeline(model)
     paths = [str(path) for path in sorted(photos.iterdir())]
@@ -67,34 +67,34 @@ def predictors(model: Path, photos: Path, batch: int, workers: int) -> dict[str,
 
 
 def load_pipeline(model: Path) -> Any:
-    """As transformers' guide has it."""
+    """Loads the pipeline as in the documentation of transformers."""
     from transformers import pipeline  # noqa: PLC0415  # seconds to import
 
     return pipeline("image-classification", model=str(model))
 
 
 def scores(answers: Any) -> list[float]:
-    """What a pipeline says of Roadwork."""
+    """Returns the pipeline's probabilities of Roadwork."""
     return [{one["label"]: one["score"] for one in answer}[ROADWORK] for answer in answers]
 
 
 def check_predictors(named: dict[str, Predict]) -> dict[str, float]:
-    """The largest difference of each one's probabilities from ours.
+    """Returns the maximum absolute difference in probability from ours, per predictor.
 
     Raises:
-        ValueError: it is more than two readers of one photo explain.
+        ValueError: a difference exceeds `MAX_DIFFERENCE`.
     """
     expected = named[OURS]()
     return {name: largest_difference(name, predict(), expected) for name, predict in named.items()}
 
 
 def largest_difference(name: str, found: Sequence[float], expected: Sequence[float]) -> float:
-    """Of probabilities.
+    """Returns the maximum absolute difference in probability.
 
     Raises:
-        ValueError: it is more than two readers of one photo explain, or one photo is missing.
+        ValueError: the difference exceeds `MAX_DIFFERENCE`, or a photo is missing.
     """
     difference = max(abs(one - other) for one, other in zip(found, expected, strict=True))
     if not difference <= MAX_DIFFERENCE:
-        raise ValueError(f"{name} differs by {difference:.3f} from {OURS}: not the same network, or other pictures.")
+        raise ValueError(f"{name} differs by {difference:.3f} from {OURS}, more than {MAX_DIFFERENCE:g}.")
     return difference

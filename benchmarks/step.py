@@ -1,14 +1,14 @@
-"""A training step of ours against the same one in a bare PyTorch loop and in Hugging Face's Trainer.
+"""Speed of our training step, compared with a bare PyTorch loop and Hugging Face's Trainer.
 
     python -m benchmarks.step [--model resnet|vit-s|all] [--options] [--repeat 5] [--steps 20] [--json FILE]
 
-All train the same network from the same weights on the same uint8 images in RAM, with the demo's augmentation, loss,
-clipping and AdamW, each time in a new process: what one leaves on its heap slows or speeds the next. Ours is
-`BaseTrainer.fit`, with EMA, MCC, logs and callbacks; the bare loop is the limit; Trainer has its default callbacks and
-no worker processes. Only steps are timed: no set-up, no validation, no checkpoint.
+All contenders train the same network from the same weights on the same uint8 images in RAM, with the demo's
+augmentation, loss, clipping and AdamW. Each runs in a new process, because heap state affects later runs. Ours is
+`BaseTrainer.fit` with EMA, MCC, logging and callbacks. The bare loop is the upper bound. Trainer has its default
+callbacks and no workers. Only steps are timed: no setup, no validation, no checkpoint.
 
-With the ResNet comes an epoch: the second one of a real run on demo photos, read from their resized copy or held in
-RAM, against the bare loop over as many images. `--options` compares each option of the step with the default instead.
+For the ResNet, the second epoch of a real run on demo photos is timed too, from the resized copy and from RAM. It is
+compared with a bare loop over the same number of images. `--options` compares each step option with the default.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from roadwork.models.cost import kept_bytes
 from roadwork.training.devices import checkpoint_gradients
 
 OURS = "roadwork"
-BARE = "bare loop, the limit"
+BARE = "bare loop"
 TRAINER = "Hugging Face Trainer"
 BATCHES = {"resnet": 64, "vit-s": 16}
 WARMUP = 3
@@ -57,7 +57,7 @@ OPTIONS = {
 
 
 def compare_steps(network: str, work: Work, repeats: int) -> list[Line]:
-    """Ours, the bare loop and Trainer."""
+    """Measures the training step of ours, the bare loop and Trainer."""
     trains = {OURS: train_ours, BARE: train_bare, TRAINER: train_by_trainer}
     contenders = [alone(name, partial(timed, train, work)) for name, train in trains.items()]
     task = f"step, {NETWORKS[network][0]}, {work.batch} x {work.settings.data.img_size} px"
@@ -65,13 +65,13 @@ def compare_steps(network: str, work: Work, repeats: int) -> list[Line]:
 
 
 def timed(train: Callable[[Work], Done], work: Work) -> tuple[int, float]:
-    """A contender's images and seconds."""
+    """Trains once. Returns the number of images and the seconds."""
     done = train(work)
     return done.images, done.seconds
 
 
 def alone(contender: str, work: Callable[[], tuple[int, float]]) -> Contender:
-    """A contender that does its work in a new process each time."""
+    """Returns a contender that runs in a new process each time."""
     return Contender(contender, partial(_in_a_process, work))
 
 
@@ -81,14 +81,14 @@ def _in_a_process(work: Callable[[], tuple[int, float]]) -> tuple[int, float]:
 
 
 def be_quiet() -> None:
-    """Leaves the screen to the table."""
+    """Silences logs and warnings, so that only the table is printed."""
     quiet_lightning()
-    logging.getLogger("roadwork").setLevel(logging.ERROR)  # the demo photos' splits are small, and no matter here
+    logging.getLogger("roadwork").setLevel(logging.ERROR)  # it warns about the small demo splits
     warnings.filterwarnings("ignore")
 
 
 def compare_epochs(work: Work, repeats: int, images: int) -> list[Line]:
-    """A real second epoch from the resized copy, from RAM, and by the bare loop."""
+    """Measures the second epoch of a real run from the resized copy and from RAM, against the bare loop."""
     with TemporaryDirectory() as folder:
         cfg = demo_with_copy(work.cfg, Path(folder), images)
         n_train = second_epoch(cfg, "auto")[0]
@@ -102,7 +102,7 @@ def compare_epochs(work: Work, repeats: int, images: int) -> list[Line]:
 
 
 def compare_options(network: str, work: Work, repeats: int) -> list[Line]:
-    """Ours with each option against ours with the defaults."""
+    """Measures our step with each option, against our step with the defaults."""
     default = "the defaults"
     works = {default: work}
     for option in OPTIONS[network]:
@@ -117,16 +117,16 @@ def compare_options(network: str, work: Work, repeats: int) -> list[Line]:
 
 
 def effect(line: Line, works: dict[str, Work], speeds: dict[str, list[float]]) -> str:
-    """An option's speed over the default's; for those that change what is kept, the memory too."""
+    """Formats an option's speed relative to the default, and its activation memory if that differs."""
     default = next(iter(works))
     ratio = median(mine / theirs for mine, theirs in zip(speeds[line.name], speeds[default], strict=True))
     kept, before = kept_mib(works[line.name]), kept_mib(works[default])
-    memory = f", keeps {kept:.0f} of {before:.0f} MiB for the backward pass" if kept != before else ""
+    memory = f", activation memory {kept:.0f} of {before:.0f} MiB" if kept != before else ""
     return f"{ratio:.2f}x the default{memory}"
 
 
 def kept_mib(work: Work) -> float:
-    """MiB that a forward pass keeps for the backward pass, beside the weights."""
+    """Returns the memory kept from the forward to the backward pass, without the weights, in MiB."""
     network = ready_network(work)
     if work.settings.training.gradient_checkpointing:
         checkpoint_gradients(network)
@@ -137,14 +137,14 @@ def kept_mib(work: Work) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__.splitlines()[0])
-    parser.add_argument("--model", choices=[*NETWORKS, "all"], default="all", help="the network (default all)")
-    parser.add_argument("--batch", type=int, help="images a step (default 64 for the ResNet, 16 for ViT-S)")
-    parser.add_argument("--img-size", type=int, default=96, help="pixels (default 96)")
-    parser.add_argument("--steps", type=int, default=20, help="steps that are timed (default 20)")
-    parser.add_argument("--repeat", type=int, default=5, help="repetitions (default 5)")
-    parser.add_argument("--epoch-images", type=int, default=1200, help="demo photos of the epoch; 0 leaves it out")
-    parser.add_argument("--options", action="store_true", help="compare the options of the step instead")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table's figures here too")
+    parser.add_argument("--model", choices=[*NETWORKS, "all"], default="all", help="network (default: all)")
+    parser.add_argument("--batch", type=int, help="batch size (default: 64 for the ResNet, 16 for ViT-S)")
+    parser.add_argument("--img-size", type=int, default=96, help="image size in pixels (default: 96)")
+    parser.add_argument("--steps", type=int, default=20, help="timed steps (default: 20)")
+    parser.add_argument("--repeat", type=int, default=5, help="repetitions (default: 5)")
+    parser.add_argument("--epoch-images", type=int, default=1200, help="demo photos of the epoch; 0 skips it")
+    parser.add_argument("--options", action="store_true", help="compare the options of our step instead")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
     options = parser.parse_args(arguments)
     if options.steps < 1 or options.repeat < 1 or options.epoch_images < 0:
         parser.error("--steps and --repeat must be at least 1, --epoch-images at least 0")
@@ -159,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         lines += compare_steps(network, work, options.repeat)
         if network == "resnet" and options.epoch_images:
             lines += compare_epochs(work, options.repeat, options.epoch_images)
-    show(lines, "The training step", options.json, steps=options.steps, repeats=options.repeat)
+    show(lines, "Training step", options.json, steps=options.steps, repeats=options.repeat)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The contenders of `benchmarks.step`: the same training steps by us, by a bare loop, and by Hugging Face's Trainer."""
+"""The contenders of `benchmarks.step`: our trainer, a bare loop and Hugging Face's Trainer, on the same steps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from roadwork.training.trainers.base_trainer import BaseTrainer
 
 @dataclass(frozen=True)
 class Done:
-    """What a contender did: `images` in `seconds`, and the network that it trained."""
+    """The result of a contender: timed images, seconds and the trained network."""
 
     images: int
     seconds: float
@@ -33,7 +33,7 @@ class Done:
 
 
 class StepClock(Callback):
-    """Seconds from the end of the last untimed step of an epoch to the end of its last step."""
+    """Measures the seconds from the end of an epoch's last warm-up step to the end of its last step."""
 
     def __init__(self, warmup: int, epoch: int = 0) -> None:
         self.warmup = warmup
@@ -61,8 +61,8 @@ class StepClock(Callback):
 
 
 def train_ours(work: Work) -> Done:
-    """`BaseTrainer.fit`, as `roadwork train` calls it: EMA, MCC, logging, progress bar and all."""
-    torch.compiler.reset()  # else those compiled before count against the limit of compilations
+    """Trains with `BaseTrainer.fit` as `roadwork train` does, with EMA, MCC, logging and progress bar."""
+    torch.compiler.reset()  # earlier compilations count towards the recompile limit
     with TemporaryDirectory() as folder:
         cfg = copy.deepcopy(work.cfg)
         cfg.output_dir = folder
@@ -74,7 +74,7 @@ def train_ours(work: Work) -> Done:
 
 
 def train_bare(work: Work) -> Done:
-    """The limit: a plain loop without average, correlation, log or checkpoint."""
+    """Trains with a plain loop without EMA, MCC, logging or checkpoints."""
     network = ready_network(work)
     recipe = Recipe(work, network)
     optimizer, schedule = optimizer_and_schedule(work, network)
@@ -95,7 +95,7 @@ def train_bare(work: Work) -> Done:
 
 
 def train_by_trainer(work: Work) -> Done:
-    """Hugging Face's Trainer with its default callbacks; no evaluation and no checkpoint fall into its steps."""
+    """Trains with Hugging Face's Trainer and its default callbacks, without evaluation or checkpoints."""
     network = ready_network(work)
     clock = TrainerClock(work.warmup)
     with TemporaryDirectory() as folder:
@@ -119,13 +119,13 @@ def train_by_trainer(work: Work) -> Done:
             callbacks=[clock],
         )
         trainer.recipe = Recipe(work, network)
-        with redirect_stdout(StringIO()):  # at its end it prints a dict
+        with redirect_stdout(StringIO()):  # it prints a dict when it ends
             trainer.train()
     return Done(work.steps * work.batch, clock.ended - clock.started, network)
 
 
 class Rows(Dataset[dict[str, Tensor]]):
-    """The images of a work in the order of its epoch."""
+    """The images of a `Work` in the order of its epoch."""
 
     def __init__(self, work: Work) -> None:
         self.work = work
@@ -139,7 +139,7 @@ class Rows(Dataset[dict[str, Tensor]]):
 
 
 class AugmentingTrainer(Trainer):
-    """A Trainer that augments on the device, where Trainer lets users change the loss."""
+    """A Trainer that augments on the device, inside `compute_loss`."""
 
     recipe: Recipe
 
@@ -151,7 +151,7 @@ class AugmentingTrainer(Trainer):
 
 
 class TrainerClock(TrainerCallback):
-    """The same moments as `StepClock`'s."""
+    """Measures the same interval as `StepClock`."""
 
     def __init__(self, warmup: int) -> None:
         self.warmup = warmup

@@ -1,4 +1,4 @@
-"""A work's tensors as our data module gives them."""
+"""Our data module over the in-memory tensors of a `Work`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from roadwork.settings import SPLIT_NAMES
 
 
 class TensorDataModule(NATIXDataModule):
-    """The data module over a work's tensors, as if it had read them into RAM."""
+    """A data module whose RAM cache holds the tensors of a `Work`."""
 
     def __init__(self, cfg: DictConfig, work: Work) -> None:
         super().__init__(cfg)
@@ -27,7 +27,7 @@ class TensorDataModule(NATIXDataModule):
     @override
     def setup(self, stage: str | None = None) -> None:
         n_train = len(self.work.labels)
-        rows = np.arange(n_train + self.work.batch)  # validation is one batch more
+        rows = np.arange(n_train + self.work.batch)  # plus one batch for validation
         ids, blank = rows.astype(str).astype(object), np.full(len(rows), "", dtype=object)
         labels = np.resize(self.work.labels.numpy(), len(rows))
         gps = np.full((len(rows), 2), np.nan)
@@ -45,7 +45,7 @@ class TensorDataModule(NATIXDataModule):
 
 
 class _Tensors:
-    """Gives images as a prepared copy does; from its end it begins again."""
+    """A stand-in for a prepared copy. Row numbers wrap around at the end."""
 
     def __init__(self, images: Tensor) -> None:
         self.images = images

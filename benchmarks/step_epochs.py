@@ -1,4 +1,4 @@
-"""The second epoch of a training run on files, from the photos' resized copy and from RAM."""
+"""Times the second epoch of a training run, from the resized copy or from RAM."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ PHOTO_SIZE = (640, 480)
 
 
 def demo_with_copy(cfg: DictConfig, folder: Path, images: int) -> DictConfig:
-    """`cfg` over new demo scenes in `folder`, and a resized copy of them."""
+    """Generates demo scenes and their resized copy in `folder`. Returns `cfg` set to use them."""
     generate_demo_data(folder / "photos", images=images, size=PHOTO_SIZE, seed=0)
     cfg = copy.deepcopy(cfg)
     cfg.data.root = str(folder / "photos")
     cfg.data.prepared.folder = str(folder / "copy")
-    cfg.data.splitting.near_duplicates = False  # comparing all images once is no part of an epoch
+    cfg.data.splitting.near_duplicates = False  # runs once, before the first epoch
     data = to_settings(cfg).data
     table, source = read_dataset(data)
     with lock_copy(data) as manifest:
@@ -36,11 +36,11 @@ def demo_with_copy(cfg: DictConfig, folder: Path, images: int) -> DictConfig:
 
 
 def second_epoch(cfg: DictConfig, cache: str) -> tuple[int, float]:
-    """Training images of an epoch, and the seconds of the second one, from its start to the end of its last step.
+    """Trains two epochs. Returns the images per epoch, and the seconds of the second epoch up to its last step.
 
     Args:
-        cfg: its `data.prepared.use` is set to require, its epochs to two.
-        cache: `data.cache`: `none` reads the copy in each epoch, `auto` holds what it gave in RAM.
+        cfg: the configuration; `data.prepared.use` and `training.epochs` are overridden.
+        cache: the value of `data.cache`: `none` reads the copy in each epoch, `auto` keeps the images in RAM.
     """
     cfg = copy.deepcopy(cfg)
     cfg.data.cache, cfg.data.prepared.use, cfg.training.epochs = cache, "require", 2

@@ -1,4 +1,4 @@
-"""What `benchmarks.step` has every contender do, and the recipe that the loops that are not ours follow."""
+"""The workload of `benchmarks.step`, and the training recipe of the bare loop and Trainer."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ NETWORKS = {
 
 
 class Work:
-    """The same steps for each contender: uint8 images in RAM, augmentation, network, loss, clipping, AdamW.
+    """The workload that all contenders share: images in RAM, their order, the network and the settings.
 
     Args:
-        cfg: the demo's configuration with a network, batch and image size.
-        steps: those that are timed.
-        warmup: those before them: memory is allocated, kernels are chosen.
+        cfg: the demo's configuration with a network, batch size and image size.
+        steps: number of timed steps.
+        warmup: number of untimed steps before them, for memory allocation and kernel selection.
     """
 
     def __init__(self, cfg: DictConfig, steps: int, warmup: int) -> None:
@@ -70,31 +70,31 @@ class Work:
         return build_model(self.settings.model, self.settings.data.img_size)
 
     def network(self) -> nn.Module:
-        """A new copy of the untrained network."""
+        """Returns a new copy of the untrained network."""
         return copy.deepcopy(self._network)
 
     @cached_property
     def order(self) -> list[int]:
-        """The rows of the epoch in the order in which our sampler draws them."""
+        """The rows of the epoch in the order of our sampler."""
         sampling = self.settings.data.gps_sampling
         return list(UniformSampler(range(len(self.labels)), 1, 0, shuffle=True, seed=sampling.random_seed))  # type: ignore[arg-type]
 
 
 def load_work(network: str, steps: int, warmup: int, *overrides: str) -> Work:
-    """The work of one of `NETWORKS` under the demo's settings; `overrides` are `key=value`."""
+    """Returns the workload of one of `NETWORKS` with the demo's settings; `overrides` are `key=value`."""
     keys = [*NETWORKS[network][1], "data.gps_sampling.enabled=false", "training.epochs=1", *overrides]
     return Work(load_config(CONFIG, keys), steps, warmup)
 
 
 def now() -> float:
-    """The clock, once the device has done what it was given."""
+    """Returns the time in seconds after the device has finished all queued work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 class Recipe:
-    """What the loops that are not ours do with a batch: the same augmentation, precision and loss, written plainly."""
+    """The augmentation, precision and loss of our step, for the bare loop and Trainer."""
 
     def __init__(self, work: Work, network: nn.Module) -> None:
         self.work = work
@@ -108,7 +108,7 @@ class Recipe:
         self.std = torch.tensor(statistics.std, device=self.device).view(1, 3, 1, 1)
 
     def loss(self, pixels: Tensor, labels: Tensor, step: int) -> Tensor:
-        """The loss of a batch of uint8 images on the device; `step` is its number from 0."""
+        """Returns the loss of a batch of uint8 images on the device; `step` counts from 0."""
         training = self.settings.training
         with torch.no_grad(), repeatable_draws(self.device, training.seed, 0, step * self.work.batch, 0):
             images, soft_labels = self.augmentation(pixels.float().div_(255), labels)
@@ -128,13 +128,13 @@ def is_bf16(settings: Settings) -> bool:
 
 
 def ready_network(work: Work) -> nn.Module:
-    """The untrained network in training mode, where and in the layout in which ours trains it."""
+    """Returns the untrained network in training mode, on the device and in the memory format of our step."""
     network = work.network().to("cuda" if torch.cuda.is_available() else "cpu").train()
     return network.to(memory_format=memory_format(work.settings))  # type: ignore[call-overload, no-any-return]
 
 
 def optimizer_and_schedule(work: Work, network: nn.Module) -> tuple[AdamW, LambdaLR]:
-    """Those of ours."""
+    """Returns our optimizer and learning rate schedule."""
     training = work.settings.training
     fused = use_fused(training.fused_optimizer, network.parameters(), "bf16-mixed" if is_bf16(work.settings) else "")
     optimizer = build_optimizer(network, training.lr, training.weight_decay, fused=fused)

@@ -1,8 +1,8 @@
-"""How a resized copy is best kept: reading it in random order, the disk it takes, and what it does to the pixels.
+"""Storage formats of the resized copy: random read speed, disk space and pixel error.
 
     python -m benchmarks.storage [--images 16] [--size 224] [--photo 4032x3024] [--repeat 5] [--json FILE]
 
-Photos are generated. All contenders are warm in the page cache; what they are held against is decoding the photos.
+The photos are generated, and all files are in the page cache. The baseline is decoding the photos themselves.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from roadwork.data.prepared.shards import wanted_short_side
 from roadwork.data.prepared.write import lock_copy, write_copy
 from roadwork.settings import DataSettings, PreparedSettings
 
-OURS = "JPEG in Arrow shards: the copy"
+OURS = "JPEG in Arrow shards (ours)"
 
 
 @dataclass(frozen=True)
 class Store:
-    """Images of rows, kept in some way.
+    """All images in one storage format.
 
     Attributes:
-        read: gives (size, size, 3) uint8 of a row.
-        n_bytes: all of them take on the disk.
+        read: returns a row's image as (size, size, 3) uint8.
+        n_bytes: total size on disk.
     """
 
     read: Callable[[int], np.ndarray]
@@ -47,7 +47,7 @@ class Store:
 
 
 def stores(photos: Sequence[Path], folder: Path, size: int) -> dict[str, Store]:
-    """Every way of keeping the photos' images that is compared, written below `folder`; ours first."""
+    """Writes the photos' images below `folder` in each storage format. Returns the stores by name, ours first."""
     (photos[0].parent / "labels.csv").write_text(
         "filename,label\n" + "".join(f"{path.name},{row % 2}\n" for row, path in enumerate(photos))
     )
@@ -60,12 +60,12 @@ def stores(photos: Sequence[Path], folder: Path, size: int) -> dict[str, Store]:
         copied_bytes = write_copy(plan_copy(data, manifest, table, source), processes=1).n_bytes
     copy = find_copy(data, table, source)
     if copy is None:
-        raise DataError("The copy that was just made is not found.")
+        raise DataError("The new resized copy was not found.")
 
     def read_copy(row: int) -> np.ndarray:
         image = copy.image(order[row], size)
         if image is None:
-            raise DataError(f"The copy lacks {photos[row]}.")
+            raise DataError(f"The resized copy has no image for {photos[row]}.")
         return image
 
     small = [decode_short_side(path.read_bytes(), wanted_short_side(data)) for path in photos]
@@ -73,7 +73,7 @@ def stores(photos: Sequence[Path], folder: Path, size: int) -> dict[str, Store]:
     return {
         OURS: Store(read_copy, copied_bytes),
         "raw pixels in Arrow, memory-mapped": raw_pixels(small, folder / "raw.arrow", size),
-        "lossless WebP, a file an image": webp_files(small, folder / "webp", size),
+        "lossless WebP, one file per image": webp_files(small, folder / "webp", size),
         "photos, Pillow full decode": Store(lambda row: full_decode(photos[row], size), photo_bytes),
         "photos, our reader for training": Store(
             lambda row: decode_image(photos[row].read_bytes(), size, TRAINING_SCALE), photo_bytes
@@ -82,13 +82,13 @@ def stores(photos: Sequence[Path], folder: Path, size: int) -> dict[str, Store]:
 
 
 def full_decode(photo: Path, size: int) -> np.ndarray:
-    """(size, size, 3) uint8: every pixel decoded, then resized, as the usual data pipeline does it."""
+    """Decodes the full photo, then resizes it to (size, size, 3) uint8, as most data pipelines do."""
     with Image.open(photo) as image:
         return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
 
 
 def raw_pixels(images: Sequence[np.ndarray], path: Path, size: int) -> Store:
-    """Images as they are in memory."""
+    """Stores uncompressed pixels in a memory-mapped Arrow file."""
     pixels = pa.array([image.tobytes() for image in images], pa.large_binary())
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, pa.schema({"pixels": pixels.type})) as writer:
         writer.write_batch(pa.record_batch([pixels], names=["pixels"]))
@@ -102,7 +102,7 @@ def raw_pixels(images: Sequence[np.ndarray], path: Path, size: int) -> Store:
 
 
 def webp_files(images: Sequence[np.ndarray], folder: Path, size: int) -> Store:
-    """Images without loss, each in its file."""
+    """Stores each image as a lossless WebP file."""
     folder.mkdir()
     paths = [folder / f"{row:05d}.webp" for row in range(len(images))]
     for image, path in zip(images, paths, strict=True):
@@ -113,7 +113,7 @@ def webp_files(images: Sequence[np.ndarray], folder: Path, size: int) -> Store:
 
 
 def mean_difference(store: Store, source: ImageSource, size: int, n: int) -> float:
-    """From the photos decoded directly, in steps of 255."""
+    """Returns the mean pixel difference from the decoded photos, on a scale of 255."""
     differences = [
         np.abs(store.read(row).astype(np.int16) - decode_image(source.read(row), size)).mean() for row in range(n)
     ]
@@ -121,7 +121,7 @@ def mean_difference(store: Store, source: ImageSource, size: int, n: int) -> flo
 
 
 def epoch(store: Store, n: int) -> Callable[[], int]:
-    """Reads each image once, in an order that is the same for all."""
+    """Returns a function that reads each image once, in the same random order for all stores."""
     order = np.random.default_rng(0).permutation(n).tolist()
 
     def run() -> int:
@@ -134,16 +134,16 @@ def epoch(store: Store, n: int) -> Callable[[], int]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.storage", description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=16, help="photos to generate (default 16)")
-    parser.add_argument("--size", type=int, default=224, help="pixels that are wanted of them (default 224)")
-    parser.add_argument("--photo", default="4032x3024", metavar="WxH", help="their pixels (default 4032x3024)")
-    parser.add_argument("--repeat", type=int, default=5, help="turns of each contender (default 5)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table's figures here too")
+    parser.add_argument("--images", type=int, default=16, help="number of generated photos (default: 16)")
+    parser.add_argument("--size", type=int, default=224, help="output size in pixels (default: 224)")
+    parser.add_argument("--photo", default="4032x3024", metavar="WxH", help="photo size in pixels (default: 4032x3024)")
+    parser.add_argument("--repeat", type=int, default=5, help="repetitions (default: 5)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
     options = parser.parse_args(arguments)
     if options.images < 1 or options.repeat < 1:
-        parser.error("--images and --repeat must be 1 or more")
+        parser.error("--images and --repeat must be at least 1")
     width, height = map(int, options.photo.split("x"))
-    torch.set_num_threads(1)  # as in a loader's worker
+    torch.set_num_threads(1)  # like a DataLoader worker
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         photos = make_photos(folder / "photos", options.images, size=(width, height))
@@ -156,10 +156,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def describe(kept: dict[str, Store], photos: Sequence[Path], size: int) -> dict[str, str]:
-    """Of each store the bytes an image, and its mean difference from decoding the photos."""
+    """Formats each store's size per image and its mean pixel difference from the decoded photos."""
     source = FileImages(photos)
     return {
-        name: f"{store.n_bytes / len(photos) / 1e3:.1f} kB an image, "
+        name: f"{store.n_bytes / len(photos) / 1e3:.1f} kB per image, "
         f"mean difference {mean_difference(store, source, size, len(photos)):.2f} of 255"
         for name, store in kept.items()
     }

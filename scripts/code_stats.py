@@ -1,6 +1,6 @@
-"""Prints the size and shape of Python packages: `python scripts/code_stats.py roadwork [FOLDER ...]`.
+"""Prints size statistics of Python packages: `python scripts/code_stats.py roadwork [FOLDER ...]`.
 
-A line is a line of the file, blank ones too. Import and docstring lines are counted from the syntax tree.
+Blank lines count as lines. Import and docstring lines are counted from the syntax tree.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def docstring_lines(tree: ast.Module) -> int:
 
 
 def imported(tree: ast.Module, module: str, is_package: bool) -> set[str]:
-    """Full names of all that `module` imports, at any depth of the code: modules and names in them."""
+    """Returns the full names of all modules and objects that `module` imports, at any level of the code."""
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

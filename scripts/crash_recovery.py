@@ -1,10 +1,10 @@
-"""Interrupts training runs in many ways, resumes them, and compares the results with an uninterrupted run.
+"""Crash-recovery tests: interrupts training runs, resumes them, and compares them with an uninterrupted run.
 
     python scripts/crash_recovery.py [--moments 50] [--seed 0] [--json FILE] [--only KIND]
 
-Each run is the real command line on tiny demo scenes: a vision transformer with dropout, worker processes, EMA, a
-checkpoint after nearly every step, `training.deterministic=true`. Weights, EMA, optimizer, best checkpoint,
-metrics.jsonl and the best checkpoint's predictions must be bit-identical, and every checkpoint must be readable.
+Each run uses the real command line on tiny demo scenes. It trains a vision transformer with dropout, a worker process,
+EMA and `training.deterministic=true`, and saves a checkpoint after nearly every step. Weights, EMA, optimizer, best
+checkpoint, metrics.jsonl and the best checkpoint's predictions must be bit-identical, and all checkpoints readable.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ WRITABLE_BYTES = 40_000
 
 @dataclass(frozen=True)
 class Moment:
-    """When to interrupt a run with some overrides: at the `number`th event of a kind, or after `number` seconds."""
+    """When to interrupt a run with `options` as overrides: at the `number`th event, or after `number` seconds."""
 
     kind: str
     number: float
@@ -68,7 +68,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of an interrupted run: its exit code, the step it resumed at, and all faults."""
+    """The result of an interrupted run: its exit code, the step it resumed after, and all faults."""
 
     moment: Moment
     exit_code: int
@@ -84,13 +84,13 @@ def kill_now() -> None:
 
 
 def nth(number: float, interrupt: Callable[[], None]) -> Callable[[], None]:
-    """A function that calls `interrupt` at its `number`th call."""
+    """Returns a function that calls `interrupt` on its `number`th call."""
     calls = iter(range(1, sys.maxsize))
     return lambda: interrupt() if next(calls) == number else None
 
 
 def before(owner: Any, name: str, act: Callable[[], None]) -> None:
-    """Calls `act` before each call of a function."""
+    """Patches a function to call `act` before each call."""
     original = getattr(owner, name)
 
     def replaced(*args: Any, **kwargs: Any) -> Any:
@@ -101,6 +101,7 @@ def before(owner: Any, name: str, act: Callable[[], None]) -> None:
 
 
 def after(owner: Any, name: str, act: Callable[[], None]) -> None:
+    """Patches a function to call `act` after each call."""
     original = getattr(owner, name)
 
     def replaced(*args: Any, **kwargs: Any) -> Any:
@@ -125,7 +126,7 @@ def half_written(number: float) -> None:
 
 
 def full_disk(number: float) -> None:
-    """Limits the size of new files from the `number`th save on."""
+    """Simulates a full disk from the `number`th save on, by limiting the file size."""
 
     def fill() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -136,7 +137,7 @@ def full_disk(number: float) -> None:
 
 def kill_in(seconds: float) -> None:
     timer = threading.Timer(seconds, kill_now)
-    timer.daemon = True  # does not outlive a run that ends earlier
+    timer.daemon = True  # must not keep a finished run alive
     timer.start()
 
 
@@ -167,8 +168,8 @@ EXIT_CODES = {"SIGTERM": 143, "SIGINT": 130, "full disk": 1, "a worker": 1}
 
 
 def train(arguments: Sequence[str], moment: Moment | None, log: Path) -> None:
-    """`roadwork train` in this process, interrupted at a moment."""
-    set_start_method("fork", force=True)  # for its workers, as in a process started from a shell
+    """Runs `roadwork train` in this process, interrupted at a moment."""
+    set_start_method("fork", force=True)  # the start method of a process started from a shell
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -185,7 +186,7 @@ def train(arguments: Sequence[str], moment: Moment | None, log: Path) -> None:
 
 
 def run(arguments: Sequence[str], moment: Moment | None, log: Path) -> int:
-    """The exit code of a training in its own process; minus the signal's number if a signal ended it."""
+    """Trains in a new process. Returns its exit code, or the negative number of the signal that ended it."""
     process = get_context("forkserver").Process(target=train, args=(arguments, moment, log))
     process.start()
     process.join()
@@ -196,7 +197,7 @@ def run(arguments: Sequence[str], moment: Moment | None, log: Path) -> int:
 
 
 def digest(value: Any) -> str:
-    """A hash of nested tensors and values; every bit counts."""
+    """Returns the SHA-256 of nested tensors and values."""
     sha = hashlib.sha256()
 
     def add(part: Any) -> None:
@@ -217,7 +218,7 @@ def digest(value: Any) -> str:
 
 
 def result_hashes(folder: Path) -> dict[str, str]:
-    """The hashes of a finished run's results."""
+    """Returns the hashes of a finished run's results."""
     last, best = (
         torch.load(folder / "checkpoints" / name, map_location="cpu", weights_only=True) for name in (LAST, "best.ckpt")
     )
@@ -259,7 +260,7 @@ def interrupt_and_resume(moment: Moment, folder: Path, job: Sequence[str], expec
 
 
 def draw_moments(count: int, seed: int, seconds: float) -> Iterator[Moment]:
-    """`count` kills of all kinds, then a few signals and full disks, and a few of each with an adapter."""
+    """Yields `count` kills of all kinds, then signals and full disks, and some interruptions with an adapter."""
     rng = np.random.default_rng(seed)
     kills = [kind for kind in INTERRUPTIONS if kind not in {"SIGTERM", "SIGINT", "full disk"}]
 
@@ -270,7 +271,7 @@ def draw_moments(count: int, seed: int, seconds: float) -> Iterator[Moment]:
             rng.integers(1, {"in validation": VALIDATIONS, "in a step": STEPS, "a worker": STEPS - 2}.get(kind, 25))
         )
 
-    # Half of the kills are at a random time, the others at the chosen places.
+    # Half of the kills happen at a random time, the others at specific points in the code.
     for number in range(count):
         kind = "any time" if number % 2 == 0 else kills[1 + number // 2 % (len(kills) - 1)]
         yield Moment(kind, at(kind))
@@ -307,7 +308,7 @@ def prepare(folder: Path) -> list[str]:
 
 
 def train_uninterrupted(job: Sequence[str], folder: Path, *more: str) -> tuple[dict[str, str], float]:
-    """The hashes of an uninterrupted run's results, and its training time in seconds."""
+    """Returns the hashes of an uninterrupted run's results, and its training time in seconds."""
     code = run([*job, *more, f"output_dir={folder}", "experiment=uninterrupted"], None, folder / "log.txt")
     if code != 0:
         raise SystemExit(f"The uninterrupted run ended with {code}:\n{(folder / 'log.txt').read_text()[-3000:]}")

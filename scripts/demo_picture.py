@@ -1,4 +1,4 @@
-"""Draws docs/images/demo-scenes.jpg: demo scenes with roadwork above, without below.
+"""Draws docs/images/demo-scenes.jpg: demo scenes with roadwork in the top half, and without in the bottom half.
 
 Run: python scripts/demo_picture.py
 """
@@ -16,7 +16,7 @@ COLUMNS, ROWS, TILE = 4, 4, (300, 225)
 
 
 def choose(sequences: list[Sequence], label: int, count: int) -> list[Sequence]:
-    """The first sequences of this label, taking turns over cities and conditions."""
+    """Returns the first sequences with this label, cycling through cities and light conditions."""
     cities = list(dict.fromkeys(sequence.city for sequence in sequences))
     wanted = [(cities[i % len(cities)], tuple(CONDITIONS)[i % len(CONDITIONS)]) for i in range(count)]
     return [next(s for s in sequences if (s.city, s.condition) == pair and s.label == label) for pair in wanted]

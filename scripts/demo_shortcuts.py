@@ -1,4 +1,4 @@
-"""What colours or places alone say of the demo's labels, on val_test.
+"""Shortcut baselines on the demo's val_test: predicts labels from colours or positions alone.
 
 Example: python scripts/demo_shortcuts.py data.root=data/demo
 """
@@ -21,13 +21,13 @@ BINS = 8
 
 
 def color_histogram(path: Path) -> np.ndarray:
-    """(512,) shares of the picture's pixels in 8 x 8 x 8 bins of RGB."""
+    """Returns a normalised RGB histogram with 8 x 8 x 8 bins, as (512,)."""
     pixels = np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3).astype(int) * BINS // 256
     return np.bincount(pixels @ np.array([BINS * BINS, BINS, 1]), minlength=BINS**3) / len(pixels)
 
 
 def main(overrides: list[str]) -> None:
-    """Prints the MCC of logistic regressions fitted on train."""
+    """Fits logistic regressions on train and prints their MCC on val_test."""
     settings = to_settings(load_config("configs/config.yaml", overrides))
     table, images = read_local(Path(settings.data.root), settings.data.columns, settings.data.class_names)
     groups = find_groups(settings.data, table, images)

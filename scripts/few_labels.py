@@ -1,11 +1,11 @@
-"""What pretrained weights are worth where labels are few: the same photos, from scratch and from such weights.
+"""Compares training from scratch with pretrained weights on few labels.
 
 Example:
     roadwork demo-data data/demo
-    python scripts/few_labels.py --model DIR            trains; reads train and val_select only
-    python scripts/few_labels.py --model DIR --judge    opens val_test, once for each run, and compares
+    python scripts/few_labels.py --model DIR            train; reads only train and val_select
+    python scripts/few_labels.py --model DIR --judge    open val_test once per run, and compare
 
-Whole groups are drawn, so that few labels are few places.
+Rows are sampled as whole groups, so that few labels also means few places.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from roadwork.settings import SPLIT_NAMES
 CONFIG = "configs/experiment/demo.yaml"
 OUT = Path("outputs/few-labels")
 PRETRAINED = ("model=dinov2_small", "data.img_size=112", "data.dataloader.batch_size=16")
-ARMS = {
+CONDITIONS = {
     "scratch": ("training.epochs=80",),
     "probe": (*PRETRAINED, "training.freeze_backbone=true", "data.augmentation.train.mode=none", "training.epochs=80"),
     "lora": (*PRETRAINED, "training.adapter=lora", "training.lr=0.001", "training.epochs=10"),
@@ -40,30 +40,34 @@ DRAWS = 10_000
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder of the pretrained weights")
-    parser.add_argument("--share", type=float, default=0.1, help="of the training rows")
+    parser.add_argument("--model", required=True, help="folder with the pretrained weights")
+    parser.add_argument("--share", type=float, default=0.1, help="fraction of the training rows")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--conditions", nargs="+", default=list(CONDITIONS), choices=list(CONDITIONS))
     parser.add_argument("--judge", action="store_true", help="open val_test")
-    parser.add_argument("--set", nargs="*", default=[], help="further key=value for all arms")
+    parser.add_argument("--set", nargs="*", default=[], help="key=value overrides for all conditions")
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     splits = write_splits(args.share)
     for seed in range(args.seeds):
-        for arm in args.arms:
-            common = [f"experiment=few-labels/{arm}-{seed}", f"training.seed={seed}", f"data.splits_file={splits}"]
-            if arm != "scratch":
+        for condition in args.conditions:
+            common = [
+                f"experiment=few-labels/{condition}-{seed}",
+                f"training.seed={seed}",
+                f"data.splits_file={splits}",
+            ]
+            if condition != "scratch":
                 common.append(f"model.name={args.model}")
-            if not run_of(arm, seed).exists():
-                roadwork("train", "--config", CONFIG, *common, *ARMS[arm], "training.patience=0", *args.set)
+            if not run_of(condition, seed).exists():
+                roadwork("train", "--config", CONFIG, *common, *CONDITIONS[condition], "training.patience=0", *args.set)
             if args.judge:
-                roadwork("evaluate", str(run_of(arm, seed)))
+                roadwork("evaluate", str(run_of(condition, seed)))
     if args.judge:
-        compare(args.arms, args.seeds)
+        compare(args.conditions, args.seeds)
 
 
-def run_of(arm: str, seed: int) -> Path:
-    return OUT / f"{arm}-{seed}" / "latest"
+def run_of(condition: str, seed: int) -> Path:
+    return OUT / f"{condition}-{seed}" / "latest"
 
 
 def roadwork(*arguments: str) -> None:
@@ -71,7 +75,7 @@ def roadwork(*arguments: str) -> None:
 
 
 def write_splits(share: float) -> Path:
-    """The demo's splits with a share of the training rows of each label, as whole groups."""
+    """Writes the demo's splits with a fraction of the training rows of each label, sampled as whole groups."""
     settings = to_settings(load_config(CONFIG))
     table, source = read_dataset(settings.data)
     groups = find_groups(settings.data, table, source)
@@ -93,27 +97,30 @@ def write_splits(share: float) -> Path:
     return path
 
 
-def compare(arms: list[str], n_seeds: int) -> None:
-    """Prints each arm's MCC on val_test, and its difference to the first by a paired bootstrap of groups and seeds."""
+def compare(conditions: list[str], n_seeds: int) -> None:
+    """Prints each condition's MCC on val_test, and its difference from the first, by a paired bootstrap."""
     frames = [
-        [read_predictions(run_of(arm, seed) / "predictions.parquet").query("split == 'val_test'") for arm in arms]
+        [
+            read_predictions(run_of(condition, seed) / "predictions.parquet").query("split == 'val_test'")
+            for condition in conditions
+        ]
         for seed in range(n_seeds)
     ]
     first = frames[0][0]
     if any((frame["id"].to_numpy() != first["id"].to_numpy()).any() for row in frames for frame in row):
-        sys.exit("The runs judged different rows.")
+        sys.exit("The runs were evaluated on different rows.")
     probabilities = np.array([[frame["probability"].to_numpy() for frame in row] for row in frames])
     strata = np.zeros(len(first), dtype=np.int64)
     counts = count_paired(first["label"].to_numpy(), probabilities, first["group"].to_numpy(), strata, 1)
     drawn = bootstrap_mcc(counts, np.ones((1, 1)), draws=DRAWS, seed=0)[:, 0]
     exact = mcc(counts.sum(axis=0)[0]).mean(axis=0)  # (S, A, 4) to (A,)
     print(f"val_test: {len(first)} rows in {first['group'].nunique()} groups, {n_seeds} seeds, 95 % intervals")
-    for number, arm in enumerate(arms):
+    for number, condition in enumerate(conditions):
         low, high = percentile_interval(drawn[:, number])
-        line = f"{arm:8} {exact[number]:.4f} ({low:.4f} to {high:.4f})"
+        line = f"{condition:8} {exact[number]:.4f} ({low:.4f} to {high:.4f})"
         if number:
             low, high = percentile_interval(drawn[:, number] - drawn[:, 0])
-            line += f"; against {arms[0]} {exact[number] - exact[0]:+.4f} ({low:+.4f} to {high:+.4f})"
+            line += f"; against {conditions[0]} {exact[number] - exact[0]:+.4f} ({low:+.4f} to {high:+.4f})"
         print(line)
 
 

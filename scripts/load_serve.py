@@ -1,10 +1,10 @@
-"""Load test of `roadwork serve`: many clients send valid and hostile requests. Prints a table of the results.
+"""Load test of `roadwork serve`: concurrent clients send valid and hostile requests. Prints a table.
 
     python scripts/load_serve.py model --requests 5000
 
-It starts a server with small limits, so that requests can exceed them. The exit code is 1 if a prediction or status was
-wrong, a request got no response, the queue was not empty at the end, memory grew by more than `--max-growth`, or the
-server did not stop with code 0.
+The server starts with small limits, so that requests can exceed them. The exit code is 1 if a prediction or status is
+wrong, a request gets no response, the queue is not empty at the end, memory grows by more than `--max-growth`, or the
+server does not exit with code 0.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ OPTIONS = (
 )
 N_PHOTOS = 32
 TOLERANCE = 1e-6
-# Requests in twenty of each kind; the rest send one photo. A leaving client disconnects within the body.
+# Requests of each kind out of 20; the others send one photo. A leaving client disconnects while sending the body.
 MANY, HOSTILE, LEAVING = 4, 6, 1
 
 
@@ -48,7 +48,7 @@ class Outcome:
 
 
 class Load:
-    """Clients of one server."""
+    """Concurrent clients of one server."""
 
     def __init__(self, url: str, n_clients: int, seed: int) -> None:
         self.url = url
@@ -60,7 +60,7 @@ class Load:
         self._expected: list[float] = []
 
     async def run(self, n_requests: int) -> None:
-        """Sends each photo alone for the expected predictions, then all requests concurrently."""
+        """Gets the expected prediction of each photo, then sends all requests concurrently."""
         limits = httpx.Limits(max_connections=self._n_clients)
         async with httpx.AsyncClient(base_url=self.url, limits=limits, timeout=120) as client:
             if not self._expected:
@@ -128,7 +128,7 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=5000)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--max-growth", type=float, default=64.0, help="allowed growth of memory, in megabytes")
+    parser.add_argument("--max-growth", type=float, default=64.0, help="allowed memory growth in megabytes")
     options = parser.parse_args()
     command = [sys.executable, "-c", "from roadwork.cli import main; main()", "serve", str(options.model), *OPTIONS]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ) as server:  # noqa: S603 -- a fixed command
@@ -174,7 +174,7 @@ def _measure(url: str, server: subprocess.Popen[str], options: argparse.Namespac
 
 
 def _memory_and_queue(url: str) -> tuple[float, float]:
-    """Resident memory in megabytes and photos in the queue, after the server has noticed disconnected clients."""
+    """Returns resident memory in megabytes and queued photos, once the queue is empty or after 10 seconds."""
     deadline = time.monotonic() + 10
     while True:
         text = httpx.get(f"{url}/metrics").text

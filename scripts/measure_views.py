@@ -1,4 +1,4 @@
-"""What test-time views gain and cost on a run's own validation photos; val_test stays closed.
+"""Measures gain and cost of test-time views on a run's validation photos, without opening val_test.
 
 Run: python scripts/measure_views.py outputs/demo/latest
 """
@@ -58,9 +58,9 @@ def main() -> None:
     times = measure_times(differences, rows[:: max(1, len(rows) // TIMED_PHOTOS)][:TIMED_PHOTOS])
     is_right = decide(folded) == labels
     table = Table(
-        *("views", "MCC", "difference [95 %]", "righted", "wronged", "NLL", "ECE", "time"),
+        *("views", "MCC", "difference [95 %]", "fixed", "broken", "NLL", "ECE", "time"),
         title=f"{len(rows):,} photos in {len(np.unique(groups)):,} groups of {' and '.join(VALIDATION_SPLITS)}; "
-        f"time: the median ratio of {ROUNDS} rounds of {TIMED_PHOTOS} photos, reading included",
+        f"time: median ratio over {ROUNDS} rounds of {TIMED_PHOTOS} photos, including reading",
     )
     for i, views in enumerate(VIEWS):
         low, high = percentile_interval(drawn[:, i] - drawn[:, 0])
@@ -77,13 +77,13 @@ def main() -> None:
         deciding = effective_groups(np.bincount(codes, is_right[i] != is_right[0]))
         if deciding < MIN_FAILED_GROUPS:
             console.print(
-                f"{views}: decided otherwise in {deciding:.1f} effective groups; below {MIN_FAILED_GROUPS} the "
-                "interval is too narrow to be believed, and nothing is shown."
+                f"{views}: decisions change in {deciding:.1f} effective groups. With fewer than "
+                f"{MIN_FAILED_GROUPS} the interval is unreliable, and the difference is inconclusive."
             )
 
 
 def differences_of(folder: Path, datamodule: NATIXDataModule) -> Differences:
-    """Maps rows (N,) and a way of viewing to logit differences (N, V) of the run's best weights."""
+    """Returns a function from rows (N,) and a view mode to logit differences (N, V) of the best checkpoint."""
     network = load_best_model(folder, datamodule.settings)
     size = datamodule.settings.data.img_size
 
@@ -97,7 +97,7 @@ def differences_of(folder: Path, datamodule: NATIXDataModule) -> Differences:
 
 
 def measure_times(differences: Differences, rows: np.ndarray) -> dict[str, float]:
-    """How many times as long each way takes as the first; the ways take turns, so that a busy machine slows all."""
+    """Returns the time of each view mode relative to no views. Rounds alternate, so that load affects all modes."""
     times: dict[str, list[float]] = {views: [] for views in VIEWS}
     for turn in range(ROUNDS + 1):
         for views in VIEWS:
@@ -110,7 +110,7 @@ def measure_times(differences: Differences, rows: np.ndarray) -> dict[str, float
 
 
 def read_calibration(folder: Path) -> tuple[float, float]:
-    """Temperature and threshold of the run; 1 and 0.5 before it is calibrated."""
+    """Returns the temperature and threshold of the run; 1 and 0.5 if it is not calibrated."""
     path = folder / "calibration.json"
     calibration = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return calibration.get("temperature", 1.0), calibration.get("threshold", 0.5)

@@ -1,4 +1,4 @@
-"""How well the label audit finds wrong labels: plants some, and counts which of them an audit lists.
+"""Measures precision and recall of the label audit on deliberately flipped labels.
 
 python scripts/plant_wrong_labels.py plant data/demo data/planted --share 0.02 --by row
 roadwork experiment cv -c configs/experiment/demo.yaml data.root=data/planted experiment=planted training.epochs=10
@@ -19,7 +19,7 @@ app = typer.Typer(add_completion=False, help=__doc__)
 
 
 class Unit(StrEnum):
-    """What is mislabelled as a whole."""
+    """The unit whose labels are flipped together."""
 
     row = "row"
     sequence = "sequence_id"
@@ -27,13 +27,13 @@ class Unit(StrEnum):
 
 @app.command()
 def plant(
-    root: Annotated[Path, typer.Argument(help="A dataset folder with labels.csv, and with names as labels.")],
-    out: Annotated[Path, typer.Argument(help="The folder to make: links to the images, and wrong labels.")],
-    share: Annotated[float, typer.Option(min=0, max=1, help="Of the rows, or of the sequences.")] = 0.02,
+    root: Annotated[Path, typer.Argument(help="Dataset folder whose labels.csv has class names.")],
+    out: Annotated[Path, typer.Argument(help="Output folder, with links to the images.")],
+    share: Annotated[float, typer.Option(min=0, max=1, help="Fraction of the rows or sequences.")] = 0.02,
     by: Annotated[Unit, typer.Option(case_sensitive=False)] = Unit.row,
     seed: int = 0,
 ) -> None:
-    """Copy a dataset with a share of its labels turned round; planted.csv names them."""
+    """Copy a dataset and flip a fraction of its labels; planted.csv lists them."""
     out.mkdir(parents=True)
     for entry in root.iterdir():
         if entry.name not in ("labels.csv", "splits.json"):
@@ -52,10 +52,10 @@ def plant(
 
 @app.command()
 def score(
-    root: Annotated[Path, typer.Argument(help="What `plant` has made.")],
-    cross_validation: Annotated[Path, typer.Argument(help="The folder of `roadwork experiment cv` on it.")],
+    root: Annotated[Path, typer.Argument(help="Output folder of `plant`.")],
+    cross_validation: Annotated[Path, typer.Argument(help="Output folder of `roadwork experiment cv` on it.")],
 ) -> None:
-    """Print the precision and recall of an audit among the rows that were cross-validated."""
+    """Print the precision and recall of the audit on the cross-validated rows."""
     seen = set(pd.read_parquet(cross_validation / "oof_predictions.parquet")["filename"])
     planted = set(pd.read_csv(root / "planted.csv")["filename"]) & seen
     listed = pd.read_csv(cross_validation / "label_audit.csv", dtype=str, keep_default_na=False)["filename"].tolist()
@@ -63,7 +63,7 @@ def score(
     first = planted & set(listed[: len(planted)])
     typer.echo(f"{len(seen):,} rows, {len(planted)} planted, {len(listed)} listed, {len(found)} of them planted.")
     typer.echo(f"Precision {len(found) / max(1, len(listed)):.3f}, recall {len(found) / len(planted):.3f}.")
-    typer.echo(f"Of the first {len(planted)} listed, {len(first)} are planted ({len(first) / len(planted):.3f}).")
+    typer.echo(f"Precision of the first {len(planted)} listed: {len(first) / len(planted):.3f} ({len(first)} planted).")
 
 
 if __name__ == "__main__":

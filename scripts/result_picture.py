@@ -1,4 +1,4 @@
-"""Draws what `roadwork evaluate` printed.
+"""Renders the result table of `roadwork evaluate` as SVG.
 
 Example: python scripts/result_picture.py outputs/demo/latest docs/images/demo-result.svg
 """
@@ -20,7 +20,7 @@ def main(run: Path, picture: Path) -> None:
     console = Console(record=True, width=100, file=io.StringIO())
     console.print(format_results("val_test", results["val_test"]))
     svg = console.export_svg(title=f"roadwork evaluate {run}")
-    # The picture opens without a network: no font from elsewhere.
+    # Without web fonts, so that the SVG renders offline.
     picture.write_text(re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL), encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""`python3 scripts/train.py ...` is `roadwork train ...`."""
+"""`python3 scripts/train.py ...` runs `roadwork train ...`."""
 
 import sys
 

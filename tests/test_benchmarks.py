@@ -1,4 +1,4 @@
-"""Each benchmark runs on a tiny case, and what it measures is what it says."""
+"""Smoke tests of the benchmarks on tiny inputs, and tests of the measurements themselves."""
 
 import json
 import subprocess
@@ -42,7 +42,7 @@ ARGUMENTS = {
     predict: ["--model", "resnet", "--photo", "320", "240", "--images", "4", "--batch", "2", "--workers", "2"],
     storage: ["--images", "2", "--size", "32", "--photo", "160x120"],
 }
-# Hides the packages that a bare image with torch, lightning, transformers and peft may lack.
+# Hides the packages that an image with only torch, lightning, transformers and peft may lack.
 RUN_GPU_ON_A_BARE_IMAGE = """
 import sys
 from importlib.machinery import PathFinder
@@ -60,7 +60,7 @@ main(sys.argv[1:])
 
 
 def rows_of(benchmark, arguments, file):
-    """The rows of the table that the benchmark's command prints."""
+    """Runs a benchmark and returns the rows of its table."""
     benchmark.main([*arguments, "--repeat", "1", "--json", str(file)])
     return json.loads(file.read_text())["lines"]
 
@@ -88,7 +88,7 @@ def test_benchmark_runs(benchmark, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_step_benchmark_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr(step, "alone", Contender)  # a new process for each contender is seconds of imports
+    monkeypatch.setattr(step, "alone", Contender)  # starting a process per contender takes seconds
     monkeypatch.setattr(step_epochs, "PHOTO_SIZE", (160, 120))
     arguments = ["--model", "resnet", "--batch", "4", "--img-size", "32", "--steps", "1", "--epoch-images", "120"]
     rows = rows_of(step, arguments, tmp_path / "rows.json")
@@ -111,10 +111,10 @@ def test_gpu_benchmark_runs_on_a_bare_image(tmp_path):
     assert all(row["images_per_s"] > 0 for row in rows if row["name"] not in failed)
 
 
-# Measurements: what is timed, counted and compared.
+# Tests of the measurements.
 
 
-def test_contenders_take_turns_and_warmups_are_not_timed(monkeypatch):
+def test_contenders_alternate_and_warmups_are_not_timed(monkeypatch):
     order, clock = [], iter(range(1000))
     monkeypatch.setattr(paired.time, "perf_counter", lambda: next(clock))
     contenders = [Contender(name, lambda name=name: order.append(name) or 10) for name in "ab"]
@@ -123,13 +123,13 @@ def test_contenders_take_turns_and_warmups_are_not_timed(monkeypatch):
 
 
 def test_ratios_are_taken_within_a_repetition():
-    # Both are twice as fast in the second repetition: the ratio does not move, as that of medians across would.
+    # Both are twice as fast in the second repetition. This must not change the ratio, as a ratio of medians would.
     ours, theirs = compare("decode", "ours", {"ours": [30, 60, 33], "theirs": [10, 20, 10]}, {"theirs": "coarser"})
     assert (ours.images_per_s, ours.images_per_s_low, ours.images_per_s_high, ours.ours_ratio) == (33, 30, 60, None)
     assert (theirs.ours_ratio, theirs.ours_ratio_low, theirs.ours_ratio_high) == pytest.approx((3, 3, 3.3))
 
 
-def test_geo_ratio_is_of_medians_with_the_widest_spread():
+def test_geo_ratio_uses_medians_and_the_widest_spread():
     def runs(*seconds):
         return [{"seconds": s, "cpu_seconds": s, "beyond_gb": 0.1, "scale": 1.0, "error": None} for s in seconds]
 
@@ -150,7 +150,7 @@ def test_geo_measures_memory_and_scaled_seconds():
     assert measured["seconds"] >= 3 * 0.001
 
 
-def test_augment_shares_are_weighted_by_how_often_a_part_is_drawn():
+def test_augment_shares_are_weighted_by_probability():
     cases = [Case("always", 1.0, abs), Case("rare", 0.25, abs)]
     speeds = {"always": 200, "rare": 100}
     lines = [row for name, speed in speeds.items() for row in compare(name, augment.OURS, {augment.OURS: [speed]})]
@@ -163,7 +163,7 @@ def test_augment_memory_is_the_peak():
 
 
 @pytest.mark.parametrize("mode", ["latest_2025", "heavy_kornia"])
-def test_no_augmentation_holds_four_batches_its_input_included(mode):
+def test_augmentation_peak_memory_stays_below_four_batches(mode):
     images = torch.rand(32, 3, 96, 96)
     torch.manual_seed(0)
     whole = MODES[mode](96)[-1].ours
@@ -171,7 +171,7 @@ def test_no_augmentation_holds_four_batches_its_input_included(mode):
     assert max(augment.peak_batches(whole, images) for _ in range(4)) < 3
 
 
-def test_other_pictures_are_refused(photos):
+def test_different_images_raise(photos):
     encoded = [path.read_bytes() for path in photos]
     named = decoders(32, is_training=False)
     assert 0 < check_decoders(named, encoded, 32)["roadwork"] < 1
@@ -182,24 +182,26 @@ def test_other_pictures_are_refused(photos):
         input_epochs.check_epochs({"turned": turned}, photos, 32)
 
 
-def test_other_predictions_are_refused():
+def test_different_predictions_raise():
     with pytest.raises(ValueError, match="wrong"):
         check_predictors({predict.OURS: lambda: [0.1, 0.9], "wrong": lambda: [0.1, 0.8]})
 
 
-def test_every_store_gives_the_same_photos(photos, tmp_path):
+def test_all_stores_return_the_same_photos(photos, tmp_path):
     for name, store in storage.stores(photos, tmp_path, 64).items():
         for row, photo in enumerate(photos):
             image = store.read(row).astype(int)
             assert np.abs(image - decode_image(photo.read_bytes(), 64)).mean() < 4, name
 
 
-def test_all_contenders_of_the_step_learn_the_same_weights():
+def test_step_contenders_learn_the_same_weights():
     work = load_work("resnet", 3, 2, "data.img_size=32", "data.dataloader.batch_size=4")
     ours, bare, trainer = (train(work) for train in (train_ours, train_bare, train_by_trainer))
     weights = ours.network.state_dict()
     torch.testing.assert_close(bare.network.state_dict(), weights, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(trainer.network.state_dict(), weights, rtol=1e-2, atol=1e-3)  # it sums norms otherwise
+    torch.testing.assert_close(
+        trainer.network.state_dict(), weights, rtol=1e-2, atol=1e-3
+    )  # its norms round differently
 
 
 def test_step_clock_counts_the_steps_after_the_warmup(monkeypatch):
@@ -208,12 +210,12 @@ def test_step_clock_counts_the_steps_after_the_warmup(monkeypatch):
     for number in range(5):
         monkeypatch.setattr(step_cases, "now", lambda number=number: 10.0 * number)
         clock.on_train_batch_end(loop, None, None, None, number)
-    assert clock.seconds == 40 - 10  # from the end of the second step to that of the fifth
+    assert clock.seconds == 40 - 10  # from the end of step 2 to the end of step 5
 
 
 @pytest.mark.parametrize(("layers", "width", "mlp", "side"), [(2, 32, 128, 32), (1, 32, 64, 160)])
 def test_gpu_flops_follow_the_formula(layers, width, mlp, side):
-    # Two a multiplication and addition: patches, layers (q, k, v, output, MLP, attention), and the head on one token.
+    # Two FLOPs per multiply-add: patches, layers (q, k, v, output, MLP, attention), and the head on one token.
     tokens = (side // 16) ** 2 + 1
     per_layer = 2 * tokens * (4 * width**2 + 2 * width * mlp) + 2 * 2 * tokens**2 * width
     expected = 2 * (tokens - 1) * 3 * 16**2 * width + layers * per_layer + 2 * width * 2
@@ -229,13 +231,13 @@ def test_gpu_busy_share_counts_overlapping_kernels_once():
 
     batches = gpu.TimedBatches(SimpleNamespace(device=torch.device("cpu")), 1, profiled=True)
     batches.job.device = torch.device("cuda")
-    batches._times = [10.0, 10.001]  # a millisecond
+    batches._times = [10.0, 10.001]  # 1 ms
     events = [event(0, 200), event(100, 400), event(0, 900, DeviceType.CPU), event(0, 1000, is_user_annotation=True)]
     batches._profiler = SimpleNamespace(events=lambda: events)
     assert batches.busy_share() == pytest.approx(0.4)
 
 
-def test_gpu_times_only_the_steps_between_the_marks(monkeypatch):
+def test_gpu_times_only_the_timed_steps(monkeypatch):
     chosen, cpu = gpu.TINY_MODELS["vit-s"], torch.device("cpu")
     job = gpu.Job(chosen, gpu.build_network(chosen), cpu, gpu.random_batches(chosen, 4, cpu))
     clock = SimpleNamespace(now=0.0)
@@ -243,7 +245,7 @@ def test_gpu_times_only_the_steps_between_the_marks(monkeypatch):
 
     def take_all(batches):
         for number, _ in enumerate(batches):
-            clock.now += 100 if number < 3 else 2  # the lead-in is slow, a step takes 2 s
+            clock.now += 100 if number < 3 else 2  # warm-up steps take 100 s, timed steps 2 s
         clock.now += 1000
         return 0.0
 
