@@ -268,7 +268,7 @@ def _summary(report: dict[str, Any]) -> str:
 
 
 def _table(report: dict[str, Any]) -> ReportTable:
-    header = ("photos", "groups", "epochs", "MCC", "95 % interval", "single seeds", "curve")
+    header = ("photos", "groups", "epochs", "MCC", "95 % interval", "SD", "curve")
     curve = report["curve"]
     at_sizes = curve["at_sizes"] if curve else [None] * len(report["sizes"])
     rows = [
@@ -278,18 +278,19 @@ def _table(report: dict[str, Any]) -> ReportTable:
             str(size["epochs"]),
             f"{size['mcc']:.4f}",
             _interval(size),
-            f"{min(size['by_seed']):.3f} to {max(size['by_seed']):.3f}",
+            f"{np.std(size['by_seed'], ddof=1):.4f}",
             "" if value is None else f"{value:.4f}" if size["fitted"] else "not fitted",
         )
         for size, value in zip(report["sizes"], at_sizes, strict=True)
     ]
     rows += [
-        (f"{point['photos']:,.0f}", "", "", "", _interval(point), "predicted", f"{point['mcc']:.4f}")
+        (f"{point['photos']:,.0f}", "", "", "", _interval(point), "", f"{point['mcc']:.4f}")
         for point in (curve["beyond"] if curve else [])
     ]
     note = (
-        "MCC: mean over seeds, last weights, threshold 0.5. Intervals: 95 % by held-out group; beyond the largest "
-        "size they include the noise of training. Each seed draws its own nested sets of whole groups."
+        "MCC: mean over seeds, last weights, threshold 0.5; rows without one are predicted. SD: between seeds, each "
+        "with its own nested sets of whole groups. Intervals: by held-out group; the predicted ones include the noise "
+        "of training."
     )
     return ReportTable("MCC by number of training photos", header, rows, note)
 
@@ -319,7 +320,10 @@ def _sentences(report: dict[str, Any]) -> list[str]:
             f"Check: fitted without the largest size, the curve predicts {check['mcc']:.4f} ({_interval(check)}) at "
             f"{check['photos']:,.0f} photos. The measured {check['measured']:.4f} lies {verdict}."
         )
-        lines.append(_explain_needed(curve["needed"], report, f"An MCC of {target:g}"))
+        if labels and labels["ceiling"] and labels["ceiling"] < target:
+            lines.append(f"An MCC of {target:g} is not reachable with these labels: ceiling {labels['ceiling']:.4f}.")
+        else:
+            lines.append(_explain_needed(curve["needed"], report, f"An MCC of {target:g}"))
     if labels is None:
         return lines
     ceiling = labels["ceiling"]
@@ -336,7 +340,7 @@ def _sentences(report: dict[str, Any]) -> list[str]:
     )
     if labels["wrong"] > labels["allowed"]:
         rows = math.ceil((labels["wrong"] - labels["allowed"]) * report["rows"])
-        lines.append(f"At least {rows:,} wrong labels of the {report['rows']:,} held-out rows have to be corrected.")
+        lines.append(f"To measure {target:g}, correct at least {rows:,} labels of {report['rows']:,} held-out rows.")
     if curve:
         what = f"With all held-out labels corrected, an MCC of {target:g}"
         lines.append(_explain_needed(curve["needed_with_correct_labels"], report, what))
@@ -348,8 +352,8 @@ def _explain_needed(needed: dict[str, Any], report: dict[str, Any], what: str) -
     if needed["photos"] is None:
         least = "" if needed["low"] is None else f"; the 95 % interval starts at {low} photos"
         return f"{what} is not reachable by this curve: asymptote {report['curve']['asymptote']['mcc']:.4f}{least}."
-    upper = "no upper end" if needed["high"] is None else f"to {high}"
-    line = f"{what} takes about {_show_photos(needed['photos'])} training photos (95 % interval: {low}, {upper})."
+    upper = ", no upper end" if needed["high"] is None else f" to {high}"
+    line = f"{what} takes about {_show_photos(needed['photos'])} training photos (95 % interval: {low}{upper})."
     if needed["photos"] > _FAR * report["sizes"][-1]["photos"]:
         line += f" This is more than {_FAR} times the largest size: a guess, not a plan."
     return line

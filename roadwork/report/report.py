@@ -28,7 +28,14 @@ from roadwork.report.run_files import RunFiles, read_run
 from roadwork.report.sections.dataset import dataset_section, open_data
 from roadwork.report.sections.errors import errors_section
 from roadwork.report.sections.results import calibration_section, decisions_section, reward_section, slicing_section
-from roadwork.report.sections.training import headline_section, learning_section, mcc_plot, scale_start, setup_section
+from roadwork.report.sections.training import (
+    headline_section,
+    learning_section,
+    mcc_plot,
+    scale_start,
+    setup_section,
+    size_section,
+)
 
 MAX_RUNS = 8
 
@@ -198,6 +205,7 @@ def _sections(run: RunFiles) -> list[Section]:
         slicing_section(run),
         errors_section(run, data),
         dataset_section(run, data),
+        *filter(None, [size_section(run)]),
         setup_section(run),
         reward_section(run),
     ]

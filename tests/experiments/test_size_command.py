@@ -123,7 +123,9 @@ def test_the_report_agrees_with_the_predictions(folder):
         np.mean([len(draws_of(folder, seed)[number]["train"]) for seed in SEEDS]) for number in range(5)
     ]
     largest = report["sizes"][-1]
-    frames = [pd.read_parquet(next(folder.glob(f"fits/{largest['photos']:.0f}_photos/seed_{seed}_*/pred*"))) for seed in SEEDS]
+    frames = [
+        pd.read_parquet(next(folder.glob(f"fits/{largest['photos']:.0f}_photos/seed_{seed}_*/pred*"))) for seed in SEEDS
+    ]
     by_seed = [matthews_corrcoef(frame["label"], frame["probability"] >= 0.5) for frame in frames]
     assert largest["by_seed"] == pytest.approx(by_seed)
     assert largest["mcc"] == pytest.approx(np.mean(by_seed))
@@ -133,7 +135,7 @@ def test_the_report_agrees_with_the_predictions(folder):
 
 def test_resume_trains_only_what_is_not_finished(copied, demo_root, capsys):
     before = json.loads((copied / "size.json").read_text())
-    removed = sorted(copied.glob("fits/*/seed_1_fold_0/fit.json"))[0]
+    removed = min(copied.glob("fits/*/seed_1_fold_0/fit.json"))
     kept = {file: file.stat().st_mtime_ns for file in copied.glob("fits/*/seed_0*/*") if file.is_file()}
     removed.unlink()
     assert run(copied.parents[2], demo_root, "--resume", "latest", "--label-error", "0.02") == 0
