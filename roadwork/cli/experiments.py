@@ -253,10 +253,11 @@ def size(
     ] = None,
     resume: Annotated[str | None, typer.Option(metavar="FOLDER", help="Resume this experiment, or `latest`.")] = None,
 ) -> None:
-    """Measure how the MCC grows with the training photos, and estimate how many evaluation.target_mcc takes.
+    """Measure how the MCC grows with the training photos, and how many the target MCC takes.
 
-    Each fit trains to convergence, as users do: for training.epochs, and for at least --min-steps steps. All fits are
-    evaluated on one held-out fold. Finished fits are kept for --resume.
+    Each fit trains for training.epochs and at least --min-steps steps, so that
+    small sets converge, too. All fits are evaluated on one held-out fold.
+    Finished fits are kept for --resume.
 
     Example: roadwork experiment size --config configs/experiment/demo.yaml --label-error 0.01
     """
