@@ -40,21 +40,22 @@ def read_label_error(given: str | None, target_mcc: float) -> float | None:
     """The share of wrong labels: a number, or the estimate of the audit of a cross-validation's folder.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: it is neither, or not below 0.5.
         RoadworkError: the folder's predictions are damaged, or cleanlab is not installed.
     """
     if given is None:
         return None
     predictions = Path(given) / "oof_predictions.parquet"
-    if predictions.is_file():
-        return audit_labels(read_predictions(predictions), target_mcc).estimated_share
     try:
-        share = float(given)
+        if predictions.is_file():
+            share = audit_labels(read_predictions(predictions), target_mcc).estimated_share
+        else:
+            share = float(given)
     except ValueError:
         share = math.nan
     if not 0 <= share < 0.5:
         raise ConfigError(
-            f"--label-error is {given!r}. Give a share from 0 to below 0.5, such as 0.01, or the folder of a "
+            f"--label-error {given} is {share:.3g}. Give a share from 0 to below 0.5, such as 0.01, or the folder of a "
             "`roadwork experiment cv`, outputs/<experiment>/cv/<time>."
         )
     return share

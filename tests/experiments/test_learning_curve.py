@@ -17,8 +17,9 @@ from roadwork.experiments.learning_curve import (
     predict_curve,
 )
 from roadwork.experiments.size_plan import draw_groups
-from roadwork.experiments.size_report import analyse_sizes
+from roadwork.experiments.size_report import analyse_sizes, read_label_error
 from roadwork.metrics.classification import mcc
+from roadwork.metrics.predictions import write_predictions
 
 SIZES = np.array([100.0, 200, 400, 800, 1600, 3200])
 GROUPS, PER_GROUP, SEEDS = 150, 4, 3
@@ -207,3 +208,18 @@ def test_different_held_out_rows_are_refused():
     frames[2][1] = frames[2][1].iloc[1:].reset_index(drop=True)
     with pytest.raises(DataError, match="different rows"):
         analyse_sizes(SIZES, frames, target=0.99, wrong=None, draws=10, seed=0)
+
+
+def test_the_share_of_wrong_labels_comes_from_an_audit(tmp_path):
+    rng = np.random.default_rng(0)
+    truth = rng.integers(2, size=1000)
+    logit = np.where(truth == 1, 1, -1) * rng.uniform(1, 4, 1000)
+    wrong = np.arange(1000) < 40
+    own = {"label": truth ^ wrong, "logit_none": 0.0, "logit_roadwork": logit, "probability": 1 / (1 + np.exp(-logit))}
+    ids = np.arange(1000).astype(str)
+    places = dict.fromkeys(("latitude", "longitude", "distance_km"), np.nan)
+    frame = pd.DataFrame({"id": ids, "filename": ids, "split": "fold_0", "group": ids, **own, **places})
+    write_predictions(frame, tmp_path / "oof_predictions.parquet")
+    assert read_label_error(str(tmp_path), 0.99) == pytest.approx(0.04, abs=0.005)
+    assert read_label_error("0.04", 0.99) == 0.04
+    assert read_label_error(None, 0.99) is None
