@@ -160,3 +160,11 @@ def test_invalid_requests_give_one_clear_error(copied, demo_root, capsys, change
     assert run(copied.parents[2], demo_root, *changed) == code
     captured = capsys.readouterr()
     assert key in " ".join((captured.err + captured.out).split())
+
+
+@pytest.mark.slow
+def test_a_frozen_backbone_trains_heads_on_features(demo_root, tmp_path):
+    assert run(tmp_path, demo_root, "training.freeze_backbone=true", "data.augmentation.train.mode=none") == 0
+    facts = [json.loads(file.read_text()) for file in tmp_path.glob("tiny/size/latest/fits/*/*/fit.json")]
+    assert len(facts) == 10
+    assert {fact["trainable"] for fact in facts} == {34.0}
