@@ -172,5 +172,5 @@ def label_ceiling(wrong: float, share: float) -> float:
 
 def label_errors_allowed(target: float, share: float) -> float:
     """The share of wrong labels at which the ceiling falls to the target."""
-    most = min(share, 1 - share) * (1 - 1e-9)  # the ceiling is 0 there
-    return float(optimize.brentq(lambda wrong: label_ceiling(wrong, share) - target, 0.0, most))
+    most = min(share, 1 - share) * (1 - 1e-9)  # the ceiling is about 0 there
+    return float(optimize.brentq(lambda wrong: label_ceiling(wrong, share) - max(target, 0.001), 0.0, most))

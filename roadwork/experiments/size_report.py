@@ -106,7 +106,7 @@ def analyse_sizes(
         ],
         "curve": None,
         "labels": None if wrong is None else _weigh_labels(1 - errors[-1].mean(), wrong, labels.mean(), target),
-    }  # fmt: skip
+    }
     if fitted.sum() < MIN_FITTED:
         return report
     least = 1 / len(first)
@@ -120,11 +120,10 @@ def analyse_sizes(
         "asymptote": _as_mcc(shown.a[0], percentile_interval(curve.drawn.a)),
         "at_sizes": (1 - shown.at(photos)[0]).tolist(),
         "beyond": [
-            {"photos": factor * float(photos[-1]), **_as_mcc(*curve.error_at(factor * photos[-1]))}
-            for factor in _AHEAD
+            {"photos": factor * float(photos[-1]), **_as_mcc(*curve.error_at(factor * photos[-1]))} for factor in _AHEAD
         ],
         "needed": _needed(curve, 1 - target),
-    }  # fmt: skip
+    }
     if report["labels"] and report["labels"]["ceiling"]:
         report["curve"]["needed_with_correct_labels"] = _needed(curve, 1 - target * report["labels"]["ceiling"])
     report["check"] = _hold_back(photos[fitted], errors[fitted], draws=draws, seed=seed, least=least)
@@ -222,8 +221,11 @@ def draw_sizes(report: dict[str, Any], path: Path) -> None:
     sizes, curve = report["sizes"], report["curve"]
     least = 0.5 / report["rows"]  # a logarithmic axis has no 0
     photos = [size["photos"] for size in sizes]
-    errors = [{"value": 1 - s["mcc"], "low": 1 - s["high"], "high": 1 - s["low"]} for s in sizes]
-    shown = [{key: max(value, least) for key, value in error.items()} for error in errors]
+    shown = [
+        # The interval is that of the pooled seeds, so the mean over seeds can lie outside.
+        {"value": max(1 - mean, least), "low": max(1 - max(high, mean), least), "high": max(1 - min(low, mean), least)}
+        for mean, low, high in ((size["mcc"], size["low"], size["high"]) for size in sizes)
+    ]
     axes.errorbar(
         photos, [error["value"] for error in shown], yerr=error_bars(shown), fmt="o", color="#0072B2", capsize=4,
         label="measured, 95 % interval",
@@ -350,12 +352,15 @@ def _sentences(report: dict[str, Any]) -> list[str]:
 
 def _explain_needed(needed: dict[str, Any], report: dict[str, Any], what: str) -> str:
     low, high = _show_photos(needed["low"]), _show_photos(needed["high"])
+    smallest, largest = (report["sizes"][end]["photos"] for end in (0, -1))
+    if needed["photos"] is not None and needed["photos"] < smallest:
+        return f"{what} takes fewer training photos than the smallest size."
     if needed["photos"] is None:
         least = "" if needed["low"] is None else f"; the 95 % interval starts at {low} photos"
         return f"{what} is not reachable by this curve: asymptote {report['curve']['asymptote']['mcc']:.4f}{least}."
     upper = ", no upper end" if needed["high"] is None else f" to {high}"
     line = f"{what} takes about {_show_photos(needed['photos'])} training photos (95 % interval: {low}{upper})."
-    if needed["photos"] > _FAR * report["sizes"][-1]["photos"]:
+    if needed["photos"] > _FAR * largest:
         line += f" This is more than {_FAR} times the largest size: a guess, not a plan."
     return line
 

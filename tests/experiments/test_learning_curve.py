@@ -17,7 +17,7 @@ from roadwork.experiments.learning_curve import (
     predict_curve,
 )
 from roadwork.experiments.size_plan import draw_groups
-from roadwork.experiments.size_report import analyse_sizes, read_label_error
+from roadwork.experiments.size_report import analyse_sizes, draw_sizes, read_label_error
 from roadwork.metrics.classification import mcc
 from roadwork.metrics.predictions import write_predictions
 
@@ -197,6 +197,13 @@ def test_sizes_near_chance_are_not_fitted():
     report = analyse([0.5, 0.49, 0.2, 0.1, 0.05, 0.025])
     assert [size["fitted"] for size in report["sizes"]] == [False, False, True, True, True, True]
     assert report["curve"] is None
+
+
+def test_errorless_sizes_need_no_more_photos(tmp_path):
+    report = analyse([0.0] * 6)
+    assert report["curve"]["needed"]["photos"] < SIZES[0]
+    assert report["check"]["inside"]
+    draw_sizes(report, tmp_path / "size.svg")
 
 
 def test_a_break_in_the_curve_fails_the_check():
