@@ -88,21 +88,23 @@ class Prediction:
         fitted: the curve of the measured errors; D is 1.
         drawn: the curves of the bootstrap.
         noise: (D,) drawn training noise of one more size, the mean over its seeds, divided by the root of the error.
+        seeds: number of them.
     """
 
     fitted: Curves
     drawn: Curves
     noise: np.ndarray
+    seeds: int
 
     def error_at(self, photos: float) -> tuple[float, Interval]:
         """The error of the curve, with its 95 % interval."""
         return float(self.fitted.at(photos)[0]), percentile_interval(self.drawn.at(photos))
 
-    def measured_at(self, photos: float) -> tuple[float, Interval]:
-        """The error that as many seeds would measure, with its 95 % prediction interval."""
-        errors = self.drawn.at(photos)
+    def measured_at(self, photos: float, seeds: int) -> tuple[float, Interval]:
+        """The mean error that this many seeds would measure, with its 95 % prediction interval."""
         expected = float(self.fitted.at(photos)[0])
-        return expected, percentile_interval(np.maximum(errors + np.sqrt(expected) * self.noise, 0.0))
+        noise = np.sqrt(expected * self.seeds / seeds) * self.noise
+        return expected, percentile_interval(np.maximum(self.drawn.at(photos) + noise, 0.0))
 
     def photos_for(self, error: float) -> tuple[float, Interval]:
         """The number of photos at which the curve falls to this error, with its 95 % interval; each can be inf."""
@@ -151,7 +153,7 @@ def predict_curve(photos: np.ndarray, errors: np.ndarray, drawn: np.ndarray, *, 
         freedom / rng.chisquare(freedom, (len(drawn), 1))
     )
     noisy = drawn.mean(axis=2) + np.sqrt(variances * added) * student[:, :-1]
-    return Prediction(fitted, fit_curves(photos, noisy, variances), np.sqrt(total) * student[:, -1])
+    return Prediction(fitted, fit_curves(photos, noisy, variances), np.sqrt(total) * student[:, -1], n_seeds)
 
 
 def label_ceiling(wrong: float, share: float) -> float:

@@ -134,13 +134,15 @@ def _hold_back(photos: np.ndarray, errors: np.ndarray, *, draws: int, seed: int,
     """Predicts the largest size from the others. Both are measured on the same held-out rows, so none are drawn."""
     rest = errors[:-1]
     curve = predict_curve(photos[:-1], rest, np.broadcast_to(rest, (draws, *rest.shape)), seed=seed, least=least)
-    predicted, interval = curve.measured_at(photos[-1])
-    measured = float(errors[-1].mean())
+    measured = errors[-1]
+    predicted, interval = curve.measured_at(photos[-1], len(measured))
+    _, (low, high) = curve.measured_at(photos[-1], 1)
     return {
         "photos": float(photos[-1]),
         **_as_mcc(predicted, interval),
-        "measured": 1 - measured,
-        "inside": interval[0] <= measured <= interval[1],
+        "measured": 1 - float(measured.mean()),
+        "inside": bool(interval[0] <= measured.mean() <= interval[1]),
+        "seeds_inside": int(((low <= measured) & (measured <= high)).sum()),
     }
 
 
@@ -319,9 +321,10 @@ def _sentences(report: dict[str, Any]) -> list[str]:
             f"is {asymptote['mcc']:.4f} ({_interval(asymptote)})."
         )
         verdict = "inside" if check["inside"] else "OUTSIDE, so do not rely on the predictions"
+        singles = f"{check['seeds_inside']} of {report['seeds']} seeds lie inside the wider interval of a single seed."
         lines.append(
             f"Check: fitted without the largest size, the curve predicts {check['mcc']:.4f} ({_interval(check)}) at "
-            f"{check['photos']:,.0f} photos. The measured {check['measured']:.4f} lies {verdict}."
+            f"{check['photos']:,.0f} photos. The measured {check['measured']:.4f} lies {verdict}. {singles}"
         )
         if labels and labels["ceiling"] and labels["ceiling"] < target:
             lines.append(f"An MCC of {target:g} is not reachable with these labels: ceiling {labels['ceiling']:.4f}.")

@@ -48,7 +48,7 @@ def test_the_interval_covers_a_held_back_size(a, b, c):
         errors, drawn = 1 - mcc(counts.sum(axis=0)), draw_errors(counts, draws=200, seed=world)
         rest = np.broadcast_to(errors[:-1], (200, *errors[:-1].shape))
         held_back = predict_curve(SIZES[:-1], errors[:-1], rest, seed=world, least=1 / 600)
-        low, high = held_back.measured_at(SIZES[-1])[1]
+        low, high = held_back.measured_at(SIZES[-1], SEEDS)[1]
         measured_inside += low <= errors[-1].mean() <= high
         curve = predict_curve(SIZES, errors, drawn, seed=world, least=1 / 600)
         low, high = curve.error_at(4 * SIZES[-1])[1]
@@ -171,6 +171,7 @@ def analyse(error_rates, wrong=None):
 
 def test_the_report_finds_how_many_photos_the_target_takes():
     report = analyse(4 * SIZES**-0.7)
+    assert report["check"]["seeds_inside"] == 3
     expected = (0.01 / 8) ** (-1 / 0.7)
     needed = report["curve"]["needed"]
     assert needed["photos"] == pytest.approx(expected, rel=0.15)
