@@ -245,8 +245,8 @@ def size(
     seeds: Annotated[int, typer.Option(min=2, help="Number of seeds; each draws sets of its own.")] = 3,
     folds: Annotated[int, typer.Option(min=2, help="Number of folds; the first one is held out.")] = 5,
     min_steps: Annotated[
-        int, typer.Option(min=1, help="Fewest optimizer steps of a fit; small sets train for more epochs.")
-    ] = 300,
+        int | None, typer.Option(min=1, help="Fewest optimizer steps of a fit. Default: those of the largest size.")
+    ] = None,
     label_error: Annotated[
         str | None,
         typer.Option(metavar="SHARE|FOLDER", help="Share of wrong labels, or a folder of `experiment cv` to audit."),
@@ -255,9 +255,9 @@ def size(
 ) -> None:
     """Measure how the MCC grows with the training photos, and how many the target MCC takes.
 
-    Each fit trains for training.epochs and at least --min-steps steps, so that
-    small sets converge, too. All fits are evaluated on one held-out fold.
-    Finished fits are kept for --resume.
+    The largest size trains for training.epochs, the others for as many steps, so
+    that all converge alike. All fits are evaluated on one held-out fold. Finished
+    fits are kept for --resume.
 
     Example: roadwork experiment size --config configs/experiment/demo.yaml --label-error 0.01
     """
@@ -275,7 +275,7 @@ def size(
     with _log_warnings_once():
         run_sizes(plan, _show)
     command = ["roadwork", "experiment", "size", "--config", str(config), "--sizes", str(sizes), "--ratio", str(ratio)]
-    command += ["--seeds", str(seeds), "--folds", str(folds), "--min-steps", str(min_steps)]
+    command += ["--seeds", str(seeds), "--folds", str(folds), *(["--min-steps", str(min_steps)] if min_steps else [])]
     command += ["--label-error", label_error] if label_error else []
     report = report_sizes(plan, shlex.join([*command, *(overrides or [])]), wrong)
     Console().print(format_report(report))

@@ -29,14 +29,14 @@ class SizeDesign:
         ratio: of each size to the next smaller one.
         seeds: seeds 0 to seeds - 1, each with draws of its own.
         folds: of the grouped cross-validation; the first one is held out.
-        min_steps: fewest optimizer steps of a fit; small sets train for more epochs.
+        min_steps: fewest optimizer steps of a fit, reached by more epochs; None: as many as the largest size makes.
     """
 
     sizes: int
     ratio: float
     seeds: int
     folds: int
-    min_steps: int
+    min_steps: int | None = None
 
 
 def draw_groups(labels: np.ndarray, groups: np.ndarray, n_rows: int, seed: int) -> np.ndarray:
@@ -96,6 +96,7 @@ def plan_sizes(cfg: DictConfig, design: SizeDesign, resume: str | None = None) -
         )
     whole = plan.splits[HELD_OUT_FOLD]
     total = len(whole.ids[TRAIN_SPLIT])
+    min_steps = design.min_steps or settings.training.epochs * count_epoch_steps(whole, settings)
     targets = [round(total / design.ratio**power) for power in reversed(range(design.sizes))]
     for seed in range(design.seeds):
         draws = [_draw_splits(plan, whole, target / total, seed) for target in targets]
@@ -111,7 +112,7 @@ def plan_sizes(cfg: DictConfig, design: SizeDesign, resume: str | None = None) -
                 "data.gps_sampling.random_seed": seed,
                 "training.patience": 0,
                 "training.epochs": max(
-                    settings.training.epochs, math.ceil(design.min_steps / count_epoch_steps(draw, settings))
+                    settings.training.epochs, math.ceil(min_steps / count_epoch_steps(draw, settings))
                 ),
             }
             plan.add_fit(HELD_OUT_FOLD, f"{target}_photos", seed, overrides, draw)

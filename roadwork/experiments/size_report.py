@@ -312,7 +312,7 @@ def _sentences(report: dict[str, Any]) -> list[str]:
         n_fitted = sum(size["fitted"] for size in report["sizes"])
         lines.append(
             f"No curve was fitted: it needs {MIN_FITTED} sizes with an MCC of at least {MIN_MCC}, and {n_fitted} have "
-            "one. Use more photos, or more steps (--min-steps, training.epochs)."
+            "one. Use more photos, or more steps (training.epochs)."
         )
     else:
         check, asymptote = report["check"], curve["asymptote"]

@@ -20,6 +20,7 @@ from roadwork.cli import main
 from roadwork.config import load_config, to_settings
 from roadwork.data.dataset import ImageStore
 from roadwork.data.open import open_dataset
+from roadwork.experiments.size_plan import SizeDesign, plan_sizes
 
 SEEDS = (0, 1)
 DESIGN = ("--sizes", "5", "--ratio", "1.5", "--seeds", "2", "--folds", "3", "--min-steps", "8")
@@ -115,6 +116,16 @@ def test_small_sets_train_for_more_epochs(folder):
         steps = math.ceil(n_train / 16)
         assert cfg.training.epochs == math.ceil(8 / steps)
         assert json.loads((fit / "fit.json").read_text())["steps"] == steps * cfg.training.epochs
+
+
+def test_by_default_all_sizes_make_equal_steps(tiny_config):
+    plan = plan_sizes(tiny_config("training.epochs=4"), SizeDesign(5, 1.5, 2, 3))
+    steps = [fit.cfg.training.epochs * math.ceil(len(fit.splits.ids["train"]) / 16) for fit in plan.fits]
+    largest = plan.fits[-1]
+    assert largest.cfg.training.epochs == 4
+    an_epoch = math.ceil(len(largest.splits.ids["train"]) / 16)
+    assert min(steps) == 4 * an_epoch
+    assert max(steps) < 5 * an_epoch
 
 
 def test_the_report_agrees_with_the_predictions(folder):
