@@ -22,7 +22,7 @@ from roadwork.experiments.learning_curve import (
     label_errors_allowed,
     predict_curve,
 )
-from roadwork.experiments.plan import Fit, Plan
+from roadwork.experiments.plan import Fit, Plan, count_epoch_steps
 from roadwork.metrics.classification import mcc
 from roadwork.metrics.intervals import Interval, count_intervals, count_paired, percentile_interval
 from roadwork.metrics.predictions import read_predictions
@@ -201,7 +201,8 @@ def report_sizes(plan: Plan, command: str, wrong: float | None = None) -> dict[s
     }
     for size, own in zip(report["sizes"], fits, strict=True):
         size["groups"] = float(np.mean([_count_groups(plan, fit) for fit in own]))
-        size["epochs"] = int(own[0].cfg.training.epochs)
+        steps = [fit.cfg.training.epochs * count_epoch_steps(fit.splits, plan.settings) for fit in own]
+        size["steps"] = float(np.mean(steps))
     report["sentences"] = _sentences(report)
     write_report_files(plan.folder, STEM, report, _markdown(report), draw_sizes, plot="svg")
     Run(plan.folder).write_manifest(data_fingerprint=plan.dataset.table.fingerprint(), command=command)
@@ -273,14 +274,14 @@ def _summary(report: dict[str, Any]) -> str:
 
 
 def _table(report: dict[str, Any]) -> ReportTable:
-    header = ("photos", "groups", "epochs", "MCC", "95 % interval", "SD", "curve")
+    header = ("photos", "groups", "steps", "MCC", "95 % interval", "SD", "curve")
     curve = report["curve"]
     at_sizes = curve["at_sizes"] if curve else [None] * len(report["sizes"])
     rows = [
         (
             f"{size['photos']:,.0f}",
             f"{size['groups']:,.0f}",
-            str(size["epochs"]),
+            f"{size['steps']:,.0f}",
             f"{size['mcc']:.4f}",
             _interval(size),
             f"{np.std(size['by_seed'], ddof=1):.4f}",
@@ -344,6 +345,8 @@ def _sentences(report: dict[str, Any]) -> list[str]:
         f"{target:g} allows {labels['allowed']:.2%}. With all held-out labels corrected, the "
         f"{labels['measured']:.4f} of the largest size would be {labels['corrected']:.4f}."
     )
+    if labels["measured"] > ceiling:
+        lines.append("The measured MCC is above this ceiling, so fewer labels are wrong. Check --label-error.")
     if labels["wrong"] > labels["allowed"]:
         rows = math.ceil((labels["wrong"] - labels["allowed"]) * report["rows"])
         lines.append(f"To measure {target:g}, correct at least {rows:,} labels of {report['rows']:,} held-out rows.")
