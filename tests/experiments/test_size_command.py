@@ -134,6 +134,8 @@ def test_the_report_agrees_with_the_predictions(folder):
         np.mean([len(draws_of(folder, seed)[number]["train"]) for seed in SEEDS]) for number in range(5)
     ]
     largest = report["sizes"][-1]
+    facts = [json.loads(file.read_text()) for file in folder.glob(f"fits/{largest['photos']:.0f}_photos/*/fit.json")]
+    assert largest["steps"] == np.mean([fact["steps"] for fact in facts])
     frames = [
         pd.read_parquet(next(folder.glob(f"fits/{largest['photos']:.0f}_photos/seed_{seed}_*/pred*"))) for seed in SEEDS
     ]
