@@ -1,4 +1,4 @@
-"""Experiment commands: ablate, cv, gps."""
+"""Experiment commands: ablate, cv, gps, size."""
 
 from __future__ import annotations
 
@@ -229,3 +229,50 @@ def gps(
     )
     Console().print(format_report(report), soft_wrap=False)
     print(f"val_test was not opened. Written: {folder}/{STEM}.json, .md and .png")
+
+
+@experiment_app.command("size")
+def size(
+    overrides: Overrides = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    *,
+    sizes: Annotated[int, typer.Option(min=5, help="Number of training set sizes; the largest is all photos.")] = 6,
+    ratio: Annotated[float, typer.Option(min=1.1, help="Of each size to the next smaller one.")] = 2.0,
+    seeds: Annotated[int, typer.Option(min=2, help="Number of seeds; each draws sets of its own.")] = 3,
+    folds: Annotated[int, typer.Option(min=2, help="Number of folds; the first one is held out.")] = 5,
+    min_steps: Annotated[
+        int | None, typer.Option(min=1, help="Fewest optimizer steps of a fit. Default: those of the largest size.")
+    ] = None,
+    label_error: Annotated[
+        str | None,
+        typer.Option(metavar="SHARE|FOLDER", help="Share of wrong labels, or a folder of `experiment cv` to audit."),
+    ] = None,
+    resume: Annotated[str | None, typer.Option(metavar="FOLDER", help="Resume this experiment, or `latest`.")] = None,
+) -> None:
+    """Measure how the MCC grows with the training photos, and how many the target MCC takes.
+
+    The largest size trains for training.epochs, the others for as many steps, so
+    that all converge alike. All fits are evaluated on one held-out fold. Finished
+    fits are kept for --resume.
+
+    Example: roadwork experiment size --config configs/experiment/demo.yaml --label-error 0.01
+    """
+    from roadwork.config import load_config
+    from roadwork.experiments.comparison import check_installed
+    from roadwork.experiments.size_plan import SizeDesign, plan_sizes, run_sizes
+    from roadwork.experiments.size_report import STEM, format_report, read_label_error, report_sizes
+
+    quiet_lightning()
+    check_installed("matplotlib", "The plot")
+    cfg = load_config(config, overrides or [])
+    wrong = read_label_error(label_error, cfg.evaluation.target_mcc)
+    plan = plan_sizes(cfg, SizeDesign(sizes, ratio, seeds, folds, min_steps), resume)
+    print(f"Sizes: {', '.join(plan.conditions)}. {len(plan.fits)} fits, stored in {plan.folder}", flush=True)
+    with _log_warnings_once():
+        run_sizes(plan, _show)
+    command = ["roadwork", "experiment", "size", "--config", str(config), "--sizes", str(sizes), "--ratio", str(ratio)]
+    command += ["--seeds", str(seeds), "--folds", str(folds), *(["--min-steps", str(min_steps)] if min_steps else [])]
+    command += ["--label-error", label_error] if label_error else []
+    report = report_sizes(plan, shlex.join([*command, *(overrides or [])]), wrong)
+    Console().print(format_report(report))
+    print(f"val_test was not opened. Written: {plan.folder}/{STEM}.json, .md and .svg")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import dataclass
 
 from omegaconf import DictConfig
@@ -11,9 +10,8 @@ from omegaconf import DictConfig
 from roadwork.config import compose_config, to_settings
 from roadwork.core.errors import ConfigError
 from roadwork.data.splitting.splits import Splits
-from roadwork.experiments.plan import ABLATION, Overrides, Plan, begin_plan
+from roadwork.experiments.plan import ABLATION, Overrides, Plan, begin_plan, check_one_device, count_epoch_steps
 from roadwork.settings import Settings, TrainingSettings
-from roadwork.settings.sampling import TRAIN_SPLIT
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +153,7 @@ def plan_ablation(cfg: DictConfig, design: Design, resume: str | None = None) ->
         RoadworkError: the conditions do not fit the configuration or the data, or the folder holds another ablation.
     """
     settings = to_settings(compose_config(cfg))
-    _check_one_device(settings)
+    check_one_device(settings)
     conditions = select_conditions(design.conditions, settings.training)
     options = {
         "seeds": design.seeds,
@@ -182,20 +180,4 @@ def _count_epochs(splits: Splits, settings: Settings, steps: int | None) -> int:
     """Whole epochs nearest to this many optimizer steps; the same for all conditions of a fold."""
     if steps is None:
         return settings.training.epochs
-    batch_size = settings.data.dataloader.fixed_batch_size
-    batches = math.ceil(len(splits.ids[TRAIN_SPLIT]) / batch_size)
-    return max(1, round(steps / math.ceil(batches / settings.training.accumulate)))
-
-
-def _check_one_device(settings: Settings) -> None:
-    training = settings.training
-    if (training.devices, training.num_nodes) != (1, 1):
-        raise ConfigError(
-            f"training.devices is {training.devices} and training.num_nodes is {training.num_nodes}, but each fit of "
-            "an ablation trains on one device. Set both to 1."
-        )
-    if settings.data.dataloader.batch_size == "auto":
-        raise ConfigError(
-            "data.dataloader.batch_size is auto, so conditions could train with different batch sizes and numbers of "
-            "steps. Set a number."
-        )
+    return max(1, round(steps / count_epoch_steps(splits, settings)))

@@ -124,11 +124,11 @@ def label_differences(axes: Axes, names: Sequence[str], xlabel: str, title: str)
 
 
 def write_report_files(
-    folder: Path, stem: str, report: dict[str, Any], markdown: str, draw: Callable[..., None]
+    folder: Path, stem: str, report: dict[str, Any], markdown: str, draw: Callable[..., None], *, plot: str = "png"
 ) -> None:
-    """Writes `<stem>.json` with the report, `<stem>.md`, and `<stem>.png` by `draw(report, path)`."""
+    """Writes `<stem>.json` with the report, `<stem>.md`, and `<stem>.<plot>` by `draw(report, path)`."""
     write_json(folder / f"{stem}.json", report)
     with atomic_path(folder / f"{stem}.md") as temporary:
         temporary.write_text(markdown, encoding="utf-8")
-    with atomic_path(folder / f"{stem}.png") as temporary:
+    with atomic_path(folder / f"{stem}.{plot}") as temporary:
         draw(report, temporary)

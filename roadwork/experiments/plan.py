@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,11 +24,11 @@ from roadwork.metrics.classification import count_confusion, mcc
 from roadwork.metrics.predictions import read_predictions
 from roadwork.runs.run import Run
 from roadwork.settings import Settings
-from roadwork.settings.sampling import CALIBRATION_SPLIT
+from roadwork.settings.sampling import CALIBRATION_SPLIT, TRAIN_SPLIT
 from roadwork.training.trainers.resume import MACHINE_KEYS, flat_keys
 
-CROSS_VALIDATION, ABLATION = "cv", "ablate"
-KINDS = {CROSS_VALIDATION: "cross-validation", ABLATION: "ablation"}
+CROSS_VALIDATION, ABLATION, SIZE = "cv", "ablate", "size"
+KINDS = {CROSS_VALIDATION: "cross-validation", ABLATION: "ablation", SIZE: "size experiment"}
 
 # Keys that may change on --resume: `evaluation` is read after training, `tracking` only names where curves go, and
 # other splits or other data are detected by their rows.
@@ -62,7 +63,7 @@ class Fit:
 
     @property
     def facts_file(self) -> Path:
-        """Only an ablation writes it."""
+        """A cross-validation does not write it."""
         return self.folder / "fit.json"
 
     @property
@@ -137,7 +138,12 @@ class Plan:
         return self.folder / f"fold_{fold}" / "splits.json"
 
     def add_fit(
-        self, fold: int, condition: str = "", seed: int | None = None, overrides: Overrides | None = None
+        self,
+        fold: int,
+        condition: str = "",
+        seed: int | None = None,
+        overrides: Overrides | None = None,
+        splits: Splits | None = None,
     ) -> None:
         """Adds a fit; it trains nothing.
 
@@ -146,15 +152,23 @@ class Plan:
             condition: its name; empty in a cross-validation.
             seed: of the training; None for the configured seed.
             overrides: what the fit sets beyond the common configuration, by dotted key.
+            splits: of this fit, where they differ from the fold's; they are written.
+
+        Raises:
+            SplitError: an earlier plan in the folder has other splits for this fit.
         """
         seed = self.settings.training.seed if seed is None else seed
         parent = self.folder / "fits" if condition else self.folder
         name = f"{condition}/seed_{seed}_fold_{fold}" if condition else f"fold_{fold}"
-        own = {"data.splits_file": str(self.splits_file(fold)), "output_dir": str(parent), "experiment": name}
+        splits_file = self.splits_file(fold)
+        if splits is not None:
+            splits_file = self.folder / "draws" / name / "splits.json"
+            write_or_check_splits(splits, splits_file)
+        own = {"data.splits_file": str(splits_file), "output_dir": str(parent), "experiment": name}
         cfg = self.cfg.copy()
         for key, value in ((overrides or {}) | own).items():
             OmegaConf.update(cfg, key, value)
-        self.fits.append(Fit(parent / name, cfg, self.splits[fold], fold, seed, condition))
+        self.fits.append(Fit(parent / name, cfg, splits or self.splits[fold], fold, seed, condition))
 
 
 def begin_plan(cfg: DictConfig, kind: str, options: Mapping[str, Any], resume: str | None = None) -> Plan:
@@ -285,3 +299,28 @@ def estimate_left(seconds: Mapping[str, Sequence[float]], waiting: Sequence[str]
     """
     overall = np.mean([value for own in seconds.values() for value in own])
     return float(sum(np.mean(seconds.get(condition, overall)) for condition in waiting))
+
+
+def count_epoch_steps(splits: Splits, settings: Settings) -> int:
+    """Optimizer steps of one epoch on the training rows."""
+    batches = math.ceil(len(splits.ids[TRAIN_SPLIT]) / settings.data.dataloader.fixed_batch_size)
+    return math.ceil(batches / settings.training.accumulate)
+
+
+def check_one_device(settings: Settings) -> None:
+    """Checks that each fit trains on one device with a fixed batch size, so that its steps can be planned.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    training = settings.training
+    if (training.devices, training.num_nodes) != (1, 1):
+        raise ConfigError(
+            f"training.devices is {training.devices} and training.num_nodes is {training.num_nodes}, but each fit of "
+            "an experiment trains on one device. Set both to 1."
+        )
+    if settings.data.dataloader.batch_size == "auto":
+        raise ConfigError(
+            "data.dataloader.batch_size is auto, so fits could train with different batch sizes and numbers of steps. "
+            "Set a number."
+        )

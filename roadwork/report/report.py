@@ -34,7 +34,14 @@ from roadwork.report.sections.results import (
     reward_section,
     slicing_section,
 )
-from roadwork.report.sections.training import headline_section, learning_section, mcc_plot, scale_start, setup_section
+from roadwork.report.sections.training import (
+    headline_section,
+    learning_section,
+    mcc_plot,
+    scale_start,
+    setup_section,
+    size_section,
+)
 
 MAX_RUNS = 8
 
@@ -207,6 +214,7 @@ def _sections(run: RunFiles) -> list[Section]:
         *([elsewhere_section(run)] if run.elsewhere else []),
         errors_section(run, data),
         dataset_section(run, data),
+        *filter(None, [size_section(run)]),
         setup_section(run),
         reward_section(run),
     ]

@@ -217,3 +217,17 @@ def test_damaged_files_and_repeated_runs_are_rejected(run):
     (run / "results.json").write_text("{")
     with pytest.raises(DataError, match=r"results\.json.*JSON"):
         write_report([run])
+
+
+def test_a_size_experiment_of_the_same_name_is_shown(run):
+    assert 'id="size"' not in report(run)
+    folder = run.parent / "size/latest"
+    folder.mkdir(parents=True)
+    size = {"photos": 120.0, "mcc": 0.8125, "low": 0.7, "high": 0.9}
+    shown = {"command": HOSTILE[0], "rows": 864, "groups": 209, "sizes": [size], "sentences": ["About 14,000 photos."]}
+    write_json(folder / "size.json", shown)
+    (folder / "size.svg").write_text("<svg/>")
+    page = report(run)
+    assert {"0.8125", "864", "14,000"} <= set(words(page).replace(",</", "").split())
+    assert f"data:image/svg+xml;base64,{base64.b64encode(b'<svg/>').decode()}" in Page(page).loads
+    assert "script" not in Page(page).tags

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -170,3 +172,14 @@ def setup_section(run: RunFiles) -> Section:
         "configuration": OmegaConf.to_yaml(OmegaConf.structured(run.settings)),
     }
     return Section("setup", "Wiring and setup", shown)
+
+
+def size_section(run: RunFiles) -> Section | None:
+    """The learning curve that `roadwork experiment size` has measured for the run's experiment; None without one."""
+    folder = run.folder.parent / "size" / "latest"
+    try:
+        report = json.loads((folder / "size.json").read_text(encoding="utf-8"))
+        plot = base64.b64encode((folder / "size.svg").read_bytes()).decode()
+    except (OSError, ValueError):
+        return None
+    return Section("size", "How many photos", {"report": report, "plot": plot})
