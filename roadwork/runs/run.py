@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
-
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING, Any, Self
 
 from roadwork import __version__
-from roadwork.config import load_config, load_yaml, to_settings
 from roadwork.core.errors import DataError
 from roadwork.core.files import sha256_of, write_json
 from roadwork.settings import Settings
 from roadwork.settings.sampling import TEST_SPLIT
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 logger = logging.getLogger(__name__)
 
@@ -141,6 +141,8 @@ class Run:
             ConfigError: an override cannot be used.
             DataError: the file is damaged or incomplete; missing sections would silently become defaults.
         """
+        from roadwork.config import load_config, load_yaml  # noqa: PLC0415 -- the GPU benchmark has no omegaconf
+
         config = load_yaml(self.config_file)
         if not set(config) >= _SECTIONS:
             raise DataError(
@@ -150,6 +152,8 @@ class Run:
 
     def read_settings(self, overrides: Sequence[str] = ()) -> Settings:
         """The typed settings of the run, with `key=value` overrides on top."""
+        from roadwork.config import load_config, load_yaml, to_settings  # noqa: PLC0415 -- as above
+
         return to_settings(load_config(self.config_file, overrides) if overrides else load_yaml(self.config_file))
 
     def read_manifest(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from roadwork.core.devices import devices_here
 from roadwork.core.errors import ConfigError
 from roadwork.settings import TrainingSettings
 from roadwork.training.batch_norm import CPUSyncBatchNorm
+from roadwork.training.checkpoints import SafeCheckpointIO
 
 logger = logging.getLogger(__name__)
 
@@ -71,9 +72,6 @@ def build_lightning_trainer(
     Raises:
         ConfigError: Lightning does not accept the accelerator or the precision.
     """
-    # The GPU benchmark times steps on images without omegaconf, which this import needs.
-    from roadwork.training.checkpoints import SafeCheckpointIO  # noqa: PLC0415
-
     arguments: dict[str, Any] = {
         "max_epochs": training.epochs,
         "gradient_clip_val": training.clip_norm or None,
