@@ -33,6 +33,14 @@ def export(
     members: Annotated[
         bool, typer.Option("--members", help="Export each run of an ensemble to its own folder below --out.")
     ] = False,
+    reference_photos: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Store features of at most this many training photos, to judge how familiar a batch is; 0: none.",
+        ),
+    ] = 1000,
 ) -> None:
     """Export a run as a model folder, with adapter merged and calibration folded in.
 
@@ -41,7 +49,10 @@ def export(
     from roadwork.export.export import export_members, export_run
 
     with Console(stderr=True).status("Exporting"):
-        exported = export_members(run, out, format=form) if members else [export_run(run, out, format=form)]
+        if members:
+            exported = export_members(run, out, format=form, reference_photos=reference_photos)
+        else:
+            exported = [export_run(run, out, format=form, reference_photos=reference_photos)]
     for summary in exported:
         _print_folded(summary)
         _print_checked(summary)

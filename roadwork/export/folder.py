@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from roadwork.core.errors import DataError
 from roadwork.core.files import write_json
+from roadwork.detector.familiarity import REFERENCE_FILE
 from roadwork.detector.format import CONFIG_FILE, KEY, ExportFacts
 from roadwork.detector.networks import ONNX_FILE, WEIGHTS_FILE
 from roadwork.export.replay import REPLAY_FOLDER
@@ -22,7 +23,10 @@ from roadwork.models.build import without_transformers_report
 from roadwork.models.processor import PROCESSOR_FILE
 
 CARD_FILE, NATIX_CARD_FILE = "README.md", "model_card.json"
-WRITTEN = {CONFIG_FILE, PROCESSOR_FILE, WEIGHTS_FILE, ONNX_FILE, CARD_FILE, NATIX_CARD_FILE, REPLAY_FOLDER}
+WRITTEN = {
+    *(CONFIG_FILE, PROCESSOR_FILE, WEIGHTS_FILE, ONNX_FILE),
+    *(CARD_FILE, NATIX_CARD_FILE, REPLAY_FOLDER, REFERENCE_FILE),
+}
 
 # Larger than any network here, so that there is one file, which every consumer can load.
 _ONE_FILE = "1000GB"
