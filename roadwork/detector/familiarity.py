@@ -17,7 +17,7 @@ from torch import Tensor
 
 from roadwork.core.errors import DataError
 from roadwork.core.files import atomic_path
-from roadwork.detector.two_sample import MIN_GROUPS, SIZES, Projection, critical_value, separability
+from roadwork.detector.two_sample import MIN_GROUPS, SIZES, Projection, auc_of, critical_value, separability
 
 REFERENCE_FILE = "reference_features.npz"
 FAMILIAR, UNFAMILIAR, UNKNOWN = "familiar", "unfamiliar", "unknown"
@@ -29,6 +29,8 @@ _Z = 1.96
 _SHOWN_FACTS = 2
 # In standard deviations of the training photos; smaller differences are usual.
 _NOTABLE = 0.5
+# Above this AUC, two decimals do not show a difference.
+_SATURATED = 0.985
 
 
 def photo_facts(pixels: Tensor, size: tuple[int, int]) -> tuple[float, ...]:
@@ -52,7 +54,7 @@ class Reference:
         groups: (R,) number of each row's group: sequence, near-duplicates, place.
         facts: (R, len(FACTS)).
         sizes: (S,) batch sizes of the null distribution; empty if there are too few groups.
-        null: (S, N) AUC of held-out groups.
+        null: (S, N) statistic d' of held-out groups.
         val_test: the run's result on val_test, such as its `mcc`; empty if it was not evaluated.
     """
 
@@ -99,8 +101,8 @@ class Reference:
         """Number of photos of a batch that are compared."""
         return int(self.sizes.max(initial=0))
 
-    def threshold(self, n: int) -> float:
-        """The AUC that a batch of `n` photos of the training's kind exceeds in at most 5 of 100 cases."""
+    def limit(self, n: int) -> float:
+        """The d' that a batch of `n` photos of the training's kind exceeds in at most 5 of 100 cases."""
         values = [critical_value(row) for row in self.null]
         return float(np.interp(math.log(n), np.log(self.sizes), values))
 
@@ -130,8 +132,9 @@ class Familiarity:
 
     Attributes:
         verdict: `familiar`, `unfamiliar`, or `unknown` if it cannot be judged.
-        auc: cross-validated AUC of separating the batch from the training photos; None if unknown.
-        threshold: the AUC that batches of the training's kind exceed in at most 5 of 100 cases; None if unknown.
+        distance: statistic d' of separating the batch from the training photos by a cross-validated classifier; None
+            if unknown.
+        limit: the d' that batches of the training's kind exceed in at most 5 of 100 cases; None if unknown.
         n: photos compared.
         facts: plain facts by the size of their difference, the largest first.
         val_test: the run's result on val_test, such as its `mcc`; empty if unknown.
@@ -139,16 +142,26 @@ class Familiarity:
     """
 
     verdict: str
-    auc: float | None = None
-    threshold: float | None = None
+    distance: float | None = None
+    limit: float | None = None
     n: int = 0
     facts: tuple[FactDifference, ...] = ()
     val_test: dict[str, Any] = field(default_factory=dict)
     reason: str = ""
 
+    @property
+    def auc(self) -> float | None:
+        """`distance` as an AUC; 0.5: not separable."""
+        return None if self.distance is None else auc_of(self.distance)
+
+    @property
+    def threshold(self) -> float | None:
+        """`limit` as an AUC."""
+        return None if self.limit is None else auc_of(self.limit)
+
     def as_dict(self) -> dict[str, Any]:
         """All fields, as JSON values."""
-        return asdict(self)
+        return asdict(self) | {"auc": self.auc, "threshold": self.threshold}
 
     def lines(self, model: str | Path, n_photos: int) -> list[str]:
         """The verdict for people.
@@ -157,12 +170,15 @@ class Familiarity:
             model: the exported folder.
             n_photos: photos in the batch, compared or not.
         """
-        if self.auc is None or self.threshold is None:
+        if self.auc is None or self.threshold is None or self.distance is None:
             return [f"It cannot be judged whether these photos look like the training photos: {self.reason}"]
         looks = "looks" if self.verdict == FAMILIAR else "does not look"
+        own, usual = f"AUC {self.auc:.2f}", f"{self.threshold:.2f}"
+        if min(self.auc, self.threshold) > _SATURATED:
+            own, usual = f"{own} (d' {self.distance:.1f})", f"{usual} (d' {self.limit:.1f})"
         compared = (
             f"This batch {looks} like the training photos: a classifier separates {self.n} of its photos from them "
-            f"with AUC {self.auc:.2f}; unseen groups of training photos reach {self.threshold:.2f} in 95 of 100 cases."
+            f"with {own}; unseen groups of training photos reach {usual} in 95 of 100 cases."
         )
         lines = [compared]
         differing = [str(fact) for fact in self.facts[:_SHOWN_FACTS] if abs(fact.difference) >= _NOTABLE]
@@ -225,10 +241,10 @@ def judge(reference: Reference | None, features: np.ndarray | None, facts: np.nd
         kept = np.linspace(0, n - 1, reference.most).round().astype(np.int64)
         features, facts, n = features[kept], facts[kept], reference.most
     project = Projection.fit(reference.features)
-    auc = separability(project(reference.features), reference.groups, project(features.astype(np.float32)))
-    threshold = reference.threshold(n)
-    verdict = UNFAMILIAR if auc > threshold else FAMILIAR
-    return Familiarity(verdict, auc, threshold, n, compare_facts(facts, reference.facts), reference.val_test)
+    distance = separability(project(reference.features), reference.groups, project(features.astype(np.float32)))
+    limit = reference.limit(n)
+    verdict = UNFAMILIAR if distance > limit else FAMILIAR
+    return Familiarity(verdict, distance, limit, n, compare_facts(facts, reference.facts), reference.val_test)
 
 
 def compare_facts(batch: np.ndarray, training: np.ndarray) -> tuple[FactDifference, ...]:

@@ -1,12 +1,17 @@
 """A classifier two-sample test: can a classifier separate a batch of photos from training photos by their features?
 
-The statistic is the cross-validated AUC of a logistic regression (Lopez-Paz and Oquab, "Revisiting classifier
-two-sample tests", ICLR 2017). Its null distribution comes from whole groups of training photos, such as drives, that
-are held out of the comparison: a new drive is always a little unlike the others.
+The classifier is a cross-validated logistic regression (Lopez-Paz and Oquab, "Revisiting classifier two-sample tests",
+ICLR 2017). The null distribution comes from whole groups of training photos, such as drives, that are held out of the
+comparison: a new drive is always a little unlike the others.
+
+The statistic is d', the difference of the mean scores in standard deviations of the reference's scores. The AUC of two
+normal distributions with this d' is shown to people. The AUC itself would not do: frames of one drive, even a familiar
+one, are often separated perfectly, and above 1.0 nothing could be foreign.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -55,7 +60,7 @@ class Projection:
 
 
 def separability(reference: np.ndarray, groups: np.ndarray, batch: np.ndarray) -> float:
-    """Cross-validated AUC of a logistic regression that separates a batch from the reference.
+    """The statistic d' of a batch: cross-validated, of a logistic regression that separates it from the reference.
 
     Folds keep reference groups together. The groups of a batch are unknown, so similar photos of it, such as frames of
     a drive, share a fold: Ward clusters of their features.
@@ -68,13 +73,12 @@ def separability(reference: np.ndarray, groups: np.ndarray, batch: np.ndarray) -
     # Slow to import, and not needed for a few photos.
     from scipy.cluster.hierarchy import fcluster, linkage  # noqa: PLC0415
     from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
-    from sklearn.metrics import roc_auc_score  # noqa: PLC0415
 
     clusters = fcluster(linkage(batch, "ward"), max(FOLDS, len(batch) // PHOTOS_PER_CLUSTER), "maxclust")
     fold = np.concatenate([_balanced_folds(groups), _balanced_folds(clusters)])
     features = np.concatenate([reference, batch])
     is_batch = np.arange(len(features)) >= len(reference)
-    scores, weights = [], []
+    distances, weights = [], []
     for number in range(FOLDS):
         tested = fold == number
         n_tested = int(is_batch[tested].sum())
@@ -82,9 +86,16 @@ def separability(reference: np.ndarray, groups: np.ndarray, batch: np.ndarray) -
             continue
         model = LogisticRegression(C=REGULARIZATION, class_weight="balanced", solver="newton-cholesky")
         model.fit(features[~tested], is_batch[~tested])
-        scores.append(roc_auc_score(is_batch[tested], model.decision_function(features[tested])))
+        found = model.decision_function(features[tested])
+        own, others = found[is_batch[tested]], found[~is_batch[tested]]
+        distances.append((own.mean() - others.mean()) / max(others.std(), 1e-6))
         weights.append(n_tested)
-    return float(np.average(scores, weights=weights)) if scores else 1.0
+    return float(np.average(distances, weights=weights)) if distances else math.inf
+
+
+def auc_of(distance: float) -> float:
+    """The AUC of two normal distributions with equal variance whose means are `distance` standard deviations apart."""
+    return (1 + math.erf(distance / 2)) / 2
 
 
 def _balanced_folds(groups: np.ndarray) -> np.ndarray:
