@@ -70,21 +70,35 @@ def read_layers(path: str | Path, overrides: Sequence[str] = ()) -> list[tuple[s
     """
     file = find_config(path)
     config = load_yaml(file)
-    groups, values = dict(_groups_of(config)), OmegaConf.create()
+    groups, others = dict(_groups_of(config)), []
     for override in overrides:
-        key, separator, value = override.partition("=")
+        key, _, value = override.partition("=")
+        if key in groups and "=" in override:
+            groups[key] = value
+        else:
+            others.append(override)
+    values = parse_overrides(others)
+    layers = [_load_group(group, name) for group, name in groups.items()]
+    layers.append((str(file), _without_defaults(config)))
+    return [*layers, (COMMAND_LINE, _plain(values))] if values else layers
+
+
+def parse_overrides(overrides: Sequence[str]) -> DictConfig:
+    """The mapping of `key=value` overrides; later ones win.
+
+    Raises:
+        ConfigError: an override that cannot be read.
+    """
+    values = OmegaConf.create()
+    for override in overrides:
+        key, separator, _ = override.partition("=")
         if not separator or not re.fullmatch(r"[\w.]+", key):
             raise ConfigError(f"{override!r} is not an override. Allowed: key=value, for example training.epochs=5.")
-        if key in groups:
-            groups[key] = value
-            continue
         try:
             values = cast("DictConfig", OmegaConf.merge(values, OmegaConf.from_dotlist([override])))
         except (OmegaConfBaseException, YAMLError, TypeError) as error:  # TypeError: a list for a mapping
             raise ConfigError(f"The override {override!r} cannot be read: {_first_line(error)}") from error
-    layers = [_load_group(group, name) for group, name in groups.items()]
-    layers.append((str(file), _without_defaults(config)))
-    return [*layers, (COMMAND_LINE, _plain(values))] if values else layers
+    return values
 
 
 def compose_config(config: DictConfig) -> DictConfig:

@@ -1,4 +1,4 @@
-"""Photos made up by a seed, and requests that a service must refuse: for its load test and its tests."""
+"""Generated photos, and hostile requests that the service must reject, for its load test and tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TAKEN_AT = "2026:01:02 03:04:05"
 
 
 class Hostile(NamedTuple):
-    """A request that must be refused: with which status and code."""
+    """A request that must be rejected, with the expected status and code."""
 
     body: bytes
     content_type: str
@@ -27,20 +27,20 @@ class Hostile(NamedTuple):
 
 
 def photo(seed: int, position: tuple[float, float] | None = None, size: tuple[int, int] = (96, 72)) -> bytes:
-    """A JPEG of coloured blocks, others for each seed; `position`: latitude and longitude for its EXIF."""
+    """A JPEG of random coloured blocks; `position` is the latitude and longitude in its EXIF."""
     blocks = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return encode_jpeg(Image.fromarray(blocks).resize(size, Image.Resampling.NEAREST), position, TAKEN_AT)
 
 
 def encoded(fmt: str, size: tuple[int, int] = (96, 72), mode: str = "RGB") -> bytes:
-    """A grey picture in a format of Pillow's."""
+    """A grey image in a Pillow format."""
     stream = io.BytesIO()
     Image.new(mode, size, 99).save(stream, fmt)
     return stream.getvalue()
 
 
 def png(width: int, height: int, data: bytes, *extra: tuple[bytes, bytes]) -> bytes:
-    """A PNG written by hand: 8-bit grey, with the compressed `data`, and further chunks before it."""
+    """An 8-bit grey PNG from compressed `data`, with further chunks before it."""
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     chunks = [(b"IHDR", header), *extra, (b"IDAT", data), (b"IEND", b"")]
     packed = [struct.pack(">I", len(body)) + kind + body + _checksum(kind + body) for kind, body in chunks]
@@ -48,13 +48,13 @@ def png(width: int, height: int, data: bytes, *extra: tuple[bytes, bytes]) -> by
 
 
 def form(*files: bytes, field: str = "images", name: str = "photo.jpg") -> bytes:
-    """The body of a form of type `FORM`, with a part for each file."""
+    """The body of a form of type `FORM`, with one part per file."""
     head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{field}"; filename="{name}"\r\n\r\n'.encode()
     return b"".join(head + file + b"\r\n" for file in files) + f"--{BOUNDARY}--\r\n".encode()
 
 
 def hostile_requests(max_bytes: int, max_images: int) -> dict[str, Hostile]:
-    """By name; for a service that takes so many bytes and photos, and less than 25 megapixels."""
+    """Hostile requests by name, for a service with these limits and less than 25 megapixels."""
     return _bad_photos() | _bad_forms() | _too_much(max_bytes, max_images)
 
 

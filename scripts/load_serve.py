@@ -1,10 +1,10 @@
-"""Load on `roadwork serve`: many requests by many clients, hostile ones among them; a table of what came of them.
+"""Load test of `roadwork serve`: many clients send valid and hostile requests. Prints a table of the results.
 
     python scripts/load_serve.py model --requests 5000
 
-It starts the server with small limits, so that a request can be above them, and ends with 1 where an answer was wrong,
-a status was not as it must be, a request got no answer, the queue was not empty afterwards, memory grew by more than
-`--max-growth`, or the server did not stop in order.
+It starts a server with small limits, so that requests can exceed them. The exit code is 1 if a prediction or status was
+wrong, a request got no response, the queue was not empty at the end, memory grew by more than `--max-growth`, or the
+server did not stop with code 0.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ OPTIONS = (
 )
 N_PHOTOS = 32
 TOLERANCE = 1e-6
-# Of each kind of request, so many in twenty; the rest is one photo. Who leaves closes the connection amid the body.
+# Requests in twenty of each kind; the rest send one photo. A leaving client disconnects within the body.
 MANY, HOSTILE, LEAVING = 4, 6, 1
 
 
 @dataclass
 class Outcome:
-    """What came of the requests."""
+    """Results of the requests."""
 
     statuses: Counter[int | str] = field(default_factory=Counter)
-    seconds: list[float] = field(default_factory=list)  # of requests that were answered with 200
+    seconds: list[float] = field(default_factory=list)  # latencies of responses with status 200
     wrong: list[str] = field(default_factory=list)
 
 
 class Load:
-    """Clients that ask a server."""
+    """Clients of one server."""
 
     def __init__(self, url: str, n_clients: int, seed: int) -> None:
         self.url = url
@@ -60,7 +60,7 @@ class Load:
         self._expected: list[float] = []
 
     async def run(self, n_requests: int) -> None:
-        """Asks for each photo alone, which gives the right answers, and then all at once."""
+        """Sends each photo alone for the expected predictions, then all requests concurrently."""
         limits = httpx.Limits(max_connections=self._n_clients)
         async with httpx.AsyncClient(base_url=self.url, limits=limits, timeout=120) as client:
             if not self._expected:
@@ -68,28 +68,28 @@ class Load:
             waiting = iter(self._random.integers(0, 20, n_requests).tolist())
             async with asyncio.TaskGroup() as group:
                 for _ in range(self._n_clients):
-                    group.create_task(self._ask_all(client, waiting))
+                    group.create_task(self._send_all(client, waiting))
 
-    async def _ask_all(self, client: httpx.AsyncClient, waiting: object) -> None:
+    async def _send_all(self, client: httpx.AsyncClient, waiting: object) -> None:
         for kind in waiting:  # shared by all clients
             try:
                 if kind < LEAVING:
                     await self._leave()
                 elif kind < LEAVING + HOSTILE:
-                    await self._ask_hostile(client, *self._hostile[self._random.integers(len(self._hostile))])
+                    await self._send_hostile(client, *self._hostile[self._random.integers(len(self._hostile))])
                 else:
-                    await self._ask(client, int(self._random.integers(2, 6)) if kind < LEAVING + HOSTILE + MANY else 1)
+                    await self._send(client, int(self._random.integers(2, 6)) if kind < LEAVING + HOSTILE + MANY else 1)
             except httpx.HTTPError as error:
-                self.outcome.statuses["no answer"] += 1
-                self.outcome.wrong.append(f"no answer: {error!r}")
+                self.outcome.statuses["no response"] += 1
+                self.outcome.wrong.append(f"no response: {error!r}")
 
-    async def _ask(self, client: httpx.AsyncClient, n_photos: int) -> None:
+    async def _send(self, client: httpx.AsyncClient, n_photos: int) -> None:
         chosen = self._random.integers(0, N_PHOTOS, n_photos).tolist()
         started = time.perf_counter()
         body = form(*[self._photos[number] for number in chosen])
         response = await client.post("/predict", content=body, headers={"content-type": FORM})
         self.outcome.statuses[response.status_code] += 1
-        if response.status_code == 429:  # allowed, and answered at once
+        if response.status_code == 429:  # allowed
             return
         if response.status_code != 200:
             self.outcome.wrong.append(f"{n_photos} photos: {response.status_code} {response.text}")
@@ -99,7 +99,7 @@ class Load:
         if not np.allclose(answers, [self._expected[number] for number in chosen], rtol=0, atol=TOLERANCE):
             self.outcome.wrong.append(f"photos {chosen}: {answers}")
 
-    async def _ask_hostile(self, client: httpx.AsyncClient, name: str, hostile: Hostile) -> None:
+    async def _send_hostile(self, client: httpx.AsyncClient, name: str, hostile: Hostile) -> None:
         headers = {"content-type": hostile.content_type}
         response = await client.post("/predict", content=hostile.body, headers=headers)
         self.outcome.statuses[response.status_code] += 1
@@ -122,21 +122,21 @@ async def _predict(client: httpx.AsyncClient, photos: list[bytes]) -> list[float
 
 
 def main() -> int:
-    """0 where all is in order."""
+    """Runs the load test; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help="a folder of `roadwork export`")
+    parser.add_argument("model", type=Path, help="model folder from `roadwork export`")
     parser.add_argument("--requests", type=int, default=5000)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--max-growth", type=float, default=64.0, help="megabytes that the server's memory may grow")
+    parser.add_argument("--max-growth", type=float, default=64.0, help="allowed growth of memory, in megabytes")
     options = parser.parse_args()
     command = [sys.executable, "-c", "from roadwork.cli import main; main()", "serve", str(options.model), *OPTIONS]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ) as server:  # noqa: S603 -- ours
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ) as server:  # noqa: S603 -- a fixed command
         try:
             announced = server.stdout.readline() if server.stdout else ""
             address = re.search(r"http://\S+:\d+", announced)
             if address is None:
-                return 1  # its own message is on the screen
+                return 1  # the server has printed its error
             return _measure(address[0], server, options)
         finally:
             server.kill()
@@ -144,7 +144,7 @@ def main() -> int:
 
 def _measure(url: str, server: subprocess.Popen[str], options: argparse.Namespace) -> int:
     load = Load(url, options.clients, options.seed)
-    asyncio.run(load.run(max(200, options.requests // 10)))  # memory settles: each kind of request has been seen
+    asyncio.run(load.run(max(200, options.requests // 10)))  # warm-up: memory settles after each kind of request
     before, _ = _memory_and_queue(url)
     load.outcome = outcome = Outcome(wrong=load.outcome.wrong)
     started = time.perf_counter()
@@ -156,7 +156,7 @@ def _measure(url: str, server: subprocess.Popen[str], options: argparse.Namespac
     p50, p95, p99 = np.percentile(outcome.seconds, (50, 95, 99)) * 1000
     table = Table("Load", "", title=f"{options.requests} requests by {options.clients} clients")
     for name, text in {
-        "Rate": f"{options.requests / seconds:.0f} requests a second",
+        "Rate": f"{options.requests / seconds:.0f} requests/s",
         "Latency of 200": f"p50 {p50:.0f} ms, p95 {p95:.0f} ms, p99 {p99:.0f} ms",
         "Statuses": ", ".join(f"{status}: {count}" for status, count in sorted(outcome.statuses.items(), key=str)),
         "Wrong": str(len(outcome.wrong)),
@@ -169,12 +169,12 @@ def _measure(url: str, server: subprocess.Popen[str], options: argparse.Namespac
     console.print(table)
     for wrong in outcome.wrong[:10]:
         console.print(f"Wrong: {wrong[:300]}", markup=False)
-    is_in_order = not outcome.wrong and queue == 0 and status == 0 and after - before <= options.max_growth
-    return 0 if is_in_order else 1
+    passed = not outcome.wrong and queue == 0 and status == 0 and after - before <= options.max_growth
+    return 0 if passed else 1
 
 
 def _memory_and_queue(url: str) -> tuple[float, float]:
-    """Megabytes resident, and photos in the queue, once those who left have been noticed."""
+    """Resident memory in megabytes and photos in the queue, after the server has noticed disconnected clients."""
     deadline = time.monotonic() + 10
     while True:
         text = httpx.get(f"{url}/metrics").text

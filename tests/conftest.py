@@ -10,7 +10,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a network
 
 import pytest
 import torch
-from browser import CHROMIUM, FLAGS, need_chromium
+from fixtures.browser import CHROMIUM, FLAGS, need_chromium
 from fixtures.config import CHECKOUT, TINY_MODEL
 from omegaconf import DictConfig
 

@@ -10,7 +10,7 @@ from scipy.special import expit, logit
 from sklearn.metrics import matthews_corrcoef
 from typer.testing import CliRunner
 
-import roadwork.cli.judge  # noqa: F401 -- registers the command
+import roadwork.cli.evaluate  # noqa: F401 -- registers the command
 from roadwork.calibration.calibrate import CalibrationOptions, calibrate
 from roadwork.calibration.run import calibrate_run
 from roadwork.cli.app import app

@@ -6,7 +6,7 @@ from roadwork.cli import main
 
 
 @pytest.mark.parametrize(("users", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_threads_wait_passively_unless_the_user_says_otherwise(monkeypatch, users, expected):
+def test_openmp_wait_policy_defaults_to_passive(monkeypatch, users, expected):
     monkeypatch.setenv("OMP_WAIT_POLICY", users or "")  # so that whatever main sets is undone
     if users is None:
         monkeypatch.delenv("OMP_WAIT_POLICY")

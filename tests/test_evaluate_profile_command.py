@@ -12,7 +12,7 @@ from scipy.special import expit
 from sklearn.metrics import matthews_corrcoef
 from typer.testing import CliRunner
 
-import roadwork.cli.judge  # noqa: F401 -- registers the command
+import roadwork.cli.evaluate  # noqa: F401 -- registers the command
 from roadwork.cli.app import app
 from roadwork.config import load_yaml, to_settings
 from roadwork.core.errors import ConfigError, DataError

@@ -90,7 +90,7 @@ def test_verify_reports_damage_and_repairs_it(root, capsys, shards):
     assert prepare(root, "--verify") == 0
     out = capsys.readouterr().out
     assert "❌" not in out
-    assert "none is damaged" in out
+    assert "✅ All images" in out
 
 
 def test_unreadable_images_are_listed(root, capsys):

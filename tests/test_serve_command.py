@@ -1,4 +1,4 @@
-"""`roadwork serve`, as a process: what it prints, whom it refuses, and how it ends."""
+"""`roadwork serve` as a process: messages, rejected requests, shutdown."""
 
 import signal
 import socket
@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from serving_world import FORM, form, photo, running_server
+from fixtures.serving import FORM, form, photo, running_server
 
 from roadwork.cli.main import main
 from roadwork.serve import server as server_module
@@ -25,35 +25,34 @@ def head_of_a_post(length):
     return f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {FORM}\r\nContent-Length: {length}\r\n\r\n".encode()
 
 
-def test_it_serves_and_stops_in_order(model_folder):
-    """One process for all of it: to start takes seconds."""
+def test_server_announces_serves_and_drains(model_folder):
+    """One server for all checks, because a start takes seconds."""
     body = form(photo(0))
     with running_server(model_folder, "--timeout", "20") as server:
-        assert "threshold" not in server.announced
-        assert "0.45 or more, prior 0.5; abstains from 0.44 to 0.46" in server.announced
-        assert f"curl -F images=@photo.jpg {server.url}/predict" in server.announced
+        for value in ("0.45", "prior 0.5", "0.44", "0.46", f"{server.url}/predict"):
+            assert value in server.announced
         assert httpx.get(f"{server.url}/healthz").json() == {"status": "ready"}
-        # A request of which half has come is answered, though the server has been told to stop meanwhile.
+        # A half-received request is finished, although the server got SIGTERM meanwhile.
         with connect(server.url) as slow, ThreadPoolExecutor(1) as others:
             slow.sendall(head_of_a_post(len(body)) + body[:100])
-            wait_for_place(server.url)
+            wait_for_queued_photo(server.url)
             server.process.send_signal(signal.SIGTERM)
-            refused = others.submit(ask_until_refused, server.url, body).result()
+            rejected = others.submit(ask_until_rejected, server.url, body).result()
             slow.sendall(body[100:])
             answer = receive_all(slow)
-        assert (refused.status_code, refused.json()["code"]) == (503, "shutting_down")
+        assert (rejected.status_code, rejected.json()["code"]) == (503, "shutting_down")
         assert answer.startswith(b"HTTP/1.1 200 OK")
         assert b'"probability"' in answer
         assert server.process.wait(timeout=20) == 0
         assert "Traceback" not in server.process.stderr.read()
 
 
-def wait_for_place(url):
+def wait_for_queued_photo(url):
     while "roadwork_queue_photos 1.0" not in httpx.get(f"{url}/metrics").text:
         time.sleep(0.02)
 
 
-def ask_until_refused(url, body):
+def ask_until_rejected(url, body):
     while True:
         response = httpx.post(f"{url}/predict", content=body, headers={"content-type": FORM})
         if response.status_code != 200:
@@ -71,7 +70,7 @@ def receive_all(connection):
 def test_server_stops_in_time_with_an_endless_client(model_folder):
     with running_server(model_folder, "--timeout", "1") as server, connect(server.url) as endless:
         endless.sendall(head_of_a_post(10**6) + b"--b")
-        wait_for_place(server.url)
+        wait_for_queued_photo(server.url)
         started = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(timeout=20) == 0
@@ -81,7 +80,7 @@ def test_server_stops_in_time_with_an_endless_client(model_folder):
 
 @pytest.fixture
 def quick_server(model_folder, monkeypatch):
-    """The server in a thread of this process, impatient with headers."""
+    """The server in a thread of this process, with a short header timeout."""
     import asyncio
     import threading
 
@@ -108,14 +107,14 @@ def quick_server(model_folder, monkeypatch):
 def test_slow_headers_are_cut_off(quick_server):
     with connect(quick_server) as slow:
         slow.sendall(b"GET /healthz HTTP/1.1\r\n")
-        assert slow.recv(100) == b""  # closed without an answer
-    with connect(quick_server) as slow:  # nor after a first request, which is answered
+        assert slow.recv(100) == b""  # closed without a response
+    with connect(quick_server) as slow:  # the same after a first request
         slow.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /he")
         assert receive_all(slow).startswith(b"HTTP/1.1 200 OK")
 
 
 def test_header_timeout_does_not_cut_off_requests(quick_server):
-    """A body may take longer than headers may."""
+    """A body may take longer than the headers."""
     body = form(photo(0))
     with connect(quick_server) as slow:
         slow.sendall(head_of_a_post(len(body)))
@@ -128,24 +127,24 @@ def test_port_in_use_is_reported(model_folder, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as exited:
         main(["serve", str(model_folder), "--port", str(taken.getsockname()[1])])
     assert exited.value.code == 2
-    assert "cannot be opened: Address already in use. Name another --port" in capsys.readouterr().err
+    assert "--port" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "named"),
     [
-        (["--max-images", "65"], 2, "Raise --queue"),
-        (["--host", "192.0.2.1"], 2, "a --host of this machine"),
+        (["--max-images", "65"], "--queue"),
+        (["--host", "192.0.2.1"], "--host"),
     ],
 )
-def test_options_that_cannot_be_used_are_refused(model_folder, capsys, arguments, code, said):
+def test_invalid_options_are_rejected(model_folder, capsys, arguments, named):
     with pytest.raises(SystemExit) as exited:
         main(["serve", str(model_folder), "--port", "0", *arguments])
-    assert exited.value.code == code
-    assert said in " ".join(capsys.readouterr().err.split())
+    assert exited.value.code == 2
+    assert named in capsys.readouterr().err
 
 
-def test_a_folder_that_is_no_detector_is_refused(tmp_path, capsys):
+def test_folder_without_a_detector_is_rejected(tmp_path, capsys):
     with pytest.raises(SystemExit) as exited:
         main(["serve", str(tmp_path), "--port", "0"])
     assert exited.value.code == 1
@@ -153,7 +152,7 @@ def test_a_folder_that_is_no_detector_is_refused(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("package", ["fastapi", "uvicorn", "prometheus_client", "python_multipart"])
-def test_a_missing_package_names_the_install_command(model_folder, capsys, monkeypatch, package):
+def test_missing_package_names_the_install_command(model_folder, capsys, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(SystemExit) as exited:
         main(["serve", str(model_folder), "--port", "0"])
@@ -161,9 +160,9 @@ def test_a_missing_package_names_the_install_command(model_folder, capsys, monke
     assert "pip install 'roadwork-vision[serve]'" in capsys.readouterr().err
 
 
-def test_help_comes_without_loading_torch():
+def test_help_does_not_import_torch():
     help_only = "try: main(['serve', '--help'])\nfinally: print('torch' in sys.modules)"
     code = f"import sys; from roadwork.cli import main\n{help_only}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "Example: roadwork serve model --port 8000" in " ".join(done.stdout.split())
+    assert "roadwork serve model" in " ".join(done.stdout.split())
     assert done.stdout.rstrip().endswith("False")

@@ -189,7 +189,7 @@ def test_what_split_makes_is_verified(tmp_path, monkeypatch, demo_root, capsys):
         (["data.splitting.strategy=temporal", "data.splitting.after=soon"], 2, "data.splitting.after is 'soon'"),
         (["--verify", "output_dir=results"], 1, "splits.json or results/splits.json"),
         (["--verify", "data.splits_file=damaged.json"], 1, "damaged.json cannot be read as JSON"),
-        (["--json"], 2, "it belongs to --verify"),
+        (["--json"], 2, "--verify"),
     ],
 )
 def test_a_users_mistake_is_one_clear_message(world, capsys, monkeypatch, arguments, code, said):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -100,6 +102,15 @@ def read_rows(frame: pd.DataFrame) -> tuple[Rows, str]:
         raise DataError(f"The logits of {broken[0]} are not finite. Write them again with `roadwork evaluate RUN`.")
     text = chosen.to_csv(index=False, float_format="%.17g")
     return rows, hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_fitted_on(calibration: Mapping[str, Any], predictions: pd.DataFrame) -> bool:
+    """Whether the content of a `calibration.json` was fitted on these predictions.
+
+    Raises:
+        DataError: the predictions have no usable rows of `val_calib`.
+    """
+    return read_rows(predictions)[1] == calibration.get("sha256_of_rows")
 
 
 def set_aside(rows: Rows, risk: float, seed: int) -> tuple[Rows, Rows]:

@@ -21,21 +21,21 @@ DEFAULT_CONFIG = Path("configs/config.yaml")
 WIDTH = 100
 FAILED, WRONG_USAGE = 1, 2
 
-ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="A configuration file.")]
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="Configuration file.")]
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as training.epochs=5 or model=vit_base."),
+    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of configuration keys, such as training.epochs=5."),
 ]
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as outputs/demo/latest.")]
 
 OutputDirOption = Annotated[
-    Path | None, typer.Option("--output-dir", help="Where runs are. Default: output_dir of configs/config.yaml.")
+    Path | None, typer.Option("--output-dir", help="Folder of all runs. Default: output_dir of configs/config.yaml.")
 ]
 
 
-PANELS = ("Data", "Train", "Judge", "Deploy", "Experiments", "Tools")  # in the order of the work
+PANELS = ("Data", "Train", "Evaluate", "Deploy", "Experiments", "Tools")  # in the order of a project
 
 
 class _OrderedGroup(TyperGroup):
@@ -52,7 +52,8 @@ class _OrderedGroup(TyperGroup):
 app = typer.Typer(
     name="roadwork",
     cls=_OrderedGroup,
-    help="Train street-photo detectors that still work somewhere else on the map.",
+    help="Train, evaluate and deploy roadwork detectors for street photos.\n\n"
+    "Example: roadwork train --config configs/config.yaml data.root=photos",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -68,7 +69,7 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _start(
     version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Print the version."),
-    verbose: bool = typer.Option(False, "--verbose", help="Also show what libraries log."),
+    verbose: bool = typer.Option(False, "--verbose", help="Also show messages of libraries."),
 ) -> None:
     del version
     set_up_logging(verbose)
@@ -77,7 +78,7 @@ def _start(
 def set_up_logging(verbose: bool) -> None:
     """Shows roadwork's messages on standard error; other libraries' messages with --verbose only."""
     console = Console(stderr=True)
-    handler: logging.Handler = logging.StreamHandler()  # one line per message in a log file
+    handler: logging.Handler = logging.StreamHandler()  # one line per message if redirected to a file
     if console.is_terminal:
         handler = RichHandler(console=console, show_time=False, show_path=False, markup=False)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s", force=True)

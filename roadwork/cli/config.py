@@ -19,7 +19,9 @@ from roadwork.core.errors import ConfigError
 if TYPE_CHECKING:
     from roadwork.settings.reference import Field
 
-config_app = typer.Typer(help="List, search and explain the configuration keys; show a configuration.")
+config_app = typer.Typer(
+    help="List, search, explain and show configuration keys.\n\nExample: roadwork config explain training.lr"
+)
 app.add_typer(config_app, name="config", no_args_is_help=True, rich_help_panel="Tools")
 
 
@@ -27,7 +29,7 @@ app.add_typer(config_app, name="config", no_args_is_help=True, rich_help_panel="
 def list_keys(
     prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="A group of keys, such as data.gps_sampling.")] = "",
 ) -> None:
-    """List the keys of the configuration with their defaults.
+    """List configuration keys with their defaults.
 
     Example: roadwork config list data.gps_sampling
     """
@@ -38,7 +40,7 @@ def list_keys(
 
 @config_app.command()
 def search(word: Annotated[str, typer.Argument(metavar="WORD", help="Part of a key or of its description.")]) -> None:
-    """List the keys whose name or description contains a word.
+    """List keys whose name or description contains a word.
 
     Example: roadwork config search seed
     """
@@ -58,7 +60,9 @@ def explain(
     overrides: Overrides = None,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Explain a key: type, default, allowed values, meaning, and the file that sets it.
+    """Explain a key.
+
+    Prints its type, default, allowed values, value, source and meaning.
 
     Example: roadwork config explain data.gps_sampling.draw
     """
@@ -81,9 +85,11 @@ def explain(
 
 @config_app.command()
 def show(overrides: Overrides = None, config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Print the resolved configuration as YAML: files, groups and overrides merged and checked.
+    """Print the resolved configuration as YAML.
 
-    Example: roadwork config show --config configs/experiment/demo.yaml training.epochs=5
+    Files, groups and overrides are merged and checked.
+
+    Example: roadwork config show model=vit_base training.epochs=5
     """
     from omegaconf import OmegaConf
 

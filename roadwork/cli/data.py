@@ -26,17 +26,17 @@ def demo_data(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to create.")],
     *,
     images: Annotated[int, typer.Option(min=1, help="Number of images.")] = 4800,
-    size: Annotated[str, typer.Option(help="Width x height in pixels.")] = "640x480",
-    seed: Annotated[int, typer.Option(min=0, help="Seed. The same options give the same bytes.")] = 0,
+    size: Annotated[str, typer.Option(help="Image size, width x height in pixels.")] = "640x480",
+    seed: Annotated[int, typer.Option(min=0, help="Random seed; the same options give the same bytes.")] = 0,
     geo_shift: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Share of streets that look like their region. At 0 all regions look alike."),
+        typer.Option(min=0, max=1, help="Share of streets in the style of their region; 0: all regions look alike."),
     ] = 1.0,
-    fmt: Annotated[str, typer.Option("--format", help="local or parquet.")] = "local",
+    fmt: Annotated[str, typer.Option("--format", help="Format: local or parquet.")] = "local",
 ) -> None:
-    """Draw a synthetic dataset of street scenes with and without roadwork.
+    """Generate a synthetic dataset of street scenes.
 
-    It tests the pipeline, not accuracy on real streets.
+    Use it to test the pipeline, not to measure accuracy on real streets.
 
     Example: roadwork demo-data data/demo --images 400
     """
@@ -56,21 +56,19 @@ def demo_data(
 def split(
     overrides: Overrides = None,
     config: ConfigOption = DEFAULT_CONFIG,
-    verify: Annotated[bool, typer.Option("--verify", help="Check an existing splits file; write nothing.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Verify an existing splits file; write nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Create the four splits, or verify existing ones (exit code 1 if anything leaks).
+    """Create or verify the train and validation splits.
 
-    Writes splits.json beside the data.
+    Writes splits.json beside the data. With --verify, the exit code is 1 if rows leak.
 
     Example: roadwork split data.root=photos data.splitting.seed=7
-
-    Example: roadwork split --verify data.root=photos data.splits_file=mine.json
     """
     from roadwork.config import load_config, to_settings
 
     if as_json and not verify:
-        raise typer.BadParameter("it belongs to --verify.", param_hint="--json")
+        raise typer.BadParameter("it needs --verify.", param_hint="--json")
     settings = to_settings(load_config(config, overrides or []))
     if verify:
         _verify(settings, as_json)
@@ -163,13 +161,13 @@ def prepare(
     overrides: Overrides = None,
     config: ConfigOption = DEFAULT_CONFIG,
     verify: Annotated[
-        bool, typer.Option("--verify", help="First decode every image of the copy, and rewrite damaged ones.")
+        bool, typer.Option("--verify", help="First decode all images of the copy and rewrite damaged ones.")
     ] = False,
     processes: Annotated[
         int | None, typer.Option(min=1, help="Worker processes. Default: the number of available CPUs.")
     ] = None,
 ) -> None:
-    """Create or update a resized copy of the dataset, which training then reads.
+    """Create or update a resized copy of the dataset for training.
 
     Only missing and changed images are written, so an interrupted command continues where it stopped.
 
@@ -191,16 +189,16 @@ def prepare(
         if verify:
             damaged = remove_damaged(wanted_folder(data), manifest.short_side, n_processes)
             for reason in damaged:
-                print(f"❌ {reason}: its images are written again.")
+                print(f"❌ {reason}: its images will be rewritten.")
             if not damaged:
-                print("✅ All images of the copy decode; none is damaged.")
+                print("✅ All images of the copy can be decoded.")
         plan = plan_copy(data, manifest, dataset.table, dataset.source)
         _print_plan(plan)
         plan.check_space()
         summary = write_copy(plan, n_processes)
     _print_summary(plan, summary)
     UnreadableLedger(dataset.table, data.max_unreadable).add(summary.unreadable)
-    print("Next: roadwork train (it finds the copy).")
+    print("Next: roadwork train (it uses the copy).")
 
 
 def _print_plan(plan: CopyPlan) -> None:
@@ -232,15 +230,17 @@ def _print_summary(plan: CopyPlan, summary: CopySummary) -> None:
 def draw_map(
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[RUN] [KEY=VALUE]...", help="A run folder, and overrides of its configuration."),
+        typer.Argument(metavar="[RUN] [KEY=VALUE]...", help="A run folder, and overrides of configuration keys."),
     ] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     out: Annotated[
         Path | None, typer.Option(help="Output file. Default: map.html in the run folder or output folder.")
     ] = None,
-    tiles: Annotated[bool, typer.Option("--tiles", help="Load OpenStreetMap tiles in the browser.")] = False,
+    tiles: Annotated[bool, typer.Option("--tiles", help="Show OpenStreetMap tiles, which the browser loads.")] = False,
 ) -> None:
-    """Draw a map of training density, splits, deployment and errors in one offline HTML file.
+    """Draw a map of splits, deployment and errors.
+
+    The map is one HTML file that opens offline.
 
     Example: roadwork map outputs/demo/latest privacy.coarsen_gps=2
     """
@@ -251,7 +251,7 @@ def draw_map(
     runs = [argument for argument in arguments or [] if "=" not in argument]
     overrides = [argument for argument in arguments or [] if "=" in argument]
     if len(runs) > 1:
-        raise typer.BadParameter(f"{', '.join(runs)}: name one run folder.", param_hint="RUN")
+        raise typer.BadParameter(f"{', '.join(runs)}: allowed is one run folder.", param_hint="RUN")
     if runs and config != DEFAULT_CONFIG:
         raise typer.BadParameter("A run has its own configuration; omit --config.", param_hint="--config")
     if runs:

@@ -26,7 +26,8 @@ _REGIONS_SHOWN = 3
 
 experiment_app = typer.Typer(
     name="experiment",
-    help="Experiments over several runs; none opens val_test.",
+    help="Run experiments with several fits. None opens val_test.\n\n"
+    "Example: roadwork experiment cv --config configs/experiment/demo.yaml",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -40,13 +41,9 @@ def ablate(
     overrides: Overrides = None,
     config: ConfigOption = DEFAULT_CONFIG,
     *,
-    conditions: Annotated[
-        str, typer.Option(help="What to compare: parts, adapters, or names from one of them, such as gps,ema.")
-    ] = "parts",
+    conditions: Annotated[str, typer.Option(help="Conditions: parts, adapters, or names such as plain,ema.")] = "parts",
     arms: Annotated[str | None, typer.Option(hidden=True, help="The former name of --conditions.")] = None,
-    seeds: Annotated[
-        int, typer.Option(min=1, help="Number of seeds; seed s trains without fold s and is evaluated on it.")
-    ] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds; seed s holds out fold s.")] = 5,
     folds: Annotated[int, typer.Option(min=2, help="Number of folds.")] = 5,
     full: Annotated[bool, typer.Option("--full", help="Train every seed on every fold.")] = False,
     steps: Annotated[
@@ -54,11 +51,11 @@ def ablate(
     ] = None,
     resume: Annotated[str | None, typer.Option(metavar="FOLDER", help="Resume this ablation, or `latest`.")] = None,
 ) -> None:
-    """Measure the effect of each part or adapter by paired fits at equal steps.
+    """Measure the effect of each component or adapter.
 
-    Finished fits are kept for --resume.
+    Compares paired fits with equal steps. --resume continues an interrupted ablation.
 
-    Example: roadwork experiment ablate --config configs/experiment/demo.yaml --conditions parts
+    Example: roadwork experiment ablate --conditions adapters --seeds 3
     """
     from roadwork.config import load_config
     from roadwork.experiments.ablation_fit import run_ablation
@@ -108,7 +105,7 @@ def _log_warnings_once() -> Iterator[None]:
 
 
 class By(StrEnum):
-    """What is held out as a whole, besides groups."""
+    """What to hold out instead of groups."""
 
     region = "region"
 
@@ -123,13 +120,13 @@ def cv(
     resume: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="Resume this cross-validation, or `latest`.")
     ] = None,
-    no_audit: Annotated[bool, typer.Option("--no-audit", help="Skip the audit of suspicious labels.")] = False,
+    no_audit: Annotated[bool, typer.Option("--no-audit", help="Do not list suspicious labels.")] = False,
 ) -> None:
-    """Cross-validate on everything but val_test, and list suspicious labels.
+    """Cross-validate and list suspicious labels.
 
-    Folds are whole groups. Finished folds are kept for --resume.
+    Uses all splits but val_test, in folds of whole groups. --resume continues an interrupted one.
 
-    Example: roadwork experiment cv --folds 5 --config configs/experiment/demo.yaml
+    Example: roadwork experiment cv --config configs/experiment/demo.yaml
     """
     from roadwork.config import load_config
     from roadwork.experiments.cross_validation import plan_cross_validation, pool_folds
@@ -210,12 +207,11 @@ def gps(
     config: ConfigOption = DEFAULT_CONFIG,
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions, each with new folds and initial weights.")] = 5,
     folds: Annotated[int, typer.Option(min=2, help="Folds per cross-validation.")] = 5,
-    steps: Annotated[int, typer.Option(min=2, help="Optimizer steps of each head, equal in all conditions.")] = 500,
+    steps: Annotated[int, typer.Option(min=2, help="Optimizer steps per head, equal in all conditions.")] = 500,
 ) -> None:
     """Measure whether GPS weighting helps on your data.
 
-    Trains heads on frozen features with GPS weights, uniform weights, and a placebo (the same weights on shuffled
-    positions). Finished seeds are kept.
+    Trains heads on frozen features with GPS weights, uniform weights and shuffled GPS weights.
 
     Example: roadwork experiment gps --seeds 5 model=dinov2_base
     """

@@ -24,14 +24,21 @@ _SHOWN = 20
 @app.command(rich_help_panel="Deploy")
 def export(
     run: RunArgument,
-    out: Annotated[Path, typer.Option("--out", help="The folder to create; an older export there is replaced.")],
+    out: Annotated[Path, typer.Option("--out", help="Output folder; an older export there is replaced.")],
     *,
     form: Annotated[
         str,
-        typer.Option("--format", help="hf: model.safetensors, for transformers; onnx: model.onnx, for onnxruntime."),
+        typer.Option("--format", help="Format: hf (safetensors for transformers) or onnx (for onnxruntime)."),
     ] = "hf",
     members: Annotated[
         bool, typer.Option("--members", help="Export each run of an ensemble to its own folder below --out.")
+    ] = False,
+    training_rows: Annotated[
+        bool,
+        typer.Option(
+            "--training-rows",
+            help="Also store hashes of the training photos, for `roadwork evaluate DIR --on DATASET`.",
+        ),
     ] = False,
     reference_photos: Annotated[
         int,
@@ -42,17 +49,18 @@ def export(
         ),
     ] = 1000,
 ) -> None:
-    """Export a run as a model folder, with adapter merged and calibration folded in.
+    """Export a run as a model folder.
+
+    Merges the adapter into the weights and folds the calibration into the head.
 
     Example: roadwork export outputs/demo/latest --format hf --out model
     """
-    from roadwork.export.export import export_members, export_run
+    from roadwork.export.export import ExportSummary, export_members, export_run
 
+    write = export_members if members else export_run
     with Console(stderr=True).status("Exporting"):
-        if members:
-            exported = export_members(run, out, format=form, reference_photos=reference_photos)
-        else:
-            exported = [export_run(run, out, format=form, reference_photos=reference_photos)]
+        written = write(run, out, format=form, training_rows=training_rows, reference_photos=reference_photos)
+    exported = [written] if isinstance(written, ExportSummary) else written
     for summary in exported:
         _print_folded(summary)
         _print_checked(summary)
@@ -103,23 +111,23 @@ def _print_next(summary: ExportSummary) -> None:
 
 @app.command(rich_help_panel="Deploy")
 def verify_export(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `roadwork export` has written.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Model folder from `roadwork export`.")],
     photos: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[PHOTO_OR_FOLDER]...", help="Photos to compare on, instead of those in the folder."),
+        typer.Argument(metavar="[PHOTO_OR_FOLDER]...", help="Photos to compare on. Default: those in the folder."),
     ] = None,
     *,
-    run: Annotated[
-        Path | None, typer.Option(help="The exported run: also compare on rows of its validation splits.")
-    ] = None,
-    limit: Annotated[int, typer.Option(help="Number of rows of the run, evenly spaced; 0 for all.")] = 200,
+    run: Annotated[Path | None, typer.Option(help="The exported run, to compare on its validation splits too.")] = None,
+    limit: Annotated[int, typer.Option(help="Number of rows of the run to compare; 0 for all.")] = 200,
     consumer: Annotated[str | None, typer.Option(help="Also check the contract of a consumer: streetvision.")] = None,
     consumer_python: Annotated[
-        Path | None, typer.Option(help="A Python with transformers 4.45.2 in which to load the folder too.")
+        Path | None, typer.Option(help="Python with transformers 4.45.2, to load the model there too.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check that an exported folder decides like its run (exit code 1 if not).
+    """Check that an exported model decides like its run.
+
+    The exit code is 1 if it does not.
 
     Example: roadwork verify-export model --consumer streetvision
     """

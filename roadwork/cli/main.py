@@ -1,4 +1,4 @@
-"""The entry point: registers the commands and turns errors into messages and exit codes."""
+"""The entry point: registers commands, and turns errors into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from roadwork.cli.app import FAILED, WRONG_USAGE, app
 from roadwork.core.errors import ConfigError, RoadworkError, RunStoppedError
 
 # Importing a module registers its commands; this is their order in `roadwork --help`.
-COMMAND_MODULES = ("data", "train", "judge", "export", "predict", "experiments", "config", "tools")
+COMMAND_MODULES = ("data", "train", "evaluate", "export", "predict", "experiments", "config", "tools")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -25,13 +25,13 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(args=arguments)
     except RunStoppedError as error:
-        Console(stderr=True).print(f"{error} Go on with {error.way_on}.", markup=False, soft_wrap=True)
+        Console(stderr=True).print(f"{error} Continue with {error.way_on}.", markup=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except RoadworkError as error:
         _print_error(str(error))
         sys.exit(WRONG_USAGE if isinstance(error, ConfigError) else FAILED)
-    except OSError as error:  # a full disk, a folder that may not be written
-        _print_error(f"{error}. Check that the path is right, and may be read and written.")
+    except OSError as error:  # such as a full disk or a read-only folder
+        _print_error(f"{error}. Check the path and its permissions.")
         sys.exit(FAILED)
     except KeyboardInterrupt:
         Console(stderr=True).print("Interrupted.")

@@ -46,7 +46,7 @@ def stop_on_signal() -> Iterator[StopRequest]:
         request.signal_number = number
         for each, handler in before.items():
             signal.signal(each, handler)
-        print("Stopping after this batch. Send again to stop now.", file=sys.stderr)
+        print("Stopping after this batch. Press Ctrl-C again to stop now.", file=sys.stderr)
 
     for number in _SIGNALS:
         signal.signal(number, note)
@@ -59,33 +59,35 @@ def stop_on_signal() -> Iterator[StopRequest]:
 
 @app.command(rich_help_panel="Deploy")
 def predict(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A folder that `roadwork export` has written.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder from `roadwork export`.")],
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="INPUT...", help="Photos, folders, globs, parquet files with images; - reads paths from stdin."
+            metavar="INPUT...", help="Photos, folders, globs or parquet files with images; - reads paths from stdin."
         ),
     ],
     *,
-    out: Annotated[Path, typer.Option(help="The file to write: .csv, .parquet or .geojson.")],
+    out: Annotated[Path, typer.Option(help="Output file: .csv, .parquet or .geojson.")],
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 32,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Decoding threads. Default: the number of available CPUs.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda, ...")] = "auto",
+    device: Annotated[str, typer.Option(help="Device: auto (GPU if available), cpu, cuda, cuda:1, ...")] = "auto",
     views: Annotated[str, typer.Option(help="Test-time augmentation: none, flip or tiles.")] = "none",
     sites: Annotated[
-        Path | None, typer.Option(help="Also write roadwork sites, clustered from detections, to this .geojson file.")
+        Path | None, typer.Option(help="Also write clusters of detections (sites) to this .geojson file.")
     ] = None,
     coarsen_gps: Annotated[
-        int | None, typer.Option(min=0, max=6, metavar="DECIMALS", help="Round positions to this many decimals.")
+        int | None, typer.Option(min=0, max=6, metavar="DECIMALS", help="Decimals to which positions are rounded.")
     ] = None,
     recursive: Annotated[bool, typer.Option(help="Also read subfolders.")] = True,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the file, and partial results of another model.")
+        bool, typer.Option("--overwrite", help="Replace the output file and partial results of another model.")
     ] = False,
 ) -> None:
-    """Predict roadwork for photos; an interrupted command continues where it stopped.
+    """Predict roadwork for photos.
+
+    An interrupted command continues where it stopped when you run it again.
 
     Example: roadwork predict model photos --out photos.geojson
     """
@@ -147,8 +149,8 @@ def _print_found(found: FoundPhotos) -> None:
         (found.n_hidden, "hidden"),
         (found.n_other, "without a photo suffix"),
     )
-    left_out = ", ".join(f"{n:,} {what}" for n, what in counts if n)
-    print(f"{len(found):,} photos{f'; skipped: {left_out}' if left_out else ''}.", flush=True)
+    skipped = ", ".join(f"{n:,} {what}" for n, what in counts if n)
+    print(f"{len(found):,} photos{f'; skipped: {skipped}' if skipped else ''}.", flush=True)
 
 
 def _print_summary(summary: Summary, out: Path, sites: Path | None) -> None:
@@ -159,24 +161,22 @@ def _print_summary(summary: Summary, out: Path, sites: Path | None) -> None:
 
 @app.command(rich_help_panel="Deploy")
 def serve(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A folder that `roadwork export` has written.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder from `roadwork export`.")],
     *,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 to be reachable from other machines.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 for a free one.", min=0, max=65535)] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 allows other machines.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 chooses a free one.", min=0, max=65535)] = 8000,
     max_batch: Annotated[int, typer.Option(help="Photos per forward pass.")] = 16,
-    max_wait_ms: Annotated[float, typer.Option(help="Longest wait of a photo for others to fill its batch.")] = 5.0,
-    queue: Annotated[int, typer.Option(help="Photos queued or in progress; above that, requests get 429.")] = 64,
-    max_mb: Annotated[float, typer.Option(help="Largest request, in megabytes.")] = 25.0,
+    max_wait_ms: Annotated[float, typer.Option(help="Longest wait for a batch to fill, in milliseconds.")] = 5.0,
+    queue: Annotated[int, typer.Option(help="Most photos queued or in progress; more get status 429.")] = 64,
+    max_mb: Annotated[float, typer.Option(help="Largest request in megabytes.")] = 25.0,
     max_images: Annotated[int, typer.Option(help="Most photos per request.")] = 32,
-    max_megapixels: Annotated[float, typer.Option(help="Largest photo, in megapixels.")] = 50.0,
-    timeout: Annotated[float, typer.Option(help="Seconds to receive a request, and to answer it.")] = 30.0,
-    device: Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda, cuda:1, ...")] = "auto",
+    max_megapixels: Annotated[float, typer.Option(help="Largest photo in megapixels.")] = 50.0,
+    timeout: Annotated[float, typer.Option(help="Seconds to receive a request, and again to predict.")] = 30.0,
+    device: Annotated[str, typer.Option(help="Device: auto (GPU if available), cpu, cuda, cuda:1, ...")] = "auto",
 ) -> None:
-    """Serve a model over HTTP, with a web page to drop photos on.
+    """Serve a model over HTTP, with a web page.
 
-    Needs `roadwork export RUN --out MODEL` first.
+    Run `roadwork export RUN --out MODEL` first.
 
     Example: roadwork serve model --port 8000
     """

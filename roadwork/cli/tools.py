@@ -39,11 +39,12 @@ def models(
     overrides: Overrides = None,
     config: ConfigOption = DEFAULT_CONFIG,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print exact figures as JSON instead.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print exact values as JSON.")] = False,
 ) -> None:
-    """List the backbones of configs/model with size, FLOPs, memory and licence.
+    """List backbones with size, FLOPs, memory and licence.
 
-    The figures are for the configured img_size, batch_size and adapter; no weights are read.
+    The values are for the configured image size, batch size and adapter. No weights are loaded.
+
     Example: roadwork models training.adapter=lora data.img_size=224
     """
     from roadwork.preflight.catalogue import list_backbones
@@ -76,7 +77,7 @@ def _print_models(settings: Settings, rows: list[Backbone]) -> None:
         if row.problem:
             console.print(f"{row.name} cannot be built here: {row.problem}", markup=False, soft_wrap=True)
     console.print(
-        "→ is the configured network. GFLOPs: forward pass of one image, a multiply-add is 2. GiB: an estimate in "
+        "→ marks the configured network. GFLOPs: forward pass of one image, a multiply-add is 2. GiB: an estimate in "
         "float32, without the device's own context. Weights: random, here, or not here. StreetVision: whether its "
         "miners can load the export.",
         style="dim",
@@ -110,13 +111,15 @@ def profile(
     steps: Annotated[int, typer.Option(min=1, help="Training steps to measure.")] = 20,
     trace: Annotated[
         Path | None,
-        typer.Option(dir_okay=False, help="Write a Chrome trace of two more steps, for ui.perfetto.dev."),
+        typer.Option(dir_okay=False, help="Write a Chrome trace of two more steps to this file."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON instead.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measure where a training step spends its time, what limits the run, and what to try.
+    """Measure where a training step spends its time.
 
-    Runs a few real steps and saves nothing. Example: roadwork profile --config configs/experiment/demo.yaml
+    Runs a few real steps, names the bottleneck and suggests settings. Saves nothing.
+
+    Example: roadwork profile --config configs/experiment/demo.yaml
     """
     from roadwork.config import load_config
     from roadwork.data.datamodule import NATIXDataModule

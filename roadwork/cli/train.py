@@ -45,7 +45,9 @@ def preflight(
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check environment, data, GPS, splits and cost before a run (exit code 1 on a blocker).
+    """Check environment, data, GPS, splits and cost.
+
+    Run it before a long training. The exit code is 1 if a check is a blocker.
 
     Example: roadwork preflight --config configs/config.yaml data.root=photos
     """
@@ -78,12 +80,14 @@ def _print_checks(check: Check) -> None:
 def train(
     overrides: Overrides = None,
     config: ConfigOption = DEFAULT_CONFIG,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop after the wiring table; write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop after the wiring table; save nothing.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the latest run of the experiment.")] = False,
 ) -> None:
-    """Train a detector. First two steps on real batches prove that every wire works.
+    """Train a detector.
 
-    Example: roadwork train --config configs/config.yaml data.root=photos training.epochs=10
+    First, two steps on real batches check that every component works (the wiring table).
+
+    Example: roadwork train data.root=photos training.epochs=10
     """
     from roadwork.config import load_config
     from roadwork.data.datamodule import NATIXDataModule
@@ -96,7 +100,7 @@ def train(
 
 
 def prove_and_train(datamodule: NATIXDataModule, resume_from: Path | None, *, dry_run: bool = False) -> None:
-    """Prints the wiring table of two steps on real batches, then trains or resumes a run."""
+    """Prints the wiring table from two steps on real batches, then trains or resumes a run."""
     from roadwork.core.errors import RunStoppedError
     from roadwork.preflight.dry_run import run_dry
     from roadwork.runs.listing import name_run
@@ -113,7 +117,7 @@ def prove_and_train(datamodule: NATIXDataModule, resume_from: Path | None, *, dr
             check_unlocked(resume_from)
         trainer = prepare_trainer(datamodule, resume_from)
         if resume_from:
-            check_same_configuration(resume_from, datamodule.cfg)  # before the dry run, which takes its time
+            check_same_configuration(resume_from, datamodule.cfg)  # before the dry run, which takes time
         wiring = run_dry(datamodule, trainer)
         _print_callbacks(trainer)
         print_wiring(wiring)
@@ -165,16 +169,15 @@ def print_wiring(rows: list[WireRow]) -> None:
 def resume(
     name: Annotated[
         str,
-        typer.Argument(
-            metavar="NAME", help="A name as `roadwork runs` prints it, its prefix, an experiment, or a folder."
-        ),
+        typer.Argument(metavar="NAME", help="Run name from `roadwork runs` or its prefix, an experiment, or a folder."),
     ],
     overrides: Overrides = None,
     output_dir: OutputDirOption = None,
 ) -> None:
-    """Resume a run where it stopped, in the same folder, also inside an epoch.
+    """Resume a stopped run, also inside an epoch.
 
-    The run keeps its configuration. You may raise training.epochs and training.patience, and set machine-specific keys.
+    The run keeps its folder and configuration. You can raise training.epochs and training.patience,
+    and set machine-specific keys.
 
     Example: roadwork resume demo training.epochs=20
     """
@@ -189,13 +192,13 @@ def resume(
 @app.command(rich_help_panel="Train")
 def runs(
     experiment: Annotated[
-        str | None, typer.Argument(metavar="[EXPERIMENT]", help="Only runs of this experiment, such as demo.")
+        str | None, typer.Argument(metavar="[EXPERIMENT]", help="List only runs of this experiment, such as demo.")
     ] = None,
     output_dir: OutputDirOption = None,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List runs with their state and metrics, newest first.
+    """List runs with state and metrics, newest first.
 
     `roadwork resume NAME` continues a stopped run.
 

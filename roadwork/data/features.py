@@ -19,13 +19,14 @@ from transformers import PreTrainedModel
 from typing_extensions import override
 
 from roadwork.core.devices import choose_device
-from roadwork.core.errors import DataError
+from roadwork.core.errors import ConfigError, DataError
 from roadwork.core.files import atomic_path, cache_folder
 from roadwork.core.progress import track
 from roadwork.data.datamodule import FITTED_SPLITS, NATIXDataModule
 from roadwork.data.dataset import ImageStore, ResumableLoader, RoadworkDataset, UnreadableLedger, collate
 from roadwork.data.images import EVALUATION_SCALE, READER_VERSION, ImageSource, identify_image, to_network_input
 from roadwork.data.source import dataset_key
+from roadwork.models.classifier import has_patch_scores
 from roadwork.models.head import in_evaluation_mode, without_head
 from roadwork.models.processor import image_statistics
 from roadwork.settings import Settings
@@ -78,6 +79,11 @@ def compute_features(
         ConfigError: the network has no head.
         DataError: more images than allowed cannot be read.
     """
+    if has_patch_scores(network):
+        raise ConfigError(
+            "model.pooling=top_patches scores patches, so a photo has no features to compute once. "
+            "Allowed here: auto, cls, mean, cls_mean."
+        )
     with without_head(network), in_evaluation_mode(network):
         identity = _identify_backbone(network, settings)
         path = cache_folder() / "features" / f"{dataset_key(settings.data)}-{identity[:16]}.npz"

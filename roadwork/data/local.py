@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,13 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def read_local(
-    root: Path, columns: Mapping[str, str], class_names: Mapping[str, int], *, key: str = "data"
+    root: Path,
+    columns: Mapping[str, str],
+    class_names: Mapping[str, int],
+    *,
+    key: str = "data",
+    labels_files: Sequence[str] = LABELS_FILES,
+    image_folder: str = "images",
 ) -> tuple[SampleTable, FileImages]:
     """The table and the images of a folder.
 
@@ -34,6 +40,8 @@ def read_local(
         columns: overrides of the columns found by name.
         class_names: names of class folders and string labels.
         key: configuration key of the dataset, for messages.
+        labels_files: names of the labels file.
+        image_folder: the folder below `root` that may hold the images.
 
     Raises:
         DataError: no folder, no or several labels files, unusable labels or positions.
@@ -44,7 +52,7 @@ def read_local(
             f"Name your dataset's folder with {key}.root=DIR or ROADWORK_DATA, "
             "or make a demo dataset with `roadwork demo-data DIR`."
         )
-    present = [root / name for name in LABELS_FILES if (root / name).is_file()]
+    present = [root / name for name in labels_files if (root / name).is_file()]
     if len(present) > 1:
         raise DataError(
             f"{root} has {' and '.join(p.name for p in present)}. Keep one labels file and remove the others."
@@ -61,7 +69,7 @@ def read_local(
         )
     table = table_from_frame(frame, found, class_names, source=source, key=key)
     _check_no_repeats(table.filenames, source)
-    paths = _resolve(root, table.filenames)
+    paths = _resolve(root, table.filenames, image_folder)
     if not {"latitude", "longitude", "gps"} & set(found):
         table = _with_exif_gps(table, paths)
     return table, FileImages(paths)
@@ -152,9 +160,9 @@ def _check_no_repeats(filenames: np.ndarray, source: str) -> None:
         )
 
 
-def _resolve(root: Path, filenames: np.ndarray) -> list[Path]:
-    """Paths of the images, below the root or its `images` folder. Missing files are left to the image check."""
-    has_images_folder = (root / "images").is_dir()
+def _resolve(root: Path, filenames: np.ndarray, image_folder: str) -> list[Path]:
+    """Paths of the images, below the root or its `image_folder`. Missing files are left to the image check."""
+    has_images_folder = (root / image_folder).is_dir()
     resolved = []
     for row, name in enumerate(filenames):
         if not name:
@@ -163,8 +171,8 @@ def _resolve(root: Path, filenames: np.ndarray) -> list[Path]:
         if not Path(name).is_absolute() and os.path.normpath(name).startswith(".."):
             raise DataError(f"The file name {name!r} leads out of {root}. Use names below it, or absolute paths.")
         path = root / name
-        if has_images_folder and not path.exists() and (root / "images" / name).exists():
-            path = root / "images" / name
+        if has_images_folder and not path.exists() and (root / image_folder / name).exists():
+            path = root / image_folder / name
         resolved.append(path)
     return resolved
 

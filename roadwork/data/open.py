@@ -13,7 +13,7 @@ import numpy as np
 from roadwork.core.errors import ConfigError, SplitError
 from roadwork.core.files import cache_folder
 from roadwork.data.grouping.groups import Groups
-from roadwork.data.grouping.near_duplicates import image_hashes
+from roadwork.data.grouping.near_duplicates import ImageHashes, image_hashes
 from roadwork.data.images import ImageSource
 from roadwork.data.mixed_datasets import pairs_with_originals
 from roadwork.data.source import dataset_key, read_dataset
@@ -104,13 +104,17 @@ def find_groups(data: DataSettings, table: SampleTable, source: ImageSource) -> 
     splitting = data.splitting
     duplicates = pairs_with_originals(data, table)
     if splitting.near_duplicates:
-        cache = cache_folder() / "image-hashes" / f"{dataset_key(data)}.npz"
-        alike = find_duplicates(table, image_hashes(source, table.ids, cache))
+        alike = find_duplicates(table, hash_images(data, table, source))
         duplicates = np.unique(np.concatenate([duplicates, alike]), axis=0)
     groups = make_groups_of_split_rows(
         table, buffer_km=splitting.buffer_km, max_group_share=splitting.max_group_share, duplicates=duplicates
     )
     return replace(groups, set_aside=groups.set_aside | np.isin(table.ids, list(table.dropped_ids)))
+
+
+def hash_images(data: DataSettings, table: SampleTable, source: ImageSource) -> ImageHashes:
+    """The perceptual hashes of a dataset, computed once and kept in the user's cache folder."""
+    return image_hashes(source, table.ids, cache_folder() / "image-hashes" / f"{dataset_key(data)}.npz")
 
 
 def find_splits(settings: Settings, table: SampleTable, groups: Groups) -> Splits:

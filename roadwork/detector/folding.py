@@ -10,7 +10,7 @@ import math
 import torch
 from torch import nn
 
-from roadwork.calibration.data import read_rows
+from roadwork.calibration.data import is_fitted_on
 from roadwork.core.errors import ConfigError, DataError
 from roadwork.detector.format import ExportFacts
 from roadwork.metrics.decision import fold
@@ -73,7 +73,6 @@ def read_calibration(run: Run) -> ExportFacts | None:
         return None
     path = run.calibration_file
     try:
-        fitted_on = str(content["sha256_of_rows"])
         facts = ExportFacts(
             temperature=float(content["temperature"]),
             threshold=float(content["threshold"]),
@@ -85,11 +84,10 @@ def read_calibration(run: Run) -> ExportFacts | None:
         raise DataError(
             f"{path} cannot be used ({type(error).__name__}: {error}). Write it again with `roadwork calibrate RUN`."
         ) from None
-    _, found = read_rows(read_predictions(run.predictions_file))
-    if fitted_on != found:
+    if not is_fitted_on(content, read_predictions(run.predictions_file)):
         raise DataError(
-            f"{path} was fitted on rows with hash {fitted_on[:12]}…, but {run.predictions_file.name} has "
-            f"{found[:12]}…. Calibrate again with `roadwork calibrate RUN`, or remove calibration.json to export "
-            "without calibration."
+            f"{path} was fitted on other predictions than those in {run.predictions_file.name}, so its temperature and "
+            "threshold may not fit this network. Calibrate again with `roadwork calibrate RUN`, or remove "
+            "calibration.json to export without calibration."
         )
     return facts

@@ -17,7 +17,7 @@ from PIL import Image
 from roadwork.core.errors import DataError
 from roadwork.models.processor import PROCESSOR_FILE, ImageStatistics
 
-CONFIG_FILE = "config.json"
+CONFIG_FILE, CARD_FILE = "config.json", "README.md"
 KEY = "roadwork"
 FORMAT = 1
 PROCESSOR_TYPE = "ViTImageProcessor"

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from roadwork.core.errors import DataError
 from roadwork.metrics.decision import margin
+from roadwork.models.classifier import has_patch_scores
 
 OCCLUSION_GRID = 7
 _MIN_CELLS = 12
@@ -36,6 +37,8 @@ def gradient_map(network: nn.Module, pixels: Tensor) -> np.ndarray:
     has no meaning for tokens. So the map compares the parts of an image, and always has a maximum. It needs no
     attention weights, so it supports any implementation of attention.
 
+    **`model.pooling=top_patches`**: the scores of the patches themselves, without a gradient.
+
     The scale is relative to the strongest evidence in either direction, so weak evidence stays weak.
 
     Args:
@@ -45,6 +48,11 @@ def gradient_map(network: nn.Module, pixels: Tensor) -> np.ndarray:
     Raises:
         DataError: the network has no feature maps or patch tokens.
     """
+    if has_patch_scores(network):
+        with torch.inference_mode():
+            scores = network.patch_margins(pixels)[0]
+        side = math.isqrt(len(scores))
+        return _scale(scores.view(side, side))
     with torch.inference_mode(mode=False), torch.enable_grad():
         entry = pixels.detach().clone().requires_grad_()  # keeps the graph if all weights are frozen
         output = network(pixel_values=entry, output_hidden_states=True)

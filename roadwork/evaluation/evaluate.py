@@ -22,6 +22,7 @@ from roadwork.core.errors import DataError
 from roadwork.core.files import sha256_of, write_json
 from roadwork.core.progress import new_progress
 from roadwork.data.datamodule import NATIXDataModule
+from roadwork.data.table import SampleTable
 from roadwork.data.utils.privacy import number_cells, position_columns, round_distances, round_positions
 from roadwork.evaluation.ensemble import AveragedNetworks
 from roadwork.metrics.predictions import build_predictions, write_predictions
@@ -91,7 +92,7 @@ def open_run_data(folder: Path) -> NATIXDataModule:
     run = Run(folder)
     datamodule = build_run_datamodule(run.read_config(), folder)
     manifest = run.read_manifest()
-    _check_same_data(datamodule, manifest)
+    check_same_data(datamodule.table, manifest)
     if manifest.get("sha256", {}).get("splits.json") not in (None, sha256_of(run.splits_file)):
         raise DataError(
             f"{run.splits_file} was edited after the run was trained, so training rows could be evaluated as unseen. "
@@ -108,12 +109,17 @@ def build_run_datamodule(cfg: DictConfig, folder: Path) -> NATIXDataModule:
     return datamodule
 
 
-def _check_same_data(datamodule: NATIXDataModule, manifest: dict[str, Any]) -> None:
+def check_same_data(table: SampleTable, manifest: dict[str, Any]) -> None:
+    """Checks that the data of a run, read today, is what it was trained on.
+
+    Raises:
+        DataError: it has changed.
+    """
     # The manifest has the fingerprint, because a user's own splits file has none.
-    trained_on, now = manifest.get("data_fingerprint"), datamodule.table.fingerprint()
+    trained_on, now = manifest.get("data_fingerprint"), table.fingerprint()
     if trained_on not in (None, now):
         raise DataError(
-            f"{datamodule.table.notes[0]} It differs from the data that the run was trained on: rows, labels, "
+            f"{table.notes[0]} It differs from the data that the run was trained on: rows, labels, "
             f"positions or sequences have changed (fingerprint {now[:19]}…, the run's {str(trained_on)[:19]}…). "
             "Restore it, or train again."
         )
@@ -137,6 +143,20 @@ def load_best_model(folder: Path, settings: Settings) -> nn.Module:
     load_weights(model, path)
     model.eval()
     return model
+
+
+def check_weights_are_evaluated(run: Run) -> None:
+    """Checks that the metrics and the calibration of a run are those of its best checkpoint.
+
+    Raises:
+        DataError: the run was trained further after its evaluation.
+    """
+    evaluated, path = run.read_evaluated_sha256(), run.best_checkpoint
+    if evaluated is not None and path.is_file() and sha256_of(path) != evaluated:
+        raise DataError(
+            f"{path} is not the checkpoint that `roadwork evaluate` read: the run was trained further. "
+            "Evaluate and calibrate it again first."
+        )
 
 
 def predict_splits(datamodule: NATIXDataModule, model: nn.Module, splits: Sequence[str]) -> pd.DataFrame:
@@ -196,15 +216,20 @@ def tabulate(datamodule: NATIXDataModule, chosen: np.ndarray, logits: np.ndarray
     """
     decimals = datamodule.settings.privacy.coarsen_gps
     # From the whole table, so that the folds of a cross-validation have the same columns and groups.
-    whole, groups = datamodule.table, datamodule.groups.names
-    hidden = position_columns(whole.slices, whole.gps, decimals)
-    if hidden:
-        logger.info("Predictions leave out %s: privacy.coarsen_gps is %s.", ", ".join(map(str, hidden)), decimals)
-    coarse = replace(whole, gps=round_positions(whole.gps, decimals), slices=whole.slices.drop(columns=hidden))
+    table, groups = coarsen_rows(datamodule.table, datamodule.groups.names, decimals)
     return build_predictions(
-        coarse.take(chosen),
+        table.take(chosen),
         datamodule.split_names[chosen],
-        (groups if decimals is None else number_cells(groups))[chosen],
+        groups[chosen],
         logits,
         round_distances(datamodule.distances_to_deployment_km()[chosen], decimals),
     )
+
+
+def coarsen_rows(table: SampleTable, groups: np.ndarray, decimals: int | None) -> tuple[SampleTable, np.ndarray]:
+    """The table and the groups (N,) of N rows as predictions show them: no more than `decimals` of a position."""
+    hidden = position_columns(table.slices, table.gps, decimals)
+    if hidden:
+        logger.info("Predictions leave out %s: privacy.coarsen_gps is %s.", ", ".join(map(str, hidden)), decimals)
+    coarse = replace(table, gps=round_positions(table.gps, decimals), slices=table.slices.drop(columns=hidden))
+    return coarse, groups if decimals is None else number_cells(groups)

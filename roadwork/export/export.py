@@ -12,17 +12,17 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from roadwork.config import to_settings
-from roadwork.core.errors import ConfigError, DataError
+from roadwork.core.errors import ConfigError
 from roadwork.core.files import sha256_of, write_json
 from roadwork.data.images import read_pixels, to_network_input
 from roadwork.detector.detector import Detector
 from roadwork.detector.folding import fold_calibration, read_calibration
-from roadwork.detector.format import ExportFacts, Preprocessing
+from roadwork.detector.format import CARD_FILE, ExportFacts, Preprocessing
 from roadwork.detector.networks import ONNX_FILE, WEIGHTS_FILE
 from roadwork.evaluation.ensemble import AveragedNetworks, merge_members
-from roadwork.evaluation.evaluate import load_best_model
+from roadwork.evaluation.evaluate import check_weights_are_evaluated, load_best_model
+from roadwork.evaluation.seen_rows import TRAINING_ROWS_FILE, TrainingRows
 from roadwork.export.folder import (
-    CARD_FILE,
     NATIX_CARD_FILE,
     check_target,
     file_sizes,
@@ -84,6 +84,7 @@ def export_run(
     out: Path,
     *,
     format: str,  # noqa: A002 -- the option's name
+    training_rows: bool = False,
     reference_photos: int = REFERENCE_PHOTOS,
 ) -> ExportSummary:
     """Writes the detector of a run into a folder; the run does not change.
@@ -92,6 +93,7 @@ def export_run(
         run: the run's folder, or the link `latest`.
         out: the folder to write; an older export there is replaced.
         format: `hf` (model.safetensors) or `onnx` (model.onnx).
+        training_rows: whether to store hashes of the training photos, so that `evaluate --on` can exclude them.
         reference_photos: the most training photos whose features are stored, to judge how familiar a batch is; 0: none.
 
     Raises:
@@ -107,10 +109,11 @@ def export_run(
     check_target(out)
     source = Run.open(run)
     settings = to_settings(source.read_config())
-    _check_weights_are_evaluated(source)
+    check_weights_are_evaluated(source)
     calibration = read_calibration(source)
     facts = calibration or ExportFacts()
     preprocessing = Preprocessing(settings.data.img_size, image_statistics(settings.model))
+    rows = TrainingRows.of_run(source, settings) if training_rows else None
     scenes = draw_scenes()
     inputs = _network_inputs(scenes, preprocessing)
     network, own, parities = _load_folded(source, settings, facts, inputs)
@@ -123,23 +126,14 @@ def export_run(
         write_config(network, folder, facts)
         write_json(folder / PROCESSOR_FILE, preprocessing.as_config())
         write_replay(folder, scenes, expected, facts.threshold)
+        if rows is not None:
+            rows.write(folder / TRAINING_ROWS_FILE, settings.privacy.coarsen_gps)
         run_facts = read_run_facts(source, is_calibrated=calibration is not None)
         _write_cards(folder, network, calibration, run_facts, format)
         detector = Detector.load(folder, device="cpu")
         parities.append(_compare_read_back(detector, scenes, expected))
         write_reference(source, folder, detector, run_facts.result, reference_photos)
     return ExportSummary(out, format, network.config.model_type, calibration, tuple(parities), file_sizes(out))
-
-
-def _check_weights_are_evaluated(run: Run) -> None:
-    # A run that was resumed after its evaluation has metrics and a calibration of other weights.
-    evaluated = run.read_evaluated_sha256()
-    path = run.best_checkpoint
-    if evaluated is not None and path.is_file() and sha256_of(path) != evaluated:
-        raise DataError(
-            f"{path} has changed since `roadwork evaluate`, because training continued. Evaluate and calibrate the run "
-            "again, then export."
-        )
 
 
 def _network_inputs(scenes: Sequence[bytes], preprocessing: Preprocessing) -> Tensor:
@@ -194,6 +188,7 @@ def export_members(
     out: Path,
     *,
     format: str,  # noqa: A002 -- as export_run
+    training_rows: bool = False,
     reference_photos: int = REFERENCE_PHOTOS,
 ) -> list[ExportSummary]:
     """Exports each run of an ensemble to `out`/member-1, `out`/member-2, ..., with the run's own calibration.
@@ -205,6 +200,12 @@ def export_members(
     if not is_ensemble(ensemble):
         raise ConfigError(f"--members needs an ensemble, but {ensemble} is a single run. Omit --members.")
     return [
-        export_run(member.run.folder, out / f"member-{number}", format=format, reference_photos=reference_photos)
+        export_run(
+            member.run.folder,
+            out / f"member-{number}",
+            format=format,
+            training_rows=training_rows,
+            reference_photos=reference_photos,
+        )
         for number, member in enumerate(read_members(ensemble), start=1)
     ]

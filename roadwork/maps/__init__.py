@@ -1,1 +1,1 @@
-"""Maps of a dataset, its splits, its deployment and a model's errors: one file that opens offline."""
+"""Maps of training density, splits, deployment and errors, as one self-contained HTML file."""

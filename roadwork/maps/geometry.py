@@ -1,4 +1,4 @@
-"""Shapes on the sphere and H3 cells, cut at the antimeridian."""
+"""Circles on the sphere and H3 cells, split at the antimeridian."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 from roadwork.data.utils.geo import EARTH_RADIUS_KM, degrees_of, h3_cells, unit_vectors
 from roadwork.data.utils.privacy import rounding_step_km
 
-# No place is farther than this from another.
+# The largest distance between two places.
 FARTHEST_KM = float(np.pi * EARTH_RADIUS_KM)
 _CIRCLE_POINTS = 96
-_COARSEST, _FINEST = 1, 9  # cells of 480 km and of 200 m a side
+_COARSEST, _FINEST = 1, 9  # H3 resolutions: cell sides of 480 km and 200 m
 
-# A cell can be seen and pointed at from this size on.
+# Smallest cell side that can be seen and hovered over.
 _SIDE_PIXELS = 9
 
 # Web Mercator at zoom 0, on the equator.
@@ -23,8 +23,8 @@ _KM_PER_PIXEL = 2 * np.pi * 6378.137 / 256
 def geodesic_circle(center_deg: np.ndarray, radius_km: float) -> np.ndarray:
     """(97, 2) latitude, longitude of a closed ring of points ``radius_km`` from the centre, along great circles.
 
-    The direct problem on the sphere, solved by vectors, which hold at the poles too: an angular distance a from the
-    centre c at bearing b lies cos(a) c + sin(a) (cos(b) north + sin(b) east).
+    The point at angular distance a and bearing b from the centre c is cos(a) c + sin(a) (cos(b) north + sin(b) east).
+    This vector form is also valid at the poles.
 
     Args:
         center_deg: (2,) latitude, longitude in degrees.
@@ -40,9 +40,9 @@ def geodesic_circle(center_deg: np.ndarray, radius_km: float) -> np.ndarray:
 
 
 def split_line(line_deg: np.ndarray) -> list[np.ndarray]:
-    """The pieces, each (v, 2), of a line of (V, 2) latitude, longitude; none crosses the antimeridian.
+    """Splits a line of (V, 2) latitude, longitude into pieces (v, 2) that do not cross the antimeridian.
 
-    Neighbouring points must be less than 180 degrees of longitude apart, the short way round.
+    Neighbouring points must be less than 180 degrees of longitude apart.
     """
     latitude, longitude = line_deg[:, 0], _unwrapped(line_deg[:, 1])
     world = np.floor((longitude + 180) / 360)
@@ -59,7 +59,7 @@ def split_line(line_deg: np.ndarray) -> list[np.ndarray]:
 
 
 def split_ring(ring_deg: np.ndarray) -> list[np.ndarray]:
-    """The closed rings, each (v, 2), that cover what a closed ring of (V, 2) latitude, longitude encloses.
+    """Splits a closed ring of (V, 2) latitude, longitude into closed rings (v, 2) that do not cross the antimeridian.
 
     A ring around a pole is closed along that pole. Neighbouring points must be less than 180 degrees apart.
     """
@@ -71,7 +71,7 @@ def split_ring(ring_deg: np.ndarray) -> list[np.ndarray]:
     ring = np.stack([latitude, longitude], axis=1)
     worlds = np.arange(np.floor((longitude.min() + 180) / 360), np.floor((longitude.max() + 180) / 360) + 1)
     pieces = [
-        _clipped(_clipped(ring, 360 * world - 180, keep_east=True), 360 * world + 180, keep_east=False)
+        clip_ring(clip_ring(ring, 1, 360 * world - 180, keep_above=True), 1, 360 * world + 180, keep_above=False)
         - [0, 360 * world]
         for world in worlds
     ]
@@ -89,27 +89,36 @@ def _unwrapped(longitude: np.ndarray) -> np.ndarray:
     return unwrapped
 
 
-def _clipped(ring: np.ndarray, seam: float, *, keep_east: bool) -> np.ndarray:
-    """(v, 2) the part of a closed ring on one side of a meridian: one step of Sutherland and Hodgman (1974)."""
-    inside = ring[:, 1] >= seam if keep_east else ring[:, 1] <= seam
+def clip_ring(ring: np.ndarray, axis: int, edge: float, *, keep_above: bool) -> np.ndarray:
+    """(v, 2) the part of a closed ring (V, 2) on one side of an edge: one step of Sutherland and Hodgman (1974).
+
+    Args:
+        ring: its last point equals its first one.
+        axis: 0 or 1, the coordinate to clip.
+        edge: value of this coordinate on the edge.
+        keep_above: whether the side above the edge is kept, or the one below.
+    """
+    inside = ring[:, axis] >= edge if keep_above else ring[:, axis] <= edge
     points = []
     for i in range(len(ring) - 1):
         if inside[i]:
             points.append(ring[i])
         if inside[i] != inside[i + 1]:
-            share = (seam - ring[i, 1]) / (ring[i + 1, 1] - ring[i, 1])
-            points.append(np.array([ring[i, 0] + share * (ring[i + 1, 0] - ring[i, 0]), seam]))
+            share = (edge - ring[i, axis]) / (ring[i + 1, axis] - ring[i, axis])
+            crossing = ring[i] + share * (ring[i + 1] - ring[i])
+            crossing[axis] = edge
+            points.append(crossing)
     return np.array([*points, *points[:1]]).reshape(-1, 2)
 
 
 def finest_resolution(decimals: int | None) -> int:
-    """The finest resolution whose cells are no smaller than the step between positions rounded to so many decimals."""
+    """The finest H3 resolution whose cells are not smaller than the grid of positions rounded to `decimals`."""
     fitting = [r for r in range(_COARSEST, _FINEST + 1) if _side_km(r) >= rounding_step_km(decimals)]
     return max(fitting)
 
 
 def zoom_of(resolution: int, latitude: float) -> float:
-    """The zoom of a web map from which on the cells of a resolution are large enough to be seen; 0 for the coarsest."""
+    """The lowest web map zoom at which cells of a resolution are large enough to see; 0 for the coarsest."""
     if resolution == _COARSEST:
         return 0.0
     return float(np.log2(_SIDE_PIXELS * _KM_PER_PIXEL * np.cos(np.deg2rad(latitude)) / _side_km(resolution)))
@@ -120,12 +129,12 @@ def _side_km(resolution: int) -> float:
 
 
 def gather_cells(gps: np.ndarray, resolution: int, max_cells: int) -> tuple[np.ndarray, np.ndarray]:
-    """(C,) H3 cells, at most ``max_cells`` of them, and (N,) the number of each row's cell.
+    """(C,) H3 cells, at most ``max_cells``, and (N,) the index of each row's cell.
 
     Args:
         gps: (N, 2) latitude, longitude in degrees, without NaN.
-        resolution: of H3; coarser where it would give too many cells.
-        max_cells: at least 842, what H3 has at the coarsest resolution used here.
+        resolution: H3 resolution; a coarser one is used if there are too many cells.
+        max_cells: at least 842, the number of all cells at the coarsest resolution.
     """
     cells, index = np.unique(h3_cells(gps, resolution).astype(str), return_inverse=True)
     while len(cells) > max_cells:
@@ -135,13 +144,13 @@ def gather_cells(gps: np.ndarray, resolution: int, max_cells: int) -> tuple[np.n
 
 
 def parent_cells(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(P,) the cells of the next coarser resolution, and (C,) which of them each cell belongs to."""
+    """(P,) parent cells of the next coarser resolution, and (C,) the index of each cell's parent."""
     parents, index = np.unique([h3.cell_to_parent(cell) for cell in cells], return_inverse=True)
     return parents, index
 
 
 def cell_levels(gps: np.ndarray, decimals: int | None, max_cells: int) -> list[tuple[int, np.ndarray, np.ndarray]]:
-    """(resolution, (C,) cells, (C,) rows in each) from the finest resolution that is wanted to the coarsest."""
+    """(resolution, (C,) cells, (C,) rows per cell), from the finest allowed resolution to the coarsest."""
     cells, index = gather_cells(gps, finest_resolution(decimals), max_cells)
     counts = np.bincount(index)
     levels = [(h3.get_resolution(cells[0]), cells, counts)]
@@ -153,7 +162,7 @@ def cell_levels(gps: np.ndarray, decimals: int | None, max_cells: int) -> list[t
 
 
 def mean_positions(gps: np.ndarray, index: np.ndarray, n_means: int) -> np.ndarray:
-    """(C, 2) mean latitude, longitude in degrees of each cell's rows, taken on the sphere."""
+    """(C, 2) mean latitude, longitude in degrees of the rows of each cell, on the sphere."""
     sums = np.stack(
         [np.bincount(index, weights=component, minlength=n_means) for component in unit_vectors(gps).T], axis=1
     )

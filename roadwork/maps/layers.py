@@ -1,4 +1,4 @@
-"""Layers of a map as GeoJSON features."""
+"""The layers of a map as GeoJSON features."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ DEPLOYMENT = "#222222"
 MISSED = "#D55E00"
 FALSE_ALARM = "#F0E442"
 
-# From few to many: one hue, so that lightness alone tells the order.
+# From few to many: one hue, ordered by lightness.
 DENSITY = ("#C6DBEF", "#9ECAE1", "#6BAED6", "#3182BD", "#08519C")
 
-# Of positions that are kept whole: 11 cm, what a file of positions commonly has.
+# Positions that are not rounded have 6 decimals (11 cm).
 _WHOLE_DECIMALS = 6
 _MAX_CELLS = 3000
 _MAX_MARKERS = 3000
@@ -45,7 +45,7 @@ _ANY_ZOOM = 99.0
 _MAX_ERRORS = 3000
 _NAMES_IN_TOOLTIP = 6
 
-# Errors closer than this, 11 m, share a marker: frames of one stop would hide each other.
+# Errors share a marker on a grid of 4 decimals (11 m): frames of one stop would hide each other.
 _ERROR_DECIMALS = 4
 
 
@@ -54,15 +54,15 @@ Feature = dict[str, Any]
 
 @dataclass(frozen=True)
 class MapLayer:
-    """One layer that can be switched.
+    """One layer that can be switched on and off.
 
     Attributes:
-        name: beside its switch; no text of the data's.
-        color: of the swatch beside the name.
-        features: GeoJSON; ``properties.text`` is said on hovering, as text and never as HTML; a feature with
-            ``properties.zoom`` is drawn from the first zoom on and before the second.
-        style: Leaflet's path options for all features; a feature's own ``properties.style`` goes before them.
-        shown: whether it is switched on when the map opens.
+        name: label of its switch; contains no text from the data.
+        color: color of its swatch.
+        features: GeoJSON. ``properties.text`` is the tooltip, as text and never as HTML. A feature with
+            ``properties.zoom`` = [from, to] is drawn while from <= zoom < to.
+        style: Leaflet path options of all features; ``properties.style`` of a feature overrides them.
+        shown: whether the layer is on when the map opens.
     """
 
     name: str
@@ -73,40 +73,40 @@ class MapLayer:
 
 
 def make_point(position: np.ndarray, text: str, count: int) -> Feature:
-    """A marker at (2,) latitude, longitude in degrees, the larger the more it stands for."""
+    """A marker at (2,) latitude, longitude in degrees; its size grows with `count`."""
     return make_feature(point_geometry(position), text, {"radius": round(4 + 2 * float(np.log10(count)), 1)})
 
 
 def point_geometry(position: np.ndarray) -> dict[str, Any]:
-    """The geometry of (2,) latitude, longitude in degrees."""
+    """The GeoJSON point of (2,) latitude, longitude in degrees."""
     return {"type": "Point", "coordinates": lon_lat(position[None])[0]}
 
 
 def make_feature(geometry: dict[str, Any], text: str, style: dict[str, Any]) -> Feature:
-    """A feature with what is said on hovering, and Leaflet's path options of its own."""
+    """A feature with a tooltip and its own Leaflet path options."""
     return {"type": "Feature", "geometry": geometry, "properties": {"text": text, "style": style}}
 
 
 def lon_lat(line_deg: np.ndarray) -> Sequence[list[float]]:
-    """The positions of (V, 2) latitude, longitude in degrees in the order of GeoJSON, longitude first."""
+    """(V, 2) latitude, longitude in degrees as GeoJSON positions, longitude first."""
     lines: Sequence[list[float]] = line_deg[:, ::-1].round(_WHOLE_DECIMALS).tolist()
     return lines
 
 
 def counted(count: int, noun: str) -> str:
-    """The number with its noun in singular or plural."""
+    """The number with its noun, in singular or plural."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 @dataclass(frozen=True)
 class DeploymentLayer:
-    """Where the detector will be deployed, and how training rows are weighted by their distance to it.
+    """Where the detector will be deployed, and the training weights by distance to it.
 
     Attributes:
         points_deg: (M, 2) latitude, longitude in degrees.
-        clusters: of these points.
-        brackets: kilometres and weights.
-        origin: where the points come from, in words.
+        clusters: clusters of these points.
+        brackets: distances in km and weights.
+        origin: source of the points, in words.
     """
 
     points_deg: np.ndarray
@@ -116,11 +116,11 @@ class DeploymentLayer:
 
 
 def density_layer(gps: np.ndarray, decimals: int | None) -> tuple[MapLayer, list[tuple[str, str]]]:
-    """Cells coloured by their number of rows, finer as one zooms in; and the legend: (colour, rows) from few to many.
+    """Cells coloured by number of rows, finer at higher zoom, and the legend (color, rows) from few to many.
 
     Args:
         gps: (N, 2) rounded positions without NaN, N >= 1.
-        decimals: that they are rounded to.
+        decimals: decimals of these positions; None if not rounded.
     """
     levels = cell_levels(gps, decimals, _MAX_CELLS)
     most = max(counts.max() for _, _, counts in levels)
@@ -150,19 +150,19 @@ def density_layer(gps: np.ndarray, decimals: int | None) -> tuple[MapLayer, list
 def rows_layer(
     name: str, color: str, gps: np.ndarray, labels: np.ndarray, decimals: int | None, *, shown: bool
 ) -> MapLayer:
-    """A marker for each cell that has rows, the larger the more.
+    """A marker for each cell with rows; its size grows with their number.
 
     Args:
-        name: of the layer, and of its rows on hovering.
-        color: of the markers.
+        name: name of the layer, also in tooltips.
+        color: color of the markers.
         gps: (N, 2) rounded positions without NaN.
         labels: (N,) 0 or 1.
-        decimals: that positions are rounded to.
-        shown: whether the layer is switched on.
+        decimals: decimals of the positions; None if not rounded.
+        shown: whether the layer is on when the map opens.
     """
     cells, index = gather_cells(gps, finest_resolution(decimals), _MAX_MARKERS)
     counts, positives = np.bincount(index, minlength=len(cells)), np.bincount(index, labels, minlength=len(cells))
-    # The mean of rounded positions lies between them; rounded again, it says no more than they do.
+    # A mean of rounded positions is rounded again, so that it reveals no more than they do.
     positions = round_positions(mean_positions(gps, index, len(cells)), decimals)
     features = [
         make_point(positions[i], f"{name}: {counted(counts[i], 'image')}, {positives[i]:.0f} with roadwork", counts[i])
@@ -173,7 +173,7 @@ def rows_layer(
 
 
 def deployment_layers(deployment: DeploymentLayer, decimals: int | None) -> list[MapLayer]:
-    """The deployment's points; and its centres, each with a true circle at the end of every bracket."""
+    """Deployment centres with a circle at the end of each distance bracket, and deployment points."""
     points = round_positions(deployment.points_deg, decimals)
     points = points[~np.isnan(points).any(axis=1)]
     cells, index = gather_cells(points, finest_resolution(decimals), _MAX_MARKERS)
@@ -182,7 +182,7 @@ def deployment_layers(deployment: DeploymentLayer, decimals: int | None) -> list
     features = [make_point(p, counted(n, "deployment point"), n) for p, n in zip(positions, counts, strict=True)]
     style = {"color": DEPLOYMENT, "weight": 1, "fillColor": "#FFFFFF", "fillOpacity": 0.9, "fill": True}
     return [
-        MapLayer("Deployment centres, brackets", DEPLOYMENT, _centers(deployment, decimals), {}),
+        MapLayer("Deployment centres and brackets", DEPLOYMENT, _centers(deployment, decimals), {}),
         MapLayer(f"Deployment points ({len(points):,})", "#FFFFFF", features, style, shown=False),
     ]
 
@@ -210,13 +210,13 @@ def _centers(deployment: DeploymentLayer, decimals: int | None) -> list[Feature]
 
 
 def bounds_of(*positions: np.ndarray) -> list[list[float]]:
-    """[[south, west], [north, east]] of (N, 2) arrays of latitude, longitude in degrees, NaN where missing."""
+    """[[south, west], [north, east]] of (N, 2) arrays of latitude, longitude in degrees, NaN if missing."""
     known = np.concatenate([gps[~np.isnan(gps).any(axis=1)] for gps in positions])
     return [known.min(axis=0).tolist(), known.max(axis=0).tolist()]
 
 
 def error_layers(predictions: pd.DataFrame, decimals: int | None) -> list[MapLayer]:
-    """Roadwork that the model missed, and alarms where there is none, at threshold 0.5."""
+    """Missed roadwork and false alarms at threshold 0.5."""
     decided, label = decide(predictions["probability"].to_numpy()) == 1, predictions["label"].to_numpy() == 1
     kinds = (
         ("Missed roadwork", MISSED, label & ~decided),
@@ -226,7 +226,7 @@ def error_layers(predictions: pd.DataFrame, decimals: int | None) -> list[MapLay
 
 
 def _error_layer(name: str, color: str, errors: pd.DataFrame, decimals: int | None) -> MapLayer:
-    # The most confident first: they are the ones drawn where there are too many.
+    # The most confident errors come first and are drawn if there are too many.
     errors = errors.iloc[np.argsort(-np.abs(errors["probability"].to_numpy() - 0.5), kind="stable")]
     gps = round_positions(
         round_positions(errors[["latitude", "longitude"]].to_numpy(np.float64), decimals), _ERROR_DECIMALS
@@ -245,9 +245,9 @@ def _error_layer(name: str, color: str, errors: pd.DataFrame, decimals: int | No
     ]
     counts = [f"{len(errors):,}"]
     if without := len(errors) - sum(map(len, places.values())):
-        counts.append(f"{without:,} without position")
+        counts.append(f"{without:,} without GPS")
     if len(places) > _MAX_ERRORS:
-        counts.append(f"the surest at {_MAX_ERRORS:,} places drawn")
+        counts.append(f"{_MAX_ERRORS:,} most confident places drawn")
     style = {"color": "#000000", "weight": 1.5, "fillColor": color, "fillOpacity": 1, "fill": True}
     return MapLayer(f"{name} ({', '.join(counts)})", color, features, style)
 

@@ -1,4 +1,4 @@
-"""Writes map.html for a configuration's data or a run."""
+"""Writes map.html for a dataset or a run."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from roadwork.settings import SPLIT_NAMES, Settings
 
 _TRAIN = SPLIT_NAMES[0]
 
-# (name in the data, name on the map, colour); rows that are in none have no name.
+# (name in the data, name on the map, color); rows in no split have an empty name.
 _SPLITS = (*zip(SPLIT_NAMES, SPLIT_NAMES, layers.SPLITS, strict=True), ("", "In no split", layers.NO_SPLIT))
 FILE_NAME = "map.html"
 _LEAKS = (
-    "These splits were made row by row, for comparison only: neighbours are on both sides, and every figure from them "
-    "is too good."
+    "Warning: these splits are random by row, so neighbouring photos leak between them and every metric is too high. "
+    "Use them for comparison only."
 )
 
 
@@ -58,14 +58,14 @@ def build_map(
     """The map as one HTML file.
 
     Args:
-        table: the N rows.
-        split_names: (N,) split of each row, empty where it is in none, such as one that is set aside.
-        title: of the page.
-        deployment: where the detector will be deployed; None draws none.
+        table: N rows.
+        split_names: (N,) split of each row; empty for rows in no split, such as rows set aside.
+        title: title of the page.
+        deployment: where the detector will be deployed; None draws no deployment.
         predictions: as in ``predictions.parquet``; None draws no errors.
-        decimals: of a degree, that every position is rounded to before anything is made of it; None keeps them whole.
-        tiles: whether OpenStreetMap's tiles are fetched when the map is looked at.
-        notes: what else to say beside the map.
+        decimals: decimals of a degree to which all positions are rounded first; None for no rounding.
+        tiles: whether the browser loads OpenStreetMap tiles.
+        notes: further sentences for the panel.
 
     Raises:
         DataError: no row has a position.
@@ -73,8 +73,8 @@ def build_map(
     """
     if not table.has_gps.any():
         raise DataError(
-            f"None of the {len(table):,} rows has a position, so there is nothing to draw a map of. "
-            "Name the columns of latitude and longitude with data.columns."
+            f"None of the {len(table):,} rows has GPS, so there is no map to draw. Set the names of the latitude and "
+            "longitude columns in data.columns."
         )
     table = replace(table, gps=round_positions(table.gps, decimals))
     layers: list[MapLayer] = []
@@ -99,7 +99,7 @@ def build_map(
 
 
 def write_map(path: Path, page: str) -> None:
-    """Writes the page so that ``path`` holds all of it or is left as it was."""
+    """Writes the page atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
@@ -109,7 +109,7 @@ def _split_layers(table: SampleTable, split_names: np.ndarray, decimals: int | N
     for name, label, color in _SPLITS:
         rows = (split_names == name) & table.has_gps
         if rows.any():
-            # When the map opens, the density stands for the training set.
+            # When the map opens, the density layer shows the training set.
             is_on = shown and name not in (_TRAIN, "")
             layers.append(rows_layer(label, color, table.gps[rows], table.labels[rows], decimals, shown=is_on))
     return layers
@@ -125,14 +125,14 @@ def _notes(deployment: DeploymentLayer | None, predictions: pd.DataFrame | None,
         ends = [*(f"below {edge:g} km" for edge in deployment.brackets.edges_km[1:-1]), "beyond"]
         weights = [f"{weight:g} {end}" for weight, end in zip(deployment.brackets.weights, ends, strict=True)]
         notes.append(
-            f"Deployment: {deployment.origin}. A training image's weight by its distance to the nearest centre: "
+            f"Deployment: {deployment.origin}. Weight of a training image by distance to the nearest centre: "
             f"{', '.join(weights)}."
         )
     if predictions is not None:
         splits = ", ".join(name for name in SPLIT_NAMES if (predictions["split"] == name).any())
-        notes.append(f"Errors: {len(predictions):,} images of {splits}, decided at 0.5. Hover over one for its file.")
+        notes.append(f"Errors: among {len(predictions):,} images of {splits}, at threshold 0.5. Hover for file names.")
     if decimals is None:
-        notes.append("Positions are drawn as the data has them.")
+        notes.append("Positions are not rounded.")
     else:
         notes.append(
             f"Positions are rounded to {decimals} decimal{'' if decimals == 1 else 's'} of a degree, "
@@ -142,11 +142,11 @@ def _notes(deployment: DeploymentLayer | None, predictions: pd.DataFrame | None,
 
 
 def write_data_map(settings: Settings, path: Path | None = None, *, tiles: bool = False) -> Path:
-    """Writes the map of a configuration's data, to ``<output_dir>/map.html`` unless told otherwise.
+    """Writes the map of a dataset; the default path is ``<output_dir>/map.html``.
 
     Raises:
-        SplitError: there are no splits yet; making them would decode every image.
-        DataError: no row has a position.
+        SplitError: there are no splits yet; creating them would decode every image.
+        DataError: no row has GPS.
     """
     path = path or Path(settings.output_dir) / FILE_NAME
     write_map(path, _build(settings, _data_name(settings), None, tiles=tiles))
@@ -154,16 +154,16 @@ def write_data_map(settings: Settings, path: Path | None = None, *, tiles: bool 
 
 
 def write_run_map(run: Path, overrides: Sequence[str] = (), path: Path | None = None, *, tiles: bool = False) -> Path:
-    """Writes the map of a run, to ``map.html`` in its folder unless told otherwise; with its errors, once evaluated.
+    """Writes the map of a run, with errors once it is evaluated; the default path is ``map.html`` in its folder.
 
     Args:
-        run: its folder.
+        run: run folder.
         overrides: ``key=value`` on top of the run's own configuration, such as ``privacy.coarsen_gps=1``.
-        path: another file.
-        tiles: whether OpenStreetMap's tiles are fetched when the map is looked at.
+        path: the file to write instead.
+        tiles: whether the browser loads OpenStreetMap tiles.
 
     Raises:
-        DataError: no row has a position, or the predictions are damaged.
+        DataError: no row has GPS, or the predictions are damaged.
         SplitError: the run's splits do not fit the data.
     """
     settings = Run(run).read_settings(overrides)
@@ -176,10 +176,10 @@ def write_run_map(run: Path, overrides: Sequence[str] = (), path: Path | None = 
 
 def _build(settings: Settings, title: str, predictions: pd.DataFrame | None, *, tiles: bool) -> str:
     dataset = open_dataset(settings)
-    table, splits = dataset.table, dataset.require_existing_splits()  # making new splits would compare images
+    table, splits = dataset.table, dataset.require_existing_splits()  # creating splits would compare images
     names = splits.names_by_row(table)
     deployment = None
-    if settings.data.gps_sampling.enabled and table.has_gps.any():  # else there is no map to draw
+    if settings.data.gps_sampling.enabled and table.has_gps.any():  # without GPS there is no map to draw
         sampling = settings.data.gps_sampling
         points, origin = find_deployment(settings.data, table, names)
         brackets = parse_brackets(sampling.weight_brackets)
@@ -202,8 +202,8 @@ def _unplaced(table: SampleTable, splits: Splits) -> list[str]:
     if not unplaced.any():
         return []
     note = (
-        f"{unplaced.sum():,} rows of data.extra are only trained on, and drawn as in no split: finding those that "
-        "would leak takes comparing images. The map of a run has them in their places."
+        f"{unplaced.sum():,} rows of data.extra are for training only and are drawn in no split, because leak checks "
+        "need the images. The map of a run shows their splits."
     )
     return [note]
 

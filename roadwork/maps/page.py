@@ -1,4 +1,4 @@
-"""The page around the layers: one HTML file that needs nothing from elsewhere."""
+"""The HTML page of a map, self-contained."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ openMap({{ this._parent.get_name() }}, [{{ this.drawn|join(", ") }}], {{ this.bo
 {% endmacro %}
 """
 _TILE_CREDIT = '&copy; <a href="https://www.openstreetmap.org/copyright">OpenStreetMap</a> contributors'
-# Under the tiles, where there are any; a pane of its own, so that it does not catch what is meant for the layers above.
+# Land has its own pane below the tiles, so that it does not catch mouse events of the layers above.
 _LAND_PANE, _LAND_HEIGHT = "land", 150
 
 
 @dataclass(frozen=True)
 class PanelRow:
-    """One line of the counts: a split's name, and its figures as text."""
+    """One row of the table of splits, as text."""
 
     name: str
     images: str
@@ -36,12 +36,12 @@ class PanelRow:
 
 @dataclass(frozen=True)
 class Panel:
-    """What is said beside the map.
+    """The panel beside the map.
 
     Attributes:
-        title: of the page.
-        rows: the counts by split.
-        legend: (colour, range) of the density, from few to many.
+        title: title of the page.
+        rows: counts by split.
+        legend: (color, range) of the density, from few to many.
         notes: sentences.
     """
 
@@ -55,16 +55,16 @@ def render_page(layers: Sequence[MapLayer], panel: Panel, bounds: list[list[floa
     """The HTML of the map.
 
     Args:
-        layers: from the bottom to the top.
-        panel: what is said beside the map.
-        bounds: [[south, west], [north, east]] in degrees, shown when the map opens.
-        tiles: whether OpenStreetMap's tiles are fetched when the map is looked at.
+        layers: from bottom to top.
+        panel: the panel beside the map.
+        bounds: [[south, west], [north, east]] in degrees, the view when the map opens.
+        tiles: whether the browser loads OpenStreetMap tiles.
 
     Raises:
         MissingExtraError: folium is not installed.
     """
     try:
-        import folium  # noqa: PLC0415 -- of an extra, as all that it brings
+        import folium  # noqa: PLC0415 -- an extra
         import jinja2  # noqa: PLC0415
         from branca.element import Element  # noqa: PLC0415
     except ImportError as error:
@@ -72,7 +72,7 @@ def render_page(layers: Sequence[MapLayer], panel: Panel, bounds: list[list[floa
     leaflet = folium.Map(
         tiles=None, prefer_canvas=True, control_scale=True, zoom_control="bottomright", font_size="13px", zoom_snap=0.25
     )
-    # What folium would link from elsewhere. Leaflet is inlined; circles, lines and switches need no more than that.
+    # folium would load scripts and styles from other hosts. Leaflet is inlined, and nothing else is needed.
     leaflet.default_js, leaflet.default_css = [], []
     figure = leaflet.get_root()
     figure.title = html.escape(panel.title)
@@ -89,8 +89,8 @@ def render_page(layers: Sequence[MapLayer], panel: Panel, bounds: list[list[floa
     _add_opening(leaflet, drawn, bounds)
     figure.html.add_child(Element(_PLACE))
     before, after = figure.render().split(_PLACE)
-    # folium renders what it has rendered once more, as a template: a file name such as {{ 7*7 }} would be run. So all
-    # text of the data comes in afterwards.
+    # folium renders its output once more as a template, which would execute a file name such as {{ 7*7 }}. So text
+    # from the data is inserted afterwards.
     template = jinja2.Environment(autoescape=True).from_string(_asset("panel.html"))
     return f"{before}{template.render(panel=panel, texts=list(texts))}{after}"
 
@@ -108,7 +108,7 @@ def _add_to_header(figure: Any, template: str, content: str) -> None:
 
 
 def _policy(*, tiles: bool) -> str:
-    """What the browser may load: nothing but what is in the file, and the tiles where they are wanted."""
+    """The content security policy: no requests, except for tiles if they are wanted."""
     images = f"data: {_TILE_HOST}" if tiles else "data:"
     return f"default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src {images}"
 
@@ -137,19 +137,19 @@ def _add_opening(leaflet: Any, drawn: Sequence[Any], bounds: list[list[float]]) 
     from folium.template import Template  # noqa: PLC0415
 
     opening = MacroElement()
-    opening._template = Template(_OPENING)  # noqa: SLF001 -- how folium's own plugins set theirs
+    opening._template = Template(_OPENING)  # noqa: SLF001 -- as folium's own plugins do
     opening.drawn, opening.bounds = [layer.get_name() for layer in drawn], bounds
     leaflet.add_child(opening)
 
 
 def _add_layer(leaflet: Any, layer: MapLayer, texts: dict[str, int]) -> Any:
-    """Adds a layer whose features have the number of their text in place of the text; `texts` gains what is new."""
+    """Adds a layer whose features refer to their tooltip by its index in `texts`; new tooltips are added there."""
     import folium  # noqa: PLC0415
 
     features = [
-        feature | {"properties": said | {"text": texts.setdefault(said["text"], len(texts))}}
+        feature | {"properties": properties | {"text": texts.setdefault(properties["text"], len(texts))}}
         for feature in layer.features
-        for said in [feature["properties"]]
+        for properties in [feature["properties"]]
     ]
     swatch = f'<span class="swatch" style="background: {layer.color}"></span>{html.escape(layer.name)}'
     drawn = folium.GeoJson(

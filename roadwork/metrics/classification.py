@@ -6,7 +6,7 @@ draws of a bootstrap. Shares work as well as counts, because each metric is a ra
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -55,13 +55,28 @@ def mcc(counts: np.ndarray) -> np.ndarray:
     return bounded
 
 
-COUNT_METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+def false_alarm_rate(counts: np.ndarray) -> np.ndarray:
+    """Share of the None rows that were called Roadwork; NaN without such a row."""
+    tn, fp, _, _ = _unpack(counts)
+    return _divide(fp, tn + fp)
+
+
+def balanced_accuracy(counts: np.ndarray) -> np.ndarray:
+    """Mean of the shares of both classes that were decided rightly; NaN with one class only."""
+    mean: np.ndarray = (recall(counts) + 1 - false_alarm_rate(counts)) / 2
+    return mean
+
+
+CountMetric = Callable[[np.ndarray], np.ndarray]
+COUNT_METRICS: dict[str, CountMetric] = {
     "mcc": mcc,
     "accuracy": accuracy,
     "precision": precision,
     "recall": recall,
     "f1": f1,
 }
+# Those of a judgement by class, such as on another dataset.
+CLASS_METRICS = COUNT_METRICS | {"false_alarm_rate": false_alarm_rate, "balanced_accuracy": balanced_accuracy}
 
 
 RANKING_METRICS = ("auroc", "auprc")
@@ -96,10 +111,15 @@ class Ranking:
         return float(auroc), float(auprc)
 
 
-def score_all(labels: np.ndarray, probabilities: np.ndarray, threshold: float = DEFAULT_THRESHOLD) -> dict[str, float]:
+def score_all(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    threshold: float = DEFAULT_THRESHOLD,
+    metrics: Mapping[str, CountMetric] = COUNT_METRICS,
+) -> dict[str, float]:
     """All metrics of labels (N,) and probabilities (N,) by name; NaN if undefined."""
     counts = count_confusion(labels, probabilities, threshold)
-    figures = {name: float(metric(counts)) for name, metric in COUNT_METRICS.items()}
+    figures = {name: float(metric(counts)) for name, metric in metrics.items()}
     ranking = Ranking(labels, probabilities).score(np.ones(len(labels)))
     return figures | dict(zip(RANKING_METRICS, ranking, strict=True))
 

@@ -23,12 +23,12 @@ bootstrap, Annals of Applied Statistics 1, 2007; it is slightly conservative).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from scipy import optimize, stats
 
-from roadwork.metrics.classification import COUNT_METRICS, RANKING_METRICS, Ranking, mcc
+from roadwork.metrics.classification import COUNT_METRICS, RANKING_METRICS, CountMetric, Ranking, mcc
 from roadwork.metrics.decision import decide
 
 BOOTSTRAP = "group bootstrap"
@@ -59,24 +59,29 @@ def count_by_group(
     return np.bincount(cells, minlength=4 * (codes.max() + 1)).reshape(-1, 4)
 
 
-def count_intervals(counts: np.ndarray, *, draws: int, seed: int) -> tuple[str, dict[str, Interval]]:
+def count_intervals(
+    counts: np.ndarray, *, draws: int, seed: int, metrics: Mapping[str, CountMetric] = COUNT_METRICS
+) -> tuple[str, dict[str, Interval]]:
     """The method, and the interval of every count metric by name.
 
     Args:
         counts: (G, 4) tn, fp, fn, tp by group, with at least one row.
         draws: Number of bootstrap samples.
         seed: Seed of the draws.
+        metrics: Count metrics by name. Each rises, or falls, with the error rate.
     """
     if effective_groups(counts[:, 1] + counts[:, 2]) >= MIN_FAILED_GROUPS:
         drawn = draw_counts(counts, draws=draws, seed=seed)
-        return BOOTSTRAP, {name: percentile_interval(metric(drawn)) for name, metric in COUNT_METRICS.items()}
+        return BOOTSTRAP, {name: percentile_interval(metric(drawn)) for name, metric in metrics.items()}
     fewest, most = error_rate_interval(counts)
     share = roadwork_share(counts)
-    intervals = {
-        name: (metric_bound(metric, most, share, np.min), metric_bound(metric, fewest, share, np.max))
-        for name, metric in COUNT_METRICS.items()
-    }
-    return CLOPPER_PEARSON, intervals
+
+    def bounds(metric: CountMetric) -> Interval:
+        low = np.fmin(metric_bound(metric, fewest, share, np.min), metric_bound(metric, most, share, np.min))
+        high = np.fmax(metric_bound(metric, fewest, share, np.max), metric_bound(metric, most, share, np.max))
+        return float(low), float(high)
+
+    return CLOPPER_PEARSON, {name: bounds(metric) for name, metric in metrics.items()}
 
 
 def draw_counts(counts: np.ndarray, *, draws: int, seed: int) -> np.ndarray:

@@ -86,6 +86,11 @@ def predicted_margins(frame: pd.DataFrame) -> np.ndarray:
     return margin(frame[["logit_none", "logit_roadwork"]].to_numpy(np.float64))
 
 
+def further_columns(frame: pd.DataFrame) -> list[str]:
+    """The dataset's own columns of a predictions table."""
+    return [name for name in frame.columns if name not in (*COLUMNS, CALIBRATED_COLUMN)]
+
+
 def write_predictions(frame: pd.DataFrame, path: Path) -> None:
     """Writes the table atomically."""
     with atomic_path(path) as temporary:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from roadwork.core.errors import ConfigError, DataError
-from roadwork.metrics.classification import mcc, score_all
+from roadwork.metrics.classification import COUNT_METRICS, CountMetric, mcc, score_all
 from roadwork.metrics.decision import DEFAULT_THRESHOLD, decide
 from roadwork.metrics.intervals import (
     BOOTSTRAP,
@@ -67,10 +67,39 @@ def evaluate_predictions(
         raise ConfigError(f"evaluation.target_mcc is {target_mcc}; it must be above 0 and at most 1.")
     if frame.empty:
         raise DataError("There are no predictions to evaluate. Check that splits.json has rows for this split.")
+    result = score_rows(frame, draws=draws, seed=seed, threshold=threshold)
     labels, probabilities, groups = (frame[name].to_numpy() for name in ("label", "probability", "group"))
     counts = count_by_group(labels, probabilities, groups, threshold)
-    figures = score_all(labels, probabilities, threshold)
-    method, intervals = count_intervals(counts, draws=draws, seed=seed)
+    result["by_distance"] = [
+        {"from_km": _json(start), "to_km": _json(end)}
+        | evaluate_slice(rows, draws=draws, seed=seed, threshold=threshold)
+        for start, end, rows in _cut_by_distance(frame, brackets)
+    ]
+    result["target"] = _compare_with_target(result, counts, target_mcc)
+    return result
+
+
+def score_rows(
+    frame: pd.DataFrame,
+    *,
+    draws: int,
+    seed: int,
+    threshold: float = DEFAULT_THRESHOLD,
+    metrics: Mapping[str, CountMetric] = COUNT_METRICS,
+) -> dict[str, Any]:
+    """Every metric with its interval, rows, groups and confusion counts, ready for JSON; None where undefined.
+
+    Args:
+        frame: Rows of a predictions table, at least one, decided by their `probability`.
+        draws: Bootstrap samples.
+        seed: Of the bootstrap.
+        threshold: A probability that reaches it is Roadwork.
+        metrics: Count metrics by name; AUROC and AUPRC come on top.
+    """
+    labels, probabilities, groups = (frame[name].to_numpy() for name in ("label", "probability", "group"))
+    counts = count_by_group(labels, probabilities, groups, threshold)
+    figures = score_all(labels, probabilities, threshold, metrics)
+    method, intervals = count_intervals(counts, draws=draws, seed=seed, metrics=metrics)
     if method == BOOTSTRAP:
         intervals |= ranking_intervals(labels, probabilities, groups, draws=draws, seed=seed)
     if len(np.unique(labels)) == 1:
@@ -81,14 +110,7 @@ def evaluate_predictions(
         low, high = intervals.get(name, _UNDEFINED)
         result |= {name: _json(value), f"{name}_low": _json(low), f"{name}_high": _json(high)}
     confusion = dict(zip(("tn", "fp", "fn", "tp"), counts.sum(axis=0).tolist(), strict=True))
-    result |= {"n": len(frame), "groups": len(counts), "confusion": confusion, "method": method}
-    result["by_distance"] = [
-        {"from_km": _json(start), "to_km": _json(end)}
-        | evaluate_slice(rows, draws=draws, seed=seed, threshold=threshold)
-        for start, end, rows in _cut_by_distance(frame, brackets)
-    ]
-    result["target"] = _compare_with_target(result, counts, target_mcc)
-    return result
+    return result | {"n": len(frame), "groups": len(counts), "confusion": confusion, "method": method}
 
 
 def evaluate_for(settings: Settings, frame: pd.DataFrame, threshold: float = DEFAULT_THRESHOLD) -> dict[str, Any]:

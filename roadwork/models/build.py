@@ -56,7 +56,7 @@ def build_model(model: ModelSettings, img_size: int) -> PreTrainedModel:
             config = fixed_config(config, img_size)
         set_image_size(vision_config(config), img_size)
         network = _from_config(config)
-    network = with_pooling(network, model.pooling)
+    network = with_pooling(network, model.pooling, model.top_patches)
     set_drop_path(network, model.drop_path)
     set_head_dropout(network, model.head_dropout)
     _freeze_unused(network, img_size)

@@ -1,9 +1,9 @@
-"""A linear classification head on any pooling of a backbone's features."""
+"""A linear classification head on any pooling of a backbone's features, or on each of its patches."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageClassification,
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from roadwork.core.errors import ConfigError
+
+# The head scores each patch, and the photo has the mean score of its highest patches.
+TOP_PATCHES = "top_patches"
 
 # transformers has only the backbone of these model types.
 WITHOUT_CLASSIFIER = ("dinov3_vit", "dinov3_convnext")
@@ -53,7 +56,7 @@ def choose_pooling(config: PreTrainedConfig, pooling: str) -> tuple[str, bool]:
 
     Args:
         config: the backbone's configuration.
-        pooling: `auto`, `cls`, `mean` or `cls_mean`.
+        pooling: `auto`, `cls`, `mean`, `cls_mean` or `top_patches`.
 
     Raises:
         ConfigError: the backbone has no class token, or roadwork does not know its tokens.
@@ -85,30 +88,47 @@ def pool_tokens(tokens: Tensor, pooling: str, n_registers: int) -> Tensor:
     return mean if pooling == "mean" else torch.cat([class_token, mean], dim=1)
 
 
+def top_patch_logits(patch_logits: Tensor, count: int) -> Tensor:
+    """Logits (B, 2): the mean over the `count` patches of patch logits (B, P, 2) whose margin for Roadwork is highest.
+
+    A small object covers few patches, and a mean over all of them would lose it. This is multiple-instance learning
+    with top-k pooling (Durand, Mordan, Thome and Cord, "WILDCAT", CVPR 2017).
+    """
+    margins = patch_logits[..., 1] - patch_logits[..., 0]
+    highest = margins.topk(min(count, margins.shape[1]), dim=1).indices
+    return patch_logits.gather(1, highest[..., None].expand(-1, -1, patch_logits.shape[-1])).mean(dim=1)
+
+
 class PooledConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers has no types here
     """Configuration of a PooledClassifier.
 
     Attributes:
         vision_config: the backbone's configuration.
-        pooling: `cls`, `mean` or `cls_mean`.
+        pooling: `cls`, `mean`, `cls_mean` or `top_patches`.
+        top_patches: number of patches whose logits are averaged, for the pooling `top_patches`.
     """
 
     model_type = "roadwork_pooled"
     sub_configs = {"vision_config": AutoConfig}  # noqa: RUF012 -- transformers declares them so
 
     def __init__(
-        self, vision_config: PreTrainedConfig | dict[str, Any] | None = None, pooling: str = "cls", **fields: Any
+        self,
+        vision_config: PreTrainedConfig | dict[str, Any] | None = None,
+        pooling: str = "cls",
+        top_patches: int = 8,
+        **fields: Any,
     ) -> None:
         if vision_config is None or isinstance(vision_config, dict):
             given = {"model_type": "vit"} | (vision_config or {})
             vision_config = AutoConfig.for_model(**given)
         self.vision_config: PreTrainedConfig = vision_config
         self.pooling = pooling
+        self.top_patches = top_patches
         super().__init__(**fields)
 
 
 class PooledClassifier(PreTrainedModel):  # type: ignore[misc]  # as above
-    """A linear classifier on the pooled features of a backbone.
+    """A linear classifier on the pooled features of a backbone, or the pooled scores of its patches.
 
     Args:
         config: the backbone's configuration and the pooling.
@@ -146,14 +166,37 @@ class PooledClassifier(PreTrainedModel):  # type: ignore[misc]  # as above
         """
         del return_dict
         features = self.backbone(pixel_values, output_hidden_states=output_hidden_states, return_dict=True)
-        return ImageClassifierOutput(logits=self.classifier(self._pool(features)), hidden_states=features.hidden_states)
+        if self.config.pooling == TOP_PATCHES:
+            logits = top_patch_logits(self.classifier(self._patches(features)), self.config.top_patches)
+        else:
+            logits = self.classifier(self._pool(features))
+        return ImageClassifierOutput(logits=logits, hidden_states=features.hidden_states)
+
+    def patch_margins(self, pixel_values: Tensor) -> Tensor:
+        """(B, P) margin for Roadwork of each patch, row by row; for the pooling `top_patches`."""
+        logits = self.classifier(self._patches(self.backbone(pixel_values, return_dict=True)))
+        margins: Tensor = logits[..., 1] - logits[..., 0]
+        return margins
+
+    @property
+    def _n_registers(self) -> int:
+        return int(getattr(self.backbone.config, "num_register_tokens", 0))
+
+    def _patches(self, features: Any) -> Tensor:
+        """(B, P, D) tokens of the patches, without class token and registers."""
+        tokens: Tensor = features.last_hidden_state
+        return tokens[:, 1 + self._n_registers :]
 
     def _pool(self, features: Any) -> Tensor:
         if self._is_convolutional:
             pooled: Tensor = features.pooler_output
             return pooled
-        n_registers = getattr(self.backbone.config, "num_register_tokens", 0)
-        return pool_tokens(features.last_hidden_state, self.config.pooling, n_registers)
+        return pool_tokens(features.last_hidden_state, self.config.pooling, self._n_registers)
+
+
+def has_patch_scores(network: nn.Module) -> TypeGuard[PooledClassifier]:
+    """Whether the head scores each patch, so that it has no input (B, D) that could be computed once."""
+    return isinstance(network, PooledClassifier) and network.config.pooling == TOP_PATCHES
 
 
 def family_of(config: PreTrainedConfig) -> str:
@@ -162,24 +205,27 @@ def family_of(config: PreTrainedConfig) -> str:
     return str(inner.model_type)
 
 
-def with_pooling(network: PreTrainedModel, pooling: str) -> PreTrainedModel:
+def with_pooling(network: PreTrainedModel, pooling: str, top_patches: int = 8) -> PreTrainedModel:
     """A classifier with this pooling: `network` itself if it has that pooling, else one with a new, random head.
 
     Args:
         network: a classifier of transformers, a PooledClassifier, or a backbone without a head.
         pooling: a value of `model.pooling`; `auto` returns every classifier unchanged.
+        top_patches: as in `PooledConfig`.
 
     Raises:
         ConfigError: the network does not support this pooling.
     """
     if isinstance(network, PooledClassifier):
         if pooling in ("auto", network.config.pooling):
+            if pooling == TOP_PATCHES:  # its weights do not depend on the number
+                network.config.top_patches = top_patches
             return network
-        return _wrap(network.backbone, choose_pooling(network.backbone.config, pooling)[0])
+        return _wrap(network.backbone, choose_pooling(network.backbone.config, pooling)[0], top_patches)
     chosen, is_own = choose_pooling(network.config, pooling)
     if is_own and network.config.model_type not in WITHOUT_CLASSIFIER:
         return network
-    return _wrap(_backbone_of(network), chosen)
+    return _wrap(_backbone_of(network), chosen, top_patches)
 
 
 @torch.no_grad()
@@ -192,7 +238,7 @@ def as_own_class(network: PreTrainedModel) -> PreTrainedModel:
     Args:
         network: any classifier; it is returned unchanged if it is a class of transformers or cannot become one.
     """
-    if not isinstance(network, PooledClassifier):
+    if not isinstance(network, PooledClassifier) or network.config.pooling == TOP_PATCHES:
         return network
     inner = network.backbone.config
     if inner.model_type in WITHOUT_CLASSIFIER or choose_pooling(inner, "auto")[0] != "cls_mean":
@@ -210,12 +256,13 @@ def as_own_class(network: PreTrainedModel) -> PreTrainedModel:
     return own.train(network.training)
 
 
-def _wrap(backbone: PreTrainedModel, pooling: str) -> PooledClassifier:
+def _wrap(backbone: PreTrainedModel, pooling: str, top_patches: int) -> PooledClassifier:
     inner = backbone.config
     inner._name_or_path = ""  # noqa: SLF001 -- the folder it was loaded from
     config = PooledConfig(
         vision_config=inner,
         pooling=pooling,
+        top_patches=top_patches,
         id2label=dict(inner.id2label),
         label2id=dict(inner.label2id),
         problem_type=None,

@@ -9,6 +9,7 @@ from typing import cast
 
 import numpy as np
 import torch
+from peft import PeftModel
 from sklearn.metrics import confusion_matrix, matthews_corrcoef
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -16,6 +17,7 @@ from transformers import PreTrainedModel
 from roadwork.core.devices import choose_device
 from roadwork.data.dataset import ImageStore
 from roadwork.data.features import FeatureDataset, compute_features
+from roadwork.models.classifier import has_patch_scores
 from roadwork.models.head import find_head, in_evaluation_mode
 from roadwork.preflight.recorder import Observations, Weights, WireRow
 from roadwork.settings import TrainingSettings
@@ -233,6 +235,39 @@ def _reference(logits: np.ndarray, soft: np.ndarray, training: TrainingSettings,
     return float(np.mean(losses))
 
 
+def pooling_rows(seen: Observations) -> Iterator[WireRow]:
+    """Checks `model.pooling=top_patches`: the logits follow from the patch scores, and photos differ in their patches.
+
+    The validation weights may be averages, so the current network is compared with itself on a few training rows.
+    """
+    network = seen.probe.model.get_base_model() if isinstance(seen.probe.model, PeftModel) else seen.probe.model
+    if not has_patch_scores(network):
+        return
+    module, count = seen.trainer.module, network.config.top_patches
+    rows = np.unique(torch.cat(seen.probe.train.rows).numpy())[:COMPARED]
+    images = seen.datamodule.normalise(_read_images(seen, rows).to(module.device))
+    with torch.no_grad(), in_evaluation_mode(module):
+        logits, scores = module(images), network.patch_margins(images)
+    highest = scores.double().topk(min(count, scores.shape[1]), dim=1)
+    difference = float((logits[:, 1] - logits[:, 0] - highest.values.mean(dim=1)).abs().max())
+    n_places, n_scores = len(set(highest.indices.flatten().tolist())), scores.shape[1]
+    n_patches = (images.shape[-1] // network.backbone.config.patch_size) ** 2
+    yield WireRow(
+        "patch scores",
+        f"the score of {len(rows)} training rows differs from the mean of their {count} highest of {n_scores} "
+        f"patch scores by at most {difference:.0e}; {n_places} of {n_patches} patches were selected",
+        difference < FEATURE_TOLERANCE and n_scores == n_patches and (n_places > count or count >= n_patches),
+        "the head must score every patch of the image, without class token and registers; identical patches in all "
+        "photos mean that the backbone ignores the image",
+    )
+
+
+def _read_images(seen: Observations, rows: np.ndarray) -> Tensor:
+    """(n, 3, S, S) float32 in [0, 1], read as for validation."""
+    photos = ImageStore(seen.datamodule.source, seen.datamodule.settings.data.img_size)
+    return torch.stack([cast("Tensor", photos.get(row)) for row in rows.tolist()]).float().div_(255)
+
+
 def frozen_rows(seen: Observations) -> Iterator[WireRow]:
     """Checks a frozen backbone: only the head changes, and cached features give the same logits as images."""
     if not seen.trainer.settings.training.freeze_backbone:
@@ -267,8 +302,7 @@ def _frozen_features_row(seen: Observations) -> WireRow:
     features = compute_features(network, settings, datamodule.ledger, datamodule.source, rows)
     dataset = FeatureDataset(datamodule.datasets["train"], features)
     batch = dataset.__getitems__(range(len(dataset)))
-    photos = ImageStore(datamodule.source, settings.data.img_size)
-    images = torch.stack([cast("Tensor", photos.get(row)) for row in batch["index"].tolist()]).float().div_(255)
+    images = _read_images(seen, batch["index"].numpy())
     home, device = module.device, choose_device("cpu" if settings.training.accelerator == "cpu" else "auto")
     module.to(device)
     with torch.no_grad(), in_evaluation_mode(module):

@@ -9,7 +9,7 @@ import torch
 
 from roadwork.preflight.data_wires import augmentation_rows, copy_rows, data_rows, extra_rows
 from roadwork.preflight.recorder import Observations, WireRow
-from roadwork.preflight.training_wires import adapter_rows, callback_rows, frozen_rows, loss_rows
+from roadwork.preflight.training_wires import adapter_rows, callback_rows, frozen_rows, loss_rows, pooling_rows
 from roadwork.training.checkpoints import OMITTED_KEY, fingerprint
 
 
@@ -22,6 +22,7 @@ def judge(seen: Observations) -> list[WireRow]:
         *augmentation_rows(seen),
         *_training_rows(seen),
         *loss_rows(seen),
+        *pooling_rows(seen),
         *frozen_rows(seen),
         *adapter_rows(seen),
         *callback_rows(seen),

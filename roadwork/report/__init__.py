@@ -1,1 +1,1 @@
-"""`report.html`: all that a run shows, in one file that opens offline."""
+"""Writes report.html: the results of a run in one self-contained file."""

@@ -1,4 +1,4 @@
-"""Inline SVG charts, and the curves they show."""
+"""Inline SVG charts, and the curves and bins they draw."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup
+from sklearn.metrics import precision_recall_curve, roc_curve
 
-from roadwork.calibration.threshold import Cuts
-from roadwork.metrics.classification import ECE_BINS, equal_mass_bins, precision, recall
+from roadwork.metrics.classification import ECE_BINS, equal_mass_bins
 from roadwork.metrics.intervals import Interval, error_rate_interval
 
 WIDTH, HEIGHT = 380, 270
@@ -26,7 +26,7 @@ Point = tuple[float, float]
 
 
 def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers from low to high, about as many as asked, in steps of 1, 2 or 5 times a power of ten."""
+    """About `about` round values from low to high, in steps of 1, 2 or 5 times a power of ten."""
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))
     step = min((power * factor for factor in (1, 2, 5, 10)), key=lambda step: abs(step - rough))
@@ -35,16 +35,16 @@ def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 class Plot:
-    """One chart; everything that is added is drawn on top of what is there.
+    """One chart. Later elements are drawn on top of earlier ones.
 
     Args:
-        title: read out by screen readers, and shown on hovering.
-        x: lowest and highest value of the horizontal axis.
-        y: of the vertical one.
-        x_label: below the axis.
-        y_label: along the axis.
-        log_y: whether the vertical axis counts in powers of ten.
-        x_ticks: values to mark, instead of round ones.
+        title: for screen readers, and shown on hover.
+        x: lowest and highest value of the x axis.
+        y: lowest and highest value of the y axis.
+        x_label: label of the x axis.
+        y_label: label of the y axis.
+        log_y: whether the y axis is logarithmic.
+        x_ticks: ticks of the x axis; None takes round values.
     """
 
     def __init__(
@@ -64,28 +64,30 @@ class Plot:
         self._draw_axes(x_label, y_label, nice_ticks(*x) if x_ticks is None else x_ticks)
 
     def line(self, points: Sequence[Point], style: str) -> None:
-        """Adds a line through points (x, y), with the style sheet's class."""
+        """Adds a line through points (x, y); `style` is a CSS class."""
         self._add('<path class="line %s" d="%s"/>', style, self._path(points))
 
     def steps(self, points: Sequence[Point], style: str) -> None:
-        """Adds a line that moves along one axis at a time, first to the next x."""
+        """Adds a step line, which moves to the next x first, then to the next y."""
         corners = [(after[0], before[1]) for before, after in itertools.pairwise(points)]
         self.line([point for pair in zip(points, [*corners, points[-1]], strict=True) for point in pair], style)
 
-    def dots(self, points: Sequence[Point], style: str, said: Sequence[str] | None = None, radius: float = 3) -> None:
-        """Adds dots, with what is said of each on hovering."""
-        for (x, y), text in zip(points, said or [""] * len(points), strict=True):
+    def dots(
+        self, points: Sequence[Point], style: str, tooltips: Sequence[str] | None = None, radius: float = 3
+    ) -> None:
+        """Adds dots, each with a tooltip."""
+        for (x, y), text in zip(points, tooltips or [""] * len(points), strict=True):
             self._add(
                 '<circle class="dot %s" cx="%s" cy="%s" r="%s"><title>%s</title></circle>',
                 *(style, self._to_x(x), self._to_y(y), f"{radius:.1f}", text),
             )
 
     def whisker(self, x: float, low: float, high: float, style: str) -> None:
-        """Adds an upright line from low to high."""
+        """Adds a vertical line from low to high."""
         self._add('<path class="whisker %s" d="%s"/>', style, self._path([(x, low), (x, high)]))
 
-    def upright(self, x: float, text: str, style: str, *, level: int = 0) -> None:
-        """Adds a line over the whole height, with a text at its top, moved down by so many lines of text."""
+    def vertical_line(self, x: float, text: str, style: str, *, level: int = 0) -> None:
+        """Adds a vertical line over the whole height, labelled on line `level` of text from the top."""
         self._add('<path class="mark %s" d="%s"/>', style, self._path([(x, self._low()), (x, self._high())]))
         is_right = x > (self._x[0] + self._x[1]) / 2
         place = float(self._to_x(x)) + (-4 if is_right else 4)
@@ -96,7 +98,7 @@ class Plot:
         )
 
     def span(self, low: float, high: float, style: str) -> None:
-        """Adds a band over the whole height, from one x to another."""
+        """Adds a band over the whole height, from x = low to x = high."""
         left, right = float(self._to_x(max(low, self._x[0]))), float(self._to_x(min(high, self._x[1])))
         self._add(
             '<rect class="span %s" x="%s" y="%s" width="%s" height="%s"/>',
@@ -104,7 +106,7 @@ class Plot:
         )
 
     def svg(self) -> Markup:
-        """The whole chart."""
+        """The chart as SVG."""
         frame = Markup('<svg class="plot" viewBox="0 0 %s %s" role="img"><title>%s</title>%s</svg>')
         return frame % (WIDTH, HEIGHT, self._title, Markup("").join(self._parts))
 
@@ -133,7 +135,8 @@ class Plot:
         powers = range(math.floor(self._y[0]), math.ceil(self._y[1]) + 1)
         factors = (1, 2, 5) if self._y[1] - self._y[0] < 2 else (1,)
         marks = [factor * 10.0**power for power in powers for factor in factors]
-        return [mark for mark in marks if self._y[0] - 1e-9 <= math.log10(mark) <= self._y[1] + 1e-9]
+        marks = [mark for mark in marks if self._y[0] - 1e-9 <= math.log10(mark) <= self._y[1] + 1e-9]
+        return marks if len(marks) > 1 else nice_ticks(self._low(), self._high())
 
     def _low(self) -> float:
         return 10 ** self._y[0] if self._log_y else self._y[0]
@@ -151,7 +154,7 @@ class Plot:
         return f"{HEIGHT - _BOTTOM - share * (HEIGHT - _TOP - _BOTTOM):.1f}"
 
     def _path(self, points: Sequence[Point]) -> str:
-        places = dict.fromkeys(f"{self._to_x(x)} {self._to_y(y)}" for x, y in points)  # equal ones add only weight
+        places = dict.fromkeys(f"{self._to_x(x)} {self._to_y(y)}" for x, y in points)  # repeated points only add bytes
         return "M" + "L".join(places) if places else ""
 
     def _add(self, template: str, *values: object) -> None:
@@ -163,8 +166,8 @@ class RankingCurves:
     """ROC and precision-recall curves.
 
     Attributes:
-        roc: (K, 2) false positive rate and recall, rising.
-        precision_recall: (K, 2) recall and precision, recall rising; without the cut at which nothing is called.
+        roc: (K, 2) false positive rate and recall, ascending.
+        precision_recall: (K, 2) recall and precision, recall ascending; without the point of no predicted Roadwork.
     """
 
     roc: np.ndarray
@@ -172,16 +175,16 @@ class RankingCurves:
 
 
 def ranking_curves(labels: np.ndarray, probabilities: np.ndarray) -> RankingCurves:
-    """Both curves at every cut that decides differently, thinned to some 300 points.
+    """Both curves at every threshold that changes a decision, thinned to at most 300 points.
 
     Args:
         labels: (N,) 0 or 1, both present.
         probabilities: (N,) strictly between 0 and 1.
     """
-    counts = Cuts(labels, probabilities).counts[::-1]  # from nothing called to all called
-    roc = np.stack([counts[:, 1] / counts[:, :2].sum(axis=1), recall(counts)], axis=1)
-    called = counts[1:]
-    return RankingCurves(_thin(roc), _thin(np.stack([recall(called), precision(called)], axis=1)))
+    false_positive_rate, true_positive_rate, _ = roc_curve(labels, probabilities, drop_intermediate=False)
+    precision, recall, _ = precision_recall_curve(labels, probabilities)
+    roc = np.stack([false_positive_rate, true_positive_rate], axis=1)
+    return RankingCurves(_thin(roc), _thin(np.stack([recall, precision], axis=1)[-2::-1]))
 
 
 def _thin(points: np.ndarray) -> np.ndarray:
@@ -195,11 +198,11 @@ class ReliabilityBin:
     """One bin of a reliability diagram.
 
     Attributes:
-        probability: mean of its rows.
-        share: of Roadwork among them.
-        interval: 95 % of that share, by group.
-        n: rows.
-        groups: that they are of.
+        probability: mean probability of its rows.
+        share: share of Roadwork among its rows.
+        interval: 95 % interval of the share, over groups.
+        n: number of rows.
+        groups: number of groups.
     """
 
     probability: float
@@ -212,15 +215,15 @@ class ReliabilityBin:
 def reliability_bins(
     labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, bins: int = ECE_BINS
 ) -> list[ReliabilityBin]:
-    """Bins that hold equally many rows, in rising order of probability; equal probabilities share one.
+    """Bins of equally many rows, ascending by probability; equal probabilities share a bin.
 
-    The interval is that of an error rate by group (`error_rate_interval`): a row of Roadwork stands for an error.
+    The interval is `error_rate_interval` with Roadwork rows counted as errors.
 
     Args:
         labels: (N,) 0 or 1.
         probabilities: (N,) of Roadwork.
         groups: (N,) names or numbers.
-        bins: at most so many.
+        bins: largest number of bins.
     """
     numbers = equal_mass_bins(probabilities, bins)
     found = []

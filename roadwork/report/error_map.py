@@ -1,4 +1,4 @@
-"""Where errors lie, as a drawing that prints."""
+"""Map of errors as inline SVG."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from roadwork.maps.geometry import clip_ring
+
 _WIDTH, _MAX_HEIGHT, _MIN_HEIGHT = 760.0, 480.0, 260.0
-# Photos within so many pixels of a place share its mark; those of a small square count as one.
+# In pixels: photos within _PLACE share a mark; photos in one square of _CELL count as one point.
 _PLACE, _CELL = 22.0, 4.0
 _MIN_SPAN_DEG = 0.02
-_LARGEST_MARK, _SMALLEST_ERROR = 18.0, 3.6  # radii; an error is seen even on a phone
+_MARGIN = 5.0  # of land beyond the view, in pixels
+_LARGEST_MARK, _SMALLEST_ERROR = 18.0, 3.6  # radii in pixels; errors stay visible on a phone
 
 
 class _View:
-    """An equirectangular view of some positions, true to scale at its middle latitude.
+    """An equirectangular view of positions, true to scale at its middle latitude.
 
     Args:
-        gps: (N, 2) latitude, longitude in degrees, none of them NaN.
+        gps: (N, 2) latitude, longitude in degrees, without NaN.
     """
 
     def __init__(self, gps: np.ndarray) -> None:
         low, high = gps.min(axis=0), gps.max(axis=0)
         middle, span = (low + high) / 2, np.maximum(high - low, _MIN_SPAN_DEG) * 1.24
         shrink = math.cos(math.radians(float(np.clip(middle[0], -80, 80))))
-        # The height follows the data's shape, within bounds; the wider of the two directions sets the scale.
+        # The height follows the data's aspect ratio, within bounds; the larger extent sets the scale.
         self.height = float(np.clip(_WIDTH * span[0] / (span[1] * shrink), _MIN_HEIGHT, _MAX_HEIGHT))
         self._scale = min(self.height / span[0], _WIDTH / (span[1] * shrink))
         self._middle, self._shrink = middle, shrink
@@ -41,7 +44,7 @@ class _View:
 
 
 def draw_error_map(rows: pd.DataFrame, is_wrong: np.ndarray) -> Markup | None:
-    """Marks sized by the number of photos, errors in colour on top; None where no row has a position.
+    """Circles sized by the number of photos, errors in colour on top; None if no row has a position.
 
     Args:
         rows: N rows of a predictions table.
@@ -62,14 +65,14 @@ def draw_error_map(rows: pd.DataFrame, is_wrong: np.ndarray) -> Markup | None:
         for here in (places == place for place in range(places.max() + 1))
     ]
     frame = Markup(
-        '<svg class="map" viewBox="0 0 %s %s" role="img"><title>Photos of val_test, and errors among them</title>'
+        '<svg class="map" viewBox="0 0 %s %s" role="img"><title>Photos and errors on val_test</title>'
         '<rect class="sea" width="%s" height="%s"/><path class="land" d="%s"/>%s</svg>'
     )
     return frame % (_WIDTH, f"{view.height:.0f}", _WIDTH, f"{view.height:.0f}", _land(view), Markup("").join(marks))
 
 
 def _find_places(xy: np.ndarray) -> np.ndarray:
-    """(N,) place of each point (N, 2), from 0: the first place, of those with the most points, that is near enough."""
+    """(N,) place of each point (N, 2), from 0. Cells with the most points become places first and take nearby cells."""
     cells, cell_of, sizes = np.unique(xy // _CELL, axis=0, return_inverse=True, return_counts=True)
     centers: list[np.ndarray] = []
     place_of_cell = np.empty(len(cells), dtype=np.int64)
@@ -85,7 +88,7 @@ def _find_places(xy: np.ndarray) -> np.ndarray:
 
 
 def _mark(place: np.ndarray, n: int, misses: int, alarms: int, most: int) -> Markup:
-    """A disc of all photos, and in it one of the errors, by their kind; areas are as numbers, unless too small."""
+    """A disc for all photos, with the errors by kind inside; areas are proportional to counts, with a minimum size."""
     x, y = (f"{value:.1f}" for value in place)
     outer = _LARGEST_MARK * math.sqrt(n / most)
     drawn = Markup('<circle class="photos" cx="%s" cy="%s" r="%s"/>') % (x, y, f"{max(outer, 2.0):.1f}")
@@ -100,7 +103,7 @@ def _mark(place: np.ndarray, n: int, misses: int, alarms: int, most: int) -> Mar
 
 
 def _land(view: _View) -> str:
-    """The path of the land in view."""
+    """The SVG path of the land in view."""
     land = json.loads((files("roadwork.maps") / "assets" / "land.geojson").read_text(encoding="utf-8"))
     drawn = []
     for polygon in land["coordinates"]:
@@ -115,18 +118,8 @@ def _land(view: _View) -> str:
 
 
 def _clip(ring: np.ndarray, height: float) -> np.ndarray:
-    """(v, 2) the part of a ring in view, with a rim: Sutherland and Hodgman, Reentrant polygon clipping, 1974."""
-    for axis, edge, sign in ((0, -5.0, 1), (0, _WIDTH + 5, -1), (1, -5.0, 1), (1, height + 5, -1)):
-        if not len(ring):
-            break
-        depth = sign * (ring[:, axis] - edge)
-        kept = []
-        for i in range(len(ring)):
-            before = i - 1
-            if (depth[i] >= 0) != (depth[before] >= 0):
-                share = depth[before] / (depth[before] - depth[i])
-                kept.append(ring[before] + share * (ring[i] - ring[before]))
-            if depth[i] >= 0:
-                kept.append(ring[i])
-        ring = np.array(kept).reshape(-1, 2)
+    """(v, 2) the part of a closed ring in view, with a margin."""
+    for axis, end in enumerate((_WIDTH, height)):
+        ring = clip_ring(ring, axis, -_MARGIN, keep_above=True)
+        ring = clip_ring(ring, axis, end + _MARGIN, keep_above=False)
     return ring

@@ -21,13 +21,13 @@ _DASH = "–"
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, and what stands below it.
+    """A heading and the content below it.
 
     Attributes:
-        name: of its template, and of its place in the page's address.
-        title: the heading.
-        shown: what the template shows.
-        missing: why there is nothing to show, and which command makes it; None where there is.
+        name: name of its template and its anchor.
+        title: heading.
+        shown: values for the template.
+        missing: why there is no content, and which command creates it; None if there is content.
     """
 
     name: str
@@ -36,28 +36,26 @@ class Section:
     missing: str | None = None
 
 
-NOT_EVALUATED = "Not there yet: roadwork evaluate RUN judges the run's splits, and makes this."
-
-
-NO_TEST_ROWS = "The predictions hold no row of val_test, so there is nothing to show."
+NOT_EVALUATED = "Not available yet. Run roadwork evaluate RUN."
+NO_TEST_ROWS = "predictions.parquet has no rows of val_test."
 
 
 def why_no_test_rows(predictions: object) -> str:
-    """The sentence for a part that needs val_test's rows and has none."""
+    """Why a section has no rows of val_test."""
     return NOT_EVALUATED if predictions is None else NO_TEST_ROWS
 
 
 def render_page(name: str, kind: str, sections: Sequence[Section]) -> str:
-    """The whole page.
+    """The HTML of the page.
 
     Args:
-        name: of the run or runs.
-        kind: stands before the name.
+        name: name of the run or runs.
+        kind: word before the name: Run or Comparison.
         sections: from top to bottom.
     """
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,  # names and values of the data come from strangers
+        autoescape=True,  # names and values of the data are untrusted
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -68,7 +66,7 @@ def render_page(name: str, kind: str, sections: Sequence[Section]) -> str:
         name=name,
         kind=kind,
         sections=sections,
-        style=Markup(style),  # noqa: S704 -- our own file
+        style=Markup(style),  # noqa: S704 -- a file of this package
         policy=_policy(style),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         version=__version__,
@@ -76,7 +74,7 @@ def render_page(name: str, kind: str, sections: Sequence[Section]) -> str:
 
 
 def _policy(style: str) -> str:
-    """What the browser may use: this very style sheet and the pictures in the file, no script and no address."""
+    """The content security policy: this style sheet and embedded images; no script, no request."""
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
 

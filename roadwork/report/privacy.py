@@ -1,4 +1,4 @@
-"""What a reader may see of a photo and of where it was taken."""
+"""Privacy in reports: coarser positions, blurred thumbnails without EXIF."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from PIL import Image, ImageFilter
 
 from roadwork.data.images import decode_short_side
 from roadwork.data.utils.privacy import number_cells, position_columns, round_distances, round_positions
-from roadwork.metrics.predictions import CALIBRATED_COLUMN, COLUMNS
+from roadwork.metrics.predictions import further_columns
 
 _SHORT_SIDE, _LONG_SIDE = 180, 320
 _QUALITY = 72
 
 
 def coarsen_predictions(frame: pd.DataFrame, decimals: int | None) -> pd.DataFrame:
-    """A predictions table whose positions, distances, groups and further columns tell no more than so many decimals.
+    """A predictions table whose columns reveal positions to `decimals` decimals only.
 
     Args:
         frame: as in `predictions.parquet`.
-        decimals: of a degree; None returns the table as it is.
+        decimals: decimals of a degree; None returns the table unchanged.
     """
     if decimals is None:
         return frame
@@ -36,22 +36,17 @@ def coarsen_predictions(frame: pd.DataFrame, decimals: int | None) -> pd.DataFra
     )
 
 
-def further_columns(frame: pd.DataFrame) -> list[str]:
-    """The dataset's own columns of a predictions table."""
-    return [name for name in frame.columns if name not in (*COLUMNS, CALIBRATED_COLUMN)]
-
-
 def make_thumbnail(data: bytes, blur: float) -> bytes:
-    """A small JPEG of an encoded photo, upright, without any of its EXIF.
+    """A small JPEG of an encoded photo, upright and without EXIF.
 
     Args:
         data: a JPEG, PNG or WebP.
-        blur: standard deviation of the Gaussian blur, in % of the short side; 0 leaves the photo as it is.
+        blur: standard deviation of the Gaussian blur, in % of the short side; 0 for no blur.
 
     Raises:
         UnreadableImageError: as `decode_image`.
     """
-    small = Image.fromarray(decode_short_side(data, _SHORT_SIDE))  # new pixels: nothing of the file comes along
+    small = Image.fromarray(decode_short_side(data, _SHORT_SIDE))  # a new image has no metadata
     small.thumbnail((_LONG_SIDE, _LONG_SIDE))
     if blur:
         small = small.filter(ImageFilter.GaussianBlur(blur / 100 * min(small.size)))

@@ -1,4 +1,4 @@
-"""Writes report.html for one run, or several side by side."""
+"""Writes report.html for one run, or a comparison of several runs."""
 
 from __future__ import annotations
 
@@ -27,31 +27,37 @@ from roadwork.report.page import Section, render_page
 from roadwork.report.run_files import RunFiles, read_run
 from roadwork.report.sections.dataset import dataset_section, open_data
 from roadwork.report.sections.errors import errors_section
-from roadwork.report.sections.results import calibration_section, decisions_section, reward_section, slicing_section
+from roadwork.report.sections.results import (
+    calibration_section,
+    decisions_section,
+    elsewhere_section,
+    reward_section,
+    slicing_section,
+)
 from roadwork.report.sections.training import headline_section, learning_section, mcc_plot, scale_start, setup_section
 
 MAX_RUNS = 8
 
-# Where the run was written says nothing of what was run.
+# Settings that only name files are not compared.
 _PLACES = ("experiment", "output_dir", "data.splits_file")
 FILE_NAME = "report.html"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """MCC of a run less that of the first, on the rows of val_test that both have judged.
+    """MCC of a run minus MCC of the first run, on the rows of val_test that both predicted.
 
     Attributes:
-        n: rows of both.
-        only_first: rows that the first alone has judged.
-        only_other: rows that the other alone has judged.
-        relabelled: rows of both that are left out, since the two runs have different labels for them.
-        mcc: of the first and of the other, on the rows of both.
-        value: the second less the first; None without rows of both labels.
-        interval: 95 %, by group.
-        n_differing: rows decided differently.
-        deciding_groups: effective number of groups in which they lie.
-        sentence: what this says.
+        n: shared rows.
+        only_first: rows that only the first run predicted.
+        only_other: rows that only the other run predicted.
+        relabelled: shared rows that are excluded, because their labels differ.
+        mcc: MCC of the first and of the other run, on the shared rows.
+        value: the other minus the first; None unless the shared rows have both labels.
+        interval: 95 % interval over groups.
+        n_differing: rows with different decisions.
+        deciding_groups: effective number of groups of these rows.
+        sentence: the conclusion in words.
     """
 
     n: int
@@ -67,7 +73,7 @@ class Difference:
 
 
 def compare_section(runs: Sequence[RunFiles]) -> Section:
-    """The runs side by side; the first is what the others are held against."""
+    """The runs side by side; the first one is the baseline."""
     differences = [None, *(_difference(runs[0], other) for other in runs[1:])]
     shown = {
         "runs": [
@@ -84,7 +90,7 @@ def compare_section(runs: Sequence[RunFiles]) -> Section:
 
 
 def settings_that_differ(runs: Sequence[RunFiles]) -> list[tuple[str, list[str]]]:
-    """(key, value in each run) of the settings that are not the same in all."""
+    """(key, value in each run) of the settings that differ."""
     flat = [dict(_flatten(OmegaConf.to_container(OmegaConf.structured(run.settings)))) for run in runs]
     keys = [key for key in dict.fromkeys(key for settings in flat for key in settings) if key not in _PLACES]
     rows = [(key, [str(settings.get(key, "-")) for settings in flat]) for key in keys]
@@ -98,7 +104,7 @@ def _flatten(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def _difference(first: RunFiles, other: RunFiles) -> Difference | None:
-    """None where either has no row of val_test."""
+    """None if either run has no rows of val_test."""
     if first.test_rows is None or other.test_rows is None:
         return None
     columns = ["id", "label", "probability", "group"]
@@ -117,14 +123,16 @@ def _difference(first: RunFiles, other: RunFiles) -> Difference | None:
         "relabelled": len(both) - len(same),
     }
     evaluation = first.settings.evaluation
-    return _judge(same, decisions, counted, draws=evaluation.bootstrap_draws, seed=evaluation.seed)
+    return _test_difference(same, decisions, counted, draws=evaluation.bootstrap_draws, seed=evaluation.seed)
 
 
-def _judge(same: pd.DataFrame, decisions: np.ndarray, counted: dict[str, int], *, draws: int, seed: int) -> Difference:
+def _test_difference(
+    same: pd.DataFrame, decisions: np.ndarray, counted: dict[str, int], *, draws: int, seed: int
+) -> Difference:
     labels, groups = same["label"].to_numpy(), same["group"].to_numpy()
     if len(np.unique(labels)) < 2:
-        why = "They have no row of val_test in common" if not len(same) else "The rows of both hold one class only"
-        sentence = f"{why}, so they cannot be compared: train both with the same splits.json."
+        why = "The shared rows have one class only" if len(same) else "The runs share no rows of val_test"
+        sentence = f"{why}, so they cannot be compared. Train both with the same splits.json."
         nothing = (float("nan"), float("nan"))
         return Difference(**counted, mcc=nothing, value=None, interval=nothing, n_differing=0, deciding_groups=0.0,
                           sentence=sentence)  # fmt: skip
@@ -149,28 +157,28 @@ def _judge(same: pd.DataFrame, decisions: np.ndarray, counted: dict[str, int], *
 def _explain(interval: Interval, deciding: float) -> str:
     if deciding < MIN_FAILED_GROUPS:
         return (
-            f"They decide differently in {deciding:.1f} effective groups; with fewer than {MIN_FAILED_GROUPS} a "
-            "difference cannot be told from chance."
+            f"Not significantly different: decisions differ in {deciding:.1f} effective groups, and a test needs "
+            f"{MIN_FAILED_GROUPS}."
         )
     if interval[0] > 0:
-        return "Better than the first: the interval lies above 0."
+        return "Better than the first run: the interval is above 0."
     if interval[1] < 0:
-        return "Worse than the first: the interval lies below 0."
-    return "Not told apart: the interval holds 0."
+        return "Worse than the first run: the interval is below 0."
+    return "Not significantly different: the interval contains 0."
 
 
 def write_report(folders: Sequence[Path], overrides: Sequence[str] = (), path: Path | None = None) -> Path:
-    """Writes the report of a run into its folder, or of several, side by side, into the folder one stands in.
+    """Writes the report of a run to its folder, or a comparison of several runs to the current folder.
 
-    Nothing is opened: `val_test`'s figures and rows are those that `evaluate` and `calibrate` have written.
+    It reads what `evaluate` and `calibrate` have written, so it does not open `val_test` again.
 
     Args:
-        folders: of the runs; the first is what the others are held against.
+        folders: run folders; the first one is the baseline.
         overrides: `key=value` on top of the runs' own configurations, such as `privacy.coarsen_gps=1`.
-        path: another file.
+        path: the file to write instead.
 
     Raises:
-        ConfigError: too many runs, one twice, or an override that cannot be used.
+        ConfigError: too many runs, a run twice, or an invalid override.
         DataError: a file of a run is damaged.
         MissingExtraError: Jinja2 is not installed.
     """
@@ -196,6 +204,7 @@ def _sections(run: RunFiles) -> list[Section]:
         decisions_section(run),
         calibration_section(run),
         slicing_section(run),
+        *([elsewhere_section(run)] if run.elsewhere else []),
         errors_section(run, data),
         dataset_section(run, data),
         setup_section(run),

@@ -1,4 +1,4 @@
-"""What a run's folder holds, read once: as it may be shown to others, and with what is missing left out."""
+"""The files of a run folder, read once, with privacy settings applied."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from roadwork.calibration.data import read_rows
+from roadwork.calibration.data import is_fitted_on
 from roadwork.core.errors import DataError
 from roadwork.metrics.decision import DEFAULT_THRESHOLD
 from roadwork.metrics.predictions import CALIBRATED_COLUMN, read_predictions
@@ -26,23 +26,25 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunFiles:
-    """A run's folder.
+    """The files of a run folder.
 
     Attributes:
-        folder: where it is.
-        settings: its configuration, with the reader's overrides on top.
-        manifest: `manifest.json`, empty where there is none.
-        results: `results.json`, empty before `evaluate`.
-        calibration: `calibration.json` where it belongs to the predictions; else None.
-        predictions: `predictions.parquet`, positions as coarse as `privacy.coarsen_gps` asks; None before `evaluate`.
-        epochs: `metrics.jsonl`, one entry an epoch.
-        notes: what does not fit together, one sentence each.
+        folder: the run folder.
+        settings: its configuration, with overrides.
+        manifest: `manifest.json`; empty if missing.
+        results: `results.json`; empty before `evaluate`.
+        elsewhere: results on other datasets; empty before `evaluate --on`.
+        calibration: `calibration.json` if it was fitted on these predictions; else None.
+        predictions: `predictions.parquet`, positions rounded to `privacy.coarsen_gps`; None before `evaluate`.
+        epochs: `metrics.jsonl`, one entry per epoch.
+        notes: inconsistencies between the files, one sentence each.
     """
 
     folder: Path
     settings: Settings
     manifest: dict[str, Any]
     results: dict[str, Any]
+    elsewhere: list[dict[str, Any]]
     calibration: dict[str, Any] | None
     predictions: pd.DataFrame | None
     epochs: list[dict[str, Any]]
@@ -50,22 +52,22 @@ class RunFiles:
 
     @property
     def name(self) -> str:
-        """What the run is called in a report."""
+        """The run's name in a report."""
         return f"{self.settings.experiment} {self.folder.name}"
 
     @property
     def threshold(self) -> float:
-        """The one the run decides at: the calibrated one, else 0.5."""
+        """The calibrated threshold, else 0.5."""
         return float(self.calibration["threshold"]) if self.calibration else DEFAULT_THRESHOLD
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """The figures on val_test at `threshold`; None before `evaluate`."""
+        """The metrics on val_test at `threshold`; None before `evaluate`."""
         return find_test_result(self.results, is_calibrated=self.calibration is not None)
 
     @cached_property
     def test_rows(self) -> pd.DataFrame | None:
-        """The rows of val_test, `probability` being the one that `threshold` decides on; None where there are none."""
+        """The rows of val_test, with the probability that `threshold` applies to; None if there are none."""
         if self.predictions is None:
             return None
         rows = self.predictions[self.predictions["split"] == TEST_SPLIT]
@@ -75,15 +77,15 @@ class RunFiles:
 
 
 def read_run(folder: Path, overrides: Sequence[str] = ()) -> RunFiles:
-    """A run's folder, evaluated or not.
+    """Reads a run folder, evaluated or not.
 
     Args:
-        folder: it, with its `config.yaml`.
+        folder: the run folder; it needs at least `config.yaml`.
         overrides: `key=value` on top of the run's own configuration, such as `privacy.blur=3`.
 
     Raises:
         DataError: a file is damaged.
-        ConfigError: an override that cannot be used.
+        ConfigError: an override is invalid.
     """
     run = Run(folder)
     settings = run.read_settings(overrides)
@@ -98,6 +100,7 @@ def read_run(folder: Path, overrides: Sequence[str] = ()) -> RunFiles:
         settings=settings,
         manifest=run.read_manifest(),
         results=run.read_results(),
+        elsewhere=run.read_elsewhere(),
         calibration=calibration,
         predictions=predictions,
         epochs=[_finite(epoch) for epoch in epochs],
@@ -108,18 +111,18 @@ def read_run(folder: Path, overrides: Sequence[str] = ()) -> RunFiles:
 def _belonging_calibration(
     calibration: dict[str, Any] | None, predictions: pd.DataFrame | None
 ) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
-    """The calibration where it was made from these predictions, and else what to say."""
+    """The calibration if it was fitted on these predictions, else None and a note."""
     if calibration is None or predictions is None:
         return None, ()
     try:
-        belongs = CALIBRATED_COLUMN in predictions and read_rows(predictions)[1] == calibration["sha256_of_rows"]
-    except (DataError, KeyError):
+        belongs = CALIBRATED_COLUMN in predictions and is_fitted_on(calibration, predictions)
+    except DataError:
         belongs = False
     if belongs:
         return calibration, ()
-    return None, ("calibration.json was made from other predictions, so it is left out: roadwork calibrate RUN.",)
+    return None, ("calibration.json was fitted on other predictions, so it is ignored. Run roadwork calibrate RUN.",)
 
 
 def _finite(epoch: dict[str, Any]) -> dict[str, Any]:
-    """The finite numbers of an epoch; a chart has no use for others."""
+    """The finite numbers of an epoch, which charts can draw."""
     return {key: value for key, value in epoch.items() if isinstance(value, int | float) and math.isfinite(value)}

@@ -125,6 +125,11 @@ class Run:
         return self.folder / "calibration.json"
 
     @property
+    def elsewhere_folder(self) -> Path:
+        """Results of `roadwork evaluate RUN --on DATASET`, one folder per dataset."""
+        return self.folder / "on"
+
+    @property
     def manifest_file(self) -> Path:
         """Versions, seeds, fingerprints, and the SHA-256 of each file."""
         return self.folder / "manifest.json"
@@ -165,6 +170,15 @@ class Run:
             DataError: it is damaged.
         """
         return self._read_json(self.results_file, "Write it again with `roadwork evaluate RUN`.")
+
+    def read_elsewhere(self) -> list[dict[str, Any]]:
+        """`results.json` of each other dataset, by name; empty before `roadwork evaluate RUN --on DATASET`.
+
+        Raises:
+            DataError: one is damaged.
+        """
+        files = sorted(self.elsewhere_folder.glob("*/results.json"))
+        return [self._read_json(path, "Write it again with `roadwork evaluate RUN --on DATASET`.") for path in files]
 
     def read_evaluated_sha256(self) -> Any:
         """The SHA-256 of the evaluated checkpoint, or of each member of an ensemble; None before an evaluation."""

@@ -1,1 +1,1 @@
-"""The detector as a web service: photos in by HTTP, calibrated predictions out, and a page for people."""
+"""Serves a detector over HTTP: an API for photos, and a web page."""

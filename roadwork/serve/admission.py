@@ -1,4 +1,4 @@
-"""Admits requests: reserves queue slots, reads uploads within the limits, checks photo headers."""
+"""Admits requests: reserves queue slots, reads uploads within limits, checks photo headers."""
 
 from __future__ import annotations
 
@@ -109,13 +109,13 @@ def read_header(data: bytes, limits: Limits) -> PhotoHeader:
             n_pixels = image.width * image.height
             if n_pixels > limits.max_pixels:
                 raise too_many_pixels(f"{image.width}x{image.height}", limits)
-            # Pillow would decode a whole PNG to see whether EXIF comes after its pixels.
+            # Pillow would decode a whole PNG to look for EXIF after the pixels.
             has_exif = image.format != "PNG" or "exif" in image.info
             return PhotoHeader(n_pixels, read_camera_metadata(data) if has_exif else CameraMetadata())
     except _BOMBS:
         raise too_many_pixels("far too many", limits) from None
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError) as error:
-        raise damaged_photo(f"its header cannot be read: {type(error).__name__}") from error
+        raise damaged_photo(f"its header cannot be read ({type(error).__name__})") from error
 
 
 def _begins_like_a_photo(data: bytes) -> bool:
@@ -127,7 +127,7 @@ async def open_uploads(request: Request, limits: Limits) -> AsyncGenerator[list[
     """The uploaded files of a request, at least one; they are closed at the end.
 
     Raises:
-        RequestError: the body is too large, too slow, broken or of another type, or has no photo or too many.
+        RequestError: the body is too large, too slow, malformed or of another type, or has no photo or too many.
     """
     files: list[UploadFile] = []
     try:
@@ -174,11 +174,11 @@ async def _chunks(request: Request, limits: Limits) -> AsyncGenerator[bytes]:
 
 async def _read_raw(request: Request, limits: Limits) -> list[UploadFile]:
     spool = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 -- closed with the upload
-    file = UploadFile(spool, size=0)  # type: ignore[arg-type]  # as starlette's own parser gives it
+    file = UploadFile(spool, size=0)  # type: ignore[arg-type]  # as in starlette's parser
     try:
         async for chunk in _chunks(request, limits):
             await file.write(chunk)
-    except BaseException:  # a deadline is a cancellation
+    except BaseException:  # a timeout cancels the task
         await file.close()
         raise
     await file.seek(0)
@@ -192,7 +192,7 @@ async def _read_form(request: Request, limits: Limits) -> list[UploadFile]:
     except MultiPartException as error:
         too_many = error.message.startswith("Too many files")
         raise (errors.too_many_photos(limits) if too_many else errors.broken_form()) from error
-    except (ValueError, LookupError) as error:  # headers of a part that cannot be read
+    except (ValueError, LookupError) as error:  # malformed part headers
         raise errors.broken_form() from error
     return await _files(form)
 

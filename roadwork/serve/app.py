@@ -41,9 +41,9 @@ from roadwork.serve.schemas import (
 )
 from roadwork.serve.service import READY, SHUTTING_DOWN, Metrics, SaliencyRenderer, Service
 
-_CLIENT_LEFT = 499  # nginx's status for a client that left; it is only counted
+_CLIENT_LEFT = 499  # nginx's status for a client that disconnected; only for metrics
 _SECURITY = {
-    # Nothing is loaded from elsewhere. Thumbnails are blobs; Leaflet's style sheet has two pictures as data.
+    # No requests to other hosts. Thumbnails are blobs; Leaflet's style sheet has two images as data URIs.
     "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
@@ -52,17 +52,17 @@ _SECURITY = {
 _HEADERS = [(name.encode(), value.encode()) for name, value in _SECURITY.items()]
 _PATHS = frozenset({"/", "/predict", "/look", "/model", "/healthz", "/metrics", "/openapi.json"})
 _PAGE = Path(str(files("roadwork.serve") / "page"))
-_MAP_ASSETS = Path(str(files("roadwork.maps") / "assets"))  # Leaflet and the land
+_MAP_ASSETS = Path(str(files("roadwork.maps") / "assets"))  # Leaflet and land.geojson
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": text}
     for status, text in {
-        400: "No photo came, an empty one, or a form that cannot be read.",
-        408: "The body did not come in time.",
-        413: "The body, the number of photos, or a photo's pixels are above the limit.",
-        415: "Neither a form nor a photo in one of the formats.",
+        400: "No photo, an empty photo, or a malformed form.",
+        408: "The body did not arrive in time.",
+        413: "The body, the number of photos, or the pixels of a photo exceed the limit.",
+        415: "Neither a form nor a photo in an allowed format.",
         422: "The photo is damaged.",
-        429: "The queue is full; Retry-After says when to try again.",
-        503: "Not answered in time, or shutting down.",
+        429: "The queue is full. Try again after Retry-After seconds.",
+        503: "The prediction took too long, or the service is shutting down.",
     }.items()
 }
 
@@ -74,7 +74,7 @@ class RequestMiddleware:
     """Middleware that counts requests, adds security headers, and turns crashes into a JSON 500."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str]) -> None:
-        """Counts `paths` by name in `metrics`, and all other paths together."""
+        """Creates the middleware; `metrics` counts `paths` by name and all other paths together."""
         self._app = app
         self._metrics = metrics
         self._paths = paths
@@ -104,9 +104,9 @@ class RequestMiddleware:
             status = _CLIENT_LEFT
         except Exception:
             _logger.exception("%s %s failed", scope["method"], scope["path"])
-            if status:  # the answer has begun: the server cuts it off
+            if status:  # the response has started: the server closes the connection
                 raise
-            await error_response(500, "internal", "The service failed; its log says why. Try again later.")(
+            await error_response(500, "internal", "Internal error; see the log of the service. Try again later.")(
                 scope, receive, send_with_headers
             )
         finally:
@@ -128,12 +128,12 @@ def create_app(folder: Path, detector: Detector, limits: Limits) -> FastAPI:
     app = FastAPI(title="roadwork", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.service = service
     app.add_middleware(RequestMiddleware, metrics=service.metrics, paths=_PATHS)
-    _answer_errors(app, limits)
+    _add_error_handlers(app, limits)
 
     @app.post("/predict", responses=_ERRORS, openapi_extra=_request_body(several=True))
     async def predict(request: Request) -> Predictions:
-        """Whether each photo shows roadwork. A photo that cannot be read is an `error` among the answers, and where it
-        came alone, the status.
+        """Predict roadwork for each photo. If one photo of several is unreadable, an `error` takes its place; a single
+        unreadable photo gives an error status.
         """
         async with _accept(request, service) as uploads:
             if len(uploads) == 1:
@@ -149,7 +149,7 @@ def create_app(folder: Path, detector: Detector, limits: Limits) -> FastAPI:
         openapi_extra=_request_body(several=False),
     )
     async def look(request: Request) -> Response:
-        """A PNG of one photo, with what the detector looked at in colour."""
+        """A PNG of one photo with its saliency map in red."""
         async with _accept(request, service) as uploads:
             if len(uploads) > 1:
                 raise errors.one_photo_only(len(uploads))
@@ -157,12 +157,12 @@ def create_app(folder: Path, detector: Detector, limits: Limits) -> FastAPI:
 
     @app.get("/model")
     async def model_and_limits() -> ServiceFacts:
-        """The detector and the limits."""
+        """The model and the limits."""
         return ServiceFacts(model=model, limits=limit_facts(limits))
 
     @app.get("/healthz", responses={503: {"model": Health, "description": "Not ready, or shutting down."}})
     async def healthz(response: Response) -> Health:
-        """Whether photos are answered now: after the network has answered once, and until the service stops."""
+        """Whether the service can predict: after the first forward pass and before shutdown."""
         response.status_code = 200 if service.state == READY else 503
         return Health(status=service.state)
 
@@ -181,7 +181,7 @@ def create_app(folder: Path, detector: Detector, limits: Limits) -> FastAPI:
 
 @asynccontextmanager
 async def _accept(request: Request, service: Service) -> AsyncGenerator[list[UploadFile]]:
-    """The files of a request, within the limits of queue and time."""
+    """The uploaded files of a request, within the queue and time limits."""
     if service.state == SHUTTING_DOWN:
         raise errors.shutting_down()
     with service.queue.reserve() as reservation:
@@ -201,16 +201,16 @@ async def _predict_one(service: Service, upload: UploadFile) -> PhotoAnswer | Ph
         return photo_error(upload, error)
 
 
-def _answer_errors(app: FastAPI, limits: Limits) -> None:
-    """Every error is JSON {"error", "code"}, those of unknown paths and methods too."""
+def _add_error_handlers(app: FastAPI, limits: Limits) -> None:
+    """Returns every error as JSON {"error", "code"}, also for unknown paths and methods."""
 
     @app.exception_handler(errors.RequestError)
-    async def refuse(request: Request, error: errors.RequestError) -> JSONResponse:
+    async def request_error(request: Request, error: errors.RequestError) -> JSONResponse:
         return request_error_response(request, error, limits)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
-        message = f"{request.method} {request.url.path[:100]}: {error.detail}. See /openapi.json for what there is."
+        message = f"{request.method} {request.url.path[:100]}: {error.detail}. See /openapi.json for the API."
         response = error_response(error.status_code, "http", message)
         response.headers.update(error.headers or {})
         return response

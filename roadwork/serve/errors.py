@@ -1,6 +1,6 @@
 """Limits of the service, and the errors it returns: status, code, message.
 
-Each message says what came, what is allowed, and what to do.
+Each message names what arrived, what is allowed, and what to do.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Limits:
         max_mb: largest request body, in megabytes.
         max_images: photos per request.
         max_megapixels: largest photo, by its header.
-        timeout: seconds to receive a request, and again to answer it.
+        timeout: seconds to receive a request, and again to predict.
     """
 
     max_batch: int = 16
@@ -43,7 +43,7 @@ class Limits:
             value = getattr(self, field.name)
             smallest = 0 if field.name == "max_wait_ms" else 1 if field.type == "int" else 0.001
             if not smallest <= value < math.inf:
-                raise ConfigError(f"{_option(field.name)} is {value}; it must be at least {smallest}, and finite.")
+                raise ConfigError(f"{_option(field.name)} is {value}; it must be finite and at least {smallest}.")
         if self.max_images > self.queue:
             raise ConfigError(
                 f"--max-images is {self.max_images} and --queue {self.queue}: a full request would never be accepted. "
@@ -51,7 +51,7 @@ class Limits:
             )
         if self.max_megapixels * MEGAPIXEL > MAX_PIXELS:
             raise ConfigError(
-                f"--max-megapixels is {self.max_megapixels:g}; no photo above {MAX_PIXELS // MEGAPIXEL} can be read."
+                f"--max-megapixels is {self.max_megapixels:g}; the largest allowed value is {MAX_PIXELS // MEGAPIXEL}."
             )
 
     @property
@@ -87,9 +87,9 @@ class RequestError(Exception):
         self.retry_after = retry_after
 
 
-def body_too_large(came: int | None, limits: Limits) -> RequestError:
-    """The body exceeds the limit; `came` is its Content-Length, or None without one."""
-    size = f"The request has {came / MB:.1f} MB" if came is not None else "The request has more than is allowed"
+def body_too_large(n_bytes: int | None, limits: Limits) -> RequestError:
+    """The body exceeds the limit; `n_bytes` is its Content-Length, or None if unknown."""
+    size = f"The request has {n_bytes / MB:.1f} MB" if n_bytes is not None else "The request is too large"
     message = f"{size}; at most {limits.max_mb:g} MB are allowed. Send fewer photos at once, or smaller ones."
     return RequestError(413, "body_too_large", message)
 
@@ -99,13 +99,13 @@ def body_too_slow(limits: Limits) -> RequestError:
     return RequestError(
         408,
         "body_too_slow",
-        f"The photos had not arrived after {limits.timeout:g} seconds, which is the limit. Send fewer at once.",
+        f"The request did not arrive within the limit of {limits.timeout:g} seconds. Send fewer photos at once.",
     )
 
 
 def too_many_photos(limits: Limits) -> RequestError:
     """The request has too many photos."""
-    message = f"More than {limits.max_images} photos came in one request. Send at most {limits.max_images} at once."
+    message = f"The request has too many photos; at most {limits.max_images} are allowed. Send fewer at once."
     return RequestError(413, "too_many_photos", message)
 
 
@@ -119,28 +119,26 @@ def too_many_pixels(size: str, limits: Limits) -> RequestError:
 def no_photos(field: str) -> RequestError:
     """The request has no photo."""
     return RequestError(
-        400, "no_photos", f"No photo came. Send one or more as files of a form, each in a field named {field}."
+        400, "no_photos", f"The request has no photo. Send one or more as files of a form, in fields named {field}."
     )
 
 
-def one_photo_only(came: int) -> RequestError:
-    """The path takes one photo, and several came."""
+def one_photo_only(count: int) -> RequestError:
+    """The path takes one photo, and the request has several."""
     return RequestError(
-        400, "one_photo_only", f"{came} photos came; this address takes one. Send one request for each."
+        400, "one_photo_only", f"The request has {count} photos; this path takes one. Send one request per photo."
     )
 
 
 def wrong_field(name: str, field: str) -> RequestError:
-    """A file came in another form field."""
-    message = f"A file came in the field {name[:40]!r}; photos are taken from {field!r} only. Rename the field."
+    """A file is in another form field."""
+    message = f"A file is in the form field {name[:40]!r}; allowed: {field!r}. Rename the field."
     return RequestError(400, "wrong_field", message)
 
 
 def broken_form() -> RequestError:
     """The body is not the form that its Content-Type announces."""
-    message = (
-        "The body is not a form of type multipart/form-data, though its Content-Type says so. Send it again, whole."
-    )
+    message = "The body is not valid multipart/form-data, as its Content-Type states. Send the whole form again."
     return RequestError(400, "broken_form", message)
 
 
@@ -173,17 +171,17 @@ def damaged_photo(reason: str) -> RequestError:
 
 def queue_full(limits: Limits) -> RequestError:
     """All queue slots are in use."""
-    message = f"The queue of {limits.queue} photos is full. Send the request again in a second."
+    message = f"The queue of {limits.queue} photos is full. Send the request again in one second."
     return RequestError(429, "queue_full", message, retry_after=1)
 
 
 def not_in_time(limits: Limits) -> RequestError:
     """The prediction took too long."""
-    message = f"The prediction took longer than the limit of {limits.timeout:g} seconds. Try again a little later."
+    message = f"The prediction took longer than the limit of {limits.timeout:g} seconds. Try again later."
     return RequestError(503, "not_in_time", message, retry_after=5)
 
 
 def shutting_down() -> RequestError:
     """The service is stopping."""
-    message = "The service is shutting down and takes no new photos. Try again when it is back."
+    message = "The service is shutting down. Try again after it has restarted."
     return RequestError(503, "shutting_down", message, retry_after=5)

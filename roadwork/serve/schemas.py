@@ -18,36 +18,36 @@ from roadwork.serve.admission import name_of
 from roadwork.serve.errors import Limits, RequestError
 
 _LINGER_SECONDS = 2.0
-BODY_ENDED = "roadwork.body_ended"  # in a request's scope, once all of its body has come
+BODY_ENDED = "roadwork.body_ended"  # set in a request's scope once its whole body has arrived
 
 
 class PhotoAnswer(BaseModel):
     """The prediction for one photo."""
 
-    filename: str | None = Field(description="As it came.")
+    filename: str | None = Field(description="As sent by the client.")
     label: str = Field(description="`Roadwork` or `None`, decided at the model's threshold.")
-    probability: float = Field(description="Of Roadwork, calibrated.")
-    abstain: bool = Field(description="Whether it is too near the threshold to be relied on.")
-    latitude: float | None = Field(description="Degrees, from the photo's EXIF; null without a position.")
-    longitude: float | None = Field(description="Likewise.")
+    probability: float = Field(description="Calibrated probability of Roadwork.")
+    abstain: bool = Field(description="Whether the probability is in the abstention band.")
+    latitude: float | None = Field(description="Degrees, from EXIF; null if missing.")
+    longitude: float | None = Field(description="Degrees, from EXIF; null if missing.")
 
 
 class PhotoError(BaseModel):
     """Why one photo of several has no prediction."""
 
-    filename: str | None = Field(description="As it came.")
-    error: str = Field(description="For people: what came, what is allowed, what to do.")
-    code: str = Field(description="For programs; does not change.")
+    filename: str | None = Field(description="As sent by the client.")
+    error: str = Field(description="Message: what arrived, what is allowed, what to do.")
+    code: str = Field(description="Stable error code.")
 
 
 class ModelFacts(BaseModel):
     """The detector that made the predictions."""
 
-    name: str = Field(description="Of its folder.")
-    threshold: float = Field(description="The probability from which Roadwork is said.")
-    prior: float | None = Field(description="The share of Roadwork the probabilities are made for; null if not known.")
-    abstain_low: float | None = Field(description="Between this and abstain_high, ends included, it abstains.")
-    abstain_high: float | None = Field(description="Null where it never abstains.")
+    name: str = Field(description="Name of the model folder.")
+    threshold: float = Field(description="Roadwork is predicted at this probability or more.")
+    prior: float | None = Field(description="Share of Roadwork that the probabilities assume; null if unknown.")
+    abstain_low: float | None = Field(description="Lower end of the abstention band, included; null without a band.")
+    abstain_high: float | None = Field(description="Upper end of the abstention band, included; null without a band.")
 
 
 class Predictions(BaseModel):
@@ -60,10 +60,10 @@ class Predictions(BaseModel):
 class LimitFacts(BaseModel):
     """The limits of a request."""
 
-    max_bytes: int = Field(description="Of a request's body.")
-    max_images: int = Field(description="In a request.")
-    max_pixels: int = Field(description="Of a photo.")
-    timeout: float = Field(description="Seconds in which a request must have come, and in which it is answered.")
+    max_bytes: int = Field(description="Largest request body.")
+    max_images: int = Field(description="Most photos per request.")
+    max_pixels: int = Field(description="Largest photo.")
+    timeout: float = Field(description="Seconds to receive a request, and again to predict.")
 
 
 class ServiceFacts(BaseModel):
@@ -76,8 +76,8 @@ class ServiceFacts(BaseModel):
 class ErrorAnswer(BaseModel):
     """Why a request was rejected."""
 
-    error: str = Field(description="For people: what came, what is allowed, what to do.")
-    code: str = Field(description="For programs; does not change.")
+    error: str = Field(description="Message: what arrived, what is allowed, what to do.")
+    code: str = Field(description="Stable error code.")
 
 
 class Health(BaseModel):
@@ -105,7 +105,7 @@ def photo_error(file: UploadFile, error: RequestError) -> PhotoError:
 
 
 def model_facts(detector: Detector, name: str) -> ModelFacts:
-    """The facts of a detector that responses include."""
+    """The model facts in responses."""
     facts = detector.facts
     return ModelFacts(
         name=name,
@@ -117,19 +117,19 @@ def model_facts(detector: Detector, name: str) -> ModelFacts:
 
 
 def limit_facts(limits: Limits) -> LimitFacts:
-    """The limits that responses include."""
+    """The limits in responses."""
     return LimitFacts(
         max_bytes=limits.max_bytes, max_images=limits.max_images, max_pixels=limits.max_pixels, timeout=limits.timeout
     )
 
 
 def error_response(status: int, code: str, message: str) -> JSONResponse:
-    """An error response that does not depend on the request body."""
+    """An error response."""
     return JSONResponse(ErrorAnswer(error=message, code=code).model_dump(), status)
 
 
 def request_error_response(request: Request, error: RequestError, limits: Limits) -> JSONResponse:
-    """The response to a rejected request, also while its body is still arriving."""
+    """The response to a rejected request, also if its body is still arriving."""
     response = error_response(error.status, error.code, error.message)
     if not request.scope.get(BODY_ENDED, False):
         response = _EarlyResponse(response, limits.max_bytes)
@@ -139,9 +139,9 @@ def request_error_response(request: Request, error: RequestError, limits: Limits
 
 
 class _EarlyResponse(JSONResponse):
-    """Responds while the body is still arriving, drains a little more of it, and closes the connection.
+    """Responds while the body is still arriving, reads a little more of it, and closes the connection.
 
-    Closing at once on a client that still sends can lose the response; nginx's lingering_close does the same.
+    If it closed at once, a client that still sends could lose the response (as in nginx's lingering_close).
     """
 
     def __init__(self, response: JSONResponse, max_bytes: int) -> None:

@@ -30,7 +30,7 @@ def open_socket(host: str, port: int) -> socket.socket:
     """A socket bound to the address; port 0 takes a free port.
 
     Raises:
-        ConfigError: the address is in use, or not one of this machine.
+        ConfigError: the address is in use or does not belong to this machine.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -41,8 +41,8 @@ def open_socket(host: str, port: int) -> socket.socket:
             on_failure.pop_all()
     except OSError as error:
         raise ConfigError(
-            f"http://{host}:{port} cannot be opened: {error.strerror or error}. Name another --port (0: a free one), "
-            "or a --host of this machine."
+            f"http://{host}:{port} cannot be opened: {error.strerror or error}. Choose another --port (0 for a free "
+            "one) or a --host of this machine."
         ) from error
     return bound
 
@@ -62,7 +62,7 @@ def serve(app: FastAPI, bound: socket.socket, on_ready: Callable[[], None]) -> N
         on_ready: called once requests are accepted.
 
     Raises:
-        SystemExit: the application did not start; its reason was logged.
+        SystemExit: the application did not start; the log has the reason.
     """
     _quiet_libraries()
     config = uvicorn.Config(
@@ -76,7 +76,7 @@ def serve(app: FastAPI, bound: socket.socket, on_ready: Callable[[], None]) -> N
         timeout_graceful_shutdown=_CLOSING_SECONDS,
     )
     server = _Server(config, app.state.service, on_ready)
-    # uvicorn raises the signal again at its end; a requested stop is not a failure.
+    # uvicorn raises the signal again when it ends; a requested stop is not a failure.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     server.run(sockets=[bound])
@@ -85,7 +85,7 @@ def serve(app: FastAPI, bound: socket.socket, on_ready: Callable[[], None]) -> N
 
 
 def _quiet_libraries() -> None:
-    """Silences messages that any client can cause: hostile clients could fill a disk with them."""
+    """Hides messages that any client can cause, so that hostile clients cannot fill a disk with logs."""
     for name in ("python_multipart", "uvicorn.error"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"PIL\..*")
@@ -107,9 +107,9 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         service = self._service
         service.state = SHUTTING_DOWN
-        _logger.info("Stopping; %d photos are still in the service.", service.queue.used)
+        _logger.info("Shutting down; %d photos are still queued or in progress.", service.queue.used)
         latest = time.monotonic() + service.limits.timeout
-        # As uvicorn's own loops: nothing tells of a second Ctrl-C.
+        # Polls as uvicorn does: there is no event for a second Ctrl-C.
         while service.queue.used and not self.force_exit and time.monotonic() < latest:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         await super().shutdown(sockets)
@@ -120,7 +120,7 @@ class _HeaderTimeoutProtocol(H11Protocol):
 
     _timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
         self._watch()
 

@@ -29,7 +29,7 @@ from roadwork.serve.schemas import PhotoAnswer, photo_answer
 
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-SHORT_SIDE = 480  # pixels of the picture
+SHORT_SIDE = 480  # of a saliency image, in pixels
 T = TypeVar("T")
 _MAX_DECODERS = 4
 
@@ -39,26 +39,26 @@ STARTING, READY, SHUTTING_DOWN = "starting", "ready", "shutting_down"
 
 
 class Metrics:
-    """Counters of one service, as Prometheus reads them."""
+    """Prometheus metrics of one service."""
 
-    def __init__(self, taken: Callable[[], float]) -> None:
-        """Starts all counts at zero; `taken` gives the queue slots in use."""
+    def __init__(self, slots_in_use: Callable[[], float]) -> None:
+        """Starts all counts at zero; `slots_in_use` gives the queue slots in use."""
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        self._requests = Counter("roadwork_requests", "Requests answered.", ["path", "status"], registry=registry)
+        self._requests = Counter("roadwork_requests", "Finished requests.", ["path", "status"], registry=registry)
         self._seconds = Histogram(
             "roadwork_request_seconds",
-            "From a request's headers to the end of its answer.",
+            "Seconds from a request's headers to the end of its response.",
             ["path"],
             buckets=_SECONDS,
             registry=registry,
         )
         self._photos = Counter(
-            "roadwork_photos", "Photos by outcome: answered, or why not.", ["outcome"], registry=registry
+            "roadwork_photos", "Photos by outcome: answered, or an error code.", ["outcome"], registry=registry
         )
         self._batches = Histogram("roadwork_batch_photos", "Photos in a batch.", buckets=_BATCHES, registry=registry)
-        queue = Gauge("roadwork_queue_photos", "Photos that are uploaded, decoded or answered now.", registry=registry)
-        queue.set_function(taken)
+        queue = Gauge("roadwork_queue_photos", "Photos queued or in progress.", registry=registry)
+        queue.set_function(slots_in_use)
 
     def count_request(self, path: str, status: int, seconds: float) -> None:
         """Counts a finished request; `path` must be one of few."""
@@ -79,16 +79,16 @@ class Metrics:
         return text
 
 
-Answer = Callable[[Tensor], list[Prediction]]
+Predict = Callable[[Tensor], list[Prediction]]
 
 
 @dataclass(frozen=True)
 class _Waiting:
-    """A photo (3, S, S) uint8, when it came by the loop's clock, and who waits for its answer."""
+    """A photo (3, S, S) uint8, its arrival time by the loop's clock, and the future of its prediction."""
 
     pixels: Tensor
-    came: float
-    answer: asyncio.Future[Prediction]
+    arrived: float
+    future: asyncio.Future[Prediction]
 
 
 class Batcher:
@@ -97,39 +97,40 @@ class Batcher:
     Photos also collect while the network computes, so under load no photo waits for the timer.
     """
 
-    def __init__(self, answer: Answer, thread: Executor, limits: Limits, on_batch: Callable[[int], None]) -> None:
+    def __init__(self, predict: Predict, thread: Executor, limits: Limits, on_batch: Callable[[int], None]) -> None:
         """Creates a batcher; `run` starts it.
 
         Args:
-            answer: predicts (B, 3, S, S) uint8, in order.
-            thread: the one thread where `answer` runs, batch after batch.
+            predict: predicts (B, 3, S, S) uint8, in order.
+            thread: the one thread where `predict` runs, batch after batch.
             limits: `max_batch` and `max_wait_ms`.
             on_batch: called with the size of each batch.
         """
-        self._answer = answer
+        self._predict = predict
         self._thread = thread
         self._limits = limits
         self._on_batch = on_batch
-        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()  # bounded by AdmissionQueue, before anything is decoded
+        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()  # bounded by AdmissionQueue before decoding
 
-    async def answer(self, pixels: Tensor) -> Prediction:
+    async def predict(self, pixels: Tensor) -> Prediction:
         """The prediction for one photo (3, S, S) uint8; raises what its batch raised."""
         loop = asyncio.get_running_loop()
         waiting = _Waiting(pixels, loop.time(), loop.create_future())
         self._queue.put_nowait(waiting)
-        return await waiting.answer
+        return await waiting.future
 
     async def run(self) -> None:
         """Predicts batch after batch until cancelled."""
         while True:
-            batch = [waiting for waiting in await self._gather() if not waiting.answer.done()]  # else the client left
+            # Drops photos whose client has disconnected.
+            batch = [waiting for waiting in await self._gather() if not waiting.future.done()]
             if batch:
                 self._on_batch(len(batch))
-                await self._answer_batch(batch)
+                await self._predict_batch(batch)
 
     async def _gather(self) -> list[_Waiting]:
         batch = [await self._queue.get()]
-        latest = batch[0].came + self._limits.max_wait_ms / 1000
+        latest = batch[0].arrived + self._limits.max_wait_ms / 1000
         while len(batch) < self._limits.max_batch:
             try:
                 async with asyncio.timeout_at(None if not self._queue.empty() else latest):
@@ -138,18 +139,18 @@ class Batcher:
                 break
         return batch
 
-    async def _answer_batch(self, batch: list[_Waiting]) -> None:
+    async def _predict_batch(self, batch: list[_Waiting]) -> None:
         pixels = torch.stack([waiting.pixels for waiting in batch])
         try:
-            answers = await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, pixels)
-        except Exception as error:  # noqa: BLE001 -- it belongs to those who wait; the next batch may be answered
+            predictions = await asyncio.get_running_loop().run_in_executor(self._thread, self._predict, pixels)
+        except Exception as error:  # noqa: BLE001 -- the clients of this batch get it; the next batch may succeed
             for waiting in batch:
-                if not waiting.answer.done():
-                    waiting.answer.set_exception(error)
+                if not waiting.future.done():
+                    waiting.future.set_exception(error)
             return
-        for waiting, answer in zip(batch, answers, strict=True):
-            if not waiting.answer.done():
-                waiting.answer.set_result(answer)
+        for waiting, prediction in zip(batch, predictions, strict=True):
+            if not waiting.future.done():
+                waiting.future.set_result(prediction)
 
 
 class SaliencyRenderer:
@@ -204,7 +205,7 @@ class Service:
         n_decoders = min(_MAX_DECODERS, joblib.cpu_count())
         self._decoders = ThreadPoolExecutor(n_decoders, "decoder", _use_threads, (1,))
         self._network = ThreadPoolExecutor(1, "network", _use_threads, (torch.get_num_threads(),))
-        self._batcher = Batcher(self._answer, self._network, limits, self.metrics.count_batch)
+        self._batcher = Batcher(self._predict_pixels, self._network, limits, self.metrics.count_batch)
         self._free_decoders = asyncio.Semaphore(n_decoders)
         self._large = asyncio.Semaphore(1)
 
@@ -214,7 +215,7 @@ class Service:
         size = self.detector.preprocessing.size
         batches = asyncio.create_task(self._batcher.run())
         try:
-            await self._batcher.answer(torch.zeros(3, size, size, dtype=torch.uint8))
+            await self._batcher.predict(torch.zeros(3, size, size, dtype=torch.uint8))
             self.state = READY
             yield
         finally:
@@ -227,14 +228,14 @@ class Service:
         """The prediction for an uploaded file.
 
         Raises:
-            RequestError: the file is not a photo that can be read.
+            RequestError: the photo cannot be read.
         """
         try:
             header, pixels, _ = await self._decode(file)
         except errors.RequestError as error:
             self.metrics.count_photo(error.code)
             raise
-        prediction = await self._batcher.answer(pixels)
+        prediction = await self._batcher.predict(pixels)
         self.metrics.count_photo("answered")
         return photo_answer(file, prediction, header.camera)
 
@@ -242,7 +243,7 @@ class Service:
         """A PNG of the photo with its saliency map in red.
 
         Raises:
-            RequestError: the file is not a photo that can be read.
+            RequestError: the photo cannot be read.
         """
         _, pixels, data = await self._decode(file)
         saliency_map = await _run(self._network, lambda: self._renderer.saliency(pixels))
@@ -250,7 +251,7 @@ class Service:
             return await _run(self._decoders, lambda: self._renderer.draw(data, saliency_map))
 
     async def _decode(self, file: UploadFile) -> tuple[PhotoHeader, Tensor, bytes]:
-        """Header, pixels (3, S, S) uint8 and bytes of a file; it waits on disk until a decoder thread is free."""
+        """Header, pixels (3, S, S) uint8 and bytes of a file, which stays on disk until a decoder thread is free."""
         async with self._free_decoders:
             data = await file.read()
             header = await _run(self._decoders, lambda: read_header(data, self.limits))
@@ -263,7 +264,7 @@ class Service:
         except DataError as error:
             raise errors.damaged_photo(str(error.__cause__)) from error
 
-    def _answer(self, pixels: Tensor) -> list[Prediction]:
+    def _predict_pixels(self, pixels: Tensor) -> list[Prediction]:
         detector = self.detector
         return detector.decide(detector.probabilities(detector.logits(pixels)))
 
@@ -277,5 +278,5 @@ def _use_threads(count: int) -> None:
 
     Decoders run in parallel, so each gets one; the network gets them all.
     """
-    torch.get_num_threads()  # its first use would undo what is set before
+    torch.get_num_threads()  # its first call would reset the number of threads
     torch.set_num_threads(count)

@@ -12,7 +12,7 @@ from roadwork.settings.sampling import SPLIT_NAMES, TRAIN_SPLIT, GpsSamplingSett
 
 ORIGINS = ("real", "generated")
 DATA_MODES = ("local", "huggingface")
-AUGMENTATION_MODES = ("latest_2025", "heavy_kornia", "streetvision", "none")
+AUGMENTATION_MODES = ("latest_2025", "heavy_kornia", "streetvision", "zoom_out", "none")
 ROW_FILTERS = ("none", "streetvision")
 CACHE_MODES = ("auto", "ram", "none")
 PREPARED_MODES = ("auto", "never", "require")
@@ -120,6 +120,7 @@ class TrainAugmentationSettings:
     - `latest_2025`: TrivialAugment, then CutMix or MixUp.
     - `heavy_kornia`: geometry, colour, weather and erasing.
     - `streetvision`: the image changes that the StreetVision validator makes.
+    - `zoom_out`: photos shrunk onto None photos, crops of None photos, colour and compression; for small objects.
     - `none`: no augmentation.
     """
     mix_probability: float = field(default=1.0, metadata=between(0.0, 1.0))

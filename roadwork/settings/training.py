@@ -12,7 +12,7 @@ from roadwork.core.errors import ConfigError
 from roadwork.settings.limits import MAX_SEED, above, at_least, between, check_limits, count_or, one_of, share_below_one
 
 ATTENTIONS = ("auto", "sdpa", "eager")
-POOLINGS = ("auto", "cls", "mean", "cls_mean")
+POOLINGS = ("auto", "cls", "mean", "cls_mean", "top_patches")
 ADAPTERS = ("none", "lora", "dora", "adalora", "vera", "ia3")
 LOSSES = ("cross_entropy", "balanced", "focal")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
@@ -45,7 +45,11 @@ class ModelSettings:
     - `cls`: the class token.
     - `mean`: the mean of the patch tokens.
     - `cls_mean`: both, concatenated.
+    - `top_patches`: the head scores each patch, and the photo has the mean score of its highest patches. It sees small
+      and distant objects.
     """
+    top_patches: int = field(default=8, metadata=at_least(1))
+    """Number of patches whose scores are averaged with `model.pooling=top_patches`."""
     drop_path: float = field(default=0.0, metadata=between(0.0, 0.9))
     """Stochastic depth: probability that the last block is skipped for an image; it grows linearly from 0."""
     head_dropout: float = field(default=0.0, metadata=between(0.0, 0.9))

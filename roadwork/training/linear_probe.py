@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from roadwork.data.augmentation.build import NoAugmentation
 from roadwork.data.datamodule import FITTED_SPLITS, NATIXDataModule
 from roadwork.data.features import FeatureDataModule, compute_features
+from roadwork.models.classifier import has_patch_scores
 from roadwork.models.head import in_evaluation_mode
 from roadwork.settings import TrainingSettings
 from roadwork.training.callbacks.mcc_callback import MCCCallback
@@ -39,6 +40,8 @@ def why_no_features(network: nn.Module, datamodule: NATIXDataModule) -> str | No
             f"the augmentation ({mode}, {type(datamodule.train_augmentation).__name__}) changes the images in each "
             "epoch; with data.augmentation.train.mode=none they are computed once, and the head trains in seconds"
         )
+    if has_patch_scores(network):
+        return "model.pooling=top_patches chooses patches by their scores, which change while the head trains"
     if not isinstance(network, PreTrainedModel):
         return f"{type(network).__name__} is not a transformers network, so no configuration identifies its features"
     return None

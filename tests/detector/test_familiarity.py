@@ -165,6 +165,14 @@ def test_features_are_what_the_head_gets(model_type):
             assert torch.equal(features, network(pixel_values=images).logits)
 
 
+def test_scored_patches_have_their_mean_token():
+    network = build_model(ModelSettings(name="vit", config=ALL_NETWORKS["vit"], pooling="top_patches"), SIZE).eval()
+    images = torch.randn(2, 3, SIZE, SIZE)
+    with torch.inference_mode():
+        tokens = network.backbone(images, return_dict=True).last_hidden_state
+        assert torch.allclose(penultimate(network, images), tokens[:, 1:].mean(dim=1), atol=1e-6)
+
+
 def test_ensemble_has_the_features_of_all_members():
     names = ("resnet", "vit")
     networks = [build_model(ModelSettings(name=name, config=ALL_NETWORKS[name]), SIZE).eval() for name in names]

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from roadwork.metrics import intervals as iv
-from roadwork.metrics.classification import Ranking, accuracy, mcc
+from roadwork.metrics.classification import CLASS_METRICS, Ranking, accuracy, mcc
 
 
 def simulate(rng, *, groups, sizes, roadwork, failing, wrong_rows):
@@ -176,3 +176,17 @@ def test_a_hundred_thousand_rows_take_under_two_seconds():
     started = time.process_time()
     iv.count_intervals(counts, draws=2000, seed=0)
     assert time.process_time() - started < 2
+
+
+def test_false_alarms_and_balanced_accuracy_have_exact_intervals():
+    """One false alarm and one miss in 40 groups: both bounds enclose the value, and worse errors raise false alarms."""
+    counts = np.array([[1, 0, 0, 0]] * 19 + [[0, 0, 0, 1]] * 19 + [[0, 1, 0, 0], [0, 0, 1, 0]])
+    method, intervals = iv.count_intervals(counts, draws=100, seed=0, metrics=CLASS_METRICS)
+    assert method == iv.CLOPPER_PEARSON
+    low, high = intervals["false_alarm_rate"]
+    assert low == 0
+    assert 1 / 20 < high < 1
+    low, high = intervals["balanced_accuracy"]
+    assert 0.5 < low < 0.95 < high <= 1
+    ordinary = iv.count_intervals(counts, draws=100, seed=0)[1]
+    assert ordinary == {name: intervals[name] for name in ordinary}

@@ -1,4 +1,4 @@
-"""The map in a real browser without a network: it draws, says nothing in the console, and runs no file name."""
+"""The map in a browser without a network: it draws, logs no errors, and executes no file name."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, need_chromium
-from map_worlds import make_deployment, make_world
+from fixtures.browser import CHROMIUM, need_chromium
+from fixtures.maps import make_deployment, make_world
 
 from roadwork.maps.map import build_map
 
@@ -28,7 +28,7 @@ window.addEventListener("error", (event) => problems.push(String(event.message))
 document.addEventListener("securitypolicyviolation", (event) => problems.push("blocked " + event.blockedURI));
 console.error = console.warn = (...words) => problems.push(words.join(" "));
 </script>"""
-# Once Leaflet has painted, its objects are asked and every tooltip is opened; what was seen goes to the frame's page.
+# After Leaflet has painted, this reads its objects, opens every tooltip, and posts the findings to the outer page.
 LAST = """<script>
 setTimeout(() => {
 const map = Object.values(window).find((value) => value instanceof L.Map);
@@ -70,7 +70,7 @@ const seen = {
 parent.postMessage(JSON.stringify(seen), "*");
 }, 500);
 </script>"""
-# A browser's window has a least width; a frame has none.
+# A window has a minimum width; a frame has none.
 FRAME = """<iframe src="map.html" style="width: {width}px; height: {height}px; border: 0"></iframe>
 <pre id="seen"></pre>
 <script>window.onmessage = (event) => {{ document.getElementById("seen").textContent = event.data; }};</script>"""
@@ -115,8 +115,8 @@ def test_map_renders_without_executing_data(tmp_path, width, height):
     assert seen["open"] is (width == 1400)
     assert not seen["overlap"]
     assert seen["inView"]
-    # Land and sea on one canvas; cells, circles and markers on the other, in many shades.
+    # One canvas has land and sea, the other cells, circles and markers in many colors.
     assert len(seen["colours"]) == 2
     assert min(seen["colours"]) > 3
-    # Cells grow finer, and so more, as one comes closer.
+    # Higher zooms show finer and therefore more cells.
     assert seen["zooms"]["2"] < seen["zooms"]["6"] < seen["zooms"]["9"]

@@ -1,4 +1,4 @@
-"""What the layers say: every row counted once, positions on the grid, errors named."""
+"""Layers: each row is counted once, positions are rounded, errors are listed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import h3
 import numpy as np
 import pandas as pd
 import pytest
-from map_worlds import make_deployment, make_world
+from fixtures.maps import make_deployment, make_world
 
 from roadwork.data.utils.privacy import round_positions
 from roadwork.maps.geometry import cell_levels, finest_resolution, gather_cells, mean_positions, zoom_of
@@ -27,7 +27,7 @@ def gps():
     return table.gps[table.has_gps]
 
 
-def test_at_every_zoom_the_cells_hold_each_row_once(gps):
+def test_cells_count_each_row_once_at_every_zoom(gps):
     layer, legend = density_layer(gps, None)
     for zoom in np.arange(1, 18, 0.25):
         shown = [f for f in layer.features if f["properties"]["zoom"][0] <= zoom < f["properties"]["zoom"][1]]
@@ -35,7 +35,7 @@ def test_at_every_zoom_the_cells_hold_each_row_once(gps):
     assert 1 <= len(legend) <= 5
 
 
-def test_the_legend_names_the_colour_of_every_cell(gps):
+def test_legend_covers_the_count_of_every_cell(gps):
     layer, legend = density_layer(gps, None)
     ranges = {}
     for color, words in legend:
@@ -46,7 +46,7 @@ def test_the_legend_names_the_colour_of_every_cell(gps):
         assert low <= count <= high
 
 
-def test_one_training_image_has_a_legend_too():
+def test_one_training_image_has_a_legend():
     layer, legend = density_layer(np.array([[52.37, 4.9]]), None)
     assert [words for _, words in legend] == ["1"]
     assert set(counts_in(layer.features)) == {1}
@@ -69,7 +69,7 @@ def test_too_many_cells_are_coarsened_to_the_limit():
     assert len(np.unique(index)) == len(cells)
     resolution = h3.get_resolution(cells[0])
     direct = [h3.latlng_to_cell(*position, resolution) for position in gps.tolist()]
-    # A parent does not hold all of its children's area, so that a few rows are in a neighbour's.
+    # A parent cell does not cover all of its children, so a few rows are in a neighbouring cell.
     assert np.mean(cells[index] == direct) > 0.8
     assert [counts.sum() for _, _, counts in cell_levels(gps, None, 900)] == [5000] * resolution
 
@@ -83,12 +83,12 @@ def test_mean_position_across_the_antimeridian():
 def test_markers_count_images_and_roadwork(gps):
     labels = np.arange(len(gps)) % 2
     layer = rows_layer("val_test", "#000000", gps, labels, None, shown=True)
-    said = [
+    matches = [
         re.fullmatch(r"val_test: ([\d,]+) images?, (\d+) with roadwork", f["properties"]["text"])
         for f in layer.features
     ]
-    assert sum(int(words[1]) for words in said) == len(gps)
-    assert sum(int(words[2]) for words in said) == labels.sum()
+    assert sum(int(words[1]) for words in matches) == len(gps)
+    assert sum(int(words[2]) for words in matches) == labels.sum()
 
 
 @pytest.mark.parametrize("decimals", [0, 1, 2])
@@ -106,7 +106,7 @@ def test_markers_centres_and_errors_use_rounded_positions(gps, decimals):
     np.testing.assert_allclose(np.array(points), np.round(points, decimals), atol=1e-9)
 
 
-def test_brackets_are_drawn_around_every_centre(gps):
+def test_each_centre_has_a_circle_per_bracket(gps):
     centers, points = deployment_layers(make_deployment(gps[:40]), None)
     circles = [f for f in centers.features if f["geometry"]["type"] == "MultiLineString"]
     assert [f["properties"]["text"] for f in circles] == [
@@ -117,7 +117,7 @@ def test_brackets_are_drawn_around_every_centre(gps):
     assert points.name == "Deployment points (40)"
 
 
-def test_errors_are_the_rows_on_the_wrong_side_of_a_half():
+def test_errors_are_rows_misclassified_at_half():
     predictions = pd.DataFrame(
         {
             "filename": ["missed.jpg", "alarm.jpg", "right.jpg", "lost.jpg", "edge.jpg"],
@@ -129,7 +129,7 @@ def test_errors_are_the_rows_on_the_wrong_side_of_a_half():
         }
     )
     missed, alarms = error_layers(predictions, None)
-    assert missed.name == "Missed roadwork (2, 1 without position)"
+    assert missed.name == "Missed roadwork (2, 1 without GPS)"
     assert [f["properties"]["text"] for f in missed.features] == [
         "Missed roadwork, 1 image\nmissed.jpg: 2.0% roadwork (val_test)"
     ]

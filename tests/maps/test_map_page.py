@@ -1,4 +1,4 @@
-"""The file itself: complete, quiet towards the network, deaf to what file names try."""
+"""The map file: complete, without requests, safe against injected code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from map_worlds import layers_of, make_deployment, make_table, make_world, without_random_names
+from fixtures.maps import layers_of, make_deployment, make_table, make_world, without_random_names
 
 from roadwork.core.errors import DataError, MissingExtraError
 from roadwork.data.utils.privacy import round_positions
@@ -25,7 +25,7 @@ HOSTILE = (
 
 
 class Loads(HTMLParser):
-    """Gathers the tags of a page, and what they would load."""
+    """Collects the tags of a page and the URLs they load."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,16 +51,16 @@ def page():
     return build_map(table, split_names, title="demo", deployment=deployment, predictions=predictions)
 
 
-def test_nothing_is_loaded_from_elsewhere(page):
+def test_page_makes_no_requests(page):
     assert parsed(page).loads == []
     assert re.findall(r"url\(\s*['\"]?(?!data:|#)", page) == []
     assert "@import" not in page
     assert "sourceMappingURL" not in page
-    # Links for people, XML's name space, and nothing else.
+    # Only a link for readers and the SVG namespace.
     assert set(re.findall(r"https?://[^\s\"'\\<)]+", page)) == {"https://leafletjs.com", "http://www.w3.org/2000/svg"}
 
 
-def test_leaflets_licence_goes_along(page):
+def test_page_includes_the_leaflet_licence(page):
     assert "Copyright (c) 2010-2023, Volodymyr Agafonkin" in page
     assert "THIS SOFTWARE IS PROVIDED" in page
 
@@ -84,11 +84,11 @@ def test_openstreetmap_tiles_are_opt_in_and_credited(page):
 def test_page_has_counts_and_notes(page):
     for words in ("<title>demo</title>", "train", "In no split", "5 below 50 km", "0.3 beyond", "deployment.csv"):
         assert words in page
-    assert "Positions are drawn as the data has them." in page
+    assert "Positions are not rounded." in page
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
-def test_names_stay_text(hostile):
+def test_names_are_escaped(hostile):
     benign_table, split_names, predictions = make_world()
     deployment = make_deployment(np.array([[52.4, 4.9]]), origin=hostile)
     harmful = predictions.assign(filename=hostile)
@@ -112,7 +112,7 @@ def test_names_stay_text(hostile):
 
 
 @pytest.mark.parametrize("decimals", [0, 1, 2])
-def test_a_rounded_map_is_the_map_of_rounded_positions(decimals):
+def test_rounded_map_equals_map_of_rounded_positions(decimals):
     table, split_names, predictions = make_world(200)
     rounded = round_positions(predictions[["latitude", "longitude"]].to_numpy(), decimals)
     page = build_map(table, split_names, title="t", predictions=predictions, decimals=decimals)
@@ -134,7 +134,7 @@ def test_unrounded_map_keeps_distinct_positions():
     assert without_random_names(pages[0]) != without_random_names(pages[1])
 
 
-def test_many_rows_stay_a_file_that_a_browser_opens():
+def test_map_of_many_rows_is_a_small_file():
     rng = np.random.default_rng(0)
     n_rows = 20_000
     gps = np.stack([rng.uniform(-60, 70, n_rows), rng.uniform(-180, 180, n_rows)], axis=1)
@@ -144,20 +144,20 @@ def test_many_rows_stay_a_file_that_a_browser_opens():
     assert sum(map(len, layers_of(page))) < 12_000
 
 
-def test_data_without_positions_is_refused():
+def test_data_without_gps_is_rejected():
     table = make_table(np.full((3, 2), np.nan))
-    with pytest.raises(DataError, match=r"None of the 3 rows has a position.*data\.columns"):
+    with pytest.raises(DataError, match=r"3 rows.*data\.columns"):
         build_map(table, np.full(3, "train", dtype=object), title="t")
 
 
-def test_folium_missing_names_the_command(monkeypatch):
+def test_missing_folium_names_the_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "folium", None)
     table, split_names, _ = make_world()
     with pytest.raises(MissingExtraError, match=r'pip install "roadwork-vision\[report\]"'):
         build_map(table, split_names, title="t")
 
 
-def test_the_file_is_whole_or_as_it_was(tmp_path):
+def test_failed_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "new" / "map.html"
     write_map(path, "first")
     with pytest.raises(UnicodeEncodeError):

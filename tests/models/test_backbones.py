@@ -34,7 +34,7 @@ CASES = [
     pytest.param(family, pooling, marks=pytest.mark.slow if pooling == SAME_AS_AUTO.get(family, "mean") else ())
     for family in ALL_NETWORKS
     for pooling in (("auto", "cls", "mean", "cls_mean") if family in WITH_CLASS_TOKEN else ("auto", "mean"))
-]
+] + [(family, "top_patches") for family in WITH_CLASS_TOKEN]
 # One family for each shape of head.
 HEADS = ("resnet", "vit", "dinov2", "dinov3_vit")
 # The poolings that transformers can load from an export, by family; the others need roadwork's own class.

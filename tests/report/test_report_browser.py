@@ -1,11 +1,11 @@
-"""The report in a real browser without a network: at phone and desktop width, and in print."""
+"""The report in a browser without a network: at phone and desktop width, and in print."""
 
 import pytest
-from report_worlds import copy_run, make_hostile, random_logits, rewrite
+from fixtures.report_runs import copy_run, make_hostile, random_logits, rewrite
 
 from roadwork.report.report import write_report
 
-# Elements whose own text is wider than they are, or that stick out of the page.
+# Elements that extend beyond the page.
 CUT_OFF = """() => [...document.querySelectorAll("main *:not(svg *)")].filter((element) => {
   const box = element.getBoundingClientRect();
   return box.width > 0 && (box.right > innerWidth + 1 || box.left < -1);
@@ -27,11 +27,11 @@ def pages(tiny_run, tmp_path_factory):
 @pytest.mark.parametrize("name", ["plain", "hostile", "comparison"])
 @pytest.mark.parametrize(("width", "media"), [(390, "screen"), (1280, "screen"), (700, "print")])
 def test_report_fits_without_errors_or_requests(browser, pages, name, width, media):
-    said, asked = [], []
+    messages, requests = [], []
     page = browser.new_page(viewport={"width": width, "height": 900})
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
     page.emulate_media(media=media)
     page.goto(pages[name].as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -39,6 +39,6 @@ def test_report_fits_without_errors_or_requests(browser, pages, name, width, med
     assert page.evaluate("window.pwned") is None
     assert page.evaluate("getComputedStyle(document.querySelector('h1')).fontSize") != "32px"  # the style applies
     assert all(page.evaluate("[...document.images].map((image) => image.complete && image.naturalWidth > 0)"))
-    assert said == []
-    assert [url for url in asked if not url.startswith("data:")] == [pages[name].as_uri()]
+    assert messages == []
+    assert [url for url in requests if not url.startswith("data:")] == [pages[name].as_uri()]
     page.close()

@@ -1,4 +1,4 @@
-"""Curves against scikit-learn, bins against a count by hand."""
+"""Curves and bins against scikit-learn and direct counts."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def rows():
     return labels, probabilities, groups
 
 
-def test_the_areas_under_the_curves_are_scikit_learns(rows):
+def test_areas_under_curves_match_scikit_learn(rows):
     labels, probabilities, _ = rows
     curves = ranking_curves(labels, probabilities)
     assert np.trapezoid(curves.roc[:, 1], curves.roc[:, 0]) == pytest.approx(roc_auc_score(labels, probabilities))
@@ -28,7 +28,7 @@ def test_the_areas_under_the_curves_are_scikit_learns(rows):
     assert curves.roc[-1].tolist() == [1, 1]
 
 
-def test_many_points_are_thinned_and_keep_their_ends():
+def test_curves_are_thinned_and_keep_both_ends():
     rng = np.random.default_rng(1)
     labels = rng.integers(0, 2, 5000)
     roc = ranking_curves(labels, rng.uniform(0.1, 0.9, 5000)).roc
@@ -37,7 +37,7 @@ def test_many_points_are_thinned_and_keep_their_ends():
     assert roc[-1].tolist() == [1, 1]
 
 
-def test_bins_hold_the_rows_and_the_error_of_calibration(rows):
+def test_bins_contain_all_rows_and_give_the_ece(rows):
     labels, probabilities, groups = rows
     bins = reliability_bins(labels, probabilities, groups, 10)
     assert sum(part.n for part in bins) == 240
@@ -49,7 +49,7 @@ def test_bins_hold_the_rows_and_the_error_of_calibration(rows):
         assert 0 <= part.interval[0] < part.interval[1] <= 1
 
 
-def test_rows_of_few_groups_widen_the_interval():
+def test_fewer_groups_give_wider_intervals():
     labels, probabilities = np.tile([0, 1, 1, 1], 10), np.full(40, 0.7)
     (alone,) = reliability_bins(labels, probabilities, np.arange(40))
     (together,) = reliability_bins(labels, probabilities, np.repeat(np.arange(5), 8))

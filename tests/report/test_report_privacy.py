@@ -1,4 +1,4 @@
-"""What others may see of a photo and of its place."""
+"""Privacy: thumbnails without EXIF, blur, coarse positions."""
 
 import io
 
@@ -15,11 +15,11 @@ def encode(pixels, **options):
     return buffer.getvalue()
 
 
-def test_a_thumbnail_is_small_upright_and_without_exif():
+def test_thumbnail_is_small_upright_and_without_exif():
     pixels = np.zeros((600, 1200, 3), dtype=np.uint8)
     pixels[:, :600] = (250, 0, 0)
     exif = Image.Exif()
-    exif[274] = 6  # to be turned by 90 degrees: the red half, on the left, goes to the top
+    exif[274] = 6  # rotate by 90 degrees: the red left half becomes the top half
     exif.get_ifd(0x8825)[2] = (52.0, 31.0, 12.0)
     data = encode(pixels, exif=exif)
     assert b"Exif" in data
@@ -32,7 +32,7 @@ def test_a_thumbnail_is_small_upright_and_without_exif():
         assert image.getpixel((80, 280))[0] < 60
 
 
-def test_blur_is_of_the_short_side_and_leaves_no_detail():
+def test_blur_removes_detail():
     rng = np.random.default_rng(0)
     data = encode(np.repeat(np.repeat(rng.integers(0, 2, (60, 80, 1)) * 255, 4, 0), 4, 1).repeat(3, 2).astype(np.uint8))
     spreads = [np.asarray(Image.open(io.BytesIO(make_thumbnail(data, blur))), float).std() for blur in (0, 2, 8)]

@@ -1,4 +1,4 @@
-"""A real server under load, hostile requests among them: all are answered, rightly, and nothing is left behind."""
+"""A server under load with hostile requests: every response is right, and the queue is empty afterwards."""
 
 import re
 import subprocess
@@ -17,5 +17,5 @@ def test_server_is_healthy_after_hundreds_of_requests(model_folder):
     assert {"200", "400", "413", "415", "422", "left"} <= statuses.keys()
     assert "500" not in statuses
     assert sum(int(count) for count in statuses.values()) == 400
-    assert "boundary" not in done.stderr  # what clients can cause at will is not logged
+    assert "boundary" not in done.stderr  # messages that any client can cause are not logged
     assert re.search(r"Queue afterwards *│ 0 ", done.stdout)

@@ -1,4 +1,4 @@
-"""What the service answers: in-process, with a tiny detector."""
+"""Responses of the service, in-process, with a tiny detector."""
 
 import asyncio
 import io
@@ -11,8 +11,8 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 from fixtures.detectors import FACTS
+from fixtures.serving import BERLIN, FORM, encoded, form, metric, photo, until
 from PIL import Image
-from serving_world import BERLIN, FORM, encoded, form, metric, photo, until
 
 from roadwork.data.images import to_network_input
 from roadwork.detector import saliency
@@ -38,7 +38,7 @@ def upload(*photos):
     return [("images", (f"{number}.jpg", data, "image/jpeg")) for number, data in enumerate(photos)]
 
 
-def test_one_photo_is_answered_as_the_detector_answers(client, detector):
+def test_prediction_equals_that_of_the_detector(client, detector):
     data = photo(0, BERLIN)
     answer = client.post("/predict", files=upload(data)).json()
     expected = detector(data)
@@ -51,7 +51,7 @@ def test_one_photo_is_answered_as_the_detector_answers(client, detector):
     assert answer["model"]["threshold"] == FACTS.threshold
 
 
-def test_a_photo_without_a_position_has_none(client):
+def test_position_is_null_without_gps(client):
     for data in (photo(0), encoded("PNG"), encoded("WEBP")):
         (prediction,) = client.post("/predict", files=upload(data)).json()["predictions"]
         assert prediction["latitude"] is None
@@ -66,10 +66,10 @@ def test_raw_photo_body_is_accepted(client, detector, kind):
     assert prediction["filename"] is None
 
 
-def test_a_photo_on_disk_is_read_whole(client, detector):
+def test_large_photos_are_spooled_and_read_completely(client, detector):
     noise = np.random.default_rng(0).integers(0, 256, (900, 1200, 3), dtype=np.uint8)
     data = encoded_png(noise)
-    assert len(data) > 2_000_000  # what is above a megabyte waits on disk
+    assert len(data) > 2_000_000  # uploads above a megabyte are spooled to disk
     for answer in (
         client.post("/predict", files=upload(data)),
         client.post("/predict", content=data, headers={"content-type": "image/png"}),
@@ -103,7 +103,7 @@ def test_many_photos_return_predictions_and_errors_in_order(client, detector):
 
 
 def test_predictions_do_not_depend_on_the_batch(model_folder, detector):
-    """Sixty photos by eight clients at once, in batches that fall as they fall."""
+    """Eight clients send sixty photos at once, so the batches vary."""
     photos = [photo(seed) for seed in range(60)]
     expected = [prediction.probability for prediction in map(detector, photos)]
     app = create_app(model_folder, detector, Limits(max_batch=7, max_wait_ms=20, queue=100))
@@ -113,8 +113,8 @@ def test_predictions_do_not_depend_on_the_batch(model_folder, detector):
         text = client.get("/metrics").text
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
     n_batches = metric(text, "roadwork_batch_photos_count")
-    assert metric(text, "roadwork_batch_photos_sum") == 61  # and the one at the start
-    assert n_batches < 40  # they did share
+    assert metric(text, "roadwork_batch_photos_sum") == 61  # and one at startup
+    assert n_batches < 40  # photos shared batches
     assert metric(text, 'roadwork_batch_photos_bucket{le="8.0"}') == n_batches
 
 
@@ -126,17 +126,17 @@ def test_file_names_are_returned_with_at_most_255_characters(client):
 
 def test_health_is_ready_only_between_start_and_stop(model_folder, detector):
     app = create_app(model_folder, detector, Limits())
-    before = TestClient(app)  # outside `with` its start is not run
+    before = TestClient(app)  # without `with`, the service is not started
     assert (before.get("/healthz").status_code, before.get("/healthz").json()) == (503, {"status": "starting"})
     with TestClient(app) as client:
         assert (client.get("/healthz").status_code, client.get("/healthz").json()) == (200, {"status": "ready"})
     assert before.get("/healthz").json() == {"status": "shutting_down"}
-    refused = before.post("/predict", files=upload(photo(0)))
-    assert (refused.status_code, refused.json()["code"]) == (503, "shutting_down")
-    assert refused.headers["retry-after"] == "5"
+    rejected = before.post("/predict", files=upload(photo(0)))
+    assert (rejected.status_code, rejected.json()["code"]) == (503, "shutting_down")
+    assert rejected.headers["retry-after"] == "5"
 
 
-def test_it_does_not_start_where_the_network_cannot_answer(model_folder, detector):
+def test_service_does_not_start_if_the_network_fails(model_folder, detector):
     def fail(_):
         raise RuntimeError("no memory")
 
@@ -145,7 +145,7 @@ def test_it_does_not_start_where_the_network_cannot_answer(model_folder, detecto
         pass
 
 
-def test_two_services_count_apart(model_folder, detector):
+def test_each_service_has_its_own_metrics(model_folder, detector):
     with (
         TestClient(create_app(model_folder, detector, Limits())) as one,
         TestClient(create_app(model_folder, detector, Limits())) as other,
@@ -156,7 +156,7 @@ def test_two_services_count_apart(model_folder, detector):
         assert "roadwork_photos_total{" not in other.get("/metrics").text
 
 
-def test_metrics_name_few_paths(client):
+def test_metrics_group_unknown_paths(client):
     for path in ("/a", "/b?c", "/page/style.css"):
         client.get(path)
     text = client.get("/metrics").text
@@ -165,7 +165,7 @@ def test_metrics_name_few_paths(client):
     assert metric(text, "roadwork_queue_photos") == 0
 
 
-def test_openapi_states_the_body_and_the_answers(client):
+def test_openapi_lists_bodies_and_responses(client):
     schema = client.get("/openapi.json").json()
     predict = schema["paths"]["/predict"]["post"]
     assert {"multipart/form-data", "image/jpeg"} <= predict["requestBody"]["content"].keys()
@@ -174,32 +174,32 @@ def test_openapi_states_the_body_and_the_answers(client):
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/docs", 404), ("GET", "/predict", 405)])
-def test_other_errors_are_json_too(client, method, path, status):
+def test_http_errors_are_json(client, method, path, status):
     response = client.request(method, path)
     assert response.status_code == status
     assert response.json().keys() == {"error", "code"}
 
 
-def test_every_answer_forbids_loading_from_elsewhere(client):
+def test_every_response_has_security_headers(client):
     for path in ("/", "/page/main.js", "/map/leaflet.js", "/map/land.geojson", "/nope"):
         headers = client.get(path).headers
         assert headers["content-security-policy"].startswith("default-src 'self'")
         assert headers["x-content-type-options"] == "nosniff"
 
 
-def test_page_and_map_files_are_not_a_way_out_of_their_folder(client):
+def test_static_files_cannot_leave_their_folder(client):
     for path in ("/page/../app.py", "/page/%2e%2e/app.py", "/map/..%2f..%2ferrors.py"):
         assert client.get(path).status_code == 404
 
 
-def test_look_is_the_photo_under_the_map_of_its_pixels(client, detector, monkeypatch):
+def test_look_overlays_the_saliency_of_the_photo(client, detector, monkeypatch):
     data, threads, gradient_map = photo(0, size=(96, 72)), [], saliency.gradient_map
 
-    def look_and_tell(*arguments):
+    def record_thread(*arguments):
         threads.append(threading.current_thread().name)
         return gradient_map(*arguments)
 
-    monkeypatch.setattr(saliency, "gradient_map", look_and_tell)
+    monkeypatch.setattr(saliency, "gradient_map", record_thread)
     response = client.post("/look", files=upload(data))
     assert response.headers["content-type"] == "image/png"
     pixels = to_network_input(detector.read(data)[None], detector.preprocessing.statistics)
@@ -209,7 +209,7 @@ def test_look_is_the_photo_under_the_map_of_its_pixels(client, detector, monkeyp
     assert threads[0].startswith("network")
 
 
-def test_look_takes_one_photo(client):
+def test_look_rejects_several_photos(client):
     response = client.post("/look", files=upload(photo(0), photo(1)))
     assert (response.status_code, response.json()["code"]) == (400, "one_photo_only")
 
@@ -239,8 +239,8 @@ def test_decoders_use_one_thread_and_the_network_uses_all(model_folder, detector
     assert seen == {"decoder": 1, "network": 2}
 
 
-def test_the_loop_goes_on_while_a_photo_is_decoded(model_folder, detector):
-    """A decoder that never ends by itself does not keep /healthz waiting."""
+def test_decoding_does_not_block_the_event_loop(model_folder, detector):
+    """/healthz responds while a decoder hangs."""
     release = threading.Event()
     slow = Detector(detector.network, detector.preprocessing, detector.facts, detector.device)
     slow.read = lambda data: release.wait(20) and detector.read(data)

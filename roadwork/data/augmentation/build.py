@@ -11,6 +11,7 @@ from roadwork.data.augmentation.batch_augmentation import BatchAugmentation
 from roadwork.data.augmentation.heavy_aug_kornia import HeavyAugmentationKornia
 from roadwork.data.augmentation.latest_aug_2025 import LatestAugmentation2025
 from roadwork.data.augmentation.streetvision import StreetVisionAugmentation
+from roadwork.data.augmentation.zoom_out import ZoomOutAugmentation
 from roadwork.settings import TrainAugmentationSettings
 
 
@@ -26,6 +27,7 @@ AUGMENTATIONS: dict[str, type[BatchAugmentation]] = {
     "latest_2025": LatestAugmentation2025,
     "heavy_kornia": HeavyAugmentationKornia,
     "streetvision": StreetVisionAugmentation,
+    "zoom_out": ZoomOutAugmentation,
     "none": NoAugmentation,
 }
 

@@ -1,4 +1,4 @@
-// texts: in the page's panel. It goes into the document as text: a file name is never read as HTML.
+// texts: see panel.html. They are inserted as text: a file name is never parsed as HTML.
 function showText(feature, layer) {
   if (!feature.properties) return;
   layer.bindTooltip(() => {
@@ -12,7 +12,7 @@ function isNarrow() {
   return window.innerWidth < 800;
 }
 
-// Features that belong to some zooms only, such as finer cells when one comes closer, come and go.
+// Shows features with a zoom range, such as finer cells, only at these zooms.
 function followZoom(map, layer) {
   const all = layer.getLayers();
   const update = () => all.forEach((shape) => {
@@ -24,7 +24,7 @@ function followZoom(map, layer) {
   update();
 }
 
-// layers: from the bottom to the top. bounds: [[south, west], [north, east]] in degrees.
+// layers: from bottom to top. bounds: [[south, west], [north, east]] in degrees.
 function openMap(map, layers, bounds) {
   const stack = () => layers.forEach((layer) => map.hasLayer(layer) && layer.bringToFront());
   layers.forEach((layer) => followZoom(map, layer));
@@ -42,7 +42,7 @@ function openMap(map, layers, bounds) {
     animate: false,
   });
   fit();
-  // A turned phone shows all of it again, until the reader has gone somewhere.
+  // After a resize, such as rotating a phone, the map fits its bounds again, until the user has moved it.
   map.on("resize", fit);
   ["pointerdown", "wheel", "keydown"].forEach((event) =>
     map.getContainer().addEventListener(event, () => map.off("resize", fit), { once: true }));

@@ -1,1 +1,1 @@
-"""The parts of a report, each a heading, a template and what the template shows."""
+"""The sections of a report: each has a heading, a template and its values."""

@@ -14,9 +14,9 @@ from roadwork.data.open import open_dataset
 from roadwork.data.splitting.splits import read_splits
 from roadwork.data.table import SampleTable
 from roadwork.data.utils.privacy import position_columns, round_positions
+from roadwork.metrics.slices import find_region
 from roadwork.report.page import Section
 from roadwork.report.run_files import RunFiles
-from roadwork.report.slices import find_region
 from roadwork.settings import SPLIT_NAMES
 from roadwork.settings.sampling import TEST_SPLIT
 
@@ -31,8 +31,8 @@ class RunData:
     Attributes:
         table: N rows.
         source: their photos.
-        splits: (N,) split of each row, empty where it is in none.
-        is_unchanged: whether rows, labels and positions are still those of the training; None where that is not known.
+        splits: (N,) split of each row; empty for rows in no split.
+        is_unchanged: whether rows, labels and positions are the same as in training; None if unknown.
     """
 
     table: SampleTable
@@ -42,12 +42,12 @@ class RunData:
 
 
 def open_data(run: RunFiles) -> RunData | str:
-    """A run's data, or a sentence on why it cannot be read. No demo data is made for it."""
+    """The data of a run, or a sentence on why it cannot be read. Demo data is not created."""
     data = run.settings.data
     if data.mode == "local" and not Path(data.root).is_dir():
         return (
-            f"The data is no longer at {data.root}, seen from {Path.cwd()}: call roadwork report from where the run "
-            "was trained, or name the folder with data.root=FOLDER."
+            f"The data folder {data.root} does not exist (current folder: {Path.cwd()}). Run roadwork report in the "
+            "folder where the run was trained, or set data.root=FOLDER."
         )
     try:
         dataset = open_dataset(run.settings)
@@ -71,7 +71,7 @@ def dataset_section(run: RunFiles, data: RunData | str) -> Section:
         "splits": [_split_row(run, data, name) for name in (*SPLIT_NAMES, "")],
         "regions": _regions(run, data),
         "split_names": SPLIT_NAMES,
-        "notes": data.table.notes if settings.privacy.coarsen_gps is None else (),  # they quote values
+        "notes": data.table.notes if settings.privacy.coarsen_gps is None else (),  # notes quote values of the data
         "corrections": settings.data.label_corrections,
         "unreadable": run.results.get(TEST_SPLIT, {}).get("unreadable"),
         "fingerprint": data.table.fingerprint(),
@@ -87,8 +87,8 @@ def _split_row(run: RunFiles, data: RunData, name: str) -> dict[str, Any]:
     here = data.splits == name
     groups = None
     if run.predictions is not None:
-        judged = run.predictions[run.predictions["split"] == name]
-        groups = judged["group"].nunique() or None
+        predicted = run.predictions[run.predictions["split"] == name]
+        groups = predicted["group"].nunique() or None
     return {
         "name": name or "in no split",
         "rows": int(here.sum()),
@@ -99,7 +99,7 @@ def _split_row(run: RunFiles, data: RunData, name: str) -> dict[str, Any]:
 
 
 def _regions(run: RunFiles, data: RunData) -> dict[str, Any] | None:
-    """Rows by region and split, the largest regions first; None where rows are of one region or of unknown ones."""
+    """Rows by region and split, the largest regions first; None if there are no regions to compare."""
     gps, decimals = data.table.gps, run.settings.privacy.coarsen_gps
     columns = data.table.slices.drop(columns=position_columns(data.table.slices, gps, decimals))
     region = find_region(columns, round_positions(gps, decimals))

@@ -1,4 +1,4 @@
-"""The photos that were decided wrongly."""
+"""The misclassified photos."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import pandas as pd
 from roadwork.core.progress import track
 from roadwork.data.images import UnreadableImageError
 from roadwork.metrics.decision import decide
+from roadwork.metrics.predictions import further_columns
 from roadwork.report.error_map import draw_error_map
 from roadwork.report.page import Section, why_no_test_rows
-from roadwork.report.privacy import further_columns, make_thumbnail
+from roadwork.report.privacy import make_thumbnail
 from roadwork.report.run_files import RunFiles
 from roadwork.report.sections.dataset import RunData
 
@@ -25,10 +26,10 @@ class Card:
     """A photo of the gallery.
 
     Attributes:
-        title: its file's name, or a number where names are hidden.
-        probability: of Roadwork, in percent, as text.
+        title: file name, or a number if names are hidden.
+        probability: probability of Roadwork in percent, as text.
         facts: (name, value) of group, distance and further columns.
-        picture: a `data:` address, or None where the photo cannot be shown.
+        picture: a `data:` URL; None if the photo cannot be shown.
     """
 
     title: str
@@ -38,7 +39,7 @@ class Card:
 
 
 def errors_section(run: RunFiles, data: RunData | str) -> Section:
-    """Misses and false alarms on val_test, the surest first, and a map of them."""
+    """Missed roadwork and false alarms on val_test, the most confident first, and a map of them."""
     title = "Errors on val_test"
     rows = run.test_rows
     if rows is None:
@@ -78,9 +79,9 @@ def _cards(rows: pd.DataFrame, data: RunData | str, *, hides: bool, blur: float)
     for place, (_, row) in enumerate(track(rows.iterrows(), len(rows), "Reading photos"), start=1):
         facts = [] if hides else [("group", str(row["group"]))]
         if not np.isnan(row["distance_km"]):
-            facts.append(("deployment", f"{row['distance_km']:,.0f} km"))
+            facts.append(("distance", f"{row['distance_km']:,.0f} km"))
         facts += [(name, str(row[name])) for name in further_columns(rows) if not pd.isna(row[name])]
-        # A name can tell the place in ways that no rule finds.
+        # A file name can reveal the place in ways that no rule detects.
         title = f"photo {place}" if hides else row["filename"] or row["id"]
         picture = None if isinstance(data, str) else _picture(data, numbers.get(row["id"]), blur)
         cards.append(Card(str(title), _percent(row["probability"]), facts, picture))
@@ -98,5 +99,5 @@ def _picture(data: RunData, number: int | None, blur: float) -> str | None:
 
 
 def _percent(probability: float) -> str:
-    """Never 100 % or 0 % of what is only nearly so."""
+    """In percent, never rounded to 0 % or 100 %."""
     return f"{min(max(probability, 0.0001), 0.9999):.2%}" if not 0.001 <= probability <= 0.999 else f"{probability:.1%}"

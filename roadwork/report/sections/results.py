@@ -1,4 +1,4 @@
-"""Results: decisions, calibration, slices, reward."""
+"""Sections on results: decisions, calibration, slices, reward."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import pandas as pd
 from markupsafe import Markup
 
 from roadwork.core.progress import track
+from roadwork.data.mixed_datasets import SOURCE
 from roadwork.evaluation.streetvision.reward import simulate_reward
 from roadwork.metrics.classification import count_confusion, score_all, score_probabilities
 from roadwork.metrics.decision import DEFAULT_THRESHOLD, decide, probability
 from roadwork.metrics.predictions import predicted_margins
+from roadwork.metrics.slices import MIN_GROUPS, MIN_ROWS, find_slicings, slice_metrics, worst_parts
 from roadwork.report.charts import Plot, ranking_curves, reliability_bins
 from roadwork.report.page import Section, why_no_test_rows
 from roadwork.report.run_files import RunFiles
-from roadwork.report.slices import MIN_GROUPS, MIN_ROWS, find_slicings, slice_figures, worst_parts
 from roadwork.settings.sampling import TEST_SPLIT
 
 _SHARES = (0.0, 1.0)
@@ -45,21 +46,21 @@ def decisions_section(run: RunFiles) -> Section:
 
 def _draw_curves(rows: pd.DataFrame, threshold: float) -> dict[str, Markup]:
     labels = rows["label"].to_numpy()
-    # No temperature changes the order of rows.
+    # The temperature does not change the order of rows.
     curves = ranking_curves(labels, probability(predicted_margins(rows)))
-    figures = score_all(labels, rows["probability"].to_numpy(), threshold)
+    metrics = score_all(labels, rows["probability"].to_numpy(), threshold)
     tn, fp, _, _ = count_confusion(labels, rows["probability"].to_numpy(), threshold).tolist()
-    here = f"at {threshold:.4g}"
-    roc = Plot("ROC curve", x=_SHARES, y=_SHARES, x_label="false alarms among None", y_label="found among Roadwork")
+    here = f"threshold {threshold:.4g}"
+    roc = Plot("ROC curve", x=_SHARES, y=_SHARES, x_label="false positive rate", y_label="recall")
     roc.line([(0, 0), (1, 1)], "chance")
     roc.line(_points(curves.roc), "series1")
-    roc.dots([(fp / (tn + fp), figures["recall"])], "chosen", [here], radius=4.5)
+    roc.dots([(fp / (tn + fp), metrics["recall"])], "chosen", [here], radius=4.5)
     ranked = Plot("Precision-recall curve", x=_SHARES, y=_SHARES, x_label="recall", y_label="precision")
     share = float(labels.mean())
     ranked.line([(0, share), (1, share)], "chance")
     ranked.line(_points(curves.precision_recall), "series1")
-    if not np.isnan(figures["precision"]):
-        ranked.dots([(figures["recall"], figures["precision"])], "chosen", [here], radius=4.5)
+    if not np.isnan(metrics["precision"]):
+        ranked.dots([(metrics["recall"], metrics["precision"])], "chosen", [here], radius=4.5)
     return {"roc": roc.svg(), "precision_recall": ranked.svg()}
 
 
@@ -68,10 +69,10 @@ def _points(values: np.ndarray) -> list[tuple[float, float]]:
 
 
 def calibration_section(run: RunFiles) -> Section:
-    """Reliability before and after, its figures, the threshold curve, and when no answer is given."""
+    """Reliability before and after calibration, its metrics, the threshold curve, and abstention."""
     title = "Calibration and threshold"
     if run.calibration is None:
-        sentence = " ".join(run.notes) or "Not there yet: roadwork calibrate RUN makes this, after roadwork evaluate."
+        sentence = " ".join(run.notes) or "Not available yet. Run roadwork evaluate RUN, then roadwork calibrate RUN."
         return Section("calibration", title, missing=sentence)
     fit = run.calibration["temperature_fit"]
     shown: dict[str, Any] = {
@@ -87,7 +88,7 @@ def calibration_section(run: RunFiles) -> Section:
 
 
 def _draw_reliability(rows: pd.DataFrame, temperature: float) -> list[dict[str, Any]]:
-    """One diagram of val_test where the temperature stayed 1, else one before and one after."""
+    """Reliability diagrams of val_test before and after calibration; one if the temperature is 1."""
     names = ["as trained (temperature 1)"]
     if temperature != 1:
         names.append(f"calibrated (temperature {temperature:.3g})")
@@ -99,7 +100,7 @@ def _draw_reliability(rows: pd.DataFrame, temperature: float) -> list[dict[str, 
             {
                 "name": name,
                 "plot": _reliability_plot(labels, probabilities, rows["group"].to_numpy(), name),
-                "figures": score_probabilities(labels, probabilities),
+                "metrics": score_probabilities(labels, probabilities),
             }
         )
     return diagrams
@@ -108,7 +109,7 @@ def _draw_reliability(rows: pd.DataFrame, temperature: float) -> list[dict[str, 
 def _reliability_plot(labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, name: str) -> Markup:
     plot = Plot(
         f"Reliability on val_test, {name}",
-        x=(0.0, 1.0), y=(0.0, 1.0), x_label="probability given", y_label="share of Roadwork",
+        x=(0.0, 1.0), y=(0.0, 1.0), x_label="predicted probability", y_label="observed share",
     )  # fmt: skip
     plot.line([(0, 0), (1, 1)], "chance")
     bins = reliability_bins(labels, probabilities, groups, _BINS)
@@ -118,8 +119,8 @@ def _reliability_plot(labels: np.ndarray, probabilities: np.ndarray, groups: np.
         [(part.probability, part.share) for part in bins],
         "series1",
         [
-            f"given {part.probability:.3f}, was {part.share:.3f} ({part.interval[0]:.3f} to {part.interval[1]:.3f}); "
-            f"{part.n:,} rows in {part.groups:,} groups"
+            f"predicted {part.probability:.3f}, observed {part.share:.3f} "
+            f"({part.interval[0]:.3f} to {part.interval[1]:.3f}); {part.n:,} rows in {part.groups:,} groups"
             for part in bins
         ],
         radius=3.5,
@@ -136,22 +137,22 @@ def _threshold_plot(calibration: dict[str, Any]) -> Markup:
     )  # fmt: skip
     low, high = fit["interval"]
     plot.span(low, high, "series3")
-    plot.upright(DEFAULT_THRESHOLD, "0.5", "half")
+    plot.vertical_line(DEFAULT_THRESHOLD, "0.5", "half")
     if fit["kept"]:
-        plot.upright(calibration["threshold"], f"t = {calibration['threshold']:.4f}", "chosen", level=1)
+        plot.vertical_line(calibration["threshold"], f"t = {calibration['threshold']:.4f}", "chosen", level=1)
     plot.steps([(point["threshold"], point["mcc"]) for point in curve], "series1")
     return plot.svg()
 
 
 def reward_section(run: RunFiles) -> Section:
-    """The simulated reward on val_test, and the figures by level where `evaluate --profile` has made them."""
+    """The simulated reward on val_test, and metrics by level after `evaluate --profile`."""
     title = "Expected reward in StreetVision"
     rows = run.test_rows
     if rows is None:
         return Section("reward", title, missing=why_no_test_rows(run.predictions))
     labels = rows["label"].to_numpy()
     if len(set(labels.tolist())) < 2:
-        return Section("reward", title, missing="val_test holds one class only, so no reward can be simulated.")
+        return Section("reward", title, missing="val_test has one class only, so no reward can be simulated.")
     decisions = decide(rows["probability"].to_numpy(), run.threshold)
     profiles = {
         key.removeprefix(f"{TEST_SPLIT}_"): _show_profile(result)
@@ -163,31 +164,42 @@ def reward_section(run: RunFiles) -> Section:
 
 
 def _show_profile(result: dict[str, Any]) -> dict[str, Any]:
-    """Figures by level, and all levels together."""
+    """Metrics by level and over all levels."""
     confusion = result.get("confusion", {})
     whole = result | {"level": "all", "errors": confusion.get("fp", 0) + confusion.get("fn", 0)}
     return {"levels": [*result.get("by_level", []), whole], "reward": result.get("reward")}
 
 
+def elsewhere_section(run: RunFiles) -> Section:
+    """The figures on other datasets beside those on val_test, overall and by source."""
+    rows = []
+    for result in run.elsewhere:
+        if result["overall"] is not None:
+            rows.append(result["overall"] | {"name": result["dataset"], "is_whole": True})
+        by_source = (slicing["parts"] for slicing in result["slices"] if slicing["title"] == SOURCE)
+        rows += [part | {"is_whole": False} for parts in by_source for part in parts]
+    return Section("elsewhere", "Other datasets", {"rows": rows, "results": run.elsewhere})
+
+
 def slicing_section(run: RunFiles) -> Section:
-    """MCC by part of val_test, the worst first."""
+    """MCC by slice of val_test, the worst first."""
     title = "MCC by slice of val_test"
     rows = run.test_rows
     if rows is None:
         return Section("slicing", title, missing=why_no_test_rows(run.predictions))
-    slicings, left_out = find_slicings(rows, run.settings)
+    slicings, omitted = find_slicings(rows, run.settings)
     evaluation = run.settings.evaluation
     sliced = [
-        slice_figures(rows, slicing, draws=evaluation.bootstrap_draws, seed=evaluation.seed, threshold=run.threshold)
-        for slicing in track(slicings, len(slicings), "Judging slices")
+        slice_metrics(rows, slicing, draws=evaluation.bootstrap_draws, seed=evaluation.seed, threshold=run.threshold)
+        for slicing in track(slicings, len(slicings), "Evaluating slices")
     ]
     worst = next(worst_parts(sliced), None)
     shown = {
         "slicings": sliced,
-        "left_out": left_out,
+        "omitted": omitted,
         "worst": worst,
         "overall": (run.result or {}).get("mcc"),
-        "n_parts": sum(len(figures.parts) for figures in sliced),
+        "n_parts": sum(len(metrics.parts) for metrics in sliced),
         "min_rows": MIN_ROWS,
         "min_groups": MIN_GROUPS,
     }

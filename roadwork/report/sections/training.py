@@ -1,4 +1,4 @@
-"""Headline, learning curves, and setup."""
+"""Sections on the headline result, learning curves and setup."""
 
 from __future__ import annotations
 
@@ -18,30 +18,32 @@ from roadwork.settings.sampling import TEST_SPLIT
 
 SELECTING = "val_select/mcc"
 _LOSSES = (("train/loss", "series1"), ("val_select/loss", "series2"))
-_FIGURES = (
-    ("accuracy", "Accuracy", "decisions that are right"),
-    ("precision", "Precision", "right among those called Roadwork"),
-    ("recall", "Recall", "found among those with Roadwork"),
-    ("f1", "F1", "harmonic mean of the two above"),
-    ("auroc", "AUROC", "pairs in which Roadwork ranks higher"),
-    ("auprc", "AUPRC", "mean precision over all thresholds"),
+_METRICS = (
+    ("accuracy", "Accuracy", "share of correct decisions"),
+    ("precision", "Precision", "correct among predicted Roadwork"),
+    ("recall", "Recall", "found among true Roadwork"),
+    ("f1", "F1", "harmonic mean of precision and recall"),
+    ("auroc", "AUROC", "chance that Roadwork ranks above None"),
+    ("auprc", "AUPRC", "average precision over all thresholds"),
 )
 
 
 def learning_section(run: RunFiles) -> Section:
-    """Losses, the MCC that selects, and the learning rate, by epoch."""
+    """Losses, val_select MCC and learning rate by epoch."""
     title = "Learning curves"
     if is_ensemble(run.folder):
-        return Section("learning", title, missing="An ensemble is not trained; the reports of its runs have theirs.")
+        return Section("learning", title, missing="An ensemble is not trained. See the reports of its runs.")
     if not run.epochs:
-        return Section("learning", title, missing="metrics.jsonl holds no epoch: the run ended before its first one.")
-    chosen = chosen_epoch(run.epochs)
-    best = next((entry for entry in run.epochs if entry["epoch"] == chosen), {})
+        return Section(
+            "learning", title, missing="metrics.jsonl has no epochs: the run stopped before the first one ended."
+        )
+    selected = selected_epoch(run.epochs)
+    best = next((entry for entry in run.epochs if entry["epoch"] == selected), {})
     shown = {
-        "loss": _loss_plot(run.epochs, chosen),
-        "mcc": mcc_plot([(run.epochs, "series2")], chosen),
-        "rate": _rate_plot(run.epochs, chosen),
-        "chosen": chosen,
+        "loss": _loss_plot(run.epochs, selected),
+        "mcc": mcc_plot([(run.epochs, "series2")], selected),
+        "rate": _rate_plot(run.epochs, selected),
+        "selected": selected,
         "best_mcc": best.get(SELECTING),
         "n_epochs": len(run.epochs),
         "minutes": run.epochs[-1].get("seconds", 0.0) / 60,
@@ -49,49 +51,49 @@ def learning_section(run: RunFiles) -> Section:
     return Section("learning", title, shown)
 
 
-def chosen_epoch(epochs: list[dict[str, Any]]) -> int | None:
-    """The epoch, from 0, that best.ckpt is of: the first with the highest MCC on val_select, as Lightning has it."""
-    judged = [entry for entry in epochs if SELECTING in entry]
-    return max(judged, key=lambda entry: entry[SELECTING])["epoch"] if judged else None
+def selected_epoch(epochs: list[dict[str, Any]]) -> int | None:
+    """The epoch of best.ckpt, from 0: the first one with the highest val_select MCC, as in Lightning."""
+    evaluated = [entry for entry in epochs if SELECTING in entry]
+    return max(evaluated, key=lambda entry: entry[SELECTING])["epoch"] if evaluated else None
 
 
 def series(epochs: list[dict[str, Any]], key: str) -> list[Point]:
-    """Points (epoch, value), epochs counted from 1, of the epochs that have a value."""
+    """Points (epoch, value) of the epochs that have a value; epochs count from 1."""
     return [(entry["epoch"] + 1, entry[key]) for entry in epochs if key in entry]
 
 
-def mcc_plot(runs: list[tuple[list[dict[str, Any]], str]], chosen: int | None) -> Markup:
-    """MCC on val_select by epoch, of one run or several, each with its style."""
+def mcc_plot(runs: list[tuple[list[dict[str, Any]], str]], selected: int | None) -> Markup:
+    """MCC on val_select by epoch, for one or more runs, each with its style."""
     curves = [(series(epochs, SELECTING), style) for epochs, style in runs]
     lowest = min([0.9, *(math.floor(10 * value) / 10 for points, _ in curves for _, value in points)])
     plot = _epochs_plot([entry for epochs, _ in runs for entry in epochs], "MCC on val_select", (lowest, 1.0))
-    if chosen is not None:
-        plot.upright(chosen + 1, "chosen", "chosen")
+    if selected is not None:
+        plot.vertical_line(selected + 1, "selected", "chosen")
     for points, style in curves:
         _draw(plot, points, style)
     return plot.svg()
 
 
-def _loss_plot(epochs: list[dict[str, Any]], chosen: int | None) -> Markup:
+def _loss_plot(epochs: list[dict[str, Any]], selected: int | None) -> Markup:
     values = [value for key, _ in _LOSSES for _, value in series(epochs, key) if value > 0]
     if not values:
         return Markup()
-    plot = _epochs_plot(epochs, "loss (logarithmic)", (min(values) / 1.2, max(values) * 1.2), log_y=True)
-    if chosen is not None:
-        plot.upright(chosen + 1, "chosen", "chosen")
+    plot = _epochs_plot(epochs, "loss (log scale)", (min(values) / 1.2, max(values) * 1.2), log_y=True)
+    if selected is not None:
+        plot.vertical_line(selected + 1, "selected", "chosen")
     for key, style in _LOSSES:
         _draw(plot, [point for point in series(epochs, key) if point[1] > 0], style)
     return plot.svg()
 
 
-def _rate_plot(epochs: list[dict[str, Any]], chosen: int | None) -> Markup:
+def _rate_plot(epochs: list[dict[str, Any]], selected: int | None) -> Markup:
     points = [(epoch, 1000 * rate) for epoch, rate in series(epochs, "lr")]
     if not points:
         return Markup()
     highest = 1.06 * max(rate for _, rate in points) or 1.0
-    plot = _epochs_plot(epochs, "learning rate, thousandths", (0.0, highest))
-    if chosen is not None:
-        plot.upright(chosen + 1, "chosen", "chosen")
+    plot = _epochs_plot(epochs, "learning rate × 1000", (0.0, highest))
+    if selected is not None:
+        plot.vertical_line(selected + 1, "selected", "chosen")
     _draw(plot, points, "series3")
     return plot.svg()
 
@@ -111,7 +113,7 @@ def _draw(plot: Plot, points: list[Point], style: str) -> None:
 
 
 def headline_section(run: RunFiles) -> Section:
-    """MCC with its interval, the verdict on the target, how often val_test was opened, and leaks."""
+    """MCC with its interval, the verdict on the target, the number of openings of val_test, and leaks."""
     title = "MCC on val_test"
     if run.result is None:
         return Section("headline", title, missing=NOT_EVALUATED)
@@ -125,34 +127,34 @@ def headline_section(run: RunFiles) -> Section:
         "openings": run.manifest.get("val_test_openings", run.result.get("openings")),
         "leaks": run.result.get("leaks") or plain.get("leaks", []),
         "unreadable": plain.get("unreadable", 0),
-        "figures": _FIGURES,
+        "metrics": _METRICS,
         "notes": [*run.notes, *_contradiction(run)],
     }
     return Section("headline", title, shown)
 
 
 def scale_start(results: Sequence[dict[str, Any]]) -> float:
-    """Where a scale of MCCs begins so that all intervals fit: a tenth, at most 0.8."""
+    """Start of an MCC scale that contains all intervals: a multiple of 0.1, at most 0.8."""
     lows: list[float] = [result["mcc_low"] for result in results if result["mcc_low"] is not None]
     return min([0.8, *(math.floor(10 * low) / 10 for low in lows)])
 
 
 def _contradiction(run: RunFiles) -> list[str]:
-    """Files of two evaluations side by side would give a report that contradicts itself."""
+    """A warning if results and predictions come from different evaluations."""
     if run.result is None or run.test_rows is None:
         return []
     labels, probabilities = run.test_rows["label"].to_numpy(), run.test_rows["probability"].to_numpy()
     if count_confusion(labels, probabilities, run.threshold).tolist() == [*run.result["confusion"].values()]:
         return []
     sentence = (
-        "results.json and predictions.parquet are not of one evaluation: their decisions on val_test differ. "
+        "results.json and predictions.parquet come from different evaluations: their decisions on val_test differ. "
         "Run roadwork evaluate RUN, then roadwork calibrate RUN."
     )
     return [sentence]
 
 
 def setup_section(run: RunFiles) -> Section:
-    """The wiring table, and what it takes to repeat the run."""
+    """The wiring table, and the versions, seeds and settings to reproduce the run."""
     manifest = run.manifest
     facts = {
         "created": manifest.get("created"),
@@ -160,7 +162,7 @@ def setup_section(run: RunFiles) -> Section:
         "git revision": manifest.get("git_revision"),
         "Python": manifest.get("python"),
         **manifest.get("versions", {}),
-        **{f"seed of {name}": value for name, value in manifest.get("seeds", {}).items()},
+        **{f"seed ({name})": value for name, value in manifest.get("seeds", {}).items()},
     }
     shown = {
         "wiring": manifest.get("wiring", []),

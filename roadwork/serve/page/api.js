@@ -1,20 +1,20 @@
-// What the server is asked, and how often.
+// Requests to the server, with retries.
 
 const RETRIES = 6;
 
-export class Refused extends Error {}
+export class RequestError extends Error {}
 
 export async function getFacts() {
   return (await fetch("model")).json();
 }
 
-// The answers for files, in order: {label, probability, ...} or {error}.
+// The predictions for files, in order: {label, probability, ...} or {error}.
 export async function predict(files) {
   const response = await post("predict", files);
   return (await response.json()).predictions;
 }
 
-// A picture of one file and where the network looked.
+// An image of one file with its saliency map.
 export async function look(file) {
   return (await post("look", [file])).blob();
 }
@@ -26,7 +26,7 @@ async function post(path, files) {
     const response = await send(path, form);
     if (response.ok) return response;
     const wait = Number(response.headers.get("retry-after"));
-    if (!wait || attempt === RETRIES) throw new Refused(await reason(response));
+    if (!wait || attempt === RETRIES) throw new RequestError(await reason(response));
     await new Promise((resolve) => { setTimeout(resolve, 1000 * wait); });
   }
 }
@@ -35,7 +35,7 @@ async function send(path, body) {
   try {
     return await fetch(path, { method: "POST", body });
   } catch {
-    throw new Refused("The server did not answer. Check that it runs, and send the photo again.");
+    throw new RequestError("The server did not respond. Check that it is running, then send the photo again.");
   }
 }
 
@@ -43,6 +43,6 @@ async function reason(response) {
   try {
     return (await response.json()).error;
   } catch {
-    return `The server answered with status ${response.status}.`;
+    return `The server responded with status ${response.status}.`;
   }
 }

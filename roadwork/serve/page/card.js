@@ -1,4 +1,4 @@
-// One photo: its thumbnail and what is said of it. File names go in as text, never as HTML.
+// A card: thumbnail and prediction of one photo. File names are inserted as text, never as HTML.
 
 import { look } from "./api.js";
 
@@ -8,7 +8,7 @@ const template = document.getElementById("card");
 export function percent(share, near = NaN) {
   if (share < 0.005) return "under 1\u00a0%";
   if (share >= 0.995) return "over 99\u00a0%";
-  const digits = Math.abs(share - near) < 0.01 ? 1 : 0; // 45.2 is above 45, and 45 would not show it
+  const digits = Math.abs(share - near) < 0.01 ? 1 : 0; // one decimal near the threshold: 45.2 is above 45
   return `${(100 * share).toFixed(digits)}\u00a0%`;
 }
 
@@ -45,14 +45,14 @@ export class Card {
     this.answer = answer;
     this.element.classList.replace("waiting", this.kind());
     if (answer.error) {
-      this.part("verdict").textContent = "Not answered";
-      this.part("said").textContent = answer.error;
+      this.part("verdict").textContent = "No prediction";
+      this.part("detail").textContent = answer.error;
       return;
     }
     const { threshold, abstain_low: low, abstain_high: high } = this.model;
     const leaning = answer.label === "Roadwork" ? "Roadwork" : "No roadwork";
-    this.part("verdict").textContent = answer.abstain ? "Too near to call" : leaning;
-    this.part("said").textContent = `${percent(answer.probability, threshold)} probability of roadwork`;
+    this.part("verdict").textContent = answer.abstain ? "Undecided" : leaning;
+    this.part("detail").textContent = `${percent(answer.probability, threshold)} probability of roadwork`;
     this.part("fill").style.width = percent100(answer.probability);
     this.part("mark").style.left = percent100(threshold);
     if (low !== null && high !== null) {
@@ -61,7 +61,7 @@ export class Card {
     }
     this.part("meter").hidden = false;
     this.part("scale").hidden = false;
-    this.part("scale").textContent = `Roadwork from ${percent(threshold)} (the mark)`;
+    this.part("scale").textContent = `Threshold: ${percent(threshold)} (vertical line)`;
     this.part("picture").title = this.file.name;
     this.button.hidden = false;
   }
@@ -81,16 +81,16 @@ export class Card {
 
   async fetchLook() {
     this.button.disabled = true;
-    this.button.textContent = "Looking …";
+    this.button.textContent = "Computing …";
     try {
       this.lookUrl = URL.createObjectURL(await look(this.file));
       const picture = this.part("look");
       picture.src = this.lookUrl;
       picture.alt = `Saliency map of ${this.file.name}: evidence for roadwork in red`;
       await picture.decode();
-      this.button.textContent = "Where it looked";
+      this.button.textContent = "Show saliency";
     } catch (error) {
-      this.button.textContent = "Where it looked";
+      this.button.textContent = "Show saliency";
       this.button.setAttribute("aria-pressed", "false");
       this.part("scale").textContent = error.message;
     }

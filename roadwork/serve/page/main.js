@@ -1,9 +1,9 @@
-// Photos in, cards out: one portion after the other.
+// Predicts photos batch by batch and shows a card for each.
 
 import { getFacts, predict } from "./api.js";
 import { Card, percent } from "./card.js";
 import { addSpot, clearSpots, fitSpots } from "./map.js";
-import { inPortions, isTooLarge, megabytes } from "./portions.js";
+import { splitIntoBatches, isTooLarge, megabytes } from "./batches.js";
 
 const byId = (id) => document.getElementById(id);
 const facts = await getFacts();
@@ -13,11 +13,11 @@ let waiting = [];
 let isBusy = false;
 
 function describe() {
-  const prior = model.prior === null ? "" : `, for places where ${percent(model.prior)} of the photos show it`;
+  const prior = model.prior === null ? "" : ` The probabilities assume that ${percent(model.prior)} of photos show roadwork.`;
   const unsure = model.abstain_low === null ? ""
-    : ` From ${percent(model.abstain_low, model.threshold)} to ${percent(model.abstain_high, model.threshold)} it is too near to call.`;
+    : ` Predictions from ${percent(model.abstain_low, model.threshold)} to ${percent(model.abstain_high, model.threshold)} are undecided.`;
   byId("model").textContent =
-    `The detector “${model.name}” says roadwork from a probability of ${percent(model.threshold)}${prior}.${unsure}`;
+    `Model “${model.name}” predicts roadwork from a probability of ${percent(model.threshold)}.${prior}${unsure}`;
   byId("limits").textContent =
     `JPEG, PNG or WebP, up to ${megabytes(limits.max_bytes)} and ${Math.round(limits.max_pixels / 1e6)} megapixels each`;
 }
@@ -25,8 +25,8 @@ function describe() {
 function showProgress() {
   const answered = cards.filter((card) => card.answer);
   const count = (kind) => answered.filter((card) => card.kind() === kind).length;
-  const parts = [[count("roadwork"), "with roadwork"], [count("none"), "without"], [count("unsure"), "too near to call"],
-    [count("wrong"), "not answered"]].filter(([number]) => number).map(([number, text]) => `${number} ${text}`);
+  const parts = [[count("roadwork"), "with roadwork"], [count("none"), "without"], [count("unsure"), "undecided"],
+    [count("wrong"), "failed"]].filter(([number]) => number).map(([number, text]) => `${number} ${text}`);
   const done = answered.length === cards.length;
   const head = done ? `${cards.length} ${cards.length === 1 ? "photo" : "photos"}` : `${answered.length} of ${cards.length} photos`;
   byId("progress").textContent = parts.length ? `${head}: ${parts.join(", ")}` : `${head} …`;
@@ -47,10 +47,10 @@ async function work() {
   if (isBusy) return;
   isBusy = true;
   while (waiting.length) {
-    const portion = inPortions(waiting, limits)[0];
-    waiting = waiting.slice(portion.length);
-    const [answers] = await Promise.all([ask(portion), ...portion.map((card) => card.drawThumbnail())]);
-    portion.forEach((card, index) => {
+    const batch = splitIntoBatches(waiting, limits)[0];
+    waiting = waiting.slice(batch.length);
+    const [answers] = await Promise.all([ask(batch), ...batch.map((card) => card.drawThumbnail())]);
+    batch.forEach((card, index) => {
       if (!cards.includes(card)) return; // cleared meanwhile
       card.show(answers[index]);
       addSpot(card);
@@ -61,13 +61,13 @@ async function work() {
   isBusy = false;
 }
 
-// One answer or error for each; what a whole portion is refused for is said on each of its photos.
-async function ask(portion) {
-  if (isTooLarge(portion[0].file, limits)) {
-    const size = megabytes(portion[0].file.size);
-    return [{ error: `The file has ${size}; at most ${megabytes(limits.max_bytes)} are allowed. Send a smaller one.` }];
+// One prediction or error per photo; if a whole batch is rejected, each of its photos gets the error.
+async function ask(batch) {
+  if (isTooLarge(batch[0].file, limits)) {
+    const size = megabytes(batch[0].file.size);
+    return [{ error: `The file has ${size}; at most ${megabytes(limits.max_bytes)} are allowed. Use a smaller one.` }];
   }
-  const files = portion.map((card) => card.file);
+  const files = batch.map((card) => card.file);
   try {
     return await predict(files);
   } catch (error) {
@@ -97,7 +97,7 @@ function clear() {
 
 function takeDrops() {
   const drop = byId("drop");
-  // The whole window takes them: a photo dropped beside the field would else replace the page.
+  // The whole window accepts drops, because a photo dropped beside the field would replace the page.
   window.addEventListener("dragover", (event) => { event.preventDefault(); drop.classList.add("over"); });
   window.addEventListener("dragleave", (event) => { if (!event.relatedTarget) drop.classList.remove("over"); });
   window.addEventListener("drop", (event) => {

@@ -1,4 +1,4 @@
-// The map of the photos with a position: land for orientation, no tiles, nothing from elsewhere.
+// The map of photos with GPS. It shows land without tiles and loads nothing from other hosts.
 
 const section = document.getElementById("place");
 let map = null;

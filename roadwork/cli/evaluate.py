@@ -16,21 +16,50 @@ if TYPE_CHECKING:
     from roadwork.evaluation.ensemble import EnsembleSummary
 
 
-@app.command(rich_help_panel="Judge")
+@app.command(rich_help_panel="Evaluate")
 def evaluate(
-    run: RunArgument,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder; with --on also an exported model folder.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="Settings of the dataset of --on, such as data.columns.label=NAME."
+        ),
+    ] = None,
     *,
     profile: Annotated[
         str | None,
         typer.Option(help="Evaluate like a StreetVision validator: streetvision-2026-01 or streetvision-2026-05."),
     ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATASET",
+            help="Evaluate on another labelled dataset instead: a folder, pairs.csv, parquet files or a hub name.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the results of --on. Default: RUN/on/DATASET or outputs/on/MODEL/DATASET."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results of --on as JSON.")] = False,
 ) -> None:
-    """Evaluate the best checkpoint on val_test: MCC and more, with 95 % intervals.
+    """Evaluate the best checkpoint on val_test.
 
-    Each opening of val_test is counted in manifest.json.
+    Prints MCC and other metrics with 95 % intervals. manifest.json counts each opening of val_test.
+    With --on, photos that training has seen are excluded, val_test stays closed, and KEY=VALUE describes the dataset.
 
     Example: roadwork evaluate outputs/demo/latest
+
+    Example: roadwork evaluate outputs/demo/latest --on data/other-city data.columns.label=is_roadwork
     """
+    if on is not None:
+        if profile is not None:
+            raise typer.BadParameter("it judges val_test, and --on another dataset.", param_hint="--profile")
+        _evaluate_elsewhere(run, on, overrides or [], out, as_json=as_json)
+        return
+    for given, hint in ((overrides, "KEY=VALUE"), (out, "--out"), (as_json, "--json")):
+        if given:
+            raise typer.BadParameter("it belongs to --on.", param_hint=hint)
     if profile is not None:
         _evaluate_profile(run, profile)
         return
@@ -48,8 +77,21 @@ def evaluate(
         f"Written: {run}/results.json and predictions.parquet"
     )
     if Run(folder).calibration_file.is_file():
-        print(f"{run}/calibration.json was fitted on earlier predictions: calibrate again.")
+        print(f"{run}/calibration.json was fitted on earlier predictions. Calibrate again.")
     print(f"Next: roadwork calibrate {run}, roadwork map {run}")
+
+
+def _evaluate_elsewhere(model: Path, on: str, overrides: list[str], out: Path | None, *, as_json: bool) -> None:
+    from roadwork.evaluation.elsewhere import evaluate_elsewhere
+    from roadwork.evaluation.elsewhere_results import format_elsewhere
+
+    quiet_lightning()
+    result, folder = evaluate_elsewhere(model, on, overrides, out)
+    if as_json:
+        print(json.dumps(result, indent=2, ensure_ascii=False))
+        return
+    Console().print(format_elsewhere(result))
+    print(f"Written: results.json, predictions.parquet and excluded.csv in {folder}")
 
 
 def _evaluate_profile(run: Path, profile: str) -> None:
@@ -66,21 +108,21 @@ def _evaluate_profile(run: Path, profile: str) -> None:
         print(f"The run is not calibrated. Run `roadwork calibrate {run}` first to see the result of an export.")
 
 
-@app.command(rich_help_panel="Judge")
+@app.command(rich_help_panel="Evaluate")
 def calibrate(
     run: RunArgument,
     *,
     prior: Annotated[
-        str, typer.Option(help="Share of Roadwork at the deployment: sample, balanced, or a number such as 0.01.")
+        str, typer.Option(help="Share of Roadwork in deployment: sample, balanced, or a number such as 0.01.")
     ] = "sample",
-    risk: Annotated[float, typer.Option(help="Accepted share of wrong predictions; the rest abstains.")] = 0.05,
-    cost_miss: Annotated[float, typer.Option(help="Cost of a missed roadwork, in any unit.")] = 1.0,
+    risk: Annotated[float, typer.Option(help="Accepted error rate; uncertain photos abstain to reach it.")] = 0.05,
+    cost_miss: Annotated[float, typer.Option(help="Cost of missed roadwork, in any unit.")] = 1.0,
     cost_false_alarm: Annotated[float, typer.Option(help="Cost of a false alarm, in the same unit.")] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Fit temperature, threshold and abstention on val_calib, then evaluate val_test.
+    """Fit temperature, threshold and abstention on val_calib.
 
-    Needs `roadwork evaluate RUN` first.
+    Evaluates val_test afterwards. Run `roadwork evaluate RUN` first.
 
     Example: roadwork calibrate outputs/demo/latest --prior 0.01
     """
@@ -101,26 +143,28 @@ def calibrate(
     print(f"Written: {run}/calibration.json, and probability_calibrated in predictions.parquet")
 
 
-@app.command(rich_help_panel="Judge")
+@app.command(rich_help_panel="Evaluate")
 def report(
     arguments: Annotated[
         list[str],
         typer.Argument(
             metavar="RUN [RUN]... [KEY=VALUE]...",
-            help="Run folders, and overrides of their configuration such as privacy.blur=3.",
+            help="Run folders, and overrides such as privacy.blur=3.",
         ),
     ],
     *,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Output file. Default: report.html in the run folder; in the current folder for several runs."
+            help="Output file. Default: report.html in the run folder, or in the current folder for several runs."
         ),
     ] = None,
 ) -> None:
-    """Write report.html: metrics, curves, slices, misclassified photos; several runs side by side.
+    """Write an HTML report of a run, or a comparison of runs.
 
-    Example: roadwork report outputs/demo/latest privacy.coarsen_gps=2 --out for-others.html
+    It has metrics, curves, slices and misclassified photos.
+
+    Example: roadwork report outputs/demo/latest privacy.coarsen_gps=2
     """
     try:
         from roadwork.report.report import write_report
@@ -137,19 +181,19 @@ def report(
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB. Open it in a browser.")
 
 
-@app.command(rich_help_panel="Judge")
+@app.command(rich_help_panel="Evaluate")
 def ensemble(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN [RUN]...", help="Folders of evaluated runs.")],
     *,
     out_experiment: Annotated[
-        str | None, typer.Option(help="Experiment name. Default: that of the first run with -ensemble.")
+        str | None, typer.Option(help="Experiment name. Default: name of the first run plus -ensemble.")
     ] = None,
 ) -> None:
-    """Average the logits of several runs on the same data and splits.
+    """Average the logits of several runs.
 
-    The result is a run folder to calibrate, report and export.
+    The runs need the same data and splits. The result is a run folder to calibrate, report and export.
 
-    Example: roadwork ensemble outputs/seed0/latest outputs/seed1/latest outputs/seed2/latest
+    Example: roadwork ensemble outputs/seed0/latest outputs/seed1/latest
     """
     from roadwork.evaluation.ensemble import create_ensemble
     from roadwork.metrics.results import format_results
@@ -159,7 +203,7 @@ def ensemble(
     summary = create_ensemble([Run.open(run).folder for run in runs], out_experiment)
     Console().print(format_results(TEST_SPLIT, summary.result))
     _print_members(summary)
-    print(f"{TEST_SPLIT} openings counted: {summary.result['openings']}, those of the runs and this one.")
+    print(f"{TEST_SPLIT} was opened {summary.result['openings']} time(s), by the runs and by this ensemble.")
     print(f"Written: {summary.folder}")
     print(f"Next: roadwork calibrate {summary.folder}, then roadwork export {summary.folder} --out DIR")
 

@@ -1,9 +1,9 @@
-"""The rows of a split in parts: by distance, region, time of day, and every further column with few enough values."""
+"""Slices of a split: by distance, region, time of day, and every further column with few values."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,15 +14,15 @@ import pandas as pd
 from roadwork.data.samplers.weights import parse_brackets
 from roadwork.data.table import column_text
 from roadwork.data.utils.geo import h3_cells
+from roadwork.metrics.predictions import further_columns
 from roadwork.metrics.results import evaluate_slice
-from roadwork.report.privacy import further_columns
 from roadwork.settings import Settings
 
-# Below either, a part's MCC says next to nothing, and it is greyed.
+# Below either number, a slice is too small for a reliable MCC and is shown in grey.
 MIN_ROWS, MIN_GROUPS = 30, 10
 UNKNOWN = "unknown"
 _REGION_COLUMNS = ("city", "town", "municipality", "district", "region", "state", "province", "country")
-# H3 resolutions, from cells some 6 km across to some 320 km: the finest with few enough cells is taken.
+# H3 resolutions, from cells of 6 km to cells of 320 km. The finest one with at most _MAX_CELLS cells is used.
 _REGION_RESOLUTIONS, _MAX_CELLS = (6, 5, 4, 3, 2), 12
 _MAX_VALUES = 20
 _NUMBER_BINS = 4
@@ -32,11 +32,11 @@ _TIME = re.compile(r"\d{4}[-:/]\d\d[-:/]\d\d[T ](\d\d):\d\d(?::\d\d)?(?:\.\d+)?\
 
 @dataclass(frozen=True)
 class Slicing:
-    """One way to cut a split.
+    """One way to slice a split.
 
     Attributes:
-        title: what it is cut by.
-        names: (N,) part of each row.
+        title: name of the column or property.
+        names: (N,) slice of each row.
     """
 
     title: str
@@ -44,12 +44,12 @@ class Slicing:
 
 
 @dataclass(frozen=True)
-class SlicedFigures:
-    """The figures of the parts of one slicing, the worst first, then those that are too small, then those without MCC.
+class SlicedMetrics:
+    """The metrics of the slices of one slicing: the worst first, then small slices, then slices without MCC.
 
     Attributes:
-        title: what it is cut by.
-        parts: as of `evaluate_slice`, with `name`, and `small` where it is below the bounds.
+        title: name of the column or property.
+        parts: results of `evaluate_slice`, with `name` and `small`.
     """
 
     title: str
@@ -57,11 +57,11 @@ class SlicedFigures:
 
 
 def find_slicings(frame: pd.DataFrame, settings: Settings) -> tuple[list[Slicing], list[str]]:
-    """How a split can be cut, and the columns that it cannot be cut by, each with the reason.
+    """The slicings of a split, and the omitted columns with the reason.
 
     Args:
         frame: N rows of a predictions table.
-        settings: the run's, for the brackets of distance and the name of the column with times.
+        settings: settings of the run: distance brackets and time column.
     """
     brackets = parse_brackets(settings.data.gps_sampling.weight_brackets)
     names = np.array([*brackets.names, "no GPS"], dtype=object)
@@ -69,7 +69,7 @@ def find_slicings(frame: pd.DataFrame, settings: Settings) -> tuple[list[Slicing
     region = find_region(frame, frame[["latitude", "longitude"]].to_numpy(np.float64))
     if region is not None:
         slicings.append(region)
-    left_out = []
+    omitted = []
     for column in further_columns(frame):
         if region is not None and column == region.title:
             continue
@@ -78,19 +78,19 @@ def find_slicings(frame: pd.DataFrame, settings: Settings) -> tuple[list[Slicing
         if cut is not None:
             slicings.append(Slicing(f"{column}: hour, {cut[1]}", cut[0]))
         elif (parts := _few_values(values)) is None:
-            left_out.append(f"{column} ({values.nunique():,} values)")
+            omitted.append(f"{column} ({values.nunique():,} values)")
         elif len(set(parts)) > 1:
             slicings.append(Slicing(str(column), parts))
         else:
-            left_out.append(f"{column} (one value)")
-    return [slicing for slicing in slicings if len(set(slicing.names)) > 1], left_out
+            omitted.append(f"{column} (one value)")
+    return [slicing for slicing in slicings if len(set(slicing.names)) > 1], omitted
 
 
 def find_region(columns: pd.DataFrame, gps: np.ndarray) -> Slicing | None:
-    """Where rows were taken: by a column such as city, else by H3 cell; None where nothing is known.
+    """Slices by region: a column such as city, else H3 cells; None if neither is known.
 
     Args:
-        columns: (N, ...) a dataset's further columns.
+        columns: (N, ...) further columns of the dataset.
         gps: (N, 2) latitude, longitude in degrees, NaN where missing.
     """
     by_lower = {str(name).lower(): name for name in columns.columns}
@@ -107,44 +107,52 @@ def find_region(columns: pd.DataFrame, gps: np.ndarray) -> Slicing | None:
 
 
 def time_of_day(values: pd.Series) -> tuple[np.ndarray, str] | None:
-    """(N,) part of the day by the hour as written, and whose hour it is; None where most values are no time."""
+    """(N,) part of the day by the written hour, and its time zone; None if most values are not times."""
     found = [_TIME.match(text.strip()) for text in column_text(values)]
     read = [match for match in found if match]
     if 2 * len(read) <= len(values):
         return None
     zones = {match[2] for match in read}
-    whose = (
-        "local as written" if zones == {None} else "UTC" if zones <= {"Z", "+00:00", "+0000"} else "zones as written"
+    zone = (
+        "time zone not given" if zones == {None} else "UTC" if zones <= {"Z", "+00:00", "+0000"} else "mixed time zones"
     )
     names = [UNKNOWN if match is None else _part_of_day(int(match[1])) for match in found]
-    return np.array(names, dtype=object), whose
+    return np.array(names, dtype=object), zone
 
 
-def slice_figures(frame: pd.DataFrame, slicing: Slicing, *, draws: int, seed: int, threshold: float) -> SlicedFigures:
-    """The figures of each part; arguments as of `evaluate_slice`."""
+def slice_metrics(
+    frame: pd.DataFrame,
+    slicing: Slicing,
+    *,
+    draws: int,
+    seed: int,
+    threshold: float,
+    judge: Callable[..., dict[str, Any]] = evaluate_slice,
+) -> SlicedMetrics:
+    """The metrics of each slice by `judge`; the other arguments are those of `evaluate_slice`."""
     parts = [
-        evaluate_slice(frame[slicing.names == name], draws=draws, seed=seed, threshold=threshold) | {"name": name}
+        judge(frame[slicing.names == name], draws=draws, seed=seed, threshold=threshold) | {"name": name}
         for name in sorted(set(slicing.names))
     ]
     for part in parts:
         part["small"] = part["n"] < MIN_ROWS or part["groups"] < MIN_GROUPS
     parts.sort(key=lambda part: (part["mcc"] is None, part["small"], part["mcc"] or 0.0))
-    return SlicedFigures(slicing.title, parts)
+    return SlicedMetrics(slicing.title, parts)
 
 
-def worst_parts(sliced: list[SlicedFigures]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every part that is large enough, with the title of its slicing, the worst first."""
+def worst_parts(sliced: list[SlicedMetrics]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every slice that is large enough, with the title of its slicing, the worst first."""
     large = [
-        (figures.title, part)
-        for figures in sliced
-        for part in figures.parts
+        (metrics.title, part)
+        for metrics in sliced
+        for part in metrics.parts
         if not part["small"] and part["mcc"] is not None
     ]
     yield from sorted(large, key=lambda item: item[1]["mcc"])
 
 
 def _few_values(values: pd.Series) -> np.ndarray | None:
-    """(N,) part of each row: the value itself, or a range of numbers; None where a text has too many values."""
+    """(N,) slice of each row: its value, or a quartile of numbers; None if a text column has too many values."""
     if values.nunique() <= _MAX_VALUES:
         return _named(values)
     if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
