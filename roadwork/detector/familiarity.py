@@ -33,12 +33,12 @@ _NOTABLE = 0.5
 _SATURATED = 0.985
 
 
-def photo_facts(pixels: Tensor, size: tuple[int, int]) -> tuple[float, ...]:
+def photo_facts(pixels: Tensor, size: tuple[float, float]) -> tuple[float, ...]:
     """Plain facts about a photo, in the order of `FACTS`.
 
     Args:
         pixels: (3, S, S) uint8, the whole photo as the network sees it.
-        size: width and height of the upright photo.
+        size: width and height of the upright photo; NaN if unknown.
     """
     grey = pixels.float().mean(dim=0) / 255
     sharpness = (grey.diff(dim=0).abs().mean() + grey.diff(dim=1).abs().mean()) / 2
@@ -151,13 +151,18 @@ class Familiarity:
 
     @property
     def auc(self) -> float | None:
-        """`distance` as an AUC; 0.5: not separable."""
-        return None if self.distance is None else auc_of(self.distance)
+        """`distance` as an AUC, at least 0.5: not separable."""
+        return None if self.distance is None else max(0.5, auc_of(self.distance))
 
     @property
     def threshold(self) -> float | None:
         """`limit` as an AUC."""
-        return None if self.limit is None else auc_of(self.limit)
+        return None if self.limit is None else max(0.5, auc_of(self.limit))
+
+    @property
+    def notable(self) -> tuple[FactDifference, ...]:
+        """The facts that differ most, if they differ by more than is usual."""
+        return tuple(fact for fact in self.facts[:_SHOWN_FACTS] if abs(fact.difference) >= _NOTABLE)
 
     def as_dict(self) -> dict[str, Any]:
         """All fields, as JSON values."""
@@ -181,9 +186,8 @@ class Familiarity:
             f"with {own}; unseen groups of training photos reach {usual} in 95 of 100 cases."
         )
         lines = [compared]
-        differing = [str(fact) for fact in self.facts[:_SHOWN_FACTS] if abs(fact.difference) >= _NOTABLE]
-        if differing:
-            lines.append(f"Differs most in: {', '.join(differing)}.")
+        if self.notable:
+            lines.append(f"Differs most in: {', '.join(map(str, self.notable))}.")
         n_labels = labels_needed(n_photos)
         lines.append(
             f"{self._worth()} Accuracy cannot be known without labels: label {n_labels:,} of these photos, drawn at "
@@ -255,5 +259,6 @@ def compare_facts(batch: np.ndarray, training: np.ndarray) -> tuple[FactDifferen
     found = [
         FactDifference(name, float(medians[i]), float(usual[i]), float((medians[i] - usual[i]) / spread[i]))
         for i, name in enumerate(FACTS)
+        if not np.isnan(medians[i])
     ]
     return tuple(sorted(found, key=lambda fact: -abs(fact.difference)))
