@@ -36,13 +36,16 @@ KEPT_BACK = 0.3
 _BATCH = 32
 
 
-def train_on_source(photos: Path, backbone: str, seed: int, folder: Path, img_size: int) -> tuple[Detector, list[str]]:
-    """A detector trained on one source, exported to `folder`, and the names of that source's val_test photos."""
+def select_source(photos: Path, data: Path) -> None:
+    """Makes a dataset of the photos of one source; the images are linked."""
     rows = pd.read_csv(photos / "labels.csv")
-    data = folder / "data"
     data.mkdir(parents=True)
     rows[rows["source"] == TRAINED_ON].to_csv(data / "labels.csv", index=False)
     (data / "images").symlink_to((photos / "images").resolve())
+
+
+def train_and_export(data: Path, backbone: str, seed: int, folder: Path, img_size: int) -> tuple[Detector, list[str]]:
+    """A detector trained on a dataset, exported to `folder`, and the names of the dataset's val_test photos."""
     cfg = load_config(
         "configs/config.yaml",
         [
@@ -77,22 +80,25 @@ def measure_familiarity(args: argparse.Namespace) -> Iterator[dict[str, object]]
     """One row per draw: seed, source, AUC, threshold, whether it was flagged."""
     table = pd.read_csv(args.photos / "labels.csv")
     known: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # all seeds have the same backbone
-    for seed in range(args.seeds):
-        with tempfile.TemporaryDirectory() as scratch:
-            detector, kept_back = train_on_source(args.photos, args.model, seed, Path(scratch), args.img_size)
-        names = {f"held-out {TRAINED_ON}": kept_back}
-        names |= {source: table.loc[table["source"] == source, "filename"].tolist() for source in OTHERS}
-        rng = np.random.default_rng(seed)
-        for source, files in names.items():
-            missing = [name for name in files if name not in known]
-            if missing:
-                found = read_photos(detector, [args.photos / name for name in missing])
-                known |= dict(zip(missing, zip(*found, strict=True), strict=True))
-            features, facts = (np.array([known[name][i] for name in files]) for i in (0, 1))
-            for _ in range(args.draws // args.seeds):
-                rows = rng.choice(len(files), args.size, replace=False)
-                verdict = judge(detector.reference, features[rows], facts[rows])
-                yield {"seed": seed, "source": source, "flagged": verdict.verdict == UNFAMILIAR} | verdict.as_dict()
+    with tempfile.TemporaryDirectory() as scratch:
+        data = Path(scratch) / "data"
+        select_source(args.photos, data)
+        for seed in range(args.seeds):
+            folder = Path(scratch) / str(seed)
+            detector, kept_back = train_and_export(data, args.model, seed, folder, args.img_size)
+            names = {f"held-out {TRAINED_ON}": kept_back}
+            names |= {source: table.loc[table["source"] == source, "filename"].tolist() for source in OTHERS}
+            rng = np.random.default_rng(seed)
+            for source, files in names.items():
+                missing = [name for name in files if name not in known]
+                if missing:
+                    found = read_photos(detector, [args.photos / name for name in missing])
+                    known |= dict(zip(missing, zip(*found, strict=True), strict=True))
+                features, facts = (np.array([known[name][i] for name in files]) for i in (0, 1))
+                for _ in range(args.draws // args.seeds):
+                    rows = rng.choice(len(files), args.size, replace=False)
+                    verdict = judge(detector.reference, features[rows], facts[rows])
+                    yield {"seed": seed, "source": source, "flagged": verdict.verdict == UNFAMILIAR} | verdict.as_dict()
 
 
 def show_familiarity(rows: list[dict[str, object]], size: int) -> str:
