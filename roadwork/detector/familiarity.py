@@ -102,9 +102,12 @@ class Reference:
         return int(self.sizes.max(initial=0))
 
     def limit(self, n: int) -> float:
-        """The d' that a batch of `n` photos of the training's kind exceeds in at most 5 of 100 cases."""
+        """The d' that a batch of `n` photos of the training's kind exceeds in at most 5 of 100 cases.
+
+        It is at least 0: a batch that is separated no better than by chance is familiar.
+        """
         values = [critical_value(row) for row in self.null]
-        return float(np.interp(math.log(n), np.log(self.sizes), values))
+        return max(0.0, float(np.interp(math.log(n), np.log(self.sizes), values)))
 
 
 @dataclass(frozen=True)
@@ -151,13 +154,13 @@ class Familiarity:
 
     @property
     def auc(self) -> float | None:
-        """`distance` as an AUC, at least 0.5: not separable."""
+        """`distance` as an AUC. Cross-validation can give less than chance, which counts as 0.5."""
         return None if self.distance is None else max(0.5, auc_of(self.distance))
 
     @property
     def threshold(self) -> float | None:
         """`limit` as an AUC."""
-        return None if self.limit is None else max(0.5, auc_of(self.limit))
+        return None if self.limit is None else auc_of(self.limit)
 
     @property
     def notable(self) -> tuple[FactDifference, ...]:

@@ -118,6 +118,12 @@ def test_few_groups_give_no_null_distribution():
     assert len(sizes) == 0
 
 
+def test_limit_is_interpolated_and_never_below_chance(drives):
+    null = np.array([np.full(100, 2.0), np.full(100, 1.0), np.full(100, -1.0)])
+    reference = replace(drives, sizes=np.array([8, 32, 64]), null=null)
+    assert (reference.limit(8), reference.limit(16), reference.limit(64)) == (2.0, pytest.approx(1.5), 0.0)
+
+
 def test_draws_take_whole_groups():
     groups = np.repeat(np.arange(20), 4)
     rows = draw_groups(groups, 16, np.random.default_rng(0))

@@ -15,7 +15,7 @@ def upload(*photos):
     return [("images", (f"{number}.jpg", data, "image/jpeg")) for number, data in enumerate(photos)]
 
 
-@pytest.mark.parametrize(("limit", "verdict"), [(1000.0, "familiar"), (-1000.0, "unfamiliar")])
+@pytest.mark.parametrize(("limit", "verdict"), [(1000.0, "familiar"), (0.0, "unfamiliar")])
 def test_latest_photos_are_judged(model_folder, limit, verdict):
     detector = Detector.load(model_folder, "cpu")
     features = np.random.default_rng(0).normal(size=(60, 16)).astype(np.float32)
