@@ -19,6 +19,7 @@ from benchmarks import (
     input_epochs,
     paired,
     predict,
+    real,
     step,
     step_cases,
     step_epochs,
@@ -250,3 +251,8 @@ def test_gpu_times_only_the_timed_steps(monkeypatch):
         return 0.0
 
     assert gpu.take(take_all, gpu.TimedBatches(job, steps=5, lead_in=3)) == 4 / 2
+
+
+def test_real_photos_are_skipped_where_missing(tmp_path, capsys):
+    real.main(["familiarity", "--photos", str(tmp_path), "--model", "model"])
+    assert "Skipped" in capsys.readouterr().out

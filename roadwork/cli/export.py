@@ -40,6 +40,14 @@ def export(
             help="Also store hashes of the training photos, for `roadwork evaluate DIR --on DATASET`.",
         ),
     ] = False,
+    reference_photos: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Store features of at most this many training photos, to judge how familiar a batch is; 0: none.",
+        ),
+    ] = 1000,
 ) -> None:
     """Export a run as a model folder.
 
@@ -47,13 +55,12 @@ def export(
 
     Example: roadwork export outputs/demo/latest --format hf --out model
     """
-    from roadwork.export.export import export_members, export_run
+    from roadwork.export.export import ExportSummary, export_members, export_run
 
+    write = export_members if members else export_run
     with Console(stderr=True).status("Exporting"):
-        if members:
-            exported = export_members(run, out, format=form, training_rows=training_rows)
-        else:
-            exported = [export_run(run, out, format=form, training_rows=training_rows)]
+        written = write(run, out, format=form, training_rows=training_rows, reference_photos=reference_photos)
+    exported = [written] if isinstance(written, ExportSummary) else written
     for summary in exported:
         _print_folded(summary)
         _print_checked(summary)

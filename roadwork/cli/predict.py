@@ -128,6 +128,8 @@ def predict(
             raise typer.Exit(128 + stop.signal_number) from None
     _print_summary(summary, out, sites)
     print(threshold_in_words(detector.facts))
+    for line in summary.familiarity.lines(model, summary.n_photos):
+        print(line)
     if summary.n_unreadable == summary.n_photos:
         print("Error: none of the photos can be read.", file=sys.stderr)
         raise typer.Exit(1)

@@ -44,6 +44,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SWAPPED = (5, 6, 7, 8)  # these exchange width and height
 UNREADABLE = "unreadable"
 
 
@@ -176,6 +177,20 @@ def _decode(data: bytes, choose_size: Callable[[Size], Size], scale: int) -> np.
     except UnreadableImageError:
         raise
     except Exception as error:  # decoders raise nearly anything on damaged data: OS, syntax, value, struct, EOF errors
+        raise UnreadableImageError(_reason(error)) from error
+
+
+def upright_size(data: bytes) -> Size:
+    """Width and height of an encoded image, rotated upright by its EXIF data; reads the header only.
+
+    Raises:
+        UnreadableImageError: as for `decode_image`.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            return (height, width) if _orientation(image) in _SWAPPED else (width, height)
+    except Exception as error:  # as for `_decode`
         raise UnreadableImageError(_reason(error)) from error
 
 

@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from roadwork.core.errors import DataError
-from roadwork.data.images import FORMATS, UnreadableImageError, read_pixels, to_network_input
+from roadwork.data.images import FORMATS, UnreadableImageError, read_pixels, to_network_input, upright_size
+from roadwork.detector.familiarity import FACTS, Familiarity, Reference, judge, photo_facts
 from roadwork.detector.format import ExportFacts, Preprocessing
 from roadwork.detector.networks import choose_network_device, load_network
 from roadwork.metrics.decision import decide, unfold
@@ -56,6 +57,7 @@ class Detector:
         preprocessing: image size and normalisation.
         facts: the calibration folded into the head.
         device: the device of the network.
+        reference: features of training photos, to judge how familiar a batch is; None if the folder has none.
     """
 
     def __init__(
@@ -64,11 +66,13 @@ class Detector:
         preprocessing: Preprocessing,
         facts: ExportFacts,
         device: torch.device,
+        reference: Reference | None = None,
     ) -> None:
         self.network = network
         self.preprocessing = preprocessing
         self.facts = facts
         self.device = device
+        self.reference = reference
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "auto") -> Self:
@@ -86,7 +90,7 @@ class Detector:
         folder = Path(folder)
         facts, preprocessing = ExportFacts.read(folder), Preprocessing.read(folder)
         chosen = choose_network_device(folder, device)
-        return cls(load_network(folder, chosen), preprocessing, facts, chosen)
+        return cls(load_network(folder, chosen), preprocessing, facts, chosen, Reference.read(folder))
 
     def __call__(self, photo: Photo) -> Prediction:
         """The prediction for one photo, in any form that `read` takes."""
@@ -117,6 +121,30 @@ class Detector:
     def logits(self, pixels: Tensor) -> Tensor:
         """(B, 2) folded logits on the CPU, for (B, 3, S, S) uint8."""
         return self.network(to_network_input(pixels.to(self.device), self.preprocessing.statistics)).float().cpu()
+
+    @torch.inference_mode()
+    def logits_and_features(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits as `logits`, and penultimate features (B, D) on the CPU; None if the network has no such output."""
+        images = to_network_input(pixels.to(self.device), self.preprocessing.statistics)
+        with_features = getattr(self.network, "with_features", None)
+        logits, features = with_features(images) if with_features else (self.network(images), None)
+        return logits.float().cpu(), None if features is None else features.float().cpu()
+
+    def familiarity(self, photos: Sequence[Photo]) -> Familiarity:
+        """Whether photos look like the training photos; see docs/familiarity.md.
+
+        Raises:
+            DataError: a photo cannot be read.
+        """
+        features, facts = [], []
+        for photo in photos:
+            data = _encoded(photo)
+            pixels = self.read(data)
+            facts.append(photo_facts(pixels, upright_size(data)))
+            features.append(self.logits_and_features(pixels[None])[1])
+        known = [value for value in features if value is not None]
+        values = torch.cat(known).numpy() if known else None
+        return judge(self.reference, values, np.array(facts).reshape(-1, len(FACTS)))
 
     def probabilities(self, logits: Tensor) -> np.ndarray:
         """(B,) float64 calibrated probabilities of Roadwork, from folded logits (B, 2)."""

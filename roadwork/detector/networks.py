@@ -16,7 +16,7 @@ from roadwork.core.errors import ConfigError, DataError, MissingExtraError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-INPUT_NAME, OUTPUT_NAME = "pixel_values", "logits"
+INPUT_NAME, OUTPUT_NAME, FEATURES_NAME = "pixel_values", "logits", "features"
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 WEIGHTS_FILE = "model.safetensors"
 ONNX_FILE = "model.onnx"
@@ -30,8 +30,31 @@ def has_cuda() -> bool:
         return False
 
 
-def load_onnx(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """The network in a file: (B, 3, S, S) float32 to logits (B, 2), both on `device`.
+class OnnxNetwork:
+    """A session of onnxruntime as a function: (B, 3, S, S) float32 to logits (B, 2), both on `device`."""
+
+    def __init__(self, session: Any, device: torch.device) -> None:
+        self.session = session
+        self.device = device
+        self.has_features = FEATURES_NAME in [output.name for output in session.get_outputs()]
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        return self._run(pixels, [OUTPUT_NAME])[0]
+
+    def with_features(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits (B, 2) and penultimate features (B, D); None if the file has no such output."""
+        if not self.has_features:
+            return self(pixels), None
+        logits, features = self._run(pixels, [OUTPUT_NAME, FEATURES_NAME])
+        return logits, features
+
+    def _run(self, pixels: Tensor, outputs: list[str]) -> list[Tensor]:
+        values = self.session.run(outputs, {INPUT_NAME: pixels.cpu().numpy()})
+        return [torch.from_numpy(value).to(self.device) for value in values]
+
+
+def load_onnx(path: Path, device: torch.device) -> OnnxNetwork:
+    """The network in a file.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
@@ -39,13 +62,7 @@ def load_onnx(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
         DataError: the file is damaged.
     """
     onnxruntime = _import_onnxruntime()
-    session = _start(onnxruntime, path, _providers(onnxruntime, device))
-
-    def network(pixels: Tensor) -> Tensor:
-        (logits,) = session.run([OUTPUT_NAME], {INPUT_NAME: pixels.cpu().numpy()})
-        return torch.from_numpy(logits).to(device)
-
-    return network
+    return OnnxNetwork(_start(onnxruntime, path, _providers(onnxruntime, device)), device)
 
 
 def _import_onnxruntime() -> ModuleType:
@@ -84,8 +101,9 @@ def _start(onnxruntime: ModuleType, path: Path, providers: list[Any]) -> Any:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path} is damaged and cannot be loaded ({reason}). Export again.") from None
     names = [value.name for value in (*session.get_inputs(), *session.get_outputs())]
-    if names != [INPUT_NAME, OUTPUT_NAME]:
-        raise DataError(f"{path} has inputs and outputs {names}; expected {[INPUT_NAME, OUTPUT_NAME]}. Export again.")
+    expected = [INPUT_NAME, OUTPUT_NAME, FEATURES_NAME]
+    if names not in (expected, expected[:2]):  # older exports have no features
+        raise DataError(f"{path} has inputs and outputs {names}; expected {expected}. Export again.")
     return session
 
 
@@ -102,6 +120,12 @@ class TorchNetwork:
     def __call__(self, pixels: Tensor) -> Tensor:
         logits: Tensor = self.module(pixel_values=pixels).logits
         return logits
+
+    def with_features(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits (B, 2) and penultimate features (B, D)."""
+        from roadwork.models.head import logits_and_features  # noqa: PLC0415 -- not needed for ONNX
+
+        return logits_and_features(self.module, pixels)
 
 
 def choose_network_device(folder: Path, device: str) -> torch.device:

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, astuple, dataclass, field, fields
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +16,7 @@ from typing import Any, Self
 from roadwork.core.errors import ConfigError
 from roadwork.core.files import atomic_path
 from roadwork.detector.detector import NONE, ROADWORK
+from roadwork.detector.familiarity import Familiarity, unknown
 from roadwork.detector.format import ExportFacts
 
 _ERRORS_SHOWN = 20
@@ -104,6 +106,7 @@ class Summary:
         n_unreadable: photos that cannot be read.
         unreadable: names and reasons of the first unreadable photos.
         n_sites: number of written sites; None if sites were not requested.
+        familiarity: whether the photos predicted by this call look like the training photos.
     """
 
     n_photos: int = 0
@@ -116,6 +119,7 @@ class Summary:
     n_unreadable: int = 0
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     n_sites: int | None = None
+    familiarity: Familiarity = field(default_factory=partial(unknown, "no photo was predicted."))
 
     def count(self, records: Iterable[Record]) -> Iterator[Record]:
         """Yields the records and counts them."""

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -22,9 +22,10 @@ from torch import Tensor
 from roadwork.core.errors import DataError
 from roadwork.core.files import sha256_of
 from roadwork.core.progress import new_progress
-from roadwork.data.images import READER_VERSION, UnreadableImageError
+from roadwork.data.images import READER_VERSION, UnreadableImageError, upright_size
 from roadwork.data.utils.exif import CameraMetadata, read_camera_metadata
 from roadwork.detector.detector import Detector, Prediction
+from roadwork.detector.familiarity import FACTS, Familiarity, judge, photo_facts
 from roadwork.detector.format import CONFIG_FILE
 from roadwork.detector.networks import ONNX_FILE, WEIGHTS_FILE
 from roadwork.detector.outputs import Record, Summary, known, shown_name, write_records
@@ -50,12 +51,50 @@ class ReadPhoto(NamedTuple):
         pixels: (V, 3, S, S) uint8, one entry per view; None if unreadable.
         camera: position and time from EXIF.
         error: why the photo cannot be read; empty if it can.
+        size: width and height of the upright photo; None if unreadable.
     """
 
     photo: Photo
     pixels: Tensor | None
     camera: CameraMetadata = CameraMetadata()
     error: str = ""
+    size: tuple[int, int] | None = None
+
+
+@dataclass
+class FamiliaritySample:
+    """The photos of a batch that are compared with the training photos.
+
+    Attributes:
+        positions: their positions among all photos.
+        features: (D,) of each photo read so far, if the network returns features.
+        facts: of each photo read so far, see `photo_facts`.
+    """
+
+    positions: frozenset[int] = frozenset()
+    features: list[np.ndarray] = field(default_factory=list)
+    facts: list[tuple[float, ...]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, detector: Detector, wanted: np.ndarray) -> FamiliaritySample:
+        """An even sample of the photos where `wanted`, (N,) bool, is true."""
+        rows = np.flatnonzero(wanted)
+        most = detector.reference.most if detector.reference else 0
+        chosen = rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).round().astype(np.int64)]
+        return cls(frozenset(chosen.tolist()))
+
+    def add(self, batch: Sequence[ReadPhoto], features: Tensor | None) -> None:
+        """Notes the photos of a batch that are in the sample; `features` (B, D) are those of its readable photos."""
+        readable = [read for read in batch if read.pixels is not None]
+        for row, read in enumerate(readable):
+            if read.photo.position in self.positions and read.pixels is not None and read.size is not None:
+                self.facts.append(photo_facts(read.pixels[0], read.size))
+                if features is not None:
+                    self.features.append(features[row].numpy())
+
+    def judge(self, detector: Detector) -> Familiarity:
+        features = np.stack(self.features) if self.features else None
+        return judge(detector.reference, features, np.array(self.facts).reshape(-1, len(FACTS)))
 
 
 def read_photo(photo: Photo, size: int, views: str) -> ReadPhoto:
@@ -70,7 +109,7 @@ def read_photo(photo: Photo, size: int, views: str) -> ReadPhoto:
     try:
         data = photo.load()
         camera = read_camera_metadata(data)
-        return ReadPhoto(photo, read_views(data, size, views), camera)
+        return ReadPhoto(photo, read_views(data, size, views), camera, size=upright_size(data))
     except (OSError, ValueError, UnreadableImageError) as error:  # ValueError: a null byte in the name
         return ReadPhoto(photo, None, camera, getattr(error, "strerror", None) or str(error))
 
@@ -135,13 +174,18 @@ def read_batches(
     return in_batches(map_ahead(read, found.photos(wanted), options.workers, ahead), options.batch_size)
 
 
-def predict_batch(detector: Detector, batch: Sequence[ReadPhoto], options: PredictOptions) -> dict[int, Record]:
-    """Predicts a batch: records by photo number."""
+def predict_batch(
+    detector: Detector, batch: Sequence[ReadPhoto], options: PredictOptions, sample: FamiliaritySample
+) -> dict[int, Record]:
+    """Predicts a batch: records by photo number. Its photos in `sample` are added there."""
     views = [read.pixels for read in batch if read.pixels is not None]
     predictions: Iterator[Prediction] = iter(())
     if views:
         parts = torch.split(torch.cat(views), options.batch_size)
-        logits = torch.cat([detector.logits(part) for part in parts])
+        outputs = [detector.logits_and_features(part) for part in parts]
+        logits = torch.cat([part for part, _ in outputs])
+        features = [part for _, part in outputs if part is not None]
+        sample.add(batch, torch.cat(features)[:: len(views[0])] if features else None)
         predictions = iter(detector.decide(detector.probabilities(combine_logits(logits, len(views[0])))))
     records = {}
     for read in batch:
@@ -212,7 +256,7 @@ def predict_to_file(
     made_by = {"model": fingerprint(model), "views": options.views, "coarsen_gps": options.coarsen_gps}
     with open_partial(kept, made_by | {"reader": READER_VERSION}, found.keys(), overwrite=overwrite) as unfinished:
         summary = _predict_missing(detector, found, unfinished, options, should_stop)
-        facts = asdict(detector.facts) | made_by
+        facts = asdict(detector.facts) | made_by | {"familiarity": summary.familiarity.as_dict()}
         write_records(out, summary.count(unfinished.records()), facts)
         if sites is not None:
             from roadwork.detector.sites import write_prediction_sites  # noqa: PLC0415 -- pandas and scipy are slow
@@ -254,7 +298,7 @@ def _predict_missing(
     options: PredictOptions,
     should_stop: Callable[[], bool],
 ) -> Summary:
-    """Predicts the photos that `unfinished` lacks; returns their number and the time."""
+    """Predicts the photos that `unfinished` lacks; returns their number, the time and their familiarity."""
     summary = Summary()
     is_done = unfinished.is_done
     n_done = int(is_done.sum())
@@ -262,16 +306,18 @@ def _predict_missing(
         logger.info("Ignored %s earlier predictions of photos that are no longer in the inputs.", unfinished.n_ignored)
     if n_done:
         logger.info("%s of %s photos were predicted before; continuing.", f"{n_done:,}", f"{len(found):,}")
+    sample = FamiliaritySample.of(detector, ~is_done)
     started = time.perf_counter()
     with warnings.catch_warnings(), new_progress() as progress:
         warnings.simplefilter("ignore")  # Pillow warns about damaged headers; warning filters are process-wide
         task = progress.add_task("Predicting", total=len(found), completed=n_done)
         for batch in read_batches(found, ~is_done, detector, options):
-            unfinished.append(predict_batch(detector, batch, options))
+            unfinished.append(predict_batch(detector, batch, options, sample))
             summary.n_predicted += len(batch)
             summary.seconds = time.perf_counter() - started
             speed = summary.n_predicted / summary.seconds
             progress.update(task, advance=len(batch), description=f"Predicting, {speed:,.1f} photos/s")
             if should_stop():
                 raise InterruptedPredictionError(n_done + summary.n_predicted, len(found))
+    summary.familiarity = sample.judge(detector)
     return summary

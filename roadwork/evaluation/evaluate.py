@@ -77,8 +77,17 @@ def open_run(folder: Path) -> tuple[NATIXDataModule, nn.Module]:
     """The data module and the best network of a run.
 
     Raises:
-        DataError: the data or the splits have changed since the run was trained, or the run lacks its configuration or
-            its checkpoint.
+        DataError: as `open_run_data`, or the run lacks its checkpoint.
+    """
+    datamodule = open_run_data(folder)
+    return datamodule, load_best_model(folder, datamodule.settings)
+
+
+def open_run_data(folder: Path) -> NATIXDataModule:
+    """The data module of a run, with the data and splits that it was trained on.
+
+    Raises:
+        DataError: they have changed since, or the run lacks its configuration.
     """
     run = Run(folder)
     datamodule = build_run_datamodule(run.read_config(), folder)
@@ -89,7 +98,7 @@ def open_run(folder: Path) -> tuple[NATIXDataModule, nn.Module]:
             f"{run.splits_file} was edited after the run was trained, so training rows could be evaluated as unseen. "
             "Restore it, or train again."
         )
-    return datamodule, load_best_model(folder, datamodule.settings)
+    return datamodule
 
 
 def build_run_datamodule(cfg: DictConfig, folder: Path) -> NATIXDataModule:

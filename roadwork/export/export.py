@@ -38,6 +38,7 @@ from roadwork.export.parity import (
     compare_probabilities,
     network_logits,
 )
+from roadwork.export.reference import REFERENCE_PHOTOS, write_reference
 from roadwork.export.replay import draw_scenes, write_replay
 from roadwork.export.run_facts import RunFacts, read_run_facts
 from roadwork.metrics.decision import fold, margin, probability
@@ -84,6 +85,7 @@ def export_run(
     *,
     format: str,  # noqa: A002 -- the option's name
     training_rows: bool = False,
+    reference_photos: int = REFERENCE_PHOTOS,
 ) -> ExportSummary:
     """Writes the detector of a run into a folder; the run does not change.
 
@@ -92,6 +94,7 @@ def export_run(
         out: the folder to write; an older export there is replaced.
         format: `hf` (model.safetensors) or `onnx` (model.onnx).
         training_rows: whether to store hashes of the training photos, so that `evaluate --on` can exclude them.
+        reference_photos: the most training photos whose features are stored, to judge how familiar a batch is; 0: none.
 
     Raises:
         ConfigError: the format is unknown, or does not support the network.
@@ -127,7 +130,9 @@ def export_run(
             rows.write(folder / TRAINING_ROWS_FILE, settings.privacy.coarsen_gps)
         run_facts = read_run_facts(source, is_calibrated=calibration is not None)
         _write_cards(folder, network, calibration, run_facts, format)
-        parities.append(_read_back(folder, scenes, expected))
+        detector = Detector.load(folder, device="cpu")
+        parities.append(_compare_read_back(detector, scenes, expected))
+        write_reference(source, folder, detector, run_facts.result, reference_photos)
     return ExportSummary(out, format, network.config.model_type, calibration, tuple(parities), file_sizes(out))
 
 
@@ -172,9 +177,8 @@ def _write_cards(
     write_json(folder / NATIX_CARD_FILE, build_natix_card(name, type(network).__name__, run))
 
 
-def _read_back(folder: Path, scenes: Sequence[bytes], expected: np.ndarray) -> Parity:
+def _compare_read_back(detector: Detector, scenes: Sequence[bytes], expected: np.ndarray) -> Parity:
     """Compares the written folder, loaded as users load it, with the run's own probabilities (N,)."""
-    detector = Detector.load(folder, device="cpu")
     probabilities = np.array([prediction.probability for prediction in detector.predict_many(scenes)])
     return compare_probabilities("the folder, read back", probabilities, expected, detector.facts.threshold)
 
@@ -185,6 +189,7 @@ def export_members(
     *,
     format: str,  # noqa: A002 -- as export_run
     training_rows: bool = False,
+    reference_photos: int = REFERENCE_PHOTOS,
 ) -> list[ExportSummary]:
     """Exports each run of an ensemble to `out`/member-1, `out`/member-2, ..., with the run's own calibration.
 
@@ -195,6 +200,12 @@ def export_members(
     if not is_ensemble(ensemble):
         raise ConfigError(f"--members needs an ensemble, but {ensemble} is a single run. Omit --members.")
     return [
-        export_run(member.run.folder, out / f"member-{number}", format=format, training_rows=training_rows)
+        export_run(
+            member.run.folder,
+            out / f"member-{number}",
+            format=format,
+            training_rows=training_rows,
+            reference_photos=reference_photos,
+        )
         for number, member in enumerate(read_members(ensemble), start=1)
     ]

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from roadwork.core.errors import DataError
 from roadwork.core.files import write_json
+from roadwork.detector.familiarity import REFERENCE_FILE
 from roadwork.detector.format import CARD_FILE, CONFIG_FILE, KEY, ExportFacts
 from roadwork.detector.networks import ONNX_FILE, WEIGHTS_FILE
 from roadwork.evaluation.seen_rows import TRAINING_ROWS_FILE
@@ -25,7 +26,7 @@ from roadwork.models.processor import PROCESSOR_FILE
 NATIX_CARD_FILE = "model_card.json"
 WRITTEN = {
     *(CONFIG_FILE, PROCESSOR_FILE, WEIGHTS_FILE, ONNX_FILE),
-    *(CARD_FILE, NATIX_CARD_FILE, REPLAY_FOLDER, TRAINING_ROWS_FILE),
+    *(CARD_FILE, NATIX_CARD_FILE, REPLAY_FOLDER, TRAINING_ROWS_FILE, REFERENCE_FILE),
 }
 
 # Larger than any network here, so that there is one file, which every consumer can load.

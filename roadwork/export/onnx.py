@@ -16,8 +16,9 @@ from transformers import PreTrainedModel
 
 from roadwork.core.errors import ConfigError, MissingExtraError
 from roadwork.core.files import atomic_path
-from roadwork.detector.networks import INPUT_NAME, ONNX_FILE, OUTPUT_NAME, load_onnx
+from roadwork.detector.networks import FEATURES_NAME, INPUT_NAME, ONNX_FILE, OUTPUT_NAME, load_onnx
 from roadwork.export.parity import Parity, compare_logits, network_logits
+from roadwork.models.head import logits_and_features
 
 # Supported by onnxruntime since 1.17.
 OPSET = 20
@@ -29,16 +30,15 @@ _MOST_BYTES = 2**31 - 2**24
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
 
-class _Logits(nn.Module):
-    """A transformers network as a function of one tensor."""
+class _Outputs(nn.Module):
+    """A transformers network as a function of one tensor, to logits (B, 2) and penultimate features (B, D)."""
 
     def __init__(self, network: PreTrainedModel) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        logits: Tensor = self.network(pixel_values=pixel_values).logits
-        return logits
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        return logits_and_features(self.network, pixel_values)
 
 
 def check_onnx_installed() -> None:
@@ -95,12 +95,12 @@ def _convert(network: PreTrainedModel, inputs: Tensor) -> bytes:
     with _without_remarks():
         try:
             program = torch.onnx.export(
-                _Logits(network).eval(),
+                _Outputs(network).eval(),
                 (inputs,),
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=[INPUT_NAME],
-                output_names=[OUTPUT_NAME],
+                output_names=[OUTPUT_NAME, FEATURES_NAME],
                 dynamic_shapes={INPUT_NAME: {0: torch.export.Dim("batch")}},
                 verbose=False,
             )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from roadwork.core.errors import ConfigError
 
@@ -64,6 +65,31 @@ def without_head(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         setattr(network, name, head)
+
+
+def logits_and_features(network: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (B, 2) and penultimate features (B, D) for network inputs (B, 3, S, S), in one pass.
+
+    The features are the head's input. If the head scores each patch, they are the mean of the patch tokens. An
+    ensemble has the features of all its members side by side.
+
+    Raises:
+        ConfigError: the network has no head.
+    """
+    inputs: list[Tensor] = []
+    heads = [head_of(member) for member in getattr(network, "members", (network,))]
+    hooks = [head.register_forward_pre_hook(lambda _, given: inputs.append(given[0])) for head in heads]
+    try:
+        logits: Tensor = network(pixel_values=pixels).logits
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return logits, torch.cat([(x.mean(dim=1) if x.dim() == 3 else x.flatten(1)) for x in inputs], dim=1)
+
+
+def penultimate(network: nn.Module, pixels: Tensor) -> Tensor:
+    """Penultimate features (B, D); see `logits_and_features`."""
+    return logits_and_features(network, pixels)[1]
 
 
 @contextmanager

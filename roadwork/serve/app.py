@@ -28,12 +28,14 @@ from roadwork.serve.errors import Limits
 from roadwork.serve.schemas import (
     BODY_ENDED,
     ErrorAnswer,
+    FamiliarityFacts,
     Health,
     PhotoAnswer,
     PhotoError,
     Predictions,
     ServiceFacts,
     error_response,
+    familiarity_facts,
     limit_facts,
     model_facts,
     photo_error,
@@ -50,7 +52,7 @@ _SECURITY = {
     "referrer-policy": "no-referrer",
 }
 _HEADERS = [(name.encode(), value.encode()) for name, value in _SECURITY.items()]
-_PATHS = frozenset({"/", "/predict", "/look", "/model", "/healthz", "/metrics", "/openapi.json"})
+_PATHS = frozenset({"/", "/predict", "/look", "/model", "/familiarity", "/healthz", "/metrics", "/openapi.json"})
 _PAGE = Path(str(files("roadwork.serve") / "page"))
 _MAP_ASSETS = Path(str(files("roadwork.maps") / "assets"))  # Leaflet and land.geojson
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -155,10 +157,29 @@ def create_app(folder: Path, detector: Detector, limits: Limits) -> FastAPI:
                 raise errors.one_photo_only(len(uploads))
             return Response(await service.render_saliency(uploads[0]), media_type="image/png")
 
+    _add_status(app, service, ServiceFacts(model=model, limits=limit_facts(limits)))
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(_PAGE / "index.html", headers={"cache-control": "no-cache"})
+
+    app.mount("/page", StaticFiles(directory=_PAGE))
+    app.mount("/map", StaticFiles(directory=_MAP_ASSETS))
+    return app
+
+
+def _add_status(app: FastAPI, service: Service, facts: ServiceFacts) -> None:
+    """Adds the routes that report on the service."""
+
     @app.get("/model")
     async def model_and_limits() -> ServiceFacts:
         """The model and the limits."""
-        return ServiceFacts(model=model, limits=limit_facts(limits))
+        return facts
+
+    @app.get("/familiarity")
+    async def familiarity() -> FamiliarityFacts:
+        """Whether the latest photos of all clients look like the training photos."""
+        return familiarity_facts(await service.familiarity())
 
     @app.get("/healthz", responses={503: {"model": Health, "description": "Not ready, or shutting down."}})
     async def healthz(response: Response) -> Health:
@@ -169,14 +190,6 @@ def create_app(folder: Path, detector: Detector, limits: Limits) -> FastAPI:
     @app.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:
         return Response(service.metrics.render(), media_type=CONTENT_TYPE_LATEST)
-
-    @app.get("/", include_in_schema=False)
-    async def page() -> FileResponse:
-        return FileResponse(_PAGE / "index.html", headers={"cache-control": "no-cache"})
-
-    app.mount("/page", StaticFiles(directory=_PAGE))
-    app.mount("/map", StaticFiles(directory=_MAP_ASSETS))
-    return app
 
 
 @asynccontextmanager

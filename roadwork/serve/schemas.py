@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from roadwork.data.utils.exif import CameraMetadata
 from roadwork.detector.detector import Detector, Prediction
+from roadwork.detector.familiarity import Familiarity
 from roadwork.serve.admission import name_of
 from roadwork.serve.errors import Limits, RequestError
 
@@ -80,6 +81,17 @@ class ErrorAnswer(BaseModel):
     code: str = Field(description="Stable error code.")
 
 
+class FamiliarityFacts(BaseModel):
+    """Whether the latest photos of all clients look like the training photos."""
+
+    verdict: str = Field(description="`familiar`, `unfamiliar` or `unknown`.")
+    auc: float | None = Field(description="How well a classifier separates them from training photos; null: unknown.")
+    threshold: float | None = Field(description="The AUC of unseen groups of training photos in 95 of 100 cases.")
+    n: int = Field(description="Photos compared.")
+    differs: list[str] = Field(description="Plain facts that differ most, with both medians.")
+    reason: str = Field(description="Why the verdict is unknown, else empty.")
+
+
 class Health(BaseModel):
     """Whether the service can predict now."""
 
@@ -120,6 +132,18 @@ def limit_facts(limits: Limits) -> LimitFacts:
     """The limits in responses."""
     return LimitFacts(
         max_bytes=limits.max_bytes, max_images=limits.max_images, max_pixels=limits.max_pixels, timeout=limits.timeout
+    )
+
+
+def familiarity_facts(found: Familiarity) -> FamiliarityFacts:
+    """A verdict on the latest photos."""
+    return FamiliarityFacts(
+        verdict=found.verdict,
+        auc=found.auc,
+        threshold=found.threshold,
+        n=found.n,
+        differs=list(map(str, found.notable)),
+        reason=found.reason,
     )
 
 

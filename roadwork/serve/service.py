@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import math
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, nullcontext
@@ -21,10 +22,12 @@ from torch import Tensor
 from roadwork.core.errors import DataError
 from roadwork.data.images import decode_short_side, to_network_input
 from roadwork.detector.detector import Detector, Prediction
+from roadwork.detector.familiarity import Familiarity
 from roadwork.detector.networks import TorchNetwork
 from roadwork.serve import errors
 from roadwork.serve.admission import AdmissionQueue, PhotoHeader, read_header
 from roadwork.serve.errors import MEGAPIXEL, Limits
+from roadwork.serve.familiarity import FamiliarityWindow
 from roadwork.serve.schemas import PhotoAnswer, photo_answer
 
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -59,6 +62,12 @@ class Metrics:
         self._batches = Histogram("roadwork_batch_photos", "Photos in a batch.", buckets=_BATCHES, registry=registry)
         queue = Gauge("roadwork_queue_photos", "Photos queued or in progress.", registry=registry)
         queue.set_function(slots_in_use)
+        self._familiarity = Gauge(
+            "roadwork_familiarity",
+            "Distance of the latest photos to the training photos (d'), its limit, and the photos compared.",
+            ["value"],
+            registry=registry,
+        )
 
     def count_request(self, path: str, status: int, seconds: float) -> None:
         """Counts a finished request; `path` must be one of few."""
@@ -72,6 +81,12 @@ class Metrics:
     def count_batch(self, size: int) -> None:
         """Counts a batch of `size` photos."""
         self._batches.observe(size)
+
+    def set_familiarity(self, found: Familiarity) -> None:
+        """Sets the verdict on the latest photos; distance and limit are NaN if it is unknown."""
+        for name in ("distance", "limit", "n"):
+            value = getattr(found, name)
+            self._familiarity.labels(name).set(math.nan if value is None else value)
 
     def render(self) -> bytes:
         """The metrics in Prometheus's text format."""
@@ -208,6 +223,7 @@ class Service:
         self._batcher = Batcher(self._predict_pixels, self._network, limits, self.metrics.count_batch)
         self._free_decoders = asyncio.Semaphore(n_decoders)
         self._large = asyncio.Semaphore(1)
+        self._window = FamiliarityWindow(detector)
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
@@ -216,6 +232,7 @@ class Service:
         batches = asyncio.create_task(self._batcher.run())
         try:
             await self._batcher.predict(torch.zeros(3, size, size, dtype=torch.uint8))
+            self._window.clear()  # of the blank photo
             self.state = READY
             yield
         finally:
@@ -250,6 +267,13 @@ class Service:
         async with self._free_decoders:
             return await _run(self._decoders, lambda: self._renderer.draw(data, saliency_map))
 
+    async def familiarity(self) -> Familiarity:
+        """Whether the latest photos of all clients look like the training photos; also updates the metrics."""
+        async with self._free_decoders:
+            found = await _run(self._decoders, self._window.judge)
+        self.metrics.set_familiarity(found)
+        return found
+
     async def _decode(self, file: UploadFile) -> tuple[PhotoHeader, Tensor, bytes]:
         """Header, pixels (3, S, S) uint8 and bytes of a file, which stays on disk until a decoder thread is free."""
         async with self._free_decoders:
@@ -266,7 +290,11 @@ class Service:
 
     def _predict_pixels(self, pixels: Tensor) -> list[Prediction]:
         detector = self.detector
-        return detector.decide(detector.probabilities(detector.logits(pixels)))
+        if detector.reference is None:
+            return detector.decide(detector.probabilities(detector.logits(pixels)))
+        logits, features = detector.logits_and_features(pixels)
+        self._window.add(pixels, features)
+        return detector.decide(detector.probabilities(logits))
 
 
 async def _run(threads: ThreadPoolExecutor, function: Callable[[], T]) -> T:

@@ -1,6 +1,7 @@
 import shutil
 import sys
 
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -32,6 +33,25 @@ def test_onnx_and_pytorch_agree(pair, batch):
     pixels = torch.randint(256, (batch, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(batch))
     assert torch.allclose(hf.logits(pixels), onnx.logits(pixels), atol=1e-5)
     assert onnx.logits(pixels).shape == (batch, 2)
+
+
+def test_onnx_and_pytorch_return_the_same_features(pair):
+    pixels = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    expected, found = (Detector.load(folder, "cpu").logits_and_features(pixels) for folder in pair)
+    assert torch.allclose(expected[1], found[1], atol=1e-5)
+    assert torch.allclose(expected[0], found[0], atol=1e-5)
+    assert found[1].shape[0] == 3
+
+
+def test_older_onnx_file_has_no_features(pair, tmp_path):
+    folder = shutil.copytree(pair[1], tmp_path / "model")
+    model = onnx.load(folder / "model.onnx")
+    model.graph.output.pop()
+    onnx.save(model, folder / "model.onnx")
+    pixels = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    logits, features = Detector.load(folder, "cpu").logits_and_features(pixels)
+    assert features is None
+    assert torch.equal(logits, Detector.load(pair[1], "cpu").logits(pixels))
 
 
 def test_onnxruntime_uses_torchs_thread_limit(pair, monkeypatch):

@@ -8,6 +8,11 @@ export async function getFacts() {
   return (await fetch("model")).json();
 }
 
+// Whether the server's latest photos look like the training photos: {verdict, auc, threshold, n, ...}.
+export async function getFamiliarity() {
+  return (await fetch("familiarity")).json();
+}
+
 // The predictions for files, in order: {label, probability, ...} or {error}.
 export async function predict(files) {
   const response = await post("predict", files);

@@ -1,6 +1,6 @@
 // Predicts photos batch by batch and shows a card for each.
 
-import { getFacts, predict } from "./api.js";
+import { getFacts, getFamiliarity, predict } from "./api.js";
 import { Card, percent } from "./card.js";
 import { addSpot, clearSpots, fitSpots } from "./map.js";
 import { splitIntoBatches, isTooLarge, megabytes } from "./batches.js";
@@ -43,6 +43,22 @@ function add(files) {
   work();
 }
 
+// A line about the latest photos of all clients, where they can be judged.
+async function showFamiliarity() {
+  const line = byId("familiarity");
+  try {
+    const found = await getFamiliarity();
+    line.hidden = found.verdict === "unknown" || !cards.length;
+    if (line.hidden) return;
+    const looks = found.verdict === "familiar" ? "look like" : "do not look like";
+    const differs = found.differs.length ? ` They differ most in ${found.differs.join(", ")}.` : "";
+    line.textContent = `The server's latest ${found.n} photos ${looks} the training photos `
+      + `(AUC ${found.auc.toFixed(2)}, usual up to ${found.threshold.toFixed(2)}).${differs}`;
+  } catch {
+    line.hidden = true;
+  }
+}
+
 async function work() {
   if (isBusy) return;
   isBusy = true;
@@ -59,6 +75,7 @@ async function work() {
     showProgress();
   }
   isBusy = false;
+  await showFamiliarity();
 }
 
 // One prediction or error per photo; if a whole batch is rejected, each of its photos gets the error.
@@ -91,6 +108,7 @@ function clear() {
   waiting = [];
   clearSpots();
   byId("look-all").setAttribute("aria-pressed", "false");
+  byId("familiarity").hidden = true;
   showProgress();
   byId("files").focus();
 }

@@ -1,0 +1,136 @@
+"""Measurements on real photos that may not be published: it prints figures only, and skips where they are missing.
+
+    python -m benchmarks.real familiarity --photos FOLDER --model FOLDER [--draws 100] [--size 32] [--seeds 5]
+
+FOLDER of photos: `labels.csv` with a column `source`, and `images/`. FOLDER of the model: a backbone for `model.name`.
+
+`familiarity`: the share of batches that the batch verdict flags, for a model that was trained on one source. Each seed
+splits that source anew, trains a head on the frozen backbone, and exports it. Draws come from the photos of the source
+that the split kept back, and from the other sources.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from rich.console import Console
+
+from roadwork.config import load_config, to_settings
+from roadwork.data.datamodule import NATIXDataModule
+from roadwork.data.images import upright_size
+from roadwork.detector.detector import Detector
+from roadwork.detector.familiarity import UNFAMILIAR, judge, photo_facts
+from roadwork.export.export import export_run
+from roadwork.models.build import build_model
+from roadwork.training.trainers.base_trainer import BaseTrainer
+
+TRAINED_ON, OTHERS = "web", ("dashcam-us", "camvid", "road-web")
+KEPT_BACK = 0.3
+_BATCH = 32
+
+
+def select_source(photos: Path, data: Path) -> None:
+    """Makes a dataset of the photos of one source; the images are linked."""
+    rows = pd.read_csv(photos / "labels.csv")
+    data.mkdir(parents=True)
+    rows[rows["source"] == TRAINED_ON].to_csv(data / "labels.csv", index=False)
+    (data / "images").symlink_to((photos / "images").resolve())
+
+
+def train_and_export(data: Path, backbone: str, seed: int, folder: Path, img_size: int) -> tuple[Detector, list[str]]:
+    """A detector trained on a dataset, exported to `folder`, and the names of the dataset's val_test photos."""
+    cfg = load_config(
+        "configs/config.yaml",
+        [
+            *(f"data.root={data}", f"output_dir={folder / 'runs'}", f"model.name={backbone}"),
+            *(f"data.img_size={img_size}", f"data.splitting.seed={seed}", "data.augmentation.train.mode=none"),
+            *("training.freeze_backbone=true", "data.gps_sampling.enabled=false", "training.epochs=10"),
+            f"data.splits={{train: {0.7 - KEPT_BACK}, val_select: 0.15, val_calib: 0.15, val_test: {KEPT_BACK}}}",
+        ],
+    )
+    settings = to_settings(cfg)
+    datamodule = NATIXDataModule(cfg)
+    run = BaseTrainer(cfg, build_model(settings.model, img_size)).fit(datamodule)
+    export_run(run, folder / "model", format="hf")
+    kept_back = datamodule.table.filenames[datamodule.split_names == "val_test"]
+    return Detector.load(folder / "model"), kept_back.tolist()
+
+
+def read_photos(detector: Detector, files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
+    """Features (N, D) and facts (N, F) of photos."""
+    features, facts = [], []
+    for start in range(0, len(files), _BATCH):
+        encoded = [path.read_bytes() for path in files[start : start + _BATCH]]
+        pixels = torch.stack([detector.read(data) for data in encoded])
+        found = detector.logits_and_features(pixels)[1]
+        assert found is not None
+        features.append(found.numpy())
+        facts += [photo_facts(photo, upright_size(data)) for photo, data in zip(pixels, encoded, strict=True)]
+    return np.concatenate(features), np.array(facts)
+
+
+def measure_familiarity(args: argparse.Namespace) -> Iterator[dict[str, object]]:
+    """One row per draw: seed, source, AUC, threshold, whether it was flagged."""
+    table = pd.read_csv(args.photos / "labels.csv")
+    known: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # all seeds have the same backbone
+    with tempfile.TemporaryDirectory() as scratch:
+        data = Path(scratch) / "data"
+        select_source(args.photos, data)
+        for seed in range(args.seeds):
+            folder = Path(scratch) / str(seed)
+            detector, kept_back = train_and_export(data, args.model, seed, folder, args.img_size)
+            names = {f"held-out {TRAINED_ON}": kept_back}
+            names |= {source: table.loc[table["source"] == source, "filename"].tolist() for source in OTHERS}
+            rng = np.random.default_rng(seed)
+            for source, files in names.items():
+                missing = [name for name in files if name not in known]
+                if missing:
+                    found = read_photos(detector, [args.photos / name for name in missing])
+                    known |= dict(zip(missing, zip(*found, strict=True), strict=True))
+                features, facts = (np.array([known[name][i] for name in files]) for i in (0, 1))
+                for _ in range(args.draws // args.seeds):
+                    rows = rng.choice(len(files), args.size, replace=False)
+                    verdict = judge(detector.reference, features[rows], facts[rows])
+                    yield {"seed": seed, "source": source, "flagged": verdict.verdict == UNFAMILIAR} | verdict.as_dict()
+
+
+def show_familiarity(rows: list[dict[str, object]], size: int) -> str:
+    """A Markdown table: draws, flagged ones, median AUC and threshold by source."""
+    frame = pd.DataFrame(rows)
+    lines = [f"| batches of {size} from | draws | flagged | median AUC | threshold |", "| -- | -- | -- | -- | -- |"]
+    for source, draws in frame.groupby("source", sort=False):
+        auc, threshold = draws["auc"].median(), draws["threshold"].median()
+        lines.append(f"| {source} | {len(draws)} | {int(draws['flagged'].sum())} | {auc:.2f} | {threshold:.2f} |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.real", description=(__doc__ or "").splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    familiarity = commands.add_parser("familiarity", help="share of batches that the batch verdict flags")
+    familiarity.add_argument("--photos", type=Path, required=True)
+    familiarity.add_argument("--model", required=True)
+    familiarity.add_argument("--draws", type=int, default=100)
+    familiarity.add_argument("--size", type=int, default=32)
+    familiarity.add_argument("--seeds", type=int, default=5)
+    familiarity.add_argument("--img-size", type=int, default=224)
+    familiarity.add_argument("--json", type=Path)
+    args = parser.parse_args(arguments)
+    if not (args.photos / "labels.csv").is_file():
+        Console().print(f"Skipped: there is no {args.photos / 'labels.csv'}.")
+        return
+    rows = list(measure_familiarity(args))
+    Console().print(show_familiarity(rows, args.size), soft_wrap=True)
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=2))
+
+
+if __name__ == "__main__":
+    main()
