@@ -1,18 +1,24 @@
 """Measurements on real photos that may not be published: it prints figures only, and skips where they are missing.
 
     python -m benchmarks.real familiarity --photos FOLDER --model FOLDER [--draws 100] [--size 32] [--seeds 5]
+    python -m benchmarks.real elsewhere --photos FOLDER --model FOLDER [--seeds 3] [KEY=VALUE ...]
 
 FOLDER of photos: `labels.csv` with a column `source`, and `images/`. FOLDER of the model: a backbone for `model.name`.
 
 `familiarity`: the share of batches that the batch verdict flags, for a model that was trained on one source. Each seed
 splits that source anew, trains a head on the frozen backbone, and exports it. Draws come from the photos of the source
 that the split kept back, and from the other sources.
+
+`elsewhere` (protocol A): trains `configs/experiment/real_photos.yaml` on photos from the web, and evaluates it on
+dashcam photos of cities and cameras that training has not seen, at the shipped threshold.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,14 +39,16 @@ from roadwork.training.trainers.base_trainer import BaseTrainer
 
 TRAINED_ON, OTHERS = "web", ("dashcam-us", "camvid", "road-web")
 KEPT_BACK = 0.3
+TRAINED_ELSEWHERE, JUDGED_ELSEWHERE = ("web", "road-web"), ("dashcam-us", "camvid")
+FIGURES = ("auroc", "balanced_accuracy", "recall", "false_alarm_rate", "mcc")
 _BATCH = 32
 
 
-def select_source(photos: Path, data: Path) -> None:
-    """Makes a dataset of the photos of one source; the images are linked."""
+def select_sources(photos: Path, data: Path, sources: Sequence[str]) -> None:
+    """Makes a dataset of the photos of some sources; the images are linked."""
     rows = pd.read_csv(photos / "labels.csv")
     data.mkdir(parents=True)
-    rows[rows["source"] == TRAINED_ON].to_csv(data / "labels.csv", index=False)
+    rows[rows["source"].isin(sources)].to_csv(data / "labels.csv", index=False)
     (data / "images").symlink_to((photos / "images").resolve())
 
 
@@ -82,7 +90,7 @@ def measure_familiarity(args: argparse.Namespace) -> Iterator[dict[str, object]]
     known: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # all seeds have the same backbone
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch) / "data"
-        select_source(args.photos, data)
+        select_sources(args.photos, data, (TRAINED_ON,))
         for seed in range(args.seeds):
             folder = Path(scratch) / str(seed)
             detector, kept_back = train_and_export(data, args.model, seed, folder, args.img_size)
@@ -111,6 +119,42 @@ def show_familiarity(rows: list[dict[str, object]], size: int) -> str:
     return "\n".join(lines)
 
 
+def run_command(*arguments: str) -> None:
+    """Runs `roadwork`; its output goes to standard error."""
+    command = [sys.executable, "-c", "from roadwork.cli import main; main()", *arguments]
+    subprocess.run(command, check=True, stdout=sys.stderr)  # noqa: S603 -- our own command
+
+
+def measure_elsewhere(args: argparse.Namespace) -> Iterator[dict[str, object]]:
+    """One row per seed: the figures of `FIGURES` on the other sources, n, and the MCC on val_test."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folders = {name: Path(scratch) / name for name in ("train", "judge")}
+        select_sources(args.photos, folders["train"], TRAINED_ELSEWHERE)
+        select_sources(args.photos, folders["judge"], JUDGED_ELSEWHERE)
+        for seed in range(args.seeds):
+            settings = [f"data.root={folders['train']}", f"model.name={args.model}", f"output_dir={scratch}/runs"]
+            settings += [f"experiment=seed{seed}", f"training.seed={seed}", *args.overrides]
+            run_command("train", "--config", "configs/experiment/real_photos.yaml", *settings)
+            run = Path(scratch) / "runs" / f"seed{seed}" / "latest"
+            for command in (("evaluate",), ("calibrate",), ("evaluate", "--on", str(folders["judge"]))):
+                run_command(command[0], str(run), *command[1:])
+            overall = json.loads((run / "on" / "judge" / "results.json").read_text())["overall"]
+            val_test = json.loads((run / "results.json").read_text())["val_test"]["mcc"]
+            row = {"seed": seed, "n": overall["n"], "val_test_mcc": val_test}
+            yield row | {name: overall[name] for name in FIGURES}
+
+
+def show_elsewhere(rows: list[dict[str, object]]) -> str:
+    """A Markdown table: the figures of each seed and their medians."""
+    frame = pd.DataFrame(rows)
+    medians = {"seed": "median", "n": frame["n"].iloc[0]} | frame[["val_test_mcc", *FIGURES]].median().to_dict()
+    lines = [f"| {' | '.join(frame.columns)} |", f"|{' -- |' * len(frame.columns)}"]
+    for row in [*rows, medians]:
+        values = [f"{v:.3f}" if isinstance(v, float) else str(v) for v in (row[name] for name in frame.columns)]
+        lines.append(f"| {' | '.join(values)} |")
+    return "\n".join(lines)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.real", description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
@@ -122,12 +166,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     familiarity.add_argument("--seeds", type=int, default=5)
     familiarity.add_argument("--img-size", type=int, default=224)
     familiarity.add_argument("--json", type=Path)
+    elsewhere = commands.add_parser("elsewhere", help="a model trained on web photos, on dashcams of other cities")
+    elsewhere.add_argument("--photos", type=Path, required=True)
+    elsewhere.add_argument("--model", required=True)
+    elsewhere.add_argument("--seeds", type=int, default=3)
+    elsewhere.add_argument("--json", type=Path)
+    elsewhere.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     args = parser.parse_args(arguments)
     if not (args.photos / "labels.csv").is_file():
         Console().print(f"Skipped: there is no {args.photos / 'labels.csv'}.")
         return
-    rows = list(measure_familiarity(args))
-    Console().print(show_familiarity(rows, args.size), soft_wrap=True)
+    if args.command == "familiarity":
+        rows = list(measure_familiarity(args))
+        table = show_familiarity(rows, args.size)
+    else:
+        rows = list(measure_elsewhere(args))
+        table = show_elsewhere(rows)
+    Console().print(table, soft_wrap=True)
     if args.json:
         args.json.write_text(json.dumps(rows, indent=2))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch.autograd import DeviceType
@@ -253,6 +254,32 @@ def test_gpu_times_only_the_timed_steps(monkeypatch):
     assert gpu.take(take_all, gpu.TimedBatches(job, steps=5, lead_in=3)) == 4 / 2
 
 
-def test_real_photos_are_skipped_where_missing(tmp_path, capsys):
-    real.main(["familiarity", "--photos", str(tmp_path), "--model", "model"])
+@pytest.mark.parametrize("command", ["familiarity", "elsewhere"])
+def test_real_photos_are_skipped_where_missing(tmp_path, capsys, command):
+    real.main([command, "--photos", str(tmp_path), "--model", "model"])
     assert "Skipped" in capsys.readouterr().out
+
+
+def test_elsewhere_trains_and_evaluates_on_different_sources(tmp_path, monkeypatch, capsys):
+    (tmp_path / "images").mkdir()
+    sources = ["web", "road-web", "dashcam-us", "camvid"]
+    pd.DataFrame({"filename": sources, "label": [0, 1, 0, 1], "source": sources}).to_csv(tmp_path / "labels.csv")
+    used, scores = [], iter([0.5, 0.9, 0.7])
+
+    def pretend(command, *arguments):
+        if command == "train":
+            root = next(text.removeprefix("data.root=") for text in arguments if text.startswith("data.root="))
+            used.append(sorted(pd.read_csv(f"{root}/labels.csv")["source"]))
+        if "--on" in arguments:
+            run, judged = Path(arguments[0]), arguments[-1]
+            used.append(sorted(pd.read_csv(f"{judged}/labels.csv")["source"]))
+            (run / "on" / "judge").mkdir(parents=True)
+            overall = {"n": 2} | dict.fromkeys(real.FIGURES, next(scores))
+            (run / "on" / "judge" / "results.json").write_text(json.dumps({"overall": overall}))
+            (run / "results.json").write_text(json.dumps({"val_test": {"mcc": 1.0}}))
+
+    monkeypatch.setattr(real, "run_command", pretend)
+    real.main(["elsewhere", "--photos", str(tmp_path), "--model", "model", "--json", str(tmp_path / "rows.json")])
+    assert used == [["road-web", "web"], ["camvid", "dashcam-us"]] * 3
+    assert [row["auroc"] for row in json.loads((tmp_path / "rows.json").read_text())] == [0.5, 0.9, 0.7]
+    assert "| median | 2 | 1.000 | 0.700" in capsys.readouterr().out
