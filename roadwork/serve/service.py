@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import math
+from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, nullcontext
@@ -22,12 +23,11 @@ from torch import Tensor
 from roadwork.core.errors import DataError
 from roadwork.data.images import decode_short_side, to_network_input
 from roadwork.detector.detector import Detector, Prediction
-from roadwork.detector.familiarity import Familiarity
+from roadwork.detector.familiarity import FACTS, Familiarity, judge, photo_facts
 from roadwork.detector.networks import TorchNetwork
 from roadwork.serve import errors
 from roadwork.serve.admission import AdmissionQueue, PhotoHeader, read_header
 from roadwork.serve.errors import MEGAPIXEL, Limits
-from roadwork.serve.familiarity import FamiliarityWindow
 from roadwork.serve.schemas import PhotoAnswer, photo_answer
 
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -38,7 +38,33 @@ _MAX_DECODERS = 4
 
 # Larger photos are decoded one at a time: decoding a PNG takes several times its pixels in memory.
 _LARGE = 16 * MEGAPIXEL
+FAMILIARITY_WINDOW = 256  # the latest photos of all clients
 STARTING, READY, SHUTTING_DOWN = "starting", "ready", "shutting_down"
+
+
+class FamiliarityWindow:
+    """Features of the latest `FAMILIARITY_WINDOW` photos; the photos themselves are not kept."""
+
+    def __init__(self, detector: Detector) -> None:
+        self._reference = detector.reference
+        self._latest: deque[tuple[np.ndarray | None, tuple[float, ...]]] = deque(maxlen=FAMILIARITY_WINDOW)
+
+    def add(self, pixels: Tensor, features: Tensor | None) -> None:
+        """Notes a batch of photos (B, 3, S, S) uint8 and their features (B, D)."""
+        for row, photo in enumerate(pixels):
+            facts = photo_facts(photo, (math.nan, math.nan))  # the photo's own size is not known here
+            self._latest.append((None if features is None else features[row].numpy(), facts))
+
+    def clear(self) -> None:
+        """Forgets all photos."""
+        self._latest.clear()
+
+    def judge(self) -> Familiarity:
+        """The verdict on these photos; takes up to a second."""
+        latest = self._latest.copy()
+        features = [values for values, _ in latest if values is not None]
+        facts = np.array([facts for _, facts in latest]).reshape(-1, len(FACTS))
+        return judge(self._reference, np.stack(features) if features else None, facts)
 
 
 class Metrics:
