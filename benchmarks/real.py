@@ -1,7 +1,7 @@
 """Measurements on real photos that may not be published: it prints figures only, and skips where they are missing.
 
     python -m benchmarks.real familiarity --photos FOLDER --model FOLDER [--draws 100] [--size 32] [--seeds 5]
-    python -m benchmarks.real elsewhere --photos FOLDER --model FOLDER [--seeds 3] [KEY=VALUE ...]
+    python -m benchmarks.real elsewhere --photos FOLDER --model FOLDER [--protocol A] [--seeds 3] [KEY=VALUE ...]
 
 FOLDER of photos: `labels.csv` with a column `source`, and `images/`. FOLDER of the model: a backbone for `model.name`.
 
@@ -9,8 +9,11 @@ FOLDER of photos: `labels.csv` with a column `source`, and `images/`. FOLDER of 
 splits that source anew, trains a head on the frozen backbone, and exports it. Draws come from the photos of the source
 that the split kept back, and from the other sources.
 
-`elsewhere` (protocol A): trains `configs/experiment/real_photos.yaml` on photos from the web, and evaluates it on
-dashcam photos of cities and cameras that training has not seen, at the shipped threshold.
+`elsewhere` trains `configs/experiment/real_photos.yaml` and evaluates it on photos of cities or cameras that training
+has not seen, at the shipped threshold, and on pairs: two halves of one frame with roadwork in one of them.
+Protocol A trains on photos from the web, and judges dashcam photos.
+Protocol B leaves one US city and one drive in Cambridge out, each city once.
+Protocol C trains on all photos, and judges the labelled dataset `--judge`.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,12 +39,14 @@ from roadwork.detector.detector import Detector
 from roadwork.detector.familiarity import UNFAMILIAR, judge, photo_facts
 from roadwork.export.export import export_run
 from roadwork.models.build import build_model
+from roadwork.runs.run import Run
 from roadwork.training.trainers.base_trainer import BaseTrainer
 
 TRAINED_ON, OTHERS = "web", ("dashcam-us", "camvid", "road-web")
 KEPT_BACK = 0.3
 TRAINED_ELSEWHERE, JUDGED_ELSEWHERE = ("web", "road-web"), ("dashcam-us", "camvid")
 FIGURES = ("auroc", "balanced_accuracy", "recall", "false_alarm_rate", "mcc")
+PAIR_FIGURES = ("balanced_accuracy", "ranked_right")
 _BATCH = 32
 
 
@@ -125,32 +131,100 @@ def run_command(*arguments: str) -> None:
     subprocess.run(command, check=True, stdout=sys.stderr)  # noqa: S603 -- our own command
 
 
+@dataclass(frozen=True)
+class Fold:
+    """The rows of one training and of its evaluation.
+
+    Attributes:
+        name: of the fold.
+        train: (N,) rows of `labels.csv` to train on.
+        judge: (N,) rows to evaluate.
+        pairs: (P,) rows of `pairs.csv` to evaluate.
+    """
+
+    name: str
+    train: pd.Series
+    judge: pd.Series
+    pairs: pd.Series
+
+
+def plan_folds(protocol: str, rows: pd.DataFrame, pairs: pd.DataFrame) -> list[Fold]:
+    """The folds of protocol A, B or C; those of C have no rows to judge."""
+    if protocol == "A":
+        is_judged = rows["source"].isin(JUDGED_ELSEWHERE)
+        return [Fold("A", rows["source"].isin(TRAINED_ELSEWHERE), is_judged, pairs["city"].notna())]
+    if protocol == "C":
+        return [Fold("C", rows["source"].notna(), rows["source"].isna(), pairs["city"].isna())]
+    us, drives = (
+        rows["source"] == JUDGED_ELSEWHERE[0],
+        sorted(rows.loc[rows["source"] == "camvid", "sequence_id"].unique()),
+    )
+    folds = []
+    for number, city in enumerate(sorted(rows.loc[us, "city"].unique())):
+        is_left_out = (us & (rows["city"] == city)) | (rows["sequence_id"] == drives[number % len(drives)])
+        folds.append(Fold(city, ~is_left_out, is_left_out, pairs["city"] == city))
+    return folds
+
+
+def link_photos(photos: Path, folder: Path, name: str, rows: pd.DataFrame) -> Path:
+    """A dataset of these rows, with `name` as its table; the images are linked."""
+    folder.mkdir(parents=True)
+    rows.to_csv(folder / name, index=False)
+    for images in ("images", "pairs"):
+        (folder / images).symlink_to((photos / images).resolve())
+    return folder
+
+
 def measure_elsewhere(args: argparse.Namespace) -> Iterator[dict[str, object]]:
-    """One row per seed: the figures of `FIGURES` on the other sources, n, and the MCC on val_test."""
+    """One row per fold and seed: n, the figures of `FIGURES`, those of the pairs, and the MCC on val_test."""
+    rows, pairs = (pd.read_csv(args.photos / name, dtype={"label": int}) for name in ("labels.csv", "pairs.csv"))
     with tempfile.TemporaryDirectory() as scratch:
-        folders = {name: Path(scratch) / name for name in ("train", "judge")}
-        select_sources(args.photos, folders["train"], TRAINED_ELSEWHERE)
-        select_sources(args.photos, folders["judge"], JUDGED_ELSEWHERE)
-        for seed in range(args.seeds):
-            settings = [f"data.root={folders['train']}", f"model.name={args.model}", f"output_dir={scratch}/runs"]
-            settings += [f"experiment=seed{seed}", f"training.seed={seed}", *args.overrides]
-            run_command("train", "--config", "configs/experiment/real_photos.yaml", *settings)
-            run = Path(scratch) / "runs" / f"seed{seed}" / "latest"
-            for command in (("evaluate",), ("calibrate",), ("evaluate", "--on", str(folders["judge"]))):
-                run_command(command[0], str(run), *command[1:])
-            overall = json.loads((run / "on" / "judge" / "results.json").read_text())["overall"]
-            val_test = json.loads((run / "results.json").read_text())["val_test"]["mcc"]
-            row = {"seed": seed, "n": overall["n"], "val_test_mcc": val_test}
-            yield row | {name: overall[name] for name in FIGURES}
+        for fold in plan_folds(args.protocol, rows, pairs):
+            data = link_photos(args.photos, Path(scratch) / fold.name / "train", "labels.csv", rows[fold.train])
+            judged = {"judge": args.judge} if args.judge else {}
+            if fold.judge.any():
+                judged["judge"] = link_photos(args.photos, data.parent / "judge", "labels.csv", rows[fold.judge])
+            if fold.pairs.any():
+                judged["pairs"] = link_photos(args.photos, data.parent / "pairs", "pairs.csv", pairs[fold.pairs])
+            for seed in range(args.seeds):
+                yield {"fold": fold.name, "seed": seed} | train_and_judge(
+                    args, data, judged, f"{fold.name}-{seed}", seed
+                )
+
+
+def train_and_judge(
+    args: argparse.Namespace, data: Path, judged: dict[str, Path], name: str, seed: int
+) -> dict[str, object]:
+    """Trains the recipe and evaluates it on datasets; see `measure_elsewhere`."""
+    settings = [f"data.root={data}", f"model.name={args.model}", f"output_dir={data.parent}/runs"]
+    settings += [f"experiment={name}", f"training.seed={seed}", *args.overrides]
+    run_command("train", "--config", "configs/experiment/real_photos.yaml", *settings)
+    run = data.parent / "runs" / name / "latest"
+    for command in ("evaluate", "calibrate"):
+        run_command(command, str(run))
+    row: dict[str, object] = {"val_test_mcc": Run(run).read_results()["val_test"]["mcc"]}
+    for part, dataset in judged.items():
+        run_command("evaluate", str(run), "--on", str(dataset), "--out", str(run / "on" / part))
+        result = json.loads((run / "on" / part / "results.json").read_text())
+        if result["overall"]:
+            row |= {"n": result["overall"]["n"]} | {figure: result["overall"][figure] for figure in FIGURES}
+        if result["pairs"]:
+            row |= {f"pairs_{figure}": result["pairs"][figure] for figure in ("n", *PAIR_FIGURES)}
+    return row
 
 
 def show_elsewhere(rows: list[dict[str, object]]) -> str:
-    """A Markdown table: the figures of each seed and their medians."""
+    """A Markdown table: the figures of each fold and seed, the means over the folds of a seed, and their medians."""
     frame = pd.DataFrame(rows)
-    medians = {"seed": "median", "n": frame["n"].iloc[0]} | frame[["val_test_mcc", *FIGURES]].median().to_dict()
+    columns = [name for name in frame.columns if name not in ("fold", "seed", "n", "pairs_n")]
+    by_seed = frame.groupby("seed")[columns].mean()
+    summary = []
+    if len(by_seed) < len(frame):
+        summary += [{"fold": "mean", "seed": seed} | means.to_dict() for seed, means in by_seed.iterrows()]
+    summary.append({"fold": "median of seeds", "seed": ""} | by_seed.median().to_dict())
     lines = [f"| {' | '.join(frame.columns)} |", f"|{' -- |' * len(frame.columns)}"]
-    for row in [*rows, medians]:
-        values = [f"{v:.3f}" if isinstance(v, float) else str(v) for v in (row[name] for name in frame.columns)]
+    for row in [*rows, *summary]:
+        values = [f"{v:.3f}" if isinstance(v, float) else str(v) for v in (row.get(name, "") for name in frame.columns)]
         lines.append(f"| {' | '.join(values)} |")
     return "\n".join(lines)
 
@@ -169,6 +243,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elsewhere = commands.add_parser("elsewhere", help="a model trained on web photos, on dashcams of other cities")
     elsewhere.add_argument("--photos", type=Path, required=True)
     elsewhere.add_argument("--model", required=True)
+    elsewhere.add_argument("--protocol", choices=("A", "B", "C"), default="A")
+    elsewhere.add_argument("--judge", type=Path, help="a labelled dataset to evaluate on, for protocol C")
     elsewhere.add_argument("--seeds", type=int, default=3)
     elsewhere.add_argument("--json", type=Path)
     elsewhere.add_argument("overrides", nargs="*", metavar="KEY=VALUE")

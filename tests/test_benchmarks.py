@@ -260,26 +260,65 @@ def test_real_photos_are_skipped_where_missing(tmp_path, capsys, command):
     assert "Skipped" in capsys.readouterr().out
 
 
-def test_elsewhere_trains_and_evaluates_on_different_sources(tmp_path, monkeypatch, capsys):
-    (tmp_path / "images").mkdir()
-    sources = ["web", "road-web", "dashcam-us", "camvid"]
-    pd.DataFrame({"filename": sources, "label": [0, 1, 0, 1], "source": sources}).to_csv(tmp_path / "labels.csv")
-    used, scores = [], iter([0.5, 0.9, 0.7])
+@pytest.fixture
+def real_photos(tmp_path):
+    """A table with the sources, cities and drives of the real photos, and one pair per city."""
+    rows = [("web", "", ""), ("road-web", "", ""), ("dashcam-us", "boston", "b"), ("dashcam-us", "denver", "d")]
+    rows += [("camvid", "cambridge", "drive1"), ("camvid", "cambridge", "drive2")]
+    table = pd.DataFrame(rows, columns=["source", "city", "sequence_id"]).assign(label=[0, 1, 1, 1, 0, 0])
+    table.assign(filename=[f"images/{i}.jpg" for i in range(6)]).to_csv(tmp_path / "labels.csv", index=False)
+    pairs = pd.DataFrame({"filename": list("abcd"), "label": [0, 1] * 2, "pair": [0, 0, 1, 1]})
+    pairs.assign(city=["boston"] * 2 + ["denver"] * 2).to_csv(tmp_path / "pairs.csv", index=False)
+    for folder in ("images", "pairs"):
+        (tmp_path / folder).mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def trained_on(monkeypatch):
+    """What `roadwork train` and `evaluate --on` read, with an AUC of 0.5, 0.9, 0.7 in turn for photos."""
+    used, scores = [], iter([0.5, 0.9, 0.7] * 3)
 
     def pretend(command, *arguments):
+        run, out = Path(arguments[0]), Path(arguments[-1])
         if command == "train":
             root = next(text.removeprefix("data.root=") for text in arguments if text.startswith("data.root="))
-            used.append(sorted(pd.read_csv(f"{root}/labels.csv")["source"]))
-        if "--on" in arguments:
-            run, judged = Path(arguments[0]), arguments[-1]
-            used.append(sorted(pd.read_csv(f"{judged}/labels.csv")["source"]))
-            (run / "on" / "judge").mkdir(parents=True)
-            overall = {"n": 2} | dict.fromkeys(real.FIGURES, next(scores))
-            (run / "on" / "judge" / "results.json").write_text(json.dumps({"overall": overall}))
+            used.append(pd.read_csv(f"{root}/labels.csv")["filename"].str.extract(r"(\d)")[0].tolist())
+        elif command == "evaluate" and "--on" not in arguments:
+            run.mkdir(parents=True)
             (run / "results.json").write_text(json.dumps({"val_test": {"mcc": 1.0}}))
+        elif "--on" in arguments:
+            judged = Path(arguments[2])
+            is_pairs = judged.name == "pairs"
+            table = pd.read_csv(judged / ("pairs.csv" if is_pairs else "labels.csv"))
+            used.append(table["city"].unique().tolist() if is_pairs else table["filename"].str[7].tolist())
+            overall = None if is_pairs else {"n": len(table)} | dict.fromkeys(real.FIGURES, next(scores))
+            pairs = {"n": 1} | dict.fromkeys(real.PAIR_FIGURES, 1.0) if is_pairs else None
+            out.mkdir(parents=True)
+            (out / "results.json").write_text(json.dumps({"overall": overall, "pairs": pairs}))
 
     monkeypatch.setattr(real, "run_command", pretend)
-    real.main(["elsewhere", "--photos", str(tmp_path), "--model", "model", "--json", str(tmp_path / "rows.json")])
-    assert used == [["road-web", "web"], ["camvid", "dashcam-us"]] * 3
-    assert [row["auroc"] for row in json.loads((tmp_path / "rows.json").read_text())] == [0.5, 0.9, 0.7]
-    assert "| median | 2 | 1.000 | 0.700" in capsys.readouterr().out
+    return used
+
+
+def test_protocol_a_judges_sources_that_training_lacks(real_photos, trained_on, capsys):
+    out = real_photos / "rows.json"
+    real.main(["elsewhere", "--photos", str(real_photos), "--model", "model", "--json", str(out)])
+    assert trained_on == [["0", "1"], ["2", "3", "4", "5"], ["boston", "denver"]] * 3
+    assert [row["auroc"] for row in json.loads(out.read_text())] == [0.5, 0.9, 0.7]
+    assert "| median of seeds |  | 1.000 |  | 0.700" in capsys.readouterr().out
+
+
+def test_protocol_b_leaves_a_city_and_a_drive_out(real_photos, trained_on):
+    real.main(["elsewhere", "--photos", str(real_photos), "--model", "model", "--seeds", "1", "--protocol", "B"])
+    boston = [["0", "1", "3", "5"], ["2", "4"], ["boston"]]
+    assert trained_on == [*boston, ["0", "1", "2", "4"], ["3", "5"], ["denver"]]
+
+
+def test_protocol_c_trains_on_all_and_judges_another_dataset(real_photos, trained_on, tmp_path):
+    judge = tmp_path / "elsewhere"
+    judge.mkdir()
+    pd.DataFrame({"filename": ["images/9.jpg"], "label": [1]}).to_csv(judge / "labels.csv", index=False)
+    command = ["elsewhere", "--photos", str(real_photos), "--model", "model", "--seeds", "1", "--protocol", "C"]
+    real.main([*command, "--judge", str(judge)])
+    assert trained_on == [["0", "1", "2", "3", "4", "5"], ["9"]]
