@@ -13,8 +13,9 @@ from transformers.utils import logging as transformers_logging
 
 from roadwork.core.errors import ConfigError
 from roadwork.models.architecture import auto_class, load_local_first, read_config
-from roadwork.models.classifier import WITHOUT_CLASSIFIER, with_pooling
+from roadwork.models.classifier import COLOR, WITHOUT_CLASSIFIER, with_pooling
 from roadwork.models.head import find_head
+from roadwork.models.processor import IMAGENET_STATISTICS, image_statistics
 from roadwork.models.regularization import set_drop_path, set_head_dropout
 from roadwork.models.resize import (
     NAFLEX,
@@ -66,7 +67,8 @@ def build_model(model: ModelSettings, img_size: int) -> PreTrainedModel:
             config = fixed_config(config, img_size)
         set_image_size(vision_config(config), img_size)
         network = _from_config(config)
-    network = with_pooling(network, model.pooling, model.top_patches)
+    statistics = image_statistics(model) if model.patch_head == COLOR else IMAGENET_STATISTICS
+    network = with_pooling(network, model.pooling, model.top_patches, model.patch_head, statistics)
     set_drop_path(network, model.drop_path)
     set_head_dropout(network, model.head_dropout)
     _freeze_unused(network, img_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -11,9 +12,12 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageClassification,
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from roadwork.core.errors import ConfigError
+from roadwork.models.patch_head import PatchColors, PatchHead
+from roadwork.models.processor import IMAGENET_STATISTICS, ImageStatistics
 
 # The head scores each patch, and the photo has the mean score of its highest patches.
 TOP_PATCHES = "top_patches"
+LINEAR, COLOR = "linear", "color"  # values of `model.patch_head`
 
 # transformers has only the backbone of these model types.
 WITHOUT_CLASSIFIER = ("dinov3_vit", "dinov3_convnext")
@@ -106,6 +110,9 @@ class PooledConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers has 
         vision_config: the backbone's configuration.
         pooling: `cls`, `mean`, `cls_mean` or `top_patches`.
         top_patches: number of patches whose logits are averaged, for the pooling `top_patches`.
+        patch_head: `linear` or `color`, for the pooling `top_patches`.
+        image_mean: what the images are normalised with, for the patch head `color`.
+        image_std: the same.
     """
 
     model_type = "roadwork_pooled"
@@ -115,7 +122,11 @@ class PooledConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers has 
         self,
         vision_config: PreTrainedConfig | dict[str, Any] | None = None,
         pooling: str = "cls",
+        *,
         top_patches: int = 8,
+        patch_head: str = LINEAR,
+        image_mean: Sequence[float] = IMAGENET_STATISTICS.mean,
+        image_std: Sequence[float] = IMAGENET_STATISTICS.std,
         **fields: Any,
     ) -> None:
         if vision_config is None or isinstance(vision_config, dict):
@@ -124,6 +135,8 @@ class PooledConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers has 
         self.vision_config: PreTrainedConfig = vision_config
         self.pooling = pooling
         self.top_patches = top_patches
+        self.patch_head = patch_head
+        self.image_mean, self.image_std = list(image_mean), list(image_std)
         super().__init__(**fields)
 
 
@@ -147,7 +160,14 @@ class PooledClassifier(PreTrainedModel):  # type: ignore[misc]  # as above
         self.backbone = _build_backbone(config.vision_config) if backbone is None else backbone
         self.supports_gradient_checkpointing = self.backbone.supports_gradient_checkpointing
         width = self.backbone.config.hidden_sizes[-1] if self._is_convolutional else self.backbone.config.hidden_size
-        self.classifier = nn.Linear(2 * width if config.pooling == "cls_mean" else width, config.num_labels)
+        self.patch_colors: PatchColors | None = None
+        self.classifier: nn.Module
+        if config.pooling == TOP_PATCHES and config.patch_head == COLOR:
+            statistics = ImageStatistics(tuple(config.image_mean), tuple(config.image_std))
+            self.patch_colors = PatchColors(self.backbone.config.patch_size, statistics)
+            self.classifier = PatchHead(width, config.num_labels)
+        else:
+            self.classifier = nn.Linear(2 * width if config.pooling == "cls_mean" else width, config.num_labels)
         self.post_init()
 
     @property
@@ -167,16 +187,21 @@ class PooledClassifier(PreTrainedModel):  # type: ignore[misc]  # as above
         del return_dict
         features = self.backbone(pixel_values, output_hidden_states=output_hidden_states, return_dict=True)
         if self.config.pooling == TOP_PATCHES:
-            logits = top_patch_logits(self.classifier(self._patches(features)), self.config.top_patches)
+            patches = self._with_colors(self._patches(features), pixel_values)
+            logits = top_patch_logits(self.classifier(patches), self.config.top_patches)
         else:
             logits = self.classifier(self._pool(features))
         return ImageClassifierOutput(logits=logits, hidden_states=features.hidden_states)
 
     def patch_margins(self, pixel_values: Tensor) -> Tensor:
         """(B, P) margin for Roadwork of each patch, row by row; for the pooling `top_patches`."""
-        logits = self.classifier(self._patches(self.backbone(pixel_values, return_dict=True)))
+        logits = self.classifier(self.patches(pixel_values))
         margins: Tensor = logits[..., 1] - logits[..., 0]
         return margins
+
+    def patches(self, pixel_values: Tensor) -> Tensor:
+        """(B, P, D) tokens of the patches; (B, P, D + N_COLORS) with the patch head `color`."""
+        return self._with_colors(self._patches(self.backbone(pixel_values, return_dict=True)), pixel_values)
 
     @property
     def _n_registers(self) -> int:
@@ -186,6 +211,11 @@ class PooledClassifier(PreTrainedModel):  # type: ignore[misc]  # as above
         """(B, P, D) tokens of the patches, without class token and registers."""
         tokens: Tensor = features.last_hidden_state
         return tokens[:, 1 + self._n_registers :]
+
+    def _with_colors(self, tokens: Tensor, pixel_values: Tensor) -> Tensor:
+        if self.patch_colors is None:
+            return tokens
+        return torch.cat([tokens, self.patch_colors(pixel_values).to(tokens.dtype)], dim=-1)
 
     def _pool(self, features: Any) -> Tensor:
         if self._is_convolutional:
@@ -205,27 +235,37 @@ def family_of(config: PreTrainedConfig) -> str:
     return str(inner.model_type)
 
 
-def with_pooling(network: PreTrainedModel, pooling: str, top_patches: int = 8) -> PreTrainedModel:
+def with_pooling(
+    network: PreTrainedModel,
+    pooling: str,
+    top_patches: int = 8,
+    patch_head: str = LINEAR,
+    statistics: ImageStatistics = IMAGENET_STATISTICS,
+) -> PreTrainedModel:
     """A classifier with this pooling: `network` itself if it has that pooling, else one with a new, random head.
 
     Args:
         network: a classifier of transformers, a PooledClassifier, or a backbone without a head.
         pooling: a value of `model.pooling`; `auto` returns every classifier unchanged.
         top_patches: as in `PooledConfig`.
+        patch_head: as in `PooledConfig`.
+        statistics: what the network's images are normalised with.
 
     Raises:
         ConfigError: the network does not support this pooling.
     """
     if isinstance(network, PooledClassifier):
-        if pooling in ("auto", network.config.pooling):
+        is_same = pooling != TOP_PATCHES or network.config.patch_head == patch_head
+        if pooling in ("auto", network.config.pooling) and is_same:
             if pooling == TOP_PATCHES:  # its weights do not depend on the number
                 network.config.top_patches = top_patches
             return network
-        return _wrap(network.backbone, choose_pooling(network.backbone.config, pooling)[0], top_patches)
+        chosen = choose_pooling(network.backbone.config, pooling)[0]
+        return _wrap(network.backbone, chosen, top_patches, patch_head, statistics)
     chosen, is_own = choose_pooling(network.config, pooling)
     if is_own and network.config.model_type not in WITHOUT_CLASSIFIER:
         return network
-    return _wrap(_backbone_of(network), chosen, top_patches)
+    return _wrap(_backbone_of(network), chosen, top_patches, patch_head, statistics)
 
 
 @torch.no_grad()
@@ -256,13 +296,18 @@ def as_own_class(network: PreTrainedModel) -> PreTrainedModel:
     return own.train(network.training)
 
 
-def _wrap(backbone: PreTrainedModel, pooling: str, top_patches: int) -> PooledClassifier:
+def _wrap(
+    backbone: PreTrainedModel, pooling: str, top_patches: int, patch_head: str, statistics: ImageStatistics
+) -> PooledClassifier:
     inner = backbone.config
     inner._name_or_path = ""  # noqa: SLF001 -- the folder it was loaded from
     config = PooledConfig(
         vision_config=inner,
         pooling=pooling,
         top_patches=top_patches,
+        patch_head=patch_head,
+        image_mean=statistics.mean,
+        image_std=statistics.std,
         id2label=dict(inner.id2label),
         label2id=dict(inner.label2id),
         problem_type=None,

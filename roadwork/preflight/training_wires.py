@@ -282,11 +282,11 @@ def _frozen_backbone_row(seen: Observations) -> WireRow:
     first = probe.weights_after_step[0]
     later = (*probe.weights_after_step[1:], probe.weights_in_validation, probe.weights_after_validation)
     changed = {name for name, value in first.items() if any(not torch.equal(value, weights[name]) for weights in later)}
-    in_head = {name for name in first if name.startswith(head)}
+    in_head = {name for name, _ in seen.probe.model.named_parameters() if name.startswith(head)}
     drifted = sorted(changed - in_head)
     return WireRow(
         "frozen backbone",
-        f"{len(drifted)} of {len(first) - len(in_head)} backbone tensors (weights and buffers) changed"
+        f"{len(drifted)} of {len(first) - len(in_head)} fixed tensors (weights and buffers) changed"
         + (f" (first: {drifted[0]})" if drifted else "")
         + f"; {len(changed & in_head)} of {len(in_head)} head tensors updated",
         not drifted and in_head <= changed,

@@ -12,6 +12,7 @@ from roadwork.core.errors import ConfigError
 from roadwork.settings.limits import MAX_SEED, above, at_least, between, check_limits, count_or, one_of, share_below_one
 
 ATTENTIONS = ("auto", "sdpa", "eager")
+PATCH_HEADS = ("linear", "color")
 POOLINGS = ("auto", "cls", "mean", "cls_mean", "top_patches")
 ADAPTERS = ("none", "lora", "dora", "adalora", "vera", "ia3")
 LOSSES = ("cross_entropy", "balanced", "focal")
@@ -50,6 +51,13 @@ class ModelSettings:
     """
     top_patches: int = field(default=8, metadata=at_least(1))
     """Number of patches whose scores are averaged with `model.pooling=top_patches`."""
+    patch_head: str = field(default="linear", metadata=one_of(PATCH_HEADS))
+    """How `model.pooling=top_patches` scores a patch.
+
+    - `linear`: by all of its token.
+    - `color`: by the main components of its token and by its own colours, with a small network. It holds up better at
+      cameras and places that training has not seen.
+    """
     depth: int | None = field(default=None, metadata=at_least(1))
     """Number of transformer blocks to keep; later ones are removed, which saves their time. null: all.
 

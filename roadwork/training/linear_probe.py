@@ -13,23 +13,31 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+import torch
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities.seed import isolate_rng
 from peft import PeftModel
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from roadwork.core.devices import choose_device
+from roadwork.core.errors import DataError
+from roadwork.core.progress import track
 from roadwork.data.augmentation.build import NoAugmentation
 from roadwork.data.datamodule import FITTED_SPLITS, NATIXDataModule
+from roadwork.data.dataset import ImageStore
 from roadwork.data.features import FeatureDataModule, compute_features
-from roadwork.models.classifier import has_patch_scores
+from roadwork.models.classifier import PooledClassifier, has_patch_scores
 from roadwork.models.head import in_evaluation_mode
+from roadwork.models.patch_head import PatchHead
 from roadwork.settings import TrainingSettings
 from roadwork.training.callbacks.mcc_callback import MCCCallback
 from roadwork.training.devices import build_lightning_trainer
 from roadwork.training.module import RoadworkClassifier
 
 logger = logging.getLogger(__name__)
+
+PHOTOS_FOR_COMPONENTS, PATCHES_PER_PHOTO = 256, 64
 
 
 def why_no_features(network: nn.Module, datamodule: NATIXDataModule) -> str | None:
@@ -83,6 +91,46 @@ def with_features(network: PreTrainedModel, datamodule: NATIXDataModule) -> Feat
         time.monotonic() - started,
     )
     return FeatureDataModule(datamodule, features)
+
+
+@torch.no_grad()
+def fit_patch_components(network: nn.Module, datamodule: NATIXDataModule) -> None:
+    """Fits the components of `model.patch_head=color` to patches of training photos, in place.
+
+    Does nothing if the network has no such head, or one that is fitted already (`training.start_from`).
+
+    Args:
+        network: with its adapter, which does not change.
+        datamodule: set up for a fit.
+
+    Raises:
+        DataError: none of the drawn photos can be read.
+    """
+    heads = [part for part in network.modules() if isinstance(part, PatchHead)]  # with an adapter, the head's copy too
+    if all(head.is_fitted for head in heads):
+        return
+    plain = network.get_base_model() if isinstance(network, PeftModel) else network
+    settings, rows = datamodule.settings, datamodule.datasets["train"].rows
+    rng = np.random.default_rng(settings.training.seed)
+    rows = rng.permutation(rows)[:PHOTOS_FOR_COMPONENTS]
+    photos, patches = ImageStore(datamodule.source, settings.data.img_size), []
+    device = choose_device("cpu" if settings.training.accelerator == "cpu" else "auto")
+    with _same_state_after(plain):
+        plain.to(device)
+        for row in track(rows.tolist(), len(rows), "Fitting the patch head's components"):
+            photo = photos.get(row)
+            if isinstance(photo, Tensor):
+                image = datamodule.normalise(photo[None].to(device).float().div_(255))
+                found = cast("PooledClassifier", plain).patches(image)[0].cpu()
+                patches.append(found[rng.permutation(len(found))[:PATCHES_PER_PHOTO]])
+    if not patches:
+        raise DataError(f"None of {len(rows)} training photos could be read. Check data.root, or fix the images.")
+    share = max(head.fit_components(torch.cat(patches)) for head in heads)
+    logger.info(
+        "Patch head: its components keep %.0f %% of the variance of the tokens of %d training photos.",
+        100 * share,
+        len(patches),
+    )
 
 
 def probe_head(network: nn.Module, datamodule: NATIXDataModule) -> None:

@@ -30,8 +30,8 @@ class ZoomOutAugmentation(BatchAugmentation):
     """Pastes shrunk photos onto None photos of the batch, crops None photos, and changes colour and compression.
 
     In collected photos roadwork often fills the picture; on a dashcam it is small. A photo that is pasted onto a None
-    photo keeps its label. None photos are pasted too, so that a paste tells nothing of the label. Crops of None photos
-    show large objects that are not roadwork.
+    photo keeps its label. None photos are pasted too, half of them in other colours, so that neither a paste nor a
+    colourful object tells the label. Crops of None photos show large objects that are not roadwork.
 
     Args:
         img_size: side of the output in pixels.
@@ -52,7 +52,7 @@ class ZoomOutAugmentation(BatchAugmentation):
         images = geometry.warp(images, geometry.mirror(bernoulli(count, 0.5)), padding="border")
         pasted = rows_where(bernoulli(count, self.paste_probability))
         if is_none.any():
-            images = paste(images, pasted, rows_where(is_none))
+            images = paste(images, pasted, rows_where(is_none), is_none & bernoulli(count, 0.5))
         images = color_twist(
             images,
             brightness=uniform(count, -0.45, 0.45).exp(),
@@ -66,13 +66,14 @@ class ZoomOutAugmentation(BatchAugmentation):
         return images, labels
 
 
-def paste(images: Tensor, pasted: Tensor, backgrounds: Tensor) -> Tensor:
+def paste(images: Tensor, pasted: Tensor, backgrounds: Tensor, is_recolored: Tensor) -> Tensor:
     """The images, with those of some rows shrunk onto random backgrounds of the same batch.
 
     Args:
         images: (B, 3, S, S).
         pasted: (P,) rows to shrink.
         backgrounds: (N,) rows of None photos, at least one.
+        is_recolored: (B,) rows that change their colours when they are pasted.
     """
     size, result = images.shape[-1], images.clone()
     sides = uniform(len(pasted), math.log(SMALLEST), math.log(LARGEST)).exp().mul(size).round().int().tolist()
@@ -82,7 +83,8 @@ def paste(images: Tensor, pasted: Tensor, backgrounds: Tensor) -> Tensor:
         side = max(side, 2)  # noqa: PLW2901
         x = round(left * (size - side))
         y = min(max(round(centre * size - side / 2), 0), size - side)
-        small = F.interpolate(images[row : row + 1], size=(side, side), mode="bilinear", antialias=True)[0]
+        small = F.interpolate(images[row : row + 1], size=(side, side), mode="bilinear", antialias=True)
+        small = (_recolor(small) if is_recolored[row] else small)[0]
         place = (row, slice(None), slice(y, y + side), slice(x, x + side))
         result[row] = images[background]
         result[place] = torch.lerp(result[place], small, _feather(side, images.device))
@@ -104,6 +106,14 @@ def _crop(images: Tensor) -> Tensor:
     offsets = [room * uniform(count, -1, 1) for _ in range(2)]
     matrices = geometry.translate_x(offsets[0]) @ geometry.translate_y(offsets[1]) @ geometry.zoom(1 / shares)
     return geometry.warp(images, matrices, padding="border")
+
+
+def _recolor(images: Tensor) -> Tensor:
+    """Images with their channels in random order, each multiplied by a random factor."""
+    count = len(images)
+    orders = torch.rand(count, 3).argsort(dim=1).to(images.device)
+    gains = to_device(uniform(3 * count, -0.7, 0.7).exp().view(count, 3, 1, 1), images.device)
+    return (images[torch.arange(count, device=images.device)[:, None], orders] * gains).clamp(0, 1)
 
 
 def _compress(images: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ from roadwork.training.devices import (
 )
 from roadwork.training.distributed import ProcessGroup, raise_if_peer_failed
 from roadwork.training.initialization import check_unseen, describe_start, find_omittable, load_start, resolve_start
-from roadwork.training.linear_probe import data_for_head, probe_head
+from roadwork.training.linear_probe import data_for_head, fit_patch_components, probe_head
 from roadwork.training.loggers import RunMetadataCallback, build_loggers, check_loggers
 from roadwork.training.lora.apply import adapt_network
 from roadwork.training.lora.targets import adapter_summary
@@ -119,6 +119,7 @@ class BaseTrainer:
                 fingerprint = datamodule.table.fingerprint()
                 check_resumable(resume_from, self.cfg, datamodule.splits, fingerprint, world_size=group.world_size)
             elif group.is_rank_zero:  # DDP sends its weights to the others
+                fit_patch_components(self.module.model, datamodule)
                 probe_head(self.module.model, datamodule)
             if training.freeze_backbone:
                 batches = data_for_head(self.module.model, datamodule)

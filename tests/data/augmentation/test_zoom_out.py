@@ -18,7 +18,7 @@ def test_a_pasted_photo_is_small_and_lies_on_a_none_photo():
     torch.manual_seed(0)
     shares = []
     for _ in range(300):
-        result = paste(images, torch.tensor([1]), torch.tensor([2]))
+        result = paste(images, torch.tensor([1]), torch.tensor([2]), torch.zeros(3, dtype=torch.bool))
         assert torch.equal(result[[0, 2]], images[[0, 2]])
         assert set(result[1].unique().tolist()) >= {torch.tensor(0.2).item()}
         is_pasted = result[1, 0] > 0.2
@@ -31,7 +31,7 @@ def test_a_pasted_photo_is_small_and_lies_on_a_none_photo():
 
 
 def test_pasted_photos_come_from_both_classes_and_keep_labels():
-    images, labels = flat_batch([0.1, 0.9] * 16), torch.tensor([0, 1] * 16)
+    images, labels = flat_batch([0.02, 0.9] * 16), torch.tensor([0, 1] * 16)
     torch.manual_seed(0)
     augmentation = ZoomOutAugmentation(SIZE, paste_probability=1.0, crop_probability=0.0)
     mixed, new_labels = augmentation(images, labels)
@@ -40,6 +40,18 @@ def test_pasted_photos_come_from_both_classes_and_keep_labels():
     has_bright_part = spread > 0.1
     assert has_bright_part[labels == 1].all()  # roadwork, bright, on a dark street
     assert not has_bright_part[labels == 0].any()  # a dark street on a dark street
+
+
+def test_half_of_the_pasted_none_photos_change_colours():
+    orange = torch.tensor([0.9, 0.4, 0.1]).view(1, 3, 1, 1).expand(64, 3, SIZE, SIZE).clone()
+    torch.manual_seed(0)
+    for label, lowest, highest in ((0, 0.3, 0.6), (1, 0.0, 0.0)):
+        labels = torch.full((64,), label)
+        labels[0] = 0  # the street that photos are pasted onto
+        mixed, _ = ZoomOutAugmentation(SIZE, paste_probability=1.0, crop_probability=0.0)(orange, labels)
+        is_orange = (mixed[:, 0] > mixed[:, 1]) & (mixed[:, 1] > mixed[:, 2])
+        is_orange = is_orange.flatten(1).float().mean(dim=1)[1:] > 0.99
+        assert lowest <= 1 - is_orange.float().mean() <= highest
 
 
 def test_without_a_none_photo_nothing_is_pasted():
