@@ -172,6 +172,7 @@ def format_elsewhere(result: dict[str, Any]) -> Group:
         lines += [_slice_table(slicing) for slicing in result["slices"]]
     if result["not_sliced"]:
         lines.append(Text(f"Not sliced by: {', '.join(result['not_sliced'])}."))
+    lines += map(Text, result["familiarity"]["sentences"])
     return Group(*lines, Text.assemble(("Result  ", "bold"), result["sentence"]))
 
 

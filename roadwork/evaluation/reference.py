@@ -1,4 +1,4 @@
-"""Stores a reference sample of training photos' features with an export, so that batches can be compared with it."""
+"""Builds the reference sample of training photos' features, with which batches of photos are compared."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from roadwork.core.errors import RoadworkError
+from roadwork.core.errors import DataError, RoadworkError
 from roadwork.core.progress import track
-from roadwork.data.images import UnreadableImageError, read_pixels, upright_size
+from roadwork.data.images import ImageSource, UnreadableImageError, read_pixels, upright_size
+from roadwork.data.table import SampleTable, column_text
+from roadwork.data.utils.exif import read_camera_metadata
 from roadwork.detector.detector import Detector
-from roadwork.detector.familiarity import Reference, photo_facts
+from roadwork.detector.familiarity import FACTS, Reference, coarse_places, count_hours, photo_facts
 from roadwork.detector.two_sample import SIZES, null_distribution
 from roadwork.evaluation.evaluate import open_run_data
 from roadwork.runs.run import Run
@@ -28,7 +30,15 @@ _BATCH = 32
 _RESULTS = ("mcc", "mcc_low", "mcc_high", "n")
 
 
-def write_reference(run: Run, folder: Path, detector: Detector, result: dict[str, Any] | None, n_photos: int) -> None:
+def write_reference(
+    run: Run,
+    folder: Path,
+    detector: Detector,
+    result: dict[str, Any] | None,
+    n_photos: int,
+    *,
+    with_places: bool = False,
+) -> None:
     """Writes the reference of a run into its export; warns and writes none if its data cannot be used.
 
     Args:
@@ -37,24 +47,28 @@ def write_reference(run: Run, folder: Path, detector: Detector, result: dict[str
         detector: loaded from it, so that features are computed as in prediction.
         result: the run's result on val_test; None if it was not evaluated.
         n_photos: the most photos to store; 0 writes no reference.
+        with_places: whether to store the places of all training photos, on a coarse grid.
     """
     if not n_photos:
         return
     try:
-        reference = _build(run, detector, result or {}, n_photos)
+        reference = build_reference(run, detector, result, n_photos)
     except RoadworkError as error:
-        reference, reason = None, str(error)
-    else:
-        reason = "the run has no splits.json, or its network has no features."
-    if reference is None:
-        logger.warning("The export cannot judge how familiar a batch of photos is: %s", reason)
-    else:
-        reference.write(folder)
+        logger.warning("The export cannot judge how familiar a batch of photos is: %s", error)
+        return
+    (reference if with_places else reference.without_places()).write(folder)
 
 
-def _build(run: Run, detector: Detector, result: dict[str, Any], n_photos: int) -> Reference | None:
+def build_reference(
+    run: Run, detector: Detector, result: dict[str, Any] | None, n_photos: int = REFERENCE_PHOTOS
+) -> Reference:
+    """The reference of a run, with places; arguments as of `write_reference`.
+
+    Raises:
+        DataError: the run's data or its features cannot be used.
+    """
     if not run.splits_file.is_file():
-        return None
+        raise DataError(f"{run.folder} has no {run.splits_file.name}.")
     data = open_run_data(run.folder)
     splits, names = data.split_names.copy(), data.groups.names
     splits[list(data.ledger.reasons)] = ""
@@ -63,12 +77,14 @@ def _build(run: Run, detector: Detector, result: dict[str, Any], n_photos: int) 
     unseen = np.isin(splits, (TRAIN_SPLIT, *VALIDATION_SPLITS)) & ~fitted
     probe = detector.logits_and_features(torch.zeros(1, 3, detector.preprocessing.size, detector.preprocessing.size))[1]
     if probe is None:
-        return None
-    n_photos = min(n_photos, _MAX_BYTES // (2 * probe.shape[1] + 4 * 8))
+        raise DataError("The network does not return features.")
+    places = coarse_places(data.table.gps[np.isin(splits, (TRAIN_SPLIT, *VALIDATION_SPLITS))])
+    n_photos = min(n_photos, (_MAX_BYTES - places.nbytes) // (2 * probe.shape[1] + 4 * 8))
     rng = np.random.default_rng(0)
     chosen = _sample_groups(unseen, names, n_photos // 2 if fitted.any() else n_photos, rng)
     chosen = np.concatenate([chosen, _sample_groups(fitted, names, n_photos - len(chosen), rng)])
-    rows, features, facts = _read_features(detector, data.source, chosen)
+    times = times_of(data.table, data.settings.data.splitting.time_column)
+    rows, features, facts = read_features(detector, data.source, chosen, times, data.table.gps)
     # The order of the rows is random, so a group's number says nothing about its name or place.
     order = rng.permutation(len(rows))
     rows, features, facts = rows[order], features[order], facts[order]
@@ -76,7 +92,16 @@ def _build(run: Run, detector: Detector, result: dict[str, Any], n_photos: int) 
     groups = rng.permutation(groups.max(initial=0) + 1)[groups]
     features = features.astype(np.float16).astype(np.float32)  # as stored
     sizes, null = null_distribution(features, groups, unseen[rows])
-    return Reference(features, groups, facts, sizes, null, {key: result[key] for key in _RESULTS if key in result})
+    return Reference(
+        features,
+        groups,
+        facts[:, : len(FACTS)],
+        sizes,
+        null,
+        {key: value for key, value in (result or {}).items() if key in _RESULTS},
+        count_hours(facts[:, len(FACTS)]),
+        places,
+    )
 
 
 def _sample_groups(wanted: np.ndarray, groups: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -93,8 +118,23 @@ def _sample_groups(wanted: np.ndarray, groups: np.ndarray, count: int, rng: np.r
     return np.array(chosen[:count], dtype=np.int64)
 
 
-def _read_features(detector: Detector, source: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The readable rows, their features (N, D) and their facts (N, F)."""
+def times_of(table: SampleTable, column: str) -> np.ndarray:
+    """(N,) time of each row in a column as text; empty where unknown."""
+    return column_text(table.slices[column]) if column in table.slices else np.full(len(table), "", dtype=object)
+
+
+def read_features(
+    detector: Detector, source: ImageSource, rows: np.ndarray, times: np.ndarray, gps: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The readable rows, their features (R, D) and their facts (R, F).
+
+    Args:
+        detector: its network.
+        source: the images of a table of N rows.
+        rows: the rows to read.
+        times: (N,) from the table; empty means that of the photo.
+        gps: (N, 2) from the table; NaN means that of the photo.
+    """
     read, features, facts = [], [], []
     batches = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
     for batch in track(batches, len(batches), "Reference features, in batches"):
@@ -106,8 +146,10 @@ def _read_features(detector: Detector, source: Any, rows: np.ndarray) -> tuple[n
             except UnreadableImageError:
                 continue
             read.append(row)
-            facts.append(photo_facts(pixels[-1], upright_size(data)))
+            camera = read_camera_metadata(data)
+            place = camera[:2] if np.isnan(gps[row, 0]) else (float(gps[row, 0]), float(gps[row, 1]))
+            facts.append(photo_facts(pixels[-1], upright_size(data), times[row] or camera.captured_at, place))
         if pixels:
             found = detector.logits_and_features(torch.stack(pixels))[1]
             features.append(found.numpy() if found is not None else np.empty((len(pixels), 0)))
-    return np.array(read, dtype=np.int64), np.concatenate(features), np.array(facts)
+    return np.array(read, dtype=np.int64), np.concatenate(features or [np.empty((0, 0))]), np.array(facts)
