@@ -39,7 +39,7 @@ from roadwork.evaluation.elsewhere_results import conclude, score_elsewhere, wit
 from roadwork.evaluation.ensemble import AveragedNetworks, merge_members
 from roadwork.evaluation.evaluate import check_weights_are_evaluated, coarsen_rows, load_best_model
 from roadwork.evaluation.other_dataset import OtherDataset, Part, open_other
-from roadwork.evaluation.reference import build_reference, read_features, times_of
+from roadwork.evaluation.reference import keep_reference, read_features, times_of
 from roadwork.evaluation.seen_rows import REASONS, TRAINING_ROWS_FILE, SeenRows, TrainingRows, find_seen
 from roadwork.metrics.decision import antisymmetric, fold, margin
 from roadwork.metrics.predictions import build_predictions, write_predictions
@@ -165,7 +165,7 @@ def open_judged(model: Path) -> Judged:
     result = find_test_result(run.read_results(), is_calibrated=facts is not None)
     return Judged(
         detector=detector,
-        read_reference=partial(build_reference, run, detector, result),
+        read_reference=partial(keep_reference, run, detector, result),
         read_training=partial(TrainingRows.of_run, run, settings),
         val_test=None if result is None else with_class_metrics(result),
         base={name: OmegaConf.to_container(config[name]) for name in ("evaluation", "privacy") if name in config},

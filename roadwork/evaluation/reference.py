@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import numpy as np
 import torch
 
 from roadwork.core.errors import DataError, RoadworkError
+from roadwork.core.files import sha256_of
 from roadwork.core.progress import track
-from roadwork.data.images import ImageSource, UnreadableImageError, read_pixels, upright_size
+from roadwork.data.images import READER_VERSION, ImageSource, UnreadableImageError, read_pixels, upright_size
 from roadwork.data.table import SampleTable, column_text
 from roadwork.data.utils.exif import read_camera_metadata
 from roadwork.detector.detector import Detector
@@ -52,11 +54,41 @@ def write_reference(
     if not n_photos:
         return
     try:
-        reference = build_reference(run, detector, result, n_photos)
+        reference = read_kept(run, result, n_photos) or build_reference(run, detector, result, n_photos)
     except RoadworkError as error:
         logger.warning("The export cannot judge how familiar a batch of photos is: %s", error)
         return
     (reference if with_places else reference.without_places()).write(folder)
+
+
+def keep_reference(run: Run, detector: Detector, result: dict[str, Any] | None) -> Reference:
+    """The reference of a run, built once and kept in the run folder; arguments and errors as of `build_reference`."""
+    kept = read_kept(run, result, REFERENCE_PHOTOS)
+    if kept is not None:
+        return kept
+    reference, folder = build_reference(run, detector, result), _kept_folder(run, REFERENCE_PHOTOS)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        reference.write(folder)
+    return reference
+
+
+def read_kept(run: Run, result: dict[str, Any] | None, n_photos: int) -> Reference | None:
+    """The reference that `keep_reference` wrote, with today's result on val_test; None if there is none."""
+    folder = _kept_folder(run, n_photos)
+    kept = None if folder is None else Reference.read(folder)
+    return None if kept is None else replace(kept, val_test=_result_facts(result))
+
+
+def _kept_folder(run: Run, n_photos: int) -> Path | None:
+    """Named after all that decides its content; None for an ensemble, which has no checkpoint of its own."""
+    if not run.best_checkpoint.is_file():
+        return None
+    return run.reference_folder / f"{sha256_of(run.best_checkpoint)[:16]}-{n_photos}-{READER_VERSION}"
+
+
+def _result_facts(result: dict[str, Any] | None) -> dict[str, Any]:
+    return {key: value for key, value in (result or {}).items() if key in _RESULTS}
 
 
 def build_reference(
@@ -98,7 +130,7 @@ def build_reference(
         facts[:, : len(FACTS)],
         sizes,
         null,
-        {key: value for key, value in (result or {}).items() if key in _RESULTS},
+        _result_facts(result),
         count_hours(facts[:, len(FACTS)]),
         places,
     )

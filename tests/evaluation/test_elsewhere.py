@@ -17,7 +17,7 @@ from roadwork.core.errors import ConfigError, DataError
 from roadwork.core.files import sha256_of
 from roadwork.detector import two_sample
 from roadwork.detector.familiarity import UNFAMILIAR, UNKNOWN
-from roadwork.evaluation import elsewhere
+from roadwork.evaluation import elsewhere, reference
 from roadwork.evaluation.elsewhere import evaluate_elsewhere
 from roadwork.evaluation.seen_rows import SeenRows, TrainingRows
 from roadwork.export.export import export_run
@@ -134,10 +134,12 @@ def test_other_looks_are_reported_as_a_drop(run, night_city):
     assert manifest["sha256"][written] == sha256_of(run / written)
 
 
-def test_looks_are_compared_with_the_training_photos(world, run, night_city, tmp_path):
+def test_looks_are_compared_with_the_training_photos(world, run, night_city, tmp_path, monkeypatch):
     familiarity = judge(run, night_city)[0]["familiarity"]
     assert (familiarity["n"], familiarity["val_test"]["mcc"]) == (8, 1)
     assert "over 100 km from training photos 100% (training 0%)" in familiarity["differs"]
+    monkeypatch.setattr(reference, "build_reference", lambda *_: pytest.fail("the reference was not kept"))
+    assert judge(run, night_city)[0]["familiarity"] == familiarity
     exported = judge(world / "model", night_city, out=tmp_path / "out")[0]["familiarity"]
     assert exported["distance"] == pytest.approx(familiarity["distance"], abs=0.01)
     assert exported["limit"] == pytest.approx(familiarity["limit"], abs=0.01)
