@@ -15,7 +15,7 @@ demo: setup  ## The main job on synthetic street scenes: from photos to a detect
 	test -d $(ELSEWHERE) || $(BIN)/roadwork demo-data $(ELSEWHERE) --images 160 --size 640x360 --seed 1 --elsewhere
 	$(BIN)/roadwork evaluate $(RUN) --on $(ELSEWHERE)
 	$(BIN)/roadwork report $(RUN)
-	$(BIN)/roadwork export $(RUN) --format hf --out $(MODEL)
+	$(BIN)/roadwork export $(RUN) --format hf --out $(MODEL) --training-places
 	$(BIN)/roadwork verify-export $(MODEL) --run $(RUN) --consumer streetvision
 	$(BIN)/roadwork predict $(MODEL) data/demo/images --out outputs/demo/predictions.geojson --sites outputs/demo/sites.geojson --overwrite
 	$(BIN)/roadwork predict $(MODEL) $(ELSEWHERE)/images --out outputs/demo/elsewhere.geojson --overwrite

@@ -93,8 +93,8 @@ def score_classes(rows: pd.DataFrame, *, draws: int, seed: int, threshold: float
             low, high = count_intervals(counts, draws=draws, seed=seed, metrics=metric)[1][name]
             result |= {f"{name}_low": low, f"{name}_high": high}
     if FEW_GROUPS[0] <= result["groups"] <= FEW_GROUPS[1]:
-        columns = (rows[column].to_numpy() for column in ("label", "probability", "group"))
-        intervals = jackknife_intervals(*columns, threshold, CLASS_METRICS)
+        labels, probabilities, groups = (rows[column].to_numpy() for column in ("label", "probability", "group"))
+        intervals = jackknife_intervals(labels, probabilities, groups, threshold, CLASS_METRICS)
         replaced = defined & set(intervals)
         for name in replaced:
             result[f"{name}_low"], result[f"{name}_high"] = intervals[name]

@@ -127,9 +127,9 @@ def build_reference(
     return Reference(
         features,
         groups,
-        facts[:, : len(FACTS)],
+        facts[:, : len(FACTS)].astype(np.float32),
         sizes,
-        null,
+        null.astype(np.float32),
         _result_facts(result),
         count_hours(facts[:, len(FACTS)]),
         places,
