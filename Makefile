@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := outputs/demo/latest
 MODEL := outputs/demo/model
+ELSEWHERE := data/demo-elsewhere
 MARKDOWN := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs .github
 
 .PHONY: demo test test-all coverage lint docs setup consumer clean
@@ -11,10 +12,13 @@ demo: setup  ## The main job on synthetic street scenes: from photos to a detect
 	$(BIN)/roadwork train --config configs/experiment/demo.yaml
 	$(BIN)/roadwork evaluate $(RUN)
 	$(BIN)/roadwork calibrate $(RUN)
+	test -d $(ELSEWHERE) || $(BIN)/roadwork demo-data $(ELSEWHERE) --images 160 --size 640x360 --seed 1 --elsewhere
+	$(BIN)/roadwork evaluate $(RUN) --on $(ELSEWHERE)
 	$(BIN)/roadwork report $(RUN)
-	$(BIN)/roadwork export $(RUN) --format hf --out $(MODEL)
+	$(BIN)/roadwork export $(RUN) --format hf --out $(MODEL) --training-places
 	$(BIN)/roadwork verify-export $(MODEL) --run $(RUN) --consumer streetvision
 	$(BIN)/roadwork predict $(MODEL) data/demo/images --out outputs/demo/predictions.geojson --sites outputs/demo/sites.geojson --overwrite
+	$(BIN)/roadwork predict $(MODEL) $(ELSEWHERE)/images --out outputs/demo/elsewhere.geojson --overwrite
 
 test: setup  ## The tests, in under 8 minutes on 2 cores
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"

@@ -33,6 +33,9 @@ def demo_data(
         typer.Option(min=0, max=1, help="Share of streets in the style of their region; 0: all regions look alike."),
     ] = 1.0,
     fmt: Annotated[str, typer.Option("--format", help="Format: local or parquet.")] = "local",
+    elsewhere: Annotated[
+        bool, typer.Option("--elsewhere", help="Draw another city with another camera, to test a trained detector on.")
+    ] = False,
 ) -> None:
     """Generate a synthetic dataset of street scenes.
 
@@ -49,7 +52,10 @@ def demo_data(
         )
     if fmt not in ("local", "parquet"):
         raise typer.BadParameter(f"{fmt!r}; allowed: local, parquet.", param_hint="--format")
-    make_demo_data(folder, images=images, size=(int(match[1]), int(match[2])), seed=seed, geo_shift=geo_shift, fmt=fmt)
+    width, height = int(match[1]), int(match[2])
+    make_demo_data(
+        folder, images=images, size=(width, height), seed=seed, geo_shift=geo_shift, fmt=fmt, elsewhere=elsewhere
+    )
 
 
 @app.command(rich_help_panel="Data")

@@ -48,6 +48,13 @@ def export(
             help="Store features of at most this many training photos, to judge how familiar a batch is; 0: none.",
         ),
     ] = 1000,
+    training_places: Annotated[
+        bool,
+        typer.Option(
+            "--training-places",
+            help="Also store where the training photos are, on a grid of half a degree (about 50 km).",
+        ),
+    ] = False,
 ) -> None:
     """Export a run as a model folder.
 
@@ -59,7 +66,14 @@ def export(
 
     write = export_members if members else export_run
     with Console(stderr=True).status("Exporting"):
-        written = write(run, out, format=form, training_rows=training_rows, reference_photos=reference_photos)
+        written = write(
+            run,
+            out,
+            format=form,
+            training_rows=training_rows,
+            reference_photos=reference_photos,
+            training_places=training_places,
+        )
     exported = [written] if isinstance(written, ExportSummary) else written
     for summary in exported:
         _print_folded(summary)

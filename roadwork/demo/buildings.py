@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from roadwork.demo.canvas import Canvas, Pen
+from roadwork.demo.cities import Look
 from roadwork.demo.light import RGB, mix
-from roadwork.demo.places import Look
 
 STREET_END_M = 130.0
 FLOOR_M = 3.1

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from roadwork import __version__
 from roadwork.core.errors import DataError
+from roadwork.demo.cities import CITIES, ELSEWHERE
 from roadwork.demo.places import Sequence, plan_sequences
 from roadwork.demo.scene import plan_scene
 from roadwork.demo.write import Picture, encode_jpeg, write_deployment, write_local, write_parquet
@@ -32,8 +33,10 @@ The same command draws the same pictures. Labels: {positives} of {images} show r
 up to four from one place. One sequence in eight was taken within 800 m of another, all others lie over 1 km apart:
 keep what is closer than 1 km in one split. {without_gps} pictures have no position, {text_gps} have it as text only.
 A street looks as its own city does with probability {shift} (--geo-shift), else as a city drawn at random.
-deployment.geojson: where the model is meant to work, in cities that few of the pictures come from.
+{last}
 """
+DEPLOYMENT = "deployment.geojson: where the model is meant to work, in cities that few of the pictures come from."
+OTHER_CITY = "The city is not in the default dataset, and another camera sees it: test a trained detector on it."
 
 
 @dataclass(frozen=True)
@@ -69,12 +72,13 @@ def generate_demo_data(
     seed: int = 0,
     geo_shift: float = 1.0,
     fmt: str = "local",
+    elsewhere: bool = False,
     processes: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> DemoSummary:
     """Draws a dataset of street scenes, half of them with roadwork, into a new folder.
 
-    The bytes depend only on the arguments up to ``fmt``. An interrupted run leaves nothing.
+    The bytes depend only on the arguments up to ``elsewhere``. An interrupted run leaves nothing.
 
     Args:
         out: folder to create; it may exist if it is empty.
@@ -84,6 +88,7 @@ def generate_demo_data(
         geo_shift: how much the looks of cities differ: the probability, 0 to 1, that a sequence has its own city's
             look instead of a random city's. Labels, places and times do not depend on it.
         fmt: ``local`` (images/ and labels.csv) or ``parquet`` (as on the Hugging Face hub).
+        elsewhere: draw a city that is not in the default dataset, as another camera sees it.
         processes: number of processes, by default one per core. 1 draws in this process.
         on_progress: called with the number of finished images and the total.
 
@@ -92,7 +97,8 @@ def generate_demo_data(
     """
     _check_numbers(images, size, seed, geo_shift)
     _check_target(out, fmt)
-    sequences = plan_sequences(images, seed, geo_shift)
+    cities = ELSEWHERE if elsewhere else CITIES
+    sequences = plan_sequences(images, seed, geo_shift, cities)
     draw = functools.partial(draw_sequence, size=size, seed=seed)
     with _new_folder(out) as folder, _mapper(processes or _core_count()) as run:
         pictures = _counted((p for drawn in run(draw, sequences) for p in drawn), images, on_progress)
@@ -100,9 +106,10 @@ def generate_demo_data(
             write_local(folder, pictures)
         else:
             write_parquet(folder, pictures, images)
-        summary = _summarise(out, sequences, write_deployment(folder, seed))
+        summary = _summarise(out, sequences, write_deployment(folder, seed, cities))
         text = README.format(
-            version=__version__, images=images, width=size[0], height=size[1], seed=seed, fmt=fmt,
+            version=__version__, images=images, width=size[0], height=size[1], seed=seed,
+            fmt=f"{fmt} --elsewhere" if elsewhere else fmt, last=OTHER_CITY if elsewhere else DEPLOYMENT,
             shift=float(geo_shift), positives=summary.positives,
             without_gps=summary.rows_without_gps, text_gps=summary.rows_with_text_gps,
         )  # fmt: skip

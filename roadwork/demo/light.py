@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from PIL import Image, ImageChops, ImageDraw
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 RGB = tuple[int, int, int]
 
@@ -119,10 +119,35 @@ def draw_light(rng: np.random.Generator, condition: tuple[str, str], warmth: flo
     )
 
 
-def finish(image: Image.Image, light: Light, rng: np.random.Generator) -> Image.Image:
-    """The image with rain (if the weather has it) and sensor noise."""
+@dataclass(frozen=True)
+class Sensor:
+    """What a camera changes in its images.
+
+    Attributes:
+        tint: factors on red, green and blue.
+        contrast: 0 is grey, 1 leaves values unchanged.
+        blur: radius as a share of the width.
+    """
+
+    tint: tuple[float, float, float]
+    contrast: float
+    blur: float
+
+    def apply(self, image: Image.Image) -> Image.Image:
+        curves = [
+            [min(255, round(factor * (128 + self.contrast * (value - 128)))) for value in range(256)]
+            for factor in self.tint
+        ]
+        soft = image.filter(ImageFilter.GaussianBlur(self.blur * image.width))
+        return soft.point([value for curve in curves for value in curve])
+
+
+def finish(image: Image.Image, light: Light, rng: np.random.Generator, sensor: Sensor | None = None) -> Image.Image:
+    """The image with rain (if the weather has it), as the camera sees it, and sensor noise."""
     if light.is_wet:
         _draw_rain(image, rng)
+    if sensor is not None:
+        image = sensor.apply(image)
     return _add_noise(image, float(rng.uniform(0.6, 1.6)), rng)
 
 

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 from roadwork.demo.canvas import Pen
+from roadwork.demo.cities import BLACK, ORANGE, RED, WHITE, YELLOW
 from roadwork.demo.light import RGB, mix
-from roadwork.demo.places import BLACK, ORANGE, RED, WHITE, YELLOW
 
 CONE: RGB = (250, 84, 20)
 SILVER: RGB = (242, 242, 240)

@@ -92,7 +92,7 @@ class Scene:
             draw_reflections(canvas, canvas.camera)
         draw_items(canvas, self.items, frame)
         rng = stream(self.seed, "sensor", self.sequence.index, frame)
-        return finish(canvas.image.reduce(SUPERSAMPLING), self.light, rng)
+        return finish(canvas.image.reduce(SUPERSAMPLING), self.light, rng, self.sequence.look.sensor)
 
 
 def plan_scene(sequence: Sequence, seed: int) -> Scene:

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from roadwork.demo.canvas import Camera, Canvas
+from roadwork.demo.cities import WHITE, Look
 from roadwork.demo.light import RGB, Light, mix
-from roadwork.demo.places import WHITE, Look
 
 LANE_M = 3.3
 FAR_M = 400.0

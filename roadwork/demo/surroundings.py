@@ -8,8 +8,8 @@ import numpy as np
 
 from roadwork.demo.buildings import AUTUMN, GREENS, Tree
 from roadwork.demo.canvas import Item, Pen
+from roadwork.demo.cities import BLACK, RED, WHITE, YELLOW
 from roadwork.demo.light import RGB, Light, mix
-from roadwork.demo.places import BLACK, RED, WHITE, YELLOW
 from roadwork.demo.street import LANE_M, Street
 from roadwork.demo.traffic import COATS, FREIGHT, PAINTS, SKINS, TROUSERS, Car, Cyclist, Pedestrian, Truck
 

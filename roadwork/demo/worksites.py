@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from roadwork.demo.canvas import Item, Pen
+from roadwork.demo.cities import BLACK, ORANGE, RED, WHITE, YELLOW, Look
 from roadwork.demo.light import RGB, mix
-from roadwork.demo.places import BLACK, ORANGE, RED, WHITE, YELLOW, Look
 from roadwork.demo.roadwork_objects import AMBER, ArrowBoard, Barrel, Barrier, Cone, DetourSign, Heap, Panel, WorkSign
 from roadwork.demo.traffic import LIME, SKINS, VEST_ORANGE, Worker
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import IFDRational
 
+from roadwork.demo.cities import CITIES, City
 from roadwork.demo.places import Sequence, deployment_points
 
 QUALITY = 85
@@ -160,11 +161,11 @@ def _parquet_row(picture: Picture) -> dict[str, object]:
     }
 
 
-def write_deployment(folder: Path, seed: int) -> int:
+def write_deployment(folder: Path, seed: int, cities: tuple[City, ...] = CITIES) -> int:
     """Writes deployment.geojson, points without labels; returns how many."""
     features = [
         {"type": "Feature", "properties": {}, "geometry": {"type": "Point", "coordinates": [longitude, latitude]}}
-        for latitude, longitude in deployment_points(seed).tolist()
+        for latitude, longitude in deployment_points(seed, cities).tolist()
     ]
     text = json.dumps({"type": "FeatureCollection", "features": features}, indent=0)
     (folder / "deployment.geojson").write_text(text + "\n", encoding="utf-8")

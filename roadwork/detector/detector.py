@@ -15,7 +15,8 @@ from torch import Tensor
 
 from roadwork.core.errors import DataError
 from roadwork.data.images import FORMATS, UnreadableImageError, read_pixels, to_network_input, upright_size
-from roadwork.detector.familiarity import FACTS, Familiarity, Reference, judge, photo_facts
+from roadwork.data.utils.exif import read_camera_metadata
+from roadwork.detector.familiarity import Familiarity, Reference, judge, photo_facts
 from roadwork.detector.format import ExportFacts, Preprocessing
 from roadwork.detector.networks import choose_network_device, load_network
 from roadwork.metrics.decision import decide, unfold
@@ -140,11 +141,12 @@ class Detector:
         for photo in photos:
             data = _encoded(photo)
             pixels = self.read(data)
-            facts.append(photo_facts(pixels, upright_size(data)))
+            camera = read_camera_metadata(data)
+            facts.append(photo_facts(pixels, upright_size(data), camera.captured_at, camera[:2]))
             features.append(self.logits_and_features(pixels[None])[1])
         known = [value for value in features if value is not None]
         values = torch.cat(known).numpy() if known else None
-        return judge(self.reference, values, np.array(facts).reshape(-1, len(FACTS)))
+        return judge(self.reference, values, np.array(facts))
 
     def probabilities(self, logits: Tensor) -> np.ndarray:
         """(B,) float64 calibrated probabilities of Roadwork, from folded logits (B, 2)."""

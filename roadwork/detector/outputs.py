@@ -106,7 +106,7 @@ class Summary:
         n_unreadable: photos that cannot be read.
         unreadable: names and reasons of the first unreadable photos.
         n_sites: number of written sites; None if sites were not requested.
-        familiarity: whether the photos predicted by this call look like the training photos.
+        familiarity: whether the photos look like the training photos.
     """
 
     n_photos: int = 0

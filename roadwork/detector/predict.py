@@ -25,7 +25,7 @@ from roadwork.core.progress import new_progress
 from roadwork.data.images import READER_VERSION, UnreadableImageError, upright_size
 from roadwork.data.utils.exif import CameraMetadata, read_camera_metadata
 from roadwork.detector.detector import Detector, Prediction
-from roadwork.detector.familiarity import FACTS, Familiarity, judge, photo_facts
+from roadwork.detector.familiarity import Familiarity, judge, photo_facts
 from roadwork.detector.format import CONFIG_FILE
 from roadwork.detector.networks import ONNX_FILE, WEIGHTS_FILE
 from roadwork.detector.outputs import Record, Summary, known, shown_name, write_records
@@ -66,7 +66,7 @@ class FamiliaritySample:
     """The photos of a batch that are compared with the training photos.
 
     Attributes:
-        positions: their positions among all photos.
+        positions: their positions among all photos of the output.
         features: (D,) of each photo read so far, if the network returns features.
         facts: of each photo read so far, see `photo_facts`.
     """
@@ -76,25 +76,29 @@ class FamiliaritySample:
     facts: list[tuple[float, ...]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, detector: Detector, wanted: np.ndarray) -> FamiliaritySample:
-        """An even sample of the photos where `wanted`, (N,) bool, is true."""
-        rows = np.flatnonzero(wanted)
+    def of(cls, detector: Detector, n: int) -> FamiliaritySample:
+        """An even sample of `n` photos."""
         most = detector.reference.most if detector.reference else 0
-        chosen = rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).round().astype(np.int64)]
-        return cls(frozenset(chosen.tolist()))
+        return cls(frozenset(np.linspace(0, n - 1, min(n, most)).round().astype(np.int64).tolist()))
 
     def add(self, batch: Sequence[ReadPhoto], features: Tensor | None) -> None:
         """Notes the photos of a batch that are in the sample; `features` (B, D) are those of its readable photos."""
         readable = [read for read in batch if read.pixels is not None]
         for row, read in enumerate(readable):
             if read.photo.position in self.positions and read.pixels is not None and read.size is not None:
-                self.facts.append(photo_facts(read.pixels[0], read.size))
+                when = read.photo.captured_at or read.camera.captured_at
+                self.facts.append(photo_facts(read.pixels[0], read.size, when, position_of(read)))
                 if features is not None:
                     self.features.append(features[row].numpy())
 
     def judge(self, detector: Detector) -> Familiarity:
         features = np.stack(self.features) if self.features else None
-        return judge(detector.reference, features, np.array(self.facts).reshape(-1, len(FACTS)))
+        return judge(detector.reference, features, np.array(self.facts))
+
+
+def position_of(read: ReadPhoto) -> tuple[float, float]:
+    """Latitude and longitude from the dataset's columns, else from the EXIF header."""
+    return read.camera[:2] if np.isnan(read.photo.gps[0]) else read.photo.gps
 
 
 def read_photo(photo: Photo, size: int, views: str) -> ReadPhoto:
@@ -206,8 +210,8 @@ def predict_batch(
 
 
 def _position(read: ReadPhoto, decimals: int | None) -> tuple[float, float]:
-    """Latitude and longitude from the dataset's columns, else from the EXIF header; rounded if asked for."""
-    latitude, longitude = read.camera[:2] if np.isnan(read.photo.gps[0]) else read.photo.gps
+    """Latitude and longitude, rounded if asked for."""
+    latitude, longitude = position_of(read)
     if decimals is not None:
         from roadwork.data.utils.privacy import round_positions  # noqa: PLC0415 -- pandas and h3 are slow to import
 
@@ -298,7 +302,7 @@ def _predict_missing(
     options: PredictOptions,
     should_stop: Callable[[], bool],
 ) -> Summary:
-    """Predicts the photos that `unfinished` lacks; returns their number, the time and their familiarity."""
+    """Predicts the photos that `unfinished` lacks; returns their number, the time, and all photos' familiarity."""
     summary = Summary()
     is_done = unfinished.is_done
     n_done = int(is_done.sum())
@@ -306,10 +310,13 @@ def _predict_missing(
         logger.info("Ignored %s earlier predictions of photos that are no longer in the inputs.", unfinished.n_ignored)
     if n_done:
         logger.info("%s of %s photos were predicted before; continuing.", f"{n_done:,}", f"{len(found):,}")
-    sample = FamiliaritySample.of(detector, ~is_done)
+    sample = FamiliaritySample.of(detector, len(found))
+    is_sampled = np.isin(np.arange(len(found)), list(sample.positions))
     started = time.perf_counter()
     with warnings.catch_warnings(), new_progress() as progress:
         warnings.simplefilter("ignore")  # Pillow warns about damaged headers; warning filters are process-wide
+        for batch in read_batches(found, is_done & is_sampled, detector, options):  # the verdict is on all photos
+            predict_batch(detector, batch, options, sample)
         task = progress.add_task("Predicting", total=len(found), completed=n_done)
         for batch in read_batches(found, ~is_done, detector, options):
             unfinished.append(predict_batch(detector, batch, options, sample))

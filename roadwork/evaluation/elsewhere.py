@@ -17,7 +17,9 @@ from huggingface_hub import ModelCard
 from joblib import cpu_count
 from omegaconf import OmegaConf
 from scipy.special import logit
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
+from typing_extensions import override
 
 from roadwork.config import to_settings
 from roadwork.core.devices import choose_device
@@ -28,18 +30,23 @@ from roadwork.data.dataset import UnreadableLedger
 from roadwork.data.images import ImageSource, UnreadableImage, UnreadableImageError, read_pixels
 from roadwork.data.open import find_groups, hash_images
 from roadwork.detector.detector import Detector
+from roadwork.detector.familiarity import Reference, judge, unknown
 from roadwork.detector.folding import read_calibration
 from roadwork.detector.format import CARD_FILE, CONFIG_FILE, ExportFacts, Preprocessing
+from roadwork.detector.networks import TorchNetwork
 from roadwork.detector.predict import in_batches, map_ahead
 from roadwork.evaluation.elsewhere_results import conclude, score_elsewhere, with_class_metrics
+from roadwork.evaluation.ensemble import AveragedNetworks, merge_members
 from roadwork.evaluation.evaluate import check_weights_are_evaluated, coarsen_rows, load_best_model
 from roadwork.evaluation.other_dataset import OtherDataset, Part, open_other
+from roadwork.evaluation.reference import keep_reference, read_features, times_of
 from roadwork.evaluation.seen_rows import REASONS, TRAINING_ROWS_FILE, SeenRows, TrainingRows, find_seen
 from roadwork.metrics.decision import antisymmetric, fold, margin
 from roadwork.metrics.predictions import build_predictions, write_predictions
 from roadwork.models.processor import image_statistics
 from roadwork.runs.run import Run, find_test_result
 from roadwork.settings import Settings
+from roadwork.training.lora.apply import merge_adapter
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +65,7 @@ class Judged:
 
     Attributes:
         detector: of the run, with its calibration, or of the exported folder.
+        read_reference: makes the sample of training photos; raises `RoadworkError` if the run's data cannot be used.
         read_training: reads the rows that it was trained on; raises `RoadworkError` if they are not known.
         val_test: its figures on `val_test` by name; None if they are not known.
         base: the sections evaluation and privacy of its configuration.
@@ -66,6 +74,7 @@ class Judged:
     """
 
     detector: Detector
+    read_reference: Callable[[], Reference | None]
     read_training: Callable[[], TrainingRows]
     val_test: dict[str, Any] | None
     base: dict[str, Any]
@@ -112,6 +121,7 @@ def evaluate_elsewhere(
         "is_calibrated": facts.prior is not None,
         "seen": _describe_seen(training, list(parts.values())),
         "unreadable": int((excluded["reason"] == UNREADABLE).sum()),
+        "familiarity": _judge_familiarity(judged, training, other, parts),
         **scores,
     }
     result["sentence"] = conclude(result)
@@ -130,8 +140,10 @@ def open_judged(model: Path) -> Judged:
         DataError: it is neither, or it is damaged.
     """
     if (model / CONFIG_FILE).is_file():
+        detector = Detector.load(model)
         return Judged(
-            detector=Detector.load(model),
+            detector=detector,
+            read_reference=lambda: detector.reference,
             read_training=partial(TrainingRows.read, model / TRAINING_ROWS_FILE),
             val_test=_read_card(model / CARD_FILE),
             base={},
@@ -142,9 +154,10 @@ def open_judged(model: Path) -> Judged:
     config = run.read_config()
     settings, facts = to_settings(config), read_calibration(run)
     device = choose_device()
-    network = load_best_model(run.folder, settings).to(device)
+    best = load_best_model(run.folder, settings)
+    network = merge_members(best) if isinstance(best, AveragedNetworks) else merge_adapter(best)
     detector = Detector(
-        partial(_folded_logits, network, facts or ExportFacts()),
+        _FoldedNetwork(network.to(device), facts or ExportFacts()),
         Preprocessing(settings.data.img_size, image_statistics(settings.model)),
         facts or ExportFacts(),
         device,
@@ -152,6 +165,7 @@ def open_judged(model: Path) -> Judged:
     result = find_test_result(run.read_results(), is_calibrated=facts is not None)
     return Judged(
         detector=detector,
+        read_reference=partial(keep_reference, run, detector, result),
         read_training=partial(TrainingRows.of_run, run, settings),
         val_test=None if result is None else with_class_metrics(result),
         base={name: OmegaConf.to_container(config[name]) for name in ("evaluation", "privacy") if name in config},
@@ -160,8 +174,21 @@ def open_judged(model: Path) -> Judged:
     )
 
 
-def _folded_logits(network: nn.Module, facts: ExportFacts, pixels: Tensor) -> Tensor:
-    return fold(network(pixel_values=pixels).logits, facts.temperature, facts.threshold)
+class _FoldedNetwork(TorchNetwork):
+    """The network of a run, with its calibration folded into the logits."""
+
+    def __init__(self, module: PreTrainedModel, facts: ExportFacts) -> None:
+        super().__init__(module)
+        self.facts = facts
+
+    @override
+    def __call__(self, pixels: Tensor) -> Tensor:
+        return fold(super().__call__(pixels), self.facts.temperature, self.facts.threshold)
+
+    @override
+    def with_features(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        logits, features = super().with_features(pixels)
+        return fold(logits, self.facts.temperature, self.facts.threshold), features
 
 
 def _read_training(judged: Judged) -> TrainingRows | str:
@@ -171,6 +198,27 @@ def _read_training(judged: Judged) -> TrainingRows | str:
     except (RoadworkError, OSError) as error:
         logger.warning("Rows that training has seen cannot be excluded: %s", error)
         return str(error)
+
+
+def _judge_familiarity(
+    judged: Judged, training: TrainingRows | str, other: OtherDataset, parts: dict[str, _JudgedPart]
+) -> dict[str, Any]:
+    """Whether the judged photos (those of pairs only without others) look like the training photos."""
+    part, rows = (other.photos, parts[PHOTOS].rows) if other.photos else (other.pairs, parts[PAIRS].rows)
+    assert part is not None
+    try:
+        if judged.run is not None and isinstance(training, str):
+            raise DataError(training)  # the run's data cannot be read
+        reference = judged.read_reference()
+        chosen = np.arange(len(rows))
+        if reference is not None:
+            chosen = np.linspace(0, len(rows) - 1, min(len(rows), reference.most)).round().astype(np.int64)
+        times = times_of(part.table, part.data.splitting.time_column)
+        _, features, facts = read_features(judged.detector, part.source, rows[chosen], times, part.table.gps)
+        found = judge(reference, features, facts)
+    except (RoadworkError, OSError) as error:
+        found = unknown(str(error))
+    return found.as_dict() | {"sentences": found.comparison()}
 
 
 def _read_card(path: Path) -> dict[str, Any] | None:
@@ -204,11 +252,13 @@ class _JudgedPart:
         predictions: a predictions table.
         excluded: `part`, `id`, `filename`, `reason`, `training_row` and `error` of the rows that it lacks.
         n_other_photos: as in `SeenRows`.
+        rows: of the part's table, as in `predictions`.
     """
 
     predictions: pd.DataFrame
     excluded: pd.DataFrame
     n_other_photos: int
+    rows: np.ndarray
 
 
 def _judge_part(
@@ -253,7 +303,7 @@ def _judge_part(
         "training_row": training_names[seen.like[out]],
         "error": [ledger.reasons.get(row, "") for row in out.tolist()],
     }
-    return _JudgedPart(predictions, pd.DataFrame(excluded), seen.n_other_photos)
+    return _JudgedPart(predictions, pd.DataFrame(excluded), seen.n_other_photos, rows)
 
 
 def _check_rows_left(reasons: np.ndarray, name: str) -> None:

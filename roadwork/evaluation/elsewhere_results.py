@@ -13,7 +13,14 @@ from rich.text import Text
 
 from roadwork.core.progress import track
 from roadwork.metrics.classification import CLASS_METRICS, RANKING_METRICS
-from roadwork.metrics.intervals import count_by_group, count_intervals, error_rate_interval
+from roadwork.metrics.intervals import (
+    FEW_GROUPS,
+    JACKKNIFE,
+    count_by_group,
+    count_intervals,
+    error_rate_interval,
+    jackknife_intervals,
+)
 from roadwork.metrics.results import score_rows
 from roadwork.metrics.slices import find_slicings, slice_metrics
 from roadwork.settings import Settings
@@ -66,7 +73,8 @@ def score_classes(rows: pd.DataFrame, *, draws: int, seed: int, threshold: float
     """All figures of rows with both classes; recall or the false-alarm rate alone of rows with one class.
 
     The intervals of recall and false-alarm rate come from the rows of their class, so errors of the other class do not
-    widen them. Arguments as of `roadwork.metrics.results.score_rows`.
+    widen them. With few groups, the jackknife replaces the intervals that it can give. Arguments as of
+    `roadwork.metrics.results.score_rows`.
     """
     result = score_rows(rows, draws=draws, seed=seed, threshold=threshold, metrics=CLASS_METRICS)
     n_roadwork = int(rows["label"].sum())
@@ -84,6 +92,14 @@ def score_classes(rows: pd.DataFrame, *, draws: int, seed: int, threshold: float
             counts, metric = count_by_group(labels, probabilities, groups, threshold), {name: CLASS_METRICS[name]}
             low, high = count_intervals(counts, draws=draws, seed=seed, metrics=metric)[1][name]
             result |= {f"{name}_low": low, f"{name}_high": high}
+    if FEW_GROUPS[0] <= result["groups"] <= FEW_GROUPS[1]:
+        labels, probabilities, groups = (rows[column].to_numpy() for column in ("label", "probability", "group"))
+        intervals = jackknife_intervals(labels, probabilities, groups, threshold, CLASS_METRICS)
+        replaced = defined & set(intervals)
+        for name in replaced:
+            result[f"{name}_low"], result[f"{name}_high"] = intervals[name]
+        if replaced:
+            result["method"] = JACKKNIFE if replaced == defined else f"{JACKKNIFE}, else {result['method']}"
     return result | {"roadwork": n_roadwork, "errors": result["confusion"]["fp"] + result["confusion"]["fn"]}
 
 
@@ -172,6 +188,7 @@ def format_elsewhere(result: dict[str, Any]) -> Group:
         lines += [_slice_table(slicing) for slicing in result["slices"]]
     if result["not_sliced"]:
         lines.append(Text(f"Not sliced by: {', '.join(result['not_sliced'])}."))
+    lines += map(Text, result["familiarity"]["sentences"])
     return Group(*lines, Text.assemble(("Result  ", "bold"), result["sentence"]))
 
 

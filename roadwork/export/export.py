@@ -21,6 +21,7 @@ from roadwork.detector.format import CARD_FILE, ExportFacts, Preprocessing
 from roadwork.detector.networks import ONNX_FILE, WEIGHTS_FILE
 from roadwork.evaluation.ensemble import AveragedNetworks, merge_members
 from roadwork.evaluation.evaluate import check_weights_are_evaluated, load_best_model
+from roadwork.evaluation.reference import REFERENCE_PHOTOS, write_reference
 from roadwork.evaluation.seen_rows import TRAINING_ROWS_FILE, TrainingRows
 from roadwork.export.folder import (
     NATIX_CARD_FILE,
@@ -38,7 +39,6 @@ from roadwork.export.parity import (
     compare_probabilities,
     network_logits,
 )
-from roadwork.export.reference import REFERENCE_PHOTOS, write_reference
 from roadwork.export.replay import draw_scenes, write_replay
 from roadwork.export.run_facts import RunFacts, read_run_facts
 from roadwork.metrics.decision import fold, margin, probability
@@ -86,6 +86,7 @@ def export_run(
     format: str,  # noqa: A002 -- the option's name
     training_rows: bool = False,
     reference_photos: int = REFERENCE_PHOTOS,
+    training_places: bool = False,
 ) -> ExportSummary:
     """Writes the detector of a run into a folder; the run does not change.
 
@@ -95,6 +96,7 @@ def export_run(
         format: `hf` (model.safetensors) or `onnx` (model.onnx).
         training_rows: whether to store hashes of the training photos, so that `evaluate --on` can exclude them.
         reference_photos: the most training photos whose features are stored, to judge how familiar a batch is; 0: none.
+        training_places: whether to store the places of the training photos on a coarse grid, for the same purpose.
 
     Raises:
         ConfigError: the format is unknown, or does not support the network.
@@ -132,7 +134,7 @@ def export_run(
         _write_cards(folder, network, calibration, run_facts, format)
         detector = Detector.load(folder, device="cpu")
         parities.append(_compare_read_back(detector, scenes, expected))
-        write_reference(source, folder, detector, run_facts.result, reference_photos)
+        write_reference(source, folder, detector, run_facts.result, reference_photos, with_places=training_places)
     return ExportSummary(out, format, network.config.model_type, calibration, tuple(parities), file_sizes(out))
 
 
@@ -190,6 +192,7 @@ def export_members(
     format: str,  # noqa: A002 -- as export_run
     training_rows: bool = False,
     reference_photos: int = REFERENCE_PHOTOS,
+    training_places: bool = False,
 ) -> list[ExportSummary]:
     """Exports each run of an ensemble to `out`/member-1, `out`/member-2, ..., with the run's own calibration.
 
@@ -206,6 +209,7 @@ def export_members(
             format=format,
             training_rows=training_rows,
             reference_photos=reference_photos,
+            training_places=training_places,
         )
         for number, member in enumerate(read_members(ensemble), start=1)
     ]

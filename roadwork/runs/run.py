@@ -130,6 +130,11 @@ class Run:
         return self.folder / "on"
 
     @property
+    def reference_folder(self) -> Path:
+        """Features of training photos, kept by `roadwork evaluate RUN --on DATASET`."""
+        return self.folder / "reference"
+
+    @property
     def manifest_file(self) -> Path:
         """Versions, seeds, fingerprints, and the SHA-256 of each file."""
         return self.folder / "manifest.json"

@@ -23,7 +23,7 @@ from torch import Tensor
 from roadwork.core.errors import DataError
 from roadwork.data.images import decode_short_side, to_network_input
 from roadwork.detector.detector import Detector, Prediction
-from roadwork.detector.familiarity import FACTS, Familiarity, judge, photo_facts
+from roadwork.detector.familiarity import Familiarity, judge, photo_facts
 from roadwork.detector.networks import TorchNetwork
 from roadwork.serve import errors
 from roadwork.serve.admission import AdmissionQueue, PhotoHeader, read_header
@@ -63,7 +63,7 @@ class FamiliarityWindow:
         """The verdict on these photos; takes up to a second."""
         latest = self._latest.copy()
         features = [values for values, _ in latest if values is not None]
-        facts = np.array([facts for _, facts in latest]).reshape(-1, len(FACTS))
+        facts = np.array([facts for _, facts in latest])
         return judge(self._reference, np.stack(features) if features else None, facts)
 
 

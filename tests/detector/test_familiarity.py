@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import sys
 from dataclasses import replace
 from zipfile import ZipFile
 
@@ -16,18 +17,24 @@ from roadwork.cli import main
 from roadwork.core.errors import DataError
 from roadwork.detector import two_sample
 from roadwork.detector.detector import Detector
+from roadwork.detector.discovery import find_photos
 from roadwork.detector.familiarity import (
     FACTS,
     FAMILIAR,
     REFERENCE_FILE,
     UNFAMILIAR,
     UNKNOWN,
+    Familiarity,
     Reference,
+    coarse_places,
     compare_facts,
+    count_hours,
     judge,
     labels_needed,
+    local_hour,
     photo_facts,
 )
+from roadwork.detector.predict import InterruptedPredictionError, PredictOptions, predict_to_file
 from roadwork.detector.two_sample import auc_of, critical_value, draw_groups, null_distribution
 from roadwork.models.build import build_model
 from roadwork.models.ensemble import EnsembleForImageClassification
@@ -145,16 +152,70 @@ def test_facts_are_ordered_by_their_difference():
     training = np.tile([0.5, 0.1, 4 / 3, 640, 480], (50, 1))
     training[:, 0] += np.linspace(-0.2, 0.2, 50)
     batch = np.tile([0.55, 0.1, 16 / 9, 640, 360], (10, 1))
-    found = compare_facts(batch, training)
+    found = compare_facts(batch, reference_of(training))
     assert [fact.name for fact in found[:3]] == ["aspect ratio", "height", "brightness"]
     assert (found[0].batch, found[0].training) == pytest.approx((16 / 9, 4 / 3))
+
+
+def reference_of(facts, **more):
+    return Reference(np.ones((len(facts), 2)), np.arange(len(facts)), facts, np.array([8]), np.zeros((1, 100)), **more)
+
+
+def circumstances(hour=np.nan, latitude=np.nan, longitude=np.nan):
+    """Facts of 10 photos that differ from training in these only."""
+    return np.tile([1, 1, 1, 1, 1, hour, latitude, longitude], (10, 1))
+
+
+@pytest.mark.parametrize(
+    ("batch", "name", "share"),
+    [
+        (circumstances(hour=23), "night, 22 to 6", 1),
+        (circumstances(hour=12), "night, 22 to 6", 0),  # half of the training photos are of the night
+        (circumstances(latitude=30.0, longitude=31.2), "over 100 km from training photos", 1),
+        (circumstances(latitude=52.6, longitude=-179.9), "over 100 km from training photos", 0),  # beyond the date line
+        (circumstances(), None, None),
+    ],
+)
+def test_hour_and_place_are_compared_where_known(batch, name, share):
+    hours = count_hours(np.array([23.5, 3, 12, 15.9, np.nan] * 10))
+    places = coarse_places(np.array([[52.5, 179.9], [np.nan, np.nan]]))
+    reference = reference_of(np.ones((50, len(FACTS))), hours=hours, places=places)
+    found = [fact for fact in compare_facts(batch, reference) if fact.is_share]
+    assert [(fact.name, fact.batch) for fact in found] == ([(name, share)] if name else [])
+    if share == 1:
+        assert f"{name} 100%" in str(Familiarity(FAMILIAR, facts=compare_facts(batch, reference)).notable[0])
+    no_places = compare_facts(batch, replace(reference.without_places(), hours=0 * hours))
+    assert not [fact for fact in no_places if fact.is_share]
+
+
+@pytest.mark.parametrize(
+    ("captured_at", "longitude", "hour"),
+    [
+        ("2024-05-05T18:30:00", 139.7, 18.5),  # no zone: local
+        ("2024-05-05T18:30:00Z", -90.0, 12.5),
+        ("2024-05-05T01:00:00+09:00", 135.0, 1.0),
+        ("2024-05-05T18:30:00Z", np.nan, 18.5),
+        ("", 0.0, np.nan),
+        ("yesterday", 0.0, np.nan),
+    ],
+)
+def test_hour_is_local(captured_at, longitude, hour):
+    assert local_hour(captured_at, longitude) == pytest.approx(hour, nan_ok=True)
+
+
+def test_stored_places_are_coarse(tmp_path):
+    gps = np.array([[52.5200, 13.4050], [52.5301, 13.3902], [-33.9, 151.2]])
+    reference = reference_of(np.ones((3, len(FACTS))), places=coarse_places(gps))
+    reference.write(tmp_path)
+    stored = Reference.read(tmp_path).places * 0.5
+    assert stored.tolist() == [[-34.0, 151.0], [52.5, 13.5]]
 
 
 def test_facts_measure_brightness_and_sharpness():
     dark, bright = torch.zeros(3, 8, 8, dtype=torch.uint8), torch.full((3, 8, 8), 255, dtype=torch.uint8)
     stripes = dark.clone()
     stripes[:, ::2] = 255
-    by_name = [dict(zip(FACTS, photo_facts(pixels, (40, 20)), strict=True)) for pixels in (dark, bright, stripes)]
+    by_name = [dict(zip(FACTS, photo_facts(pixels, (40, 20)), strict=False)) for pixels in (dark, bright, stripes)]
     assert [facts["brightness"] for facts in by_name] == [0, 1, 0.5]
     assert [facts["sharpness"] for facts in by_name] == [0, 0, 0.5]
     assert (by_name[0]["aspect ratio"], by_name[0]["width"], by_name[0]["height"]) == (2, 40, 20)
@@ -212,7 +273,7 @@ def model(tmp_path_factory, model_folder):
         patch.setattr(two_sample, "DRAWS", 40)
         patch.setattr(two_sample, "SIZES", (8, 16))
         sizes, null = null_distribution(features, groups, np.ones(100, dtype=bool))
-    Reference(features, groups, facts, sizes, null, {"mcc": 0.93}).write(folder)
+    Reference(features, groups, facts[:, : len(FACTS)], sizes, null, {"mcc": 0.93}).write(folder)
     return folder
 
 
@@ -245,6 +306,21 @@ def test_predict_prints_the_verdict(capsys, model, tmp_path, foreign, verdict):
     assert found["auc"] == pytest.approx(max(0.5, auc_of(found["distance"])))
     for shown in (f"{found['auc']:.2f}", f"{found['threshold']:.2f}", "0.93", f"roadwork evaluate {model} --on"):
         assert shown in out
+
+
+def test_resumed_prediction_judges_all_photos(model, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for seed in range(2000, 2016):
+        scene(seed, foreign=seed < 2008).save(tmp_path / "photos" / f"{seed}.png")
+    detector, found = Detector.load(model, "cpu"), find_photos([str(tmp_path / "photos")], sys.stdin.buffer)
+    options = PredictOptions(batch_size=4, workers=1)
+    whole = predict_to_file(model, detector, found, tmp_path / "whole.csv", options)
+    with pytest.raises(InterruptedPredictionError) as stopped:
+        predict_to_file(model, detector, found, tmp_path / "o.csv", options, should_stop=lambda: True)
+    assert stopped.value.n_done == 4
+    resumed = predict_to_file(model, detector, found, tmp_path / "o.csv", options)
+    assert (resumed.n_predicted, resumed.familiarity) == (12, whole.familiarity)
+    assert (tmp_path / "o.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
 def test_predict_without_reference_states_the_missing_file(capsys, model_folder, tmp_path):
@@ -283,4 +359,4 @@ def test_largest_reference_is_under_two_megabytes(drives, tmp_path):
     assert (tmp_path / REFERENCE_FILE).stat().st_size < 2_000_000
     with ZipFile(tmp_path / REFERENCE_FILE) as file:
         names = {name.removesuffix(".npy") for name in file.namelist()}
-    assert names == {"features", "groups", "facts", "sizes", "null", "val_test"}
+    assert names == {"features", "groups", "facts", "sizes", "null", "val_test", "hours", "places"}

@@ -15,7 +15,9 @@ import roadwork.cli.evaluate  # noqa: F401 -- registers the command
 from roadwork.cli.app import app
 from roadwork.core.errors import ConfigError, DataError
 from roadwork.core.files import sha256_of
-from roadwork.evaluation import elsewhere
+from roadwork.detector import two_sample
+from roadwork.detector.familiarity import UNFAMILIAR, UNKNOWN
+from roadwork.evaluation import elsewhere, reference
 from roadwork.evaluation.elsewhere import evaluate_elsewhere
 from roadwork.evaluation.seen_rows import SeenRows, TrainingRows
 from roadwork.export.export import export_run
@@ -58,6 +60,14 @@ def as_trained(n: int, prefix: str, latitude: float) -> list[dict]:
         }
         for number in range(n)
     ]  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_draws():
+    """Fewer draws of held-out groups than usual, which take most of the time here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(two_sample, "DRAWS", 20)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +132,23 @@ def test_other_looks_are_reported_as_a_drop(run, night_city):
     assert manifest["val_test_openings"] == openings
     written = "on/night-city/results.json"
     assert manifest["sha256"][written] == sha256_of(run / written)
+
+
+def test_looks_are_compared_with_the_training_photos(world, run, night_city, tmp_path, monkeypatch):
+    familiarity = judge(run, night_city)[0]["familiarity"]
+    assert (familiarity["n"], familiarity["val_test"]["mcc"]) == (8, 1)
+    assert "over 100 km from training photos 100% (training 0%)" in familiarity["differs"]
+    monkeypatch.setattr(reference, "build_reference", lambda *_: pytest.fail("the reference was not kept"))
+    assert judge(run, night_city)[0]["familiarity"] == familiarity
+    exported = judge(world / "model", night_city, out=tmp_path / "out")[0]["familiarity"]
+    assert exported["distance"] == pytest.approx(familiarity["distance"], abs=0.01)
+    assert exported["limit"] == pytest.approx(familiarity["limit"], abs=0.01)
+    assert not any(fact["is_share"] for fact in exported["facts"])  # exported without places
+    noise = [row | {"filename": f"noise_{number}.png"} for number, row in enumerate(as_trained(16, "noise", 40.02))]
+    root = make_dataset(tmp_path / "noise", noise, 6000)
+    for row in noise:
+        Image.effect_noise((64, 64), 120).convert("RGB").save(root / row["filename"])
+    assert judge(run, root, "data.splitting.buffer_km=0.1")[0]["familiarity"]["verdict"] == UNFAMILIAR
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +249,7 @@ def test_training_that_is_not_known_is_reported(world, run, night_city, tmp_path
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(config.replace(str(world / "photos"), str(tmp_path / "gone")))
     moved, _, _ = judge(run, night_city)
+    assert moved["familiarity"]["verdict"] == UNKNOWN
     assert str(tmp_path / "gone") in moved["seen"]["not_checked"][0]
 
 
@@ -368,12 +396,12 @@ def test_command_prints_a_table_and_json(run, night_city):
     shown = invoke("--on", night_city, *FAST)
     assert shown.exit_code == 0, shown.output
     assert max(map(len, shown.stdout.splitlines()[:-1])) <= 80
-    for part in ("night-city", "Balanced accuracy", "source", "0.42 below val_test"):
+    for part in ("night-city", "Balanced accuracy", "source", "0.42 below val_test", "over 100 km"):
         assert part in " ".join(shown.stdout.split())
     section = elsewhere_section(read_run(run))
     page = " ".join(render_page("run", "Run", [section]).split())
     assert [row["name"] for row in section.shown["rows"]] == ["night-city", "night", "day"]
-    for part in ("Other datasets", "<small>-0.42</small>", "0.42 below val_test"):
+    for part in ("Other datasets", "<small>-0.42</small>", "0.42 below val_test", "<td>over 100 km"):
         assert part in page
     as_json = invoke("--on", night_city, "--json", *FAST)
     assert json.loads(as_json.stdout)["overall"]["n"] == 40

@@ -1,9 +1,11 @@
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
-from scipy import stats
+from scipy import special, stats
 
+from roadwork.evaluation.elsewhere_results import score_classes
 from roadwork.metrics import intervals as iv
 from roadwork.metrics.classification import CLASS_METRICS, Ranking, accuracy, mcc
 
@@ -190,3 +192,57 @@ def test_false_alarms_and_balanced_accuracy_have_exact_intervals():
     assert 0.5 < low < 0.95 < high <= 1
     ordinary = iv.count_intervals(counts, draws=100, seed=0)[1]
     assert ordinary == {name: intervals[name] for name in ordinary}
+
+
+def few_groups(rng, *, groups=9, distance=1.0, spread=1.0):
+    """Labels, probabilities and groups of about 40 rows; each group shifts the scores of both classes."""
+    codes = np.repeat(np.arange(groups), rng.integers(20, 61, groups))
+    labels = (rng.random(len(codes)) < rng.beta(5, 5, groups)[codes]).astype(int)
+    shifts = rng.normal(0, spread, (2, groups))
+    scores = distance * (labels - 0.5) + shifts[labels, codes] + rng.normal(size=len(codes))
+    return labels, special.expit(scores), codes
+
+
+def test_jackknife_covers_the_truth_with_nine_groups():
+    """The hardest of the settings in docs/EXPERIMENTS.md."""
+    recall = stats.norm.cdf(0.5 / np.sqrt(2))
+    truth = {
+        name: float(metric(np.array([recall, 1 - recall, 1 - recall, recall])))
+        for name, metric in CLASS_METRICS.items()
+    }
+    truth["auroc"] = stats.norm.cdf(1 / np.sqrt(2 * 2))
+    rng, repeats = np.random.default_rng(0), 200
+    covered, widths = dict.fromkeys(truth, 0), []
+    for _ in range(repeats):
+        labels, probabilities, groups = few_groups(rng)
+        found = iv.jackknife_intervals(labels, probabilities, groups, 0.5, CLASS_METRICS)
+        for name, value in truth.items():
+            low, high = found.get(name, (-1, 1))
+            covered[name] += low <= value <= high
+        widths.append(np.ptp(found.get("mcc", (-1, 1))))
+    # 93 %, less two standard errors of a simulation this short.
+    assert min(covered.values()) / repeats >= 0.93 - 0.036, covered
+    counts = iv.count_by_group(labels, probabilities, groups)
+    assert np.mean(widths) < 0.6 * np.ptp(iv.count_intervals(counts, draws=100, seed=0)[1]["mcc"])
+
+
+def test_jackknife_of_equal_groups_is_the_t_interval():
+    rng = np.random.default_rng(1)
+    labels, groups = np.tile([0, 1], 5000), np.repeat(np.arange(20), 500)
+    right = rng.random(10_000) < rng.normal(0.7, 0.02, 20)[groups]
+    found = iv.jackknife_intervals(labels, np.where(right, labels, 1 - labels), groups, 0.5, CLASS_METRICS)
+    shares = right.reshape(20, 500).mean(axis=1)
+    expected = stats.t.interval(0.95, 19, shares.mean(), stats.sem(shares))
+    assert found["accuracy"] == pytest.approx(expected, abs=5e-4)
+
+
+def test_jackknife_needs_errors_in_two_groups():
+    labels, groups = np.tile([0, 0, 1, 1], 9), np.repeat(np.arange(9), 4)
+    probabilities = labels * 0.8 + 0.1
+    probabilities[[0, 4, 8]] = 0.9  # false alarms in three groups, and no miss
+    assert set(iv.jackknife_intervals(labels, probabilities, groups, 0.5, CLASS_METRICS)) == {"false_alarm_rate"}
+    frame = pd.DataFrame({"label": labels, "probability": probabilities, "group": groups})
+    result = score_classes(frame, draws=10, seed=0, threshold=0.5)
+    exact = iv.count_intervals(iv.count_by_group(labels, probabilities, groups), draws=10, seed=0)[1]
+    assert result["method"] == f"{iv.JACKKNIFE}, else {iv.CLOPPER_PEARSON}"
+    assert (result["mcc_low"], result["mcc_high"]) == exact["mcc"]

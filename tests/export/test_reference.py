@@ -5,8 +5,9 @@ import pytest
 from fixtures.detectors import make_run
 from fixtures.untrained_runs import make_untrained_run
 
+from roadwork.data.utils.geo import nearest_km
 from roadwork.detector import two_sample
-from roadwork.detector.familiarity import REFERENCE_FILE, Reference
+from roadwork.detector.familiarity import PLACE_DEGREES, REFERENCE_FILE, Reference
 from roadwork.export.export import export_run
 from roadwork.metrics.predictions import read_predictions
 
@@ -18,6 +19,16 @@ def test_reference_holds_unseen_and_fitted_rows(tiny_run, tmp_path):
     assert reference.val_test["n"] > 0
     assert np.isfinite(reference.features).all()
     assert len(reference.sizes) == 0  # its held-out rows have too few groups
+    assert reference.hours.sum() == 60
+    assert len(reference.places) == 0
+
+
+def test_places_are_stored_on_request(tiny_run, tmp_path):
+    export_run(tiny_run, tmp_path / "hf", format="hf", reference_photos=12, training_places=True)
+    places = Reference.read(tmp_path / "hf").places * PLACE_DEGREES
+    rows = read_predictions(tiny_run / "predictions.parquet")
+    gps = rows.loc[rows["split"].isin(["val_select", "val_calib"]), ["latitude", "longitude"]].dropna().to_numpy()
+    assert nearest_km(gps, places)[0].max() < 40
 
 
 def test_reference_contains_no_name(tiny_run, tmp_path):

@@ -171,14 +171,17 @@ def _show_profile(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def elsewhere_section(run: RunFiles) -> Section:
-    """The figures on other datasets beside those on val_test, overall and by source."""
+    """The figures on other datasets beside those on val_test, overall and by source, and their familiarity."""
     rows = []
     for result in run.elsewhere:
         if result["overall"] is not None:
             rows.append(result["overall"] | {"name": result["dataset"], "is_whole": True})
         by_source = (slicing["parts"] for slicing in result["slices"] if slicing["title"] == SOURCE)
         rows += [part | {"is_whole": False} for parts in by_source for part in parts]
-    return Section("elsewhere", "Other datasets", {"rows": rows, "results": run.elsewhere})
+    familiarity = [
+        result["familiarity"] | {"dataset": result["dataset"]} for result in run.elsewhere if "familiarity" in result
+    ]
+    return Section("elsewhere", "Other datasets", {"rows": rows, "results": run.elsewhere, "familiarity": familiarity})
 
 
 def slicing_section(run: RunFiles) -> Section:

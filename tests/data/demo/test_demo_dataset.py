@@ -15,7 +15,8 @@ from PIL import ExifTags, Image
 from roadwork.core.errors import DataError
 from roadwork.data.utils.gps_utils import parse_gps_string
 from roadwork.demo import generate_demo_data, write
-from roadwork.demo.places import CITIES, plan_sequences
+from roadwork.demo.cities import CITIES
+from roadwork.demo.places import plan_sequences
 
 SIZE = (160, 120)
 
@@ -215,3 +216,20 @@ def test_progress_counts_every_picture(tmp_path):
     out.mkdir()
     generate_demo_data(out, images=6, size=SIZE, processes=1, on_progress=lambda *counts: seen.append(counts))
     assert seen == [(i, 6) for i in range(1, 7)]
+
+
+def test_elsewhere_is_another_city_seen_by_another_camera(demo, tmp_path):
+    other = generate_demo_data(tmp_path / "data", images=40, size=SIZE, seed=1, elsewhere=True, processes=1)
+    assert not set(other.cities) & {city.name for city in CITIES}
+    assert other.positives == 20
+    assert "--format local --elsewhere" in (other.folder / "README.txt").read_text(encoding="utf-8")
+    means = []
+    for folder in (demo.folder, other.folder):
+        photos = [np.asarray(Image.open(path).convert("RGB"), dtype=float) for path in (folder / "images").iterdir()]
+        blue = np.mean([photo[..., 2].mean() / photo[..., 0].mean() for photo in photos])
+        means.append((blue, np.mean([np.abs(np.diff(photo, axis=1)).mean() for photo in photos])))
+    assert means[1][0] < 0.8 * means[0][0]  # yellower
+    assert means[1][1] < 0.8 * means[0][1]  # softer
+    points = json.loads((other.folder / "deployment.geojson").read_text())["features"]
+    places = np.array([point["geometry"]["coordinates"] for point in points])
+    assert np.abs(places - [31.2, 30.0]).max() < 1

@@ -10,7 +10,8 @@ from scipy.stats import chi2_contingency, chisquare
 
 from roadwork.data.samplers.clusters import cluster_deployment
 from roadwork.data.utils.geo import haversine_km, nearest_km
-from roadwork.demo.places import CITIES, deployment_points, plan_sequences, radius_m, scatter
+from roadwork.demo.cities import CITIES
+from roadwork.demo.places import deployment_points, plan_sequences, radius_m, scatter
 from roadwork.demo.scene import plan_scene
 
 BUFFER_KM = 1.0  # the shipped data.splitting.buffer_km
