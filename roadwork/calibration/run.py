@@ -11,6 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from roadwork.calibration.across import CUTS, AcrossRows, apply_across
 from roadwork.calibration.calibrate import CalibrationOptions, calibrate
 from roadwork.core.files import write_json
 from roadwork.metrics.decision import probability
@@ -19,6 +20,8 @@ from roadwork.metrics.results import evaluate_for
 from roadwork.runs.run import CALIBRATED_RESULT, Run
 from roadwork.settings import Settings
 from roadwork.settings.sampling import TEST_SPLIT
+
+_REGIONS_SHOWN = 20
 
 
 def format_calibration(calibration: dict[str, Any]) -> Group:
@@ -30,7 +33,32 @@ def format_calibration(calibration: dict[str, Any]) -> Group:
         f"{fitted['groups']:,}",
     )
     sentences = [calibration[part]["sentence"] for part in ("temperature_fit", "threshold_fit", "abstain")]
-    return Group(title, _table(calibration), *map(_begin_bold, sentences))
+    shown = Group(title, _table(calibration), *map(_begin_bold, sentences))
+    if "across" not in calibration:
+        return shown
+    across = calibration["across"]
+    return Group(shown, _across_table(across), _begin_bold(across["sentence"]))
+
+
+def _across_table(across: dict[str, Any]) -> Table:
+    """Each figure at 0.5, at the threshold of val_calib, and at one fitted on the other regions."""
+    caption = "  In percent: at 0.5, at val_calib's threshold, and at a threshold from the other regions."
+    table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left")
+    table.add_column(across["column"])
+    for name in ("photos", "Roadwork", "balanced acc.", "recall", "false alarms"):
+        table.add_column(name, justify="right")
+    unseen = {"region": "all, weighted", "n": across["rows"], "roadwork": None, **across["unseen"]}
+    shown = sorted(across["by_region"], key=lambda row: -row["n"])
+    for row in (*shown[:_REGIONS_SHOWN], unseen):
+        figures = (
+            " ".join("  -" if row[cut][name] is None else f"{100 * row[cut][name]:3.0f}" for cut in CUTS)
+            for name in ("balanced_accuracy", "recall", "false_alarm_rate")
+        )
+        roadwork = "" if row["roadwork"] is None else f"{row['roadwork']:,}"
+        table.add_row(row["region"], f"{row['n']:,}", roadwork, *figures)
+    if len(shown) > _REGIONS_SHOWN:
+        table.add_row(f"and {len(shown) - _REGIONS_SHOWN:,} more in calibration.json")
+    return table
 
 
 def format_test(result: dict[str, Any]) -> Group:
@@ -89,12 +117,15 @@ def _show(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def calibrate_run(folder: Path, options: CalibrationOptions) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def calibrate_run(
+    folder: Path, options: CalibrationOptions, across: AcrossRows | None = None
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The calibration on `val_calib`, and the metrics on `val_test` at the new threshold; the opening is counted.
 
     Args:
         folder: an evaluated run folder.
         options: prior, risk and costs.
+        across: out-of-region predictions, for a threshold that fits unseen regions; None: of `val_calib` alone.
 
     Returns:
         The content of `calibration.json`, and of `val_test_calibrated` in `results.json`: None if `val_test` is empty.
@@ -106,6 +137,8 @@ def calibrate_run(folder: Path, options: CalibrationOptions) -> tuple[dict[str, 
     frame = read_predictions(run.predictions_file)
     settings = run.read_settings()
     calibration = calibrate(frame, options, draws=settings.evaluation.bootstrap_draws, seed=settings.evaluation.seed)
+    if across is not None:
+        calibration = apply_across(calibration, across)
     calibrated = probability(predicted_margins(frame), calibration["temperature"])
     frame = frame.drop(columns=CALIBRATED_COLUMN, errors="ignore")
     frame.insert(list(frame.columns).index("probability") + 1, CALIBRATED_COLUMN, calibrated)

@@ -60,7 +60,7 @@ def choose_temperature(labels: np.ndarray, margins: np.ndarray, groups: np.ndarr
         fitted_on_others = fit_temperature(labels[~held_out], margins[~held_out])
         probabilities[held_out] = probability(margins[held_out], fitted_on_others)
     after = score_probabilities(labels, probabilities)
-    kept = after["nll"] < before["nll"] and _has_optimum(_signed(labels, margins))
+    kept = after["nll"] < before["nll"] and has_optimum(labels, margins)
     return TemperatureFit(
         temperature=fitted if kept else 1.0,
         fitted=fitted,
@@ -115,6 +115,7 @@ def _signed(labels: np.ndarray, margins: np.ndarray) -> np.ndarray:
     return signed
 
 
-def _has_optimum(signed: np.ndarray) -> bool:
+def has_optimum(labels: np.ndarray, margins: np.ndarray) -> bool:
     """Whether the NLL has a minimum: it is convex in 1/T, falls at 1/T = 0 and finally rises."""
+    signed = _signed(labels, margins)
     return bool(signed.min() < 0 < signed.mean())

@@ -39,13 +39,14 @@ class Cuts:
     Args:
         labels: (N,) 0 or 1.
         probabilities: (N,) of Roadwork, strictly between 0 and 1.
+        weights: (N,) what each row counts; None: each counts 1.
 
     Attributes:
         thresholds: (K,) ascending; `probability >= threshold` is Roadwork.
         counts: (K, 4) confusion counts tn, fp, fn, tp.
     """
 
-    def __init__(self, labels: np.ndarray, probabilities: np.ndarray) -> None:
+    def __init__(self, labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None) -> None:
         distinct, positions = np.unique(probabilities, return_inverse=True)
         logits = logit(distinct)
         between = expit((logits[:-1] + logits[1:]) / 2)
@@ -53,9 +54,9 @@ class Cuts:
         between = np.where((between > distinct[:-1]) & (between <= distinct[1:]), between, distinct[1:])
         self.thresholds = np.concatenate([[expit(logits[0] - 1)], between, [expit(logits[-1] + 1)]])
         self._widths = np.concatenate([[0.0], np.diff(logits), [0.0]])
-        rows = np.bincount(2 * positions + labels, minlength=2 * len(distinct)).reshape(-1, 2)
-        below = np.concatenate([np.zeros((1, 2), dtype=np.int64), np.cumsum(rows, axis=0)])
-        above = below[-1] - below
+        rows = np.bincount(2 * positions + labels, weights, minlength=2 * len(distinct)).reshape(-1, 2)
+        below = np.concatenate([np.zeros((1, 2), dtype=rows.dtype), np.cumsum(rows, axis=0)])
+        above = np.maximum(below[-1] - below, 0)  # sums of weights are rounded
         self.counts = np.stack([below[:, 0], above[:, 0], below[:, 1], above[:, 1]], axis=-1)
 
     def best(self, prior: float | None) -> int:

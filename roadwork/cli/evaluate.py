@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +15,9 @@ from roadwork.cli.app import RunArgument, app, quiet_lightning
 from roadwork.core.errors import MissingExtraError
 
 if TYPE_CHECKING:
+    from roadwork.calibration.across import AcrossRows
     from roadwork.evaluation.ensemble import EnsembleSummary
+    from roadwork.runs.run import Run
 
 
 @app.command(rich_help_panel="Evaluate")
@@ -118,11 +122,21 @@ def calibrate(
     risk: Annotated[float, typer.Option(help="Accepted error rate; uncertain photos abstain to reach it.")] = 0.05,
     cost_miss: Annotated[float, typer.Option(help="Cost of missed roadwork, in any unit.")] = 1.0,
     cost_false_alarm: Annotated[float, typer.Option(help="Cost of a false alarm, in the same unit.")] = 1.0,
+    across: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Fit them for unseen places: train folds that leave out the regions of this column (such as source "
+            "or city), or h3 for H3 cells.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Fit temperature, threshold and abstention on val_calib.
 
     Evaluates val_test afterwards. Run `roadwork evaluate RUN` first.
+
+    --across trains up to five networks as this run was trained, in RUN/across; finished ones are reused.
 
     Example: roadwork calibrate outputs/demo/latest --prior 0.01
     """
@@ -132,7 +146,9 @@ def calibrate(
     from roadwork.runs.run import CALIBRATED_RESULT, Run
 
     options = CalibrationOptions(parse_prior(prior), risk, Costs(cost_miss, cost_false_alarm))
-    calibration, result = calibrate_run(Run.open(run).folder, options)
+    source = Run.open(run)
+    predicted = None if across is None else _predict_across(source, across)
+    calibration, result = calibrate_run(source.folder, options, predicted)
     if as_json:
         print(json.dumps({"calibration": calibration, CALIBRATED_RESULT: result}, indent=2, ensure_ascii=False))
         return
@@ -141,6 +157,20 @@ def calibrate(
     if result is not None:
         console.print(format_test(result))
     print(f"Written: {run}/calibration.json, and probability_calibrated in predictions.parquet")
+
+
+def _predict_across(run: Run, column: str) -> AcrossRows:
+    """Trains the unfinished folds of whole regions; progress goes to standard error, because of --json."""
+    from roadwork.cli.experiments import show, train_fold_shown
+    from roadwork.experiments.cross_validation import plan_across, pool_across
+    from roadwork.experiments.plan import run_fits
+
+    quiet_lightning()
+    with redirect_stdout(sys.stderr):
+        plan = plan_across(run, column)
+        show(f"{len(plan.fits)} folds of whole regions, stored in {plan.folder}")
+        run_fits(plan, train_fold_shown, show)
+        return pool_across(plan)
 
 
 @app.command(rich_help_panel="Evaluate")

@@ -70,7 +70,7 @@ def ablate(
     plan = plan_ablation(cfg, Design(conditions, seeds, folds, full, steps), resume)
     print(f"Conditions: {', '.join(plan.conditions)}. {len(plan.fits)} fits, stored in {plan.folder}", flush=True)
     with _log_warnings_once():
-        run_ablation(plan, _show)
+        run_ablation(plan, show)
     command = ["roadwork", "experiment", "ablate", "--config", str(config), "--conditions", conditions]
     command += ["--seeds", str(seeds), "--folds", str(folds)]
     command += [*(["--full"] if full else []), *(["--steps", str(steps)] if steps else [])]
@@ -79,7 +79,7 @@ def ablate(
     print(f"val_test was not opened. Written: {plan.folder}/{STEM}.json, .md and .png")
 
 
-def _show(line: str) -> None:
+def show(line: str) -> None:
     print(line, flush=True)
 
 
@@ -139,7 +139,7 @@ def cv(
         check_audit_installed()
     cfg = load_config(config, overrides or [])
     plan = plan_cross_validation(cfg, folds, by.value if by else None, resume)
-    run_fits(plan, _train_fold, _show)
+    run_fits(plan, train_fold_shown, show)
     pooled, result = pool_folds(plan)
     Console().print(format_results(f"cross-validation, {len(result['folds'])} folds", result), _folds_table(result))
     print(f"val_test was not opened. Written: {plan.folder}/results.json and oof_predictions.parquet")
@@ -147,7 +147,7 @@ def cv(
         _audit(plan, pooled)
 
 
-def _train_fold(fold: Fit, is_first: bool) -> pd.DataFrame:
+def train_fold_shown(fold: Fit, is_first: bool) -> pd.DataFrame:
     """Trains a fold; the first one prints the wiring table."""
     from roadwork.cli.train import print_wiring
     from roadwork.data.datamodule import NATIXDataModule
@@ -156,7 +156,7 @@ def _train_fold(fold: Fit, is_first: bool) -> pd.DataFrame:
     from roadwork.training.trainers.factory import prepare_trainer
 
     train, select, held_out = (f"{len(fold.splits.ids[name]):,}" for name in ("train", "val_select", "val_calib"))
-    _show(f"Fold {fold.fold + 1}: {train} training rows, {select} to select the checkpoint, {held_out} held out.")
+    show(f"Fold {fold.fold + 1}: {train} training rows, {select} to select the checkpoint, {held_out} held out.")
     with _quiet_repeated_folds(repeated=not is_first):
         datamodule = NATIXDataModule(fold.cfg)
         if is_first:
@@ -269,7 +269,7 @@ def size(
     plan = plan_sizes(cfg, SizeDesign(sizes, ratio, seeds, folds, min_steps), resume)
     print(f"Sizes: {', '.join(plan.conditions)}. {len(plan.fits)} fits, stored in {plan.folder}", flush=True)
     with _log_warnings_once():
-        run_sizes(plan, _show)
+        run_sizes(plan, show)
     command = ["roadwork", "experiment", "size", "--config", str(config), "--sizes", str(sizes), "--ratio", str(ratio)]
     command += ["--seeds", str(seeds), "--folds", str(folds), *(["--min-steps", str(min_steps)] if min_steps else [])]
     command += ["--label-error", label_error] if label_error else []

@@ -80,6 +80,13 @@ def predict(
     coarsen_gps: Annotated[
         int | None, typer.Option(min=0, max=6, metavar="DECIMALS", help="Decimals to which positions are rounded.")
     ] = None,
+    estimate_prior: Annotated[
+        bool,
+        typer.Option(
+            "--estimate-prior",
+            help="Estimate the share of Roadwork in these photos, and adjust probabilities and decisions to it.",
+        ),
+    ] = False,
     recursive: Annotated[bool, typer.Option(help="Also read subfolders.")] = True,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the output file and partial results of another model.")
@@ -113,7 +120,7 @@ def predict(
     found = find_photos(inputs, sys.stdin.buffer, recursive=recursive)
     _print_found(found)
     detector = Detector.load(model, device)
-    options = PredictOptions(batch_size, workers or _default_workers(len(found)), views, coarsen_gps)
+    options = PredictOptions(batch_size, workers or _default_workers(len(found)), views, coarsen_gps, estimate_prior)
     with stop_on_signal() as stop:
         try:
             summary = predict_to_file(
@@ -127,7 +134,9 @@ def predict(
             )
             raise typer.Exit(128 + stop.signal_number) from None
     _print_summary(summary, out, sites)
-    print(threshold_in_words(detector.facts))
+    for line in summary.prior_lines:
+        print(line)
+    print(threshold_in_words(summary.facts or detector.facts))
     for line in summary.familiarity.lines(model, summary.n_photos):
         print(line)
     if summary.n_unreadable == summary.n_photos:

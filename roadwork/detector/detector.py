@@ -155,18 +155,22 @@ class Detector:
 
     def decide(self, probabilities: np.ndarray) -> list[Prediction]:
         """The predictions that follow from calibrated probabilities (B,)."""
-        facts = self.facts
-        low, high = facts.abstain_low, facts.abstain_high
-        return [
-            Prediction(
-                label=ROADWORK if is_roadwork else NONE,
-                probability=probability,
-                abstain=low is not None and high is not None and low <= probability <= high,
-            )
-            for probability, is_roadwork in zip(
-                probabilities.tolist(), decide(probabilities, facts.threshold).tolist(), strict=True
-            )
-        ]
+        return decide_photos(probabilities, self.facts)
+
+
+def decide_photos(probabilities: np.ndarray, facts: ExportFacts) -> list[Prediction]:
+    """The predictions that follow from calibrated probabilities (B,), threshold and band."""
+    low, high = facts.abstain_low, facts.abstain_high
+    return [
+        Prediction(
+            label=ROADWORK if is_roadwork else NONE,
+            probability=probability,
+            abstain=low is not None and high is not None and low <= probability <= high,
+        )
+        for probability, is_roadwork in zip(
+            probabilities.tolist(), decide(probabilities, facts.threshold).tolist(), strict=True
+        )
+    ]
 
 
 def _encoded(photo: Any) -> bytes:

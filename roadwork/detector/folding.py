@@ -6,14 +6,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import nn
 
-from roadwork.calibration.data import is_fitted_on
+from roadwork.calibration.data import read_rows
+from roadwork.calibration.label_shift import ScoreHistogram
 from roadwork.core.errors import ConfigError, DataError
 from roadwork.detector.format import ExportFacts
-from roadwork.metrics.decision import fold
+from roadwork.metrics.decision import MARGIN_LIMIT, fold
 from roadwork.metrics.predictions import read_predictions
 from roadwork.models.head import find_head
 from roadwork.runs.run import Run
@@ -63,7 +66,7 @@ def last_linear(network: nn.Module) -> nn.Linear:
 
 
 def read_calibration(run: Run) -> ExportFacts | None:
-    """Temperature, threshold, prior and abstention band of a run; None if it is not calibrated.
+    """Temperature, threshold, prior, abstention band and scores of a run; None if it is not calibrated.
 
     Raises:
         DataError: calibration.json is damaged, or was fitted on other predictions than those of the run.
@@ -84,10 +87,13 @@ def read_calibration(run: Run) -> ExportFacts | None:
         raise DataError(
             f"{path} cannot be used ({type(error).__name__}: {error}). Write it again with `roadwork calibrate RUN`."
         ) from None
-    if not is_fitted_on(content, read_predictions(run.predictions_file)):
+    rows, sha256 = read_rows(read_predictions(run.predictions_file))
+    if sha256 != content.get("sha256_of_rows"):
         raise DataError(
             f"{path} was fitted on other predictions than those in {run.predictions_file.name}, so its temperature and "
             "threshold may not fit this network. Calibrate again with `roadwork calibrate RUN`, or remove "
             "calibration.json to export without calibration."
         )
-    return facts
+    log_odds = np.clip(rows.margins / facts.temperature, -MARGIN_LIMIT, MARGIN_LIMIT)
+    threshold = math.log(facts.threshold / (1 - facts.threshold))
+    return replace(facts, scores=ScoreHistogram.fit(rows.labels, log_odds, rows.groups, threshold))

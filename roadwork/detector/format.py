@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from PIL import Image
 
+from roadwork.calibration.label_shift import ScoreHistogram
 from roadwork.core.errors import DataError
 from roadwork.models.processor import PROCESSOR_FILE, ImageStatistics
 
@@ -33,6 +34,8 @@ class ExportFacts:
         prior: the share of Roadwork that the probabilities and the threshold assume; None if not calibrated.
         abstain_low, abstain_high: the detector abstains between these calibrated probabilities, ends included; None:
             it never abstains.
+        scores: the scores of val_calib by label, to estimate the share of Roadwork elsewhere; None if not calibrated,
+            or in older exports.
     """
 
     temperature: float = 1.0
@@ -40,6 +43,7 @@ class ExportFacts:
     prior: float | None = None
     abstain_low: float | None = None
     abstain_high: float | None = None
+    scores: ScoreHistogram | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < math.inf or not 0 < self.threshold < 1:
@@ -71,8 +75,10 @@ class ExportFacts:
                 "Export again."
             )
         try:
-            return cls(**{name: value for name, value in facts.items() if name in cls.__dataclass_fields__})
-        except TypeError as error:
+            known = {name: value for name, value in facts.items() if name in cls.__dataclass_fields__}
+            scores = known.pop("scores", None)
+            return cls(**known, scores=None if scores is None else ScoreHistogram.from_json(scores))
+        except (TypeError, KeyError) as error:
             raise DataError(f"{folder / CONFIG_FILE}: the key {KEY!r} cannot be used: {error}. Export again.") from None
 
 

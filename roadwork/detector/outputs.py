@@ -107,6 +107,8 @@ class Summary:
         unreadable: names and reasons of the first unreadable photos.
         n_sites: number of written sites; None if sites were not requested.
         familiarity: whether the photos look like the training photos.
+        prior_lines: the estimated share of Roadwork for people; empty if it was not requested.
+        facts: of the written probabilities, where the estimated share changes them.
     """
 
     n_photos: int = 0
@@ -120,6 +122,8 @@ class Summary:
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     n_sites: int | None = None
     familiarity: Familiarity = field(default_factory=partial(unknown, "no photo was predicted."))
+    prior_lines: list[str] = field(default_factory=list)
+    facts: ExportFacts | None = None
 
     def count(self, records: Iterable[Record]) -> Iterator[Record]:
         """Yields the records and counts them."""

@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from roadwork.core.errors import DataError
+from roadwork.core.errors import ConfigError, DataError
 from roadwork.core.files import sha256_of
 from roadwork.core.progress import new_progress
 from roadwork.data.images import READER_VERSION, UnreadableImageError, upright_size
@@ -161,12 +161,14 @@ class PredictOptions:
         workers: decoding threads.
         views: test-time augmentation, one of `roadwork.detector.views.VIEWS`.
         coarsen_gps: decimals of rounded positions; None keeps them.
+        estimate_prior: whether to adjust probabilities and decisions to the share of Roadwork in the photos.
     """
 
     batch_size: int
     workers: int
     views: str = "none"
     coarsen_gps: int | None = None
+    estimate_prior: bool = False
 
 
 def read_batches(
@@ -251,23 +253,51 @@ def predict_to_file(
         should_stop: called between batches.
 
     Raises:
-        DataError: `out` exists, another process writes to it, or partial results are from another model.
+        ConfigError: the share of Roadwork cannot be estimated with these views.
+        DataError: `out` exists, another process writes to it, or partial results are from another model; or the model
+            has no scores to estimate the share of Roadwork.
         InterruptedPredictionError: `should_stop` returned True.
     """
+    if options.estimate_prior:
+        _check_prior_is_possible(model, detector, options)
     kept = partial_path(out)
     if not overwrite and not kept.exists():
         _refuse_existing(out, sites)
     made_by = {"model": fingerprint(model), "views": options.views, "coarsen_gps": options.coarsen_gps}
     with open_partial(kept, made_by | {"reader": READER_VERSION}, found.keys(), overwrite=overwrite) as unfinished:
         summary = _predict_missing(detector, found, unfinished, options, should_stop)
-        facts = asdict(detector.facts) | made_by | {"familiarity": summary.familiarity.as_dict()}
-        write_records(out, summary.count(unfinished.records()), facts)
+        facts = detector.facts
+        records: Callable[[], Iterator[Record]] = unfinished.records
+        about: dict[str, Any] = {"familiarity": summary.familiarity.as_dict()}
+        if options.estimate_prior and facts.scores is not None:
+            from roadwork.detector.prior import adjust_to_prior  # noqa: PLC0415 -- h3 and scipy are slow to import
+
+            adjustment = adjust_to_prior(facts, facts.scores, unfinished.records(), summary.familiarity)
+            records = lambda: adjustment.apply(unfinished.records())  # noqa: E731
+            summary.prior_lines = adjustment.lines(facts)
+            summary.facts = facts = adjustment.facts
+            about["estimated_prior"] = adjustment.as_dict()
+        about |= {name: value for name, value in asdict(facts).items() if name != "scores"}
+        write_records(out, summary.count(records()), about | made_by)
         if sites is not None:
             from roadwork.detector.sites import write_prediction_sites  # noqa: PLC0415 -- pandas and scipy are slow
 
-            summary.n_sites = write_prediction_sites(sites, unfinished.records, detector.facts.prior)
+            summary.n_sites = write_prediction_sites(sites, records, facts.prior)
         kept.unlink()
     return summary
+
+
+def _check_prior_is_possible(model: Path, detector: Detector, options: PredictOptions) -> None:
+    if options.views != "none":
+        raise ConfigError(
+            f"--estimate-prior is used with --views {options.views}, but val_calib was scored with none. Omit one of "
+            "them."
+        )
+    if detector.facts.scores is None:
+        raise DataError(
+            f"{model} has no scores of val_calib, which --estimate-prior needs: the run was not calibrated, or "
+            "exported by an older version. Run `roadwork calibrate RUN`, and export it again."
+        )
 
 
 def fingerprint(model: Path) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
+from roadwork.calibration.across import check_regions
 from roadwork.core.errors import ConfigError, SplitError
 from roadwork.data.grouping.groups import Groups
 from roadwork.data.splitting.splits import Splits
@@ -15,9 +16,13 @@ from roadwork.settings.sampling import CALIBRATION_SPLIT, SELECTION_SPLIT, TEST_
 
 # Hexagons with sides of about 180 km: a city and its surroundings.
 REGION_RESOLUTION = 2
+H3 = "h3"
 
 # The checkpoint is selected on one of this many parts of the other folds: about 14 % of their rows.
 SELECTION_PARTS = 7
+
+# More folds train on more regions each, but each is one more fit.
+MAX_REGION_FOLDS = 5
 
 
 def make_folds(
@@ -47,7 +52,7 @@ def make_folds(
         raise ConfigError(f"--folds is {n_folds}; it must be 2 or more.")
     units, unit_word = groups.astype(str), "groups"
     if regions is not None:
-        units, unit_word = _region_of_group(units, regions), "regions"
+        units, unit_word = region_of_group(units, regions), "regions"
     names, inverse = np.unique(units, return_inverse=True)
     if regions is not None and 2 <= len(names) <= n_folds:
         folds = inverse.astype(np.int64)
@@ -81,7 +86,18 @@ def find_regions(table: SampleTable, region_column: str | None) -> np.ndarray:
     return regions
 
 
-def _region_of_group(groups: np.ndarray, regions: np.ndarray) -> np.ndarray:
+def find_across(table: SampleTable, column: str) -> np.ndarray:
+    """(N,) str region of each row as `--across` names it: the values of a column, or H3 cells; empty if unknown.
+
+    Raises:
+        ConfigError: the dataset has no such column.
+    """
+    if column == H3:
+        return h3_cells(table.gps, REGION_RESOLUTION)
+    return column_text(find_slice_column(table, f"--across ({H3}, or a column of the data)", column))
+
+
+def region_of_group(groups: np.ndarray, regions: np.ndarray) -> np.ndarray:
     """(N,) region of each row's group: the one with most of its rows; ties go to the first by name."""
     known = pd.DataFrame({"group": groups, "region": regions.astype(str)}).query("region != ''")
     counts = known.groupby(["group", "region"], as_index=False).size()
@@ -115,27 +131,56 @@ def _remedy(unit_word: str) -> str:
     return "Use fewer --folds, omit --by region, or set data.splitting.region_column to larger regions."
 
 
+def rows_to_divide(table: SampleTable, groups: Groups, splits: Splits) -> np.ndarray:
+    """Positions of the rows in folds: not in val_test or set aside, in the order of their ids."""
+    names = splits.names_by_row(table)
+    inside = ~table.is_train_only  # each run assigns training-only rows by its own held-out rows
+    rows = np.flatnonzero((names != "") & (names != TEST_SPLIT) & ~groups.set_aside & inside)
+    ordered: np.ndarray = rows[np.argsort(table.ids[rows])]
+    return ordered
+
+
+def make_region_splits(
+    table: SampleTable, groups: Groups, splits: Splits, *, seed: int, regions: np.ndarray, column: str
+) -> list[Splits]:
+    """As `make_fold_splits` with whole regions: a fold for each of them, up to `MAX_REGION_FOLDS`.
+
+    Regions share a fold where one of them has only one label.
+
+    Raises:
+        ConfigError: there are too few regions; the message names the column.
+        SplitError: not even two folds have both labels.
+    """
+    rows = rows_to_divide(table, groups, splits)
+    check_regions(column, table.labels[rows], region_of_group(groups.names[rows], regions[rows]))
+    for n_folds in range(MAX_REGION_FOLDS, 2, -1):
+        try:
+            return make_fold_splits(table, groups, splits, n_folds, seed=seed, regions=regions)
+        except SplitError:
+            continue
+    return make_fold_splits(table, groups, splits, 2, seed=seed, regions=regions)
+
+
 def make_fold_splits(
     table: SampleTable, groups: Groups, splits: Splits, n_folds: int, *, seed: int, regions: np.ndarray | None = None
 ) -> list[Splits]:
     """The splits of each fold's run; no row of `val_test` is in a fold.
 
     `val_calib` is the held-out fold, `val_select` a part of the other folds in whole groups, `train` the rest.
-    `val_test` is copied from `splits`, since its coordinates can be the deployment. Rows set aside stay set aside.
+    `val_test` is copied from `splits`, since its coordinates can be the deployment. Rows set aside stay set aside, and
+    so do training-only rows of a region that the fold holds out.
 
     Raises:
         SplitError: too few groups for each split to have both labels.
     """
-    names = splits.names_by_row(table)
-    inside = ~table.is_train_only  # each run assigns training-only rows by its own held-out rows
-    rows = np.flatnonzero((names != "") & (names != TEST_SPLIT) & ~groups.set_aside & inside)
-    rows = rows[np.argsort(table.ids[rows])]
+    rows = rows_to_divide(table, groups, splits)
     folds = make_folds(table.take(rows), groups.names[rows], n_folds, seed, None if regions is None else regions[rows])
     named = {*table.ids[rows], *splits.ids[TEST_SPLIT]}
-    set_aside = [row_id for row_id in table.ids[inside].tolist() if row_id not in named]
+    set_aside = [row_id for row_id in table.ids[~table.is_train_only].tolist() if row_id not in named]
     made = []
     for fold in range(folds.max() + 1):
         rest = rows[folds != fold]
+        excluded = [] if regions is None else _train_only_rows_of(table, regions, rows[folds == fold])
         is_selection = _pick_selection(table.take(rest), groups.names[rest], seed)
         ids = {
             TRAIN_SPLIT: table.ids[rest[~is_selection]].tolist(),
@@ -143,8 +188,17 @@ def make_fold_splits(
             CALIBRATION_SPLIT: table.ids[rows[folds == fold]].tolist(),
             TEST_SPLIT: list(splits.ids[TEST_SPLIT]),
         }
-        made.append(Splits(ids, set_aside, strategy="cross-validation", seed=seed, buffer_km=groups.buffer_km))
+        made.append(
+            Splits(ids, [*set_aside, *excluded], strategy="cross-validation", seed=seed, buffer_km=groups.buffer_km)
+        )
     return made
+
+
+def _train_only_rows_of(table: SampleTable, regions: np.ndarray, held_out: np.ndarray) -> list[str]:
+    """Ids of the training-only rows in a region of the held-out rows."""
+    left_out = set(regions[held_out]) - {""}
+    ids: list[str] = table.ids[table.is_train_only & np.isin(regions, list(left_out))].tolist()
+    return ids
 
 
 def _pick_selection(table: SampleTable, groups: np.ndarray, seed: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from roadwork.config import compose_config, load_yaml, to_settings
 from roadwork.core.errors import ConfigError, DataError, SplitError
 from roadwork.data.open import Dataset, open_dataset
 from roadwork.data.splitting.splits import Splits
-from roadwork.experiments.folds import find_regions, make_fold_splits
+from roadwork.experiments.folds import find_across, find_regions, make_fold_splits, make_region_splits
 from roadwork.metrics.classification import count_confusion, mcc
 from roadwork.metrics.predictions import read_predictions
 from roadwork.runs.run import Run
@@ -27,8 +27,13 @@ from roadwork.settings import Settings
 from roadwork.settings.sampling import CALIBRATION_SPLIT, TRAIN_SPLIT
 from roadwork.training.trainers.resume import MACHINE_KEYS, flat_keys
 
-CROSS_VALIDATION, ABLATION, SIZE = "cv", "ablate", "size"
-KINDS = {CROSS_VALIDATION: "cross-validation", ABLATION: "ablation", SIZE: "size experiment"}
+CROSS_VALIDATION, ABLATION, SIZE, ACROSS = "cv", "ablate", "size", "across"
+KINDS = {
+    CROSS_VALIDATION: "cross-validation",
+    ABLATION: "ablation",
+    SIZE: "size experiment",
+    ACROSS: "cross-validation for calibrate --across",
+}
 
 # Keys that may change on --resume: `evaluation` is read after training, `tracking` only names where curves go, and
 # other splits or other data are detected by their rows.
@@ -171,14 +176,18 @@ class Plan:
         self.fits.append(Fit(parent / name, cfg, splits or self.splits[fold], fold, seed, condition))
 
 
-def begin_plan(cfg: DictConfig, kind: str, options: Mapping[str, Any], resume: str | None = None) -> Plan:
+def begin_plan(
+    cfg: DictConfig, kind: str, options: Mapping[str, Any], resume: str | None = None, folder: Path | None = None
+) -> Plan:
     """Divides the data into folds, and writes the plan file and the splits of each fold; the plan has no fits yet.
 
     Args:
         cfg: the configuration that all fits share.
         kind: of `KINDS`; the plan file is `<kind>.yaml`.
         options: the command's options: `folds`, their number; `by`, `region` to hold out whole regions; and others.
+            For `ACROSS`, only `by`: the column with the regions.
         resume: the folder of an earlier plan, or `latest`; its finished fits are kept.
+        folder: of the plan, instead of a new one by time; a plan in it is resumed.
 
     Raises:
         RoadworkError: the data cannot be divided, or there is no such folder, or it holds another plan.
@@ -186,25 +195,44 @@ def begin_plan(cfg: DictConfig, kind: str, options: Mapping[str, Any], resume: s
     cfg = compose_config(cfg)
     settings = to_settings(cfg)
     begun = find_begun(settings, resume, kind) if resume else None
+    if folder is not None and (folder / f"{kind}.yaml").is_file():
+        begun = folder
     dataset = open_dataset(settings)
-    splitting, table = settings.data.splitting, dataset.table
-    regions = find_regions(table, splitting.region_column) if options.get("by") == "region" else None
-    splits = make_fold_splits(
-        table, dataset.groups, dataset.splits, options["folds"], seed=splitting.seed, regions=regions
-    )
+    splits, regions = _divide(dataset, kind, options)
     written = {
         **options,
-        "data_fingerprint": table.fingerprint(),
+        "data_fingerprint": dataset.table.fingerprint(),
         "config": OmegaConf.to_container(cfg, resolve=True),
     }
     if begun:
         check_same_plan(begun, written, kind)
-    folder = begun or Run.create(Path(settings.output_dir), f"{settings.experiment}/{kind}").folder
+    folder = begun or folder or Run.create(Path(settings.output_dir), f"{settings.experiment}/{kind}").folder
     plan = Plan(folder, cfg, options, dataset, splits, regions)
     for fold, own in enumerate(splits):
         write_or_check_splits(own, plan.splits_file(fold))
     OmegaConf.save(OmegaConf.create(written), folder / f"{kind}.yaml")
     return plan
+
+
+def _divide(dataset: Dataset, kind: str, options: Mapping[str, Any]) -> tuple[list[Splits], np.ndarray | None]:
+    """The splits of each fold, and the region of each row (N,) if whole regions are held out."""
+    table, splitting = dataset.table, dataset.settings.data.splitting
+    if kind == ACROSS:
+        regions = find_across(table, options["by"])
+        splits = make_region_splits(
+            table, dataset.groups, dataset.splits, seed=splitting.seed, regions=regions, column=options["by"]
+        )
+        return splits, regions
+    by_region = find_regions(table, splitting.region_column) if options.get("by") == "region" else None
+    splits = make_fold_splits(
+        table, dataset.groups, dataset.splits, options["folds"], seed=splitting.seed, regions=by_region
+    )
+    return splits, by_region
+
+
+def _start_again(folder: Path, kind: str) -> str:
+    """The advice in errors about a plan that cannot be resumed."""
+    return f"remove {folder}" if kind == ACROSS else "start again without --resume"
 
 
 def check_same_plan(folder: Path, plan: Mapping[str, Any], kind: str) -> None:
@@ -224,7 +252,7 @@ def check_same_plan(folder: Path, plan: Mapping[str, Any], kind: str) -> None:
     if before.get("data_fingerprint") != now["data_fingerprint"]:
         raise DataError(
             f"{folder} was started with other data: rows, labels, positions or sequences have changed in the dataset "
-            "or in data.label_corrections. Restore them, or start again without --resume."
+            f"or in data.label_corrections. Restore them, or {_start_again(folder, kind)}."
         )
     options = [key for key, value in plan.items() if not isinstance(value, dict)]
     differing = [
@@ -234,8 +262,8 @@ def check_same_plan(folder: Path, plan: Mapping[str, Any], kind: str) -> None:
     ]
     if differing:
         raise ConfigError(
-            f"{folder} was started with other settings: {'; '.join(differing[:5])}. Restore them, or start again "
-            "without --resume."
+            f"{folder} was started with other settings: {'; '.join(differing[:5])}. Restore them, or "
+            f"{_start_again(folder, kind)}."
         )
 
 

@@ -135,6 +135,11 @@ class Run:
         return self.folder / "reference"
 
     @property
+    def across_folder(self) -> Path:
+        """The folds of `roadwork calibrate RUN --across COLUMN`, one folder per column; each fold is a run."""
+        return self.folder / "across"
+
+    @property
     def manifest_file(self) -> Path:
         """Versions, seeds, fingerprints, and the SHA-256 of each file."""
         return self.folder / "manifest.json"
@@ -237,7 +242,10 @@ class Run:
         files = sorted(
             path
             for path in self.folder.rglob("*")
-            if path.is_file() and path != self.manifest_file and "tensorboard" not in path.parts
+            if path.is_file()
+            and path != self.manifest_file
+            and "tensorboard" not in path.parts
+            and not path.is_relative_to(self.across_folder)  # its runs have manifests of their own
         )
         manifest["sha256"] = {path.relative_to(self.folder).as_posix(): sha256_of(path) for path in files}
         write_json(self.manifest_file, manifest)

@@ -1,5 +1,7 @@
 """Folds of whole groups and of whole regions."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,8 +11,8 @@ from hypothesis import strategies as st
 from roadwork.core.errors import ConfigError, SplitError
 from roadwork.data.grouping.groups import Groups
 from roadwork.data.splitting.splits import Splits
-from roadwork.data.table import SampleTable
-from roadwork.experiments.folds import find_regions, make_fold_splits, make_folds
+from roadwork.data.table import ExtraRows, SampleTable
+from roadwork.experiments.folds import find_across, find_regions, make_fold_splits, make_folds, make_region_splits
 
 
 def make_table(labels, slices=None, gps=None):
@@ -173,3 +175,59 @@ def test_fold_splits_of_very_few_groups():
     )
     with pytest.raises(SplitError, match=r"one group.*label"):
         make_fold_splits(table, groups, splits, 2, seed=0)
+
+
+def regional(cities, labels_of=lambda city: [0, 1]):
+    """Ten groups of two rows per city, in splits; the last city's rows are in val_test."""
+    city = np.repeat(cities, 20).astype(object)
+    labels = np.concatenate([np.tile(labels_of(name), 20)[:20] for name in cities])
+    table = make_table(labels, {"city": city})
+    names = np.array([f"{name}-{number % 20 // 2}" for number, name in enumerate(city)], dtype=object)
+    test = city == cities[-1]
+    ids = {"train": table.ids[~test], "val_select": [], "val_calib": [], "val_test": table.ids[test]}
+    groups = Groups(names, np.zeros(len(table), bool), np.empty((0, 2), dtype=np.int64), 1.0)
+    return table, groups, Splits({name: list(own) for name, own in ids.items()})
+
+
+def made_across(table, groups, splits):
+    regions = find_across(table, "city")
+    return make_region_splits(table, groups, splits, seed=0, regions=regions, column="city")
+
+
+def cities_of(table, ids):
+    return set(table.slices["city"][np.isin(table.ids, list(ids))])
+
+
+def test_each_region_is_held_out_and_val_test_never():
+    table, groups, splits = regional(["a", "b", "c", "d"])
+    made = made_across(table, groups, splits)
+    assert [cities_of(table, own.ids["val_calib"]) for own in made] == [{"a"}, {"b"}, {"c"}]
+    for own in made:
+        assert "d" not in cities_of(table, {*own.ids["train"], *own.ids["val_select"], *own.ids["val_calib"]})
+        assert not cities_of(table, own.ids["train"]) & cities_of(table, own.ids["val_calib"])
+
+
+def test_regions_with_one_label_share_a_fold_with_others():
+    labels_of = {"a": [0, 1], "b": [0, 1], "c": [0, 0], "d": [1, 1], "e": [0, 1]}
+    table, groups, splits = regional(list(labels_of), labels_of.get)
+    made = made_across(table, groups, splits)
+    assert len(made) >= 2
+    held_out = [own.ids["val_calib"] for own in made]
+    assert sorted(city for ids in held_out for city in cities_of(table, ids)) == ["a", "b", "c", "d"]
+    assert all(set(table.labels[np.isin(table.ids, ids)]) == {0, 1} for ids in held_out)
+
+
+def test_two_regions_are_too_few():
+    with pytest.raises(ConfigError, match=r"--across city has 2 regions.*a \(20 rows\), b \(20 rows\)"):
+        made_across(*regional(["a", "b", "c"]))
+    with pytest.raises(ConfigError, match=r"--across .*'town'.*city"):
+        find_across(regional(["a", "b", "c"])[0], "town")
+
+
+def test_training_only_rows_of_a_held_out_region_are_set_aside():
+    table, groups, splits = regional(["a", "b", "c", "d"])
+    extra = table.ids[18:20].tolist()  # of city a
+    table = replace(table, extra=ExtraRows(frozenset(extra), frozenset(extra)))
+    splits = Splits(splits.ids | {"train": [row_id for row_id in splits.ids["train"] if row_id not in extra]})
+    made = made_across(table, groups, splits)
+    assert [set(extra) <= set(own.set_aside) for own in made] == [True, False, False]

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from fixtures.detectors import make_run
 from fixtures.untrained_runs import NETWORKS, make_untrained_run
+from scipy.special import logit
 
 from roadwork.core.errors import ConfigError, DataError, WiringError
 from roadwork.core.files import sha256_of
@@ -53,7 +55,14 @@ def test_detector_reproduces_the_runs_predictions(form, tiny_run, demo_root, tmp
     assert probabilities == pytest.approx(expected, abs=1e-6)
     assert len(set((expected >= threshold).tolist())) == 2
     facts = ExportFacts(0.7, threshold, 0.2, band["low"], band["high"])
-    assert summary.facts == facts == ExportFacts.read(tmp_path / "out")
+    assert summary.facts == ExportFacts.read(tmp_path / "out")
+    assert replace(summary.facts, scores=None) == facts
+    calib = read_predictions(run / "predictions.parquet").query("split == 'val_calib'")
+    called = (calib["logit_roadwork"] - calib["logit_none"]) / 0.7 >= logit(threshold)
+    scores = summary.facts.scores
+    for counts, label in ((scores.none, 0), (scores.roadwork, 1)):
+        own = calib["label"] == label
+        assert (sum(counts), sum(counts[scores.above :])) == (own.sum(), called[own].sum())
     assert {path: sha256_of(path) for path in run.rglob("*") if path.is_file()} == before
 
 

@@ -120,10 +120,12 @@ def headline_section(run: RunFiles) -> Section:
     if run.result is None:
         return Section("headline", title, missing=NOT_EVALUATED)
     plain = run.results.get(TEST_SPLIT, {})
+    across = (run.calibration or {}).get("across")
     shown = {
         "result": run.result,
         "threshold": run.threshold,
         "is_calibrated": run.calibration is not None,
+        "across": across["column"] if across and across["kept"] else None,
         "at_half": plain if run.threshold != 0.5 else None,
         "least": scale_start([run.result]),
         "openings": run.manifest.get("val_test_openings", run.result.get("openings")),
