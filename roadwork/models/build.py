@@ -15,7 +15,7 @@ from roadwork.core.errors import ConfigError
 from roadwork.models.architecture import auto_class, load_local_first, read_config
 from roadwork.models.classifier import COLOR, WITHOUT_CLASSIFIER, with_pooling
 from roadwork.models.head import find_head
-from roadwork.models.processor import IMAGENET_STATISTICS, image_statistics
+from roadwork.models.processor import image_statistics
 from roadwork.models.regularization import set_drop_path, set_head_dropout
 from roadwork.models.resize import (
     NAFLEX,
@@ -67,12 +67,19 @@ def build_model(model: ModelSettings, img_size: int) -> PreTrainedModel:
             config = fixed_config(config, img_size)
         set_image_size(vision_config(config), img_size)
         network = _from_config(config)
-    statistics = image_statistics(model) if model.patch_head == COLOR else IMAGENET_STATISTICS
-    network = with_pooling(network, model.pooling, model.top_patches, model.patch_head, statistics)
+    network = with_pooling(network, model.pooling, **_patch_options(model))
     set_drop_path(network, model.drop_path)
     set_head_dropout(network, model.head_dropout)
     _freeze_unused(network, img_size)
     return network
+
+
+def _patch_options(model: ModelSettings) -> dict[str, Any]:
+    options: dict[str, Any] = {"top_patches": model.top_patches, "patch_head": model.patch_head}
+    if model.patch_head == COLOR:
+        statistics = image_statistics(model)
+        options |= {"image_mean": statistics.mean, "image_std": statistics.std}
+    return options
 
 
 def _freeze_unused(network: PreTrainedModel, img_size: int) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from roadwork.core.errors import ConfigError
 from roadwork.models.patch_head import PatchColors, PatchHead
-from roadwork.models.processor import IMAGENET_STATISTICS, ImageStatistics
 
 # The head scores each patch, and the photo has the mean score of its highest patches.
 TOP_PATCHES = "top_patches"
@@ -125,8 +125,8 @@ class PooledConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers has 
         *,
         top_patches: int = 8,
         patch_head: str = LINEAR,
-        image_mean: Sequence[float] = IMAGENET_STATISTICS.mean,
-        image_std: Sequence[float] = IMAGENET_STATISTICS.std,
+        image_mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
+        image_std: Sequence[float] = IMAGENET_DEFAULT_STD,
         **fields: Any,
     ) -> None:
         if vision_config is None or isinstance(vision_config, dict):
@@ -161,10 +161,9 @@ class PooledClassifier(PreTrainedModel):  # type: ignore[misc]  # as above
         self.supports_gradient_checkpointing = self.backbone.supports_gradient_checkpointing
         width = self.backbone.config.hidden_sizes[-1] if self._is_convolutional else self.backbone.config.hidden_size
         self.patch_colors: PatchColors | None = None
-        self.classifier: nn.Module
+        self.classifier: PatchHead | nn.Linear
         if config.pooling == TOP_PATCHES and config.patch_head == COLOR:
-            statistics = ImageStatistics(tuple(config.image_mean), tuple(config.image_std))
-            self.patch_colors = PatchColors(self.backbone.config.patch_size, statistics)
+            self.patch_colors = PatchColors(self.backbone.config.patch_size, config.image_mean, config.image_std)
             self.classifier = PatchHead(width, config.num_labels)
         else:
             self.classifier = nn.Linear(2 * width if config.pooling == "cls_mean" else width, config.num_labels)
@@ -235,37 +234,29 @@ def family_of(config: PreTrainedConfig) -> str:
     return str(inner.model_type)
 
 
-def with_pooling(
-    network: PreTrainedModel,
-    pooling: str,
-    top_patches: int = 8,
-    patch_head: str = LINEAR,
-    statistics: ImageStatistics = IMAGENET_STATISTICS,
-) -> PreTrainedModel:
+def with_pooling(network: PreTrainedModel, pooling: str, **options: Any) -> PreTrainedModel:
     """A classifier with this pooling: `network` itself if it has that pooling, else one with a new, random head.
 
     Args:
         network: a classifier of transformers, a PooledClassifier, or a backbone without a head.
         pooling: a value of `model.pooling`; `auto` returns every classifier unchanged.
-        top_patches: as in `PooledConfig`.
-        patch_head: as in `PooledConfig`.
-        statistics: what the network's images are normalised with.
+        options: further fields of `PooledConfig`, for the pooling `top_patches`.
 
     Raises:
         ConfigError: the network does not support this pooling.
     """
     if isinstance(network, PooledClassifier):
-        is_same = pooling != TOP_PATCHES or network.config.patch_head == patch_head
+        is_same = pooling != TOP_PATCHES or network.config.patch_head == options.get("patch_head", LINEAR)
         if pooling in ("auto", network.config.pooling) and is_same:
             if pooling == TOP_PATCHES:  # its weights do not depend on the number
-                network.config.top_patches = top_patches
+                network.config.top_patches = options.get("top_patches", network.config.top_patches)
             return network
         chosen = choose_pooling(network.backbone.config, pooling)[0]
-        return _wrap(network.backbone, chosen, top_patches, patch_head, statistics)
+        return _wrap(network.backbone, chosen, options)
     chosen, is_own = choose_pooling(network.config, pooling)
     if is_own and network.config.model_type not in WITHOUT_CLASSIFIER:
         return network
-    return _wrap(_backbone_of(network), chosen, top_patches, patch_head, statistics)
+    return _wrap(_backbone_of(network), chosen, options)
 
 
 @torch.no_grad()
@@ -287,7 +278,7 @@ def as_own_class(network: PreTrainedModel) -> PreTrainedModel:
         own = AutoModelForImageClassification.from_config(inner, dtype=torch.float32)
     name = next(name for name, child in own.named_children() if isinstance(child, PreTrainedModel))
     setattr(own, name, network.backbone)
-    head = network.classifier
+    head = cast("nn.Linear", network.classifier)
     zeros = torch.zeros_like(head.weight)
     halves = {"cls": (head.weight, zeros), "mean": (zeros, head.weight), "cls_mean": (head.weight,)}
     own.classifier = head
@@ -296,18 +287,13 @@ def as_own_class(network: PreTrainedModel) -> PreTrainedModel:
     return own.train(network.training)
 
 
-def _wrap(
-    backbone: PreTrainedModel, pooling: str, top_patches: int, patch_head: str, statistics: ImageStatistics
-) -> PooledClassifier:
+def _wrap(backbone: PreTrainedModel, pooling: str, options: dict[str, Any]) -> PooledClassifier:
     inner = backbone.config
     inner._name_or_path = ""  # noqa: SLF001 -- the folder it was loaded from
     config = PooledConfig(
         vision_config=inner,
         pooling=pooling,
-        top_patches=top_patches,
-        patch_head=patch_head,
-        image_mean=statistics.mean,
-        image_std=statistics.std,
+        **options,
         id2label=dict(inner.id2label),
         label2id=dict(inner.label2id),
         problem_type=None,

@@ -8,14 +8,12 @@ the tokens of the training photos differ most: with a few hundred photos, a head
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, cast
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from roadwork.models.processor import ImageStatistics
 
 N_COMPONENTS = 32
 HIDDEN = 32
@@ -32,20 +30,21 @@ class PatchColors(nn.Module):
 
     Args:
         patch: side of a patch in pixels.
-        statistics: what the images were normalised with.
+        mean: of each channel, what the images were normalised with.
+        std: the same.
     """
 
-    def __init__(self, patch: int, statistics: ImageStatistics) -> None:
+    def __init__(self, patch: int, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.patch = patch
-        self.statistics = statistics
+        self.mean, self.std = mean, std
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """(B, P, N_COLORS) of normalised images (B, 3, S, S), patches row by row; they have no gradient."""
         with torch.autocast(images.device.type, enabled=False):
             images = images.float()
-            mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (self.statistics.mean, self.statistics.std))
+            mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (self.mean, self.std))
             pixels = (images * std + mean).clamp(0, 1)
             red, green, blue = pixels.unbind(dim=1)
             chroma = torch.stack([red - (green + blue) / 2, (green - blue) * (math.sqrt(3) / 2)], dim=1)

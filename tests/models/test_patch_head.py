@@ -26,7 +26,9 @@ def flat(color, size=8):
 
 @pytest.mark.parametrize("degrees", range(0, 360, 20))
 def test_a_saturated_patch_has_its_own_hue_alone(degrees):
-    colors = PatchColors(8, UNNORMALISED)(flat(colorsys.hsv_to_rgb(degrees / 360, 1.0, 1.0)))[0, 0]
+    colors = PatchColors(8, UNNORMALISED.mean, UNNORMALISED.std)(flat(colorsys.hsv_to_rgb(degrees / 360, 1.0, 1.0)))[
+        0, 0
+    ]
     peak = int(colors[:N_HUES].argmax())
     assert abs((peak * 360 / N_HUES - degrees + 180) % 360 - 180) <= HUE_WIDTH_DEG / 2
     assert (colors[:N_HUES] > 1e-3).sum() <= 3
@@ -35,7 +37,7 @@ def test_a_saturated_patch_has_its_own_hue_alone(degrees):
 def test_grey_has_brightness_and_contrast_alone():
     grey = flat([0.0, 0.0, 0.0]).clone()
     grey[..., ::2] = 0.6
-    colors = PatchColors(8, UNNORMALISED)(grey)[0, 0]
+    colors = PatchColors(8, UNNORMALISED.mean, UNNORMALISED.std)(grey)[0, 0]
     assert colors[:N_HUES].max() < 1e-3
     np.testing.assert_allclose(colors[N_HUES:], [0.3, 0.3], rtol=1e-5)
 
@@ -43,15 +45,15 @@ def test_grey_has_brightness_and_contrast_alone():
 def test_colors_do_not_depend_on_the_normalisation():
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_STATISTICS.mean, IMAGENET_STATISTICS.std))
-    expected = PatchColors(8, UNNORMALISED)(images)
-    found = PatchColors(8, IMAGENET_STATISTICS)((images - mean) / std)
+    expected = PatchColors(8, UNNORMALISED.mean, UNNORMALISED.std)(images)
+    found = PatchColors(8, IMAGENET_STATISTICS.mean, IMAGENET_STATISTICS.std)((images - mean) / std)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_patches_are_in_the_order_of_the_tokens():
     image = torch.zeros(1, 3, 16, 24)
     image[:, 0, 8:, 8:16] = 1.0  # second row, second of three columns
-    colors = PatchColors(8, UNNORMALISED)(image)[0]
+    colors = PatchColors(8, UNNORMALISED.mean, UNNORMALISED.std)(image)[0]
     assert colors[:, 0].nonzero().flatten().tolist() == [4]
 
 
