@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ import pandas as pd
 
 from roadwork.core.errors import DataError
 from roadwork.data.columns import find_columns, table_from_frame
+from roadwork.data.formats import SUFFIXES, LeftOut, is_photo_name
 from roadwork.data.images import FileImages
 from roadwork.data.table import SampleTable
 from roadwork.data.utils.exif import read_exif_gps_table
 from roadwork.data.utils.gps_utils import normalize_gps
 
 LABELS_FILES = ("labels.csv", "labels.json", "labels.jsonl", "labels.parquet")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def read_local(
@@ -57,10 +58,12 @@ def read_local(
         raise DataError(
             f"{root} has {' and '.join(p.name for p in present)}. Keep one labels file and remove the others."
         )
+    left_out = LeftOut()
     if present:
         frame, source = read_labels_file(present[0]), str(present[0])
     else:
-        frame, source = _frame_of_class_folders(root, class_names, key), f"{root} (one folder per class)"
+        frame = _frame_of_class_folders(root, class_names, key, left_out)
+        source = f"{root} (one folder per class)"
     found = find_columns([str(c) for c in frame.columns], columns, key=key)
     if "filename" not in found:
         raise DataError(
@@ -72,6 +75,14 @@ def read_local(
     paths = _resolve(root, table.filenames, image_folder)
     if not {"latitude", "longitude", "gps"} & set(found):
         table = _with_exif_gps(table, paths)
+    if present:
+        left_out = _photos_without_row(root, image_folder, paths)
+        what = f"photos have no row in {present[0].name}"
+    else:
+        what = "files do not have the suffix of a photo in a class folder"
+    if left_out:
+        first = f"{table.notes[0]} Left out: {len(left_out):,} {what}: {left_out}."
+        table = replace(table, notes=(first, *table.notes[1:]))
     return table, FileImages(paths)
 
 
@@ -131,21 +142,27 @@ def _frame_of_objects(rows: Any) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _frame_of_class_folders(root: Path, class_names: Mapping[str, int], key: str) -> pd.DataFrame:
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    rows = [
-        (file.relative_to(root).as_posix(), folder.name)
-        for folder in folders
-        for file in sorted(folder.rglob("*"))
-        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
-    ]
+def _frame_of_class_folders(root: Path, class_names: Mapping[str, int], key: str, left_out: LeftOut) -> pd.DataFrame:
+    """The photos of the class folders; files that are none are counted in `left_out`."""
+    rows = []
+    for folder in sorted(path for path in root.iterdir() if not path.name.startswith(".")):
+        if not folder.is_dir():
+            if is_photo_name(folder.name):
+                left_out.add(folder.name)
+            continue
+        for file in sorted(folder.rglob("*")):
+            name = file.relative_to(root).as_posix()
+            if is_photo_name(name) and not file.name.startswith("."):
+                rows.append((name, folder.name))
+            elif not file.is_dir():
+                left_out.add(name)
     unknown = sorted({label for _, label in rows} - set(class_names))
     if not rows or unknown:
         what = f"the folders {', '.join(unknown)} are not classes" if rows else "no class folder with images"
         raise DataError(
             f"{root} has no labels file ({', '.join(LABELS_FILES)}), and {what}. Allowed: a labels file with filename "
             f"and label, or folders named {' and '.join(class_names)} (other names: {key}.class_names) "
-            f"with {', '.join(IMAGE_SUFFIXES)} files."
+            f"with {', '.join(SUFFIXES)} files."
         )
     return pd.DataFrame(rows, columns=["filename", "label"])
 
@@ -175,6 +192,19 @@ def _resolve(root: Path, filenames: np.ndarray, image_folder: str) -> list[Path]
             path = root / image_folder / name
         resolved.append(path)
     return resolved
+
+
+def _photos_without_row(root: Path, image_folder: str, paths: Sequence[Path]) -> LeftOut:
+    """The photos in the image folder, else below the root, that no row names."""
+    left_out, real = LeftOut(), lru_cache(os.path.realpath)
+    named = {(real(folder), name) for folder, name in map(os.path.split, paths)}
+    folder = root / image_folder
+    for parent, folders, files in os.walk(folder if folder.is_dir() else root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if is_photo_name(name) and not name.startswith(".") and (real(parent), name) not in named:
+                left_out.add(os.path.join(os.path.relpath(parent, root), name))  # noqa: PTH118 -- for a text
+    return left_out
 
 
 def _with_exif_gps(table: SampleTable, paths: list[Path]) -> SampleTable:

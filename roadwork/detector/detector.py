@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from roadwork.core.errors import DataError
-from roadwork.data.images import FORMATS, UnreadableImageError, read_pixels, to_network_input, upright_size
+from roadwork.data.formats import FORMAT_NAMES
+from roadwork.data.images import UnreadableImageError, read_pixels, to_network_input, upright_size
 from roadwork.detector.familiarity import FACTS, Familiarity, Reference, judge, photo_facts
 from roadwork.detector.format import ExportFacts, Preprocessing
 from roadwork.detector.networks import choose_network_device, load_network
@@ -106,7 +107,7 @@ class Detector:
         """(3, S, S) uint8 pixels of a photo, read as in evaluation.
 
         Args:
-            photo: a path, the bytes of an encoded JPEG, PNG or WebP, an opened PIL image, or (H, W, 3) uint8 RGB.
+            photo: a path, the bytes of an encoded photo, an opened PIL image, or (H, W, 3) uint8 RGB.
 
         Raises:
             DataError: the photo cannot be read.
@@ -115,7 +116,7 @@ class Detector:
             return read_pixels(_encoded(photo), self.preprocessing.size)
         except (OSError, UnreadableImageError) as error:
             name = photo if isinstance(photo, str | Path) else f"The photo ({type(photo).__name__})"
-            raise DataError(f"{name} cannot be read: {error}. Allowed: {', '.join(FORMATS)}.") from error
+            raise DataError(f"{name} cannot be read: {error}. Allowed: {FORMAT_NAMES}.") from error
 
     @torch.inference_mode()
     def logits(self, pixels: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from PIL import ExifTags, Image
 
 from roadwork.core.errors import DataError
 from roadwork.data.dataset import ImageStore
+from roadwork.data.formats import SUFFIXES
 from roadwork.data.local import read_labels_file, read_local
 
 NAMES = {"None": 0, "Roadwork": 1}
@@ -90,6 +91,39 @@ def test_class_folders(tmp_path):
         "Roadwork/deep/b.png": 1,
     }
     assert ImageStore(images, 16).find_unreadable(np.arange(3)) == []
+
+
+def test_class_folders_read_every_photo_suffix(tmp_path):
+    for suffix in SUFFIXES:
+        (tmp_path / "None").mkdir(exist_ok=True)
+        (tmp_path / "None" / f"a{suffix.upper()}").touch()
+    assert len(read_local(tmp_path, {}, NAMES)[0]) == len(SUFFIXES)
+
+
+def test_files_left_out_of_class_folders_are_counted(tmp_path):
+    for name in ("None/a.jpg", "Roadwork/b.HEIC", "loose.jpg"):
+        picture(tmp_path / name, format="HEIF" if "HEIC" in name else None)
+    for name in ("Roadwork/._b.HEIC", "Roadwork/d.mp4", "Roadwork/deep/e.mp4", "None/README", "splits.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    table, _ = read_local(tmp_path, {}, NAMES)
+    assert table.filenames.tolist() == ["None/a.jpg", "Roadwork/b.HEIC"]
+    left_out = table.notes[0].partition("Left out: ")[2]
+    assert left_out.startswith("5 ")
+    for part in ("2 .mp4 (Roadwork/d.mp4)", "1 hidden (Roadwork/._b.HEIC)", "1 .jpg (loose.jpg)", "(None/README)"):
+        assert part in left_out
+
+
+def test_photos_without_a_row_are_counted(tmp_path):
+    for name in ("images/a.jpg", "images/b.jpg", "images/deep/c.heif"):
+        picture(tmp_path / name, format="JPEG")
+    (tmp_path / "images" / "notes.txt").touch()
+    label_file(tmp_path, {"filename": "a.jpg", "label": 0})
+    assert "Left out: 2 " in read_local(tmp_path, {}, NAMES)[0].notes[0]
+    linked = tmp_path / "link"
+    linked.symlink_to(tmp_path)
+    label_file(tmp_path, *({"filename": str(linked / "images" / name), "label": 0} for name in ("a.jpg", "b.jpg")))
+    assert "Left out: 1 photos have no row in labels.json: 1 .heif" in read_local(tmp_path, {}, NAMES)[0].notes[0]
 
 
 def test_unknown_class_folders_and_no_images(tmp_path):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image
 
-from roadwork.data.images import FORMATS
+from roadwork.data.images import open_image
 
 _MISSING = (float("nan"), float("nan"))
 
@@ -56,7 +56,7 @@ def position_from_exif(exif: Image.Exif) -> tuple[float, float]:
 
 def _read(path: Path) -> tuple[float, float]:
     try:
-        with Image.open(path) as image:
+        with path.open("rb") as file, open_image(file) as image:
             return position_from_exif(image.getexif())
     except Exception:  # noqa: BLE001  (no image, or damaged)
         return _MISSING
@@ -96,16 +96,16 @@ def read_camera_metadata(data: bytes) -> CameraMetadata:
     Pillow may warn about a damaged header. Warning filters are process-wide, so the caller sets them.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with open_image(io.BytesIO(data)) as image:
             if image.format == "PNG" and not _PNG_EXIF.intersection(image.info):
                 return CameraMetadata()  # getexif would decode the whole image to look behind the pixels
             exif = image.getexif()
+            (latitude, longitude), captured_at = position_from_exif(exif), _captured_at(exif)
     except Exception:  # noqa: BLE001 -- damaged headers raise many types; the decoder reports them
         return CameraMetadata()
-    latitude, longitude = position_from_exif(exif)
     if latitude == longitude == 0:
         latitude = longitude = float("nan")
-    return CameraMetadata(latitude, longitude, _captured_at(exif))
+    return CameraMetadata(latitude, longitude, captured_at)
 
 
 def _captured_at(exif: Image.Exif) -> str:

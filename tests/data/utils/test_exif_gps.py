@@ -3,16 +3,17 @@ import pytest
 from PIL import ExifTags, Image, ImageFile
 from PIL.TiffImagePlugin import IFDRational
 
-from roadwork.data.utils.exif import read_exif_gps, read_exif_gps_table
+from roadwork.data.utils.exif import read_camera_metadata, read_exif_gps, read_exif_gps_table
 
 GPS = ExifTags.GPS
 
 
-def photo(path, tags):
+def photo(path, tags, fmt="JPEG"):
     exif = Image.Exif()
     if tags is not None:
-        exif[ExifTags.IFD.GPSInfo] = tags
-    Image.new("RGB", (16, 16), "gray").save(path, exif=exif)
+        exif.get_ifd(ExifTags.IFD.GPSInfo).update(tags)
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal] = "2024:05:01 10:20:30"
+    Image.new("RGB", (16, 16), "gray").save(path, fmt, exif=exif if fmt == "TIFF" else exif.tobytes())
     return path
 
 
@@ -32,6 +33,15 @@ def gps_tags(latitude=(52.0, 31.0, 12.0), latitude_ref="N", longitude=(13.0, 24.
 def test_hemispheres(tmp_path, latitude_ref, longitude_ref, expected):
     path = photo(tmp_path / "a.jpg", gps_tags(latitude_ref=latitude_ref, longitude_ref=longitude_ref))
     assert read_exif_gps(path) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("fmt", ["JPEG", "PNG", "WEBP", "HEIF", "AVIF", "TIFF"])
+def test_position_and_time_in_every_format(tmp_path, fmt):
+    path = photo(tmp_path / "photo", gps_tags(latitude_ref="S"), fmt)
+    found = read_camera_metadata(path.read_bytes())
+    assert found[:2] == pytest.approx((-52.52, 13.4), abs=1e-6)
+    assert read_exif_gps(path) == found[:2]
+    assert found.captured_at == "2024-05-01T10:20:30"
 
 
 @pytest.mark.parametrize(
