@@ -12,12 +12,10 @@ import numpy as np
 import pandas as pd
 
 from roadwork.core.errors import DataError
-from roadwork.data.columns import find_columns, table_from_frame
+from roadwork.data.columns import POSITION_FIELDS, fill_gps_from_photos, find_columns, has_position, table_from_frame
 from roadwork.data.images import N_END_BYTES, FileImages, ImageEnds, UnreadableImageError
 from roadwork.data.table import SampleTable
 from roadwork.data.utils.gps_utils import normalize_gps
-
-_POSITION_FIELDS = ("latitude", "longitude", "gps")
 
 
 class ArrowImages:
@@ -76,7 +74,8 @@ def read_huggingface(
     if isinstance(feature := flat.features.get(found.get("label", "")), datasets.ClassLabel):
         frame[found["label"]] = _named_labels(feature, found["label"], frame[found["label"]], class_names, key)
     table = table_from_frame(frame, found, class_names, source=f"{name} [{split}]", key=key)
-    return table, ArrowImages(dataset, image)
+    images = ArrowImages(dataset, image)
+    return fill_gps_from_photos(table, images, has_columns=has_position(found)), images
 
 
 def read_huggingface_gps(name: str, split: str, columns: Mapping[str, str]) -> np.ndarray:
@@ -96,9 +95,9 @@ def read_huggingface_gps(name: str, split: str, columns: Mapping[str, str]) -> n
             "or a folder of parquet files, or use a file of deployment points."
         )
     flat = _load(name, split, "data").flatten()
-    overrides = {field: column for field, column in columns.items() if field in _POSITION_FIELDS}
+    overrides = {field: column for field, column in columns.items() if field in POSITION_FIELDS}
     found = find_columns(flat.column_names, overrides)
-    present = {field: found[field] for field in _POSITION_FIELDS if field in found}
+    present = {field: found[field] for field in POSITION_FIELDS if field in found}
     if not present:
         raise DataError(
             f"{name} [{split}] has no column of positions; it has {', '.join(flat.column_names)}. "
@@ -106,7 +105,7 @@ def read_huggingface_gps(name: str, split: str, columns: Mapping[str, str]) -> n
         )
     frame = flat.select_columns(list(present.values())).to_pandas()
     latitude, longitude, text = (
-        frame[present[field]].tolist() if field in present else None for field in _POSITION_FIELDS
+        frame[present[field]].tolist() if field in present else None for field in POSITION_FIELDS
     )
     return normalize_gps(latitude, longitude, text, [f"row {row} of {split}" for row in range(len(frame))]).coordinates
 

@@ -15,12 +15,10 @@ import numpy as np
 import pandas as pd
 
 from roadwork.core.errors import DataError
-from roadwork.data.columns import find_columns, table_from_frame
+from roadwork.data.columns import fill_gps_from_photos, find_columns, has_position, table_from_frame
 from roadwork.data.formats import SUFFIXES, LeftOut, is_photo_name
 from roadwork.data.images import FileImages
 from roadwork.data.table import SampleTable
-from roadwork.data.utils.exif import read_exif_gps_table
-from roadwork.data.utils.gps_utils import normalize_gps
 
 LABELS_FILES = ("labels.csv", "labels.json", "labels.jsonl", "labels.parquet")
 
@@ -73,8 +71,8 @@ def read_local(
     table = table_from_frame(frame, found, class_names, source=source, key=key)
     _check_no_repeats(table.filenames, source)
     paths = _resolve(root, table.filenames, image_folder)
-    if not {"latitude", "longitude", "gps"} & set(found):
-        table = _with_exif_gps(table, paths)
+    source_of_photos = FileImages(paths)
+    table = fill_gps_from_photos(table, source_of_photos, has_columns=has_position(found))
     if present:
         left_out = _photos_without_row(root, image_folder, paths)
         what = f"photos have no row in {present[0].name}"
@@ -83,7 +81,7 @@ def read_local(
     if left_out:
         first = f"{table.notes[0]} Left out: {len(left_out):,} {what}: {left_out}."
         table = replace(table, notes=(first, *table.notes[1:]))
-    return table, FileImages(paths)
+    return table, source_of_photos
 
 
 def read_labels_file(path: Path) -> pd.DataFrame:
@@ -205,10 +203,3 @@ def _photos_without_row(root: Path, image_folder: str, paths: Sequence[Path]) ->
             if is_photo_name(name) and not name.startswith(".") and (real(parent), name) not in named:
                 left_out.add(os.path.join(os.path.relpath(parent, root), name))  # noqa: PTH118 -- for a text
     return left_out
-
-
-def _with_exif_gps(table: SampleTable, paths: list[Path]) -> SampleTable:
-    latitude, longitude = read_exif_gps_table(paths).T
-    gps = normalize_gps(latitude, longitude, None, table.filenames)
-    found = f"No GPS columns: {len(table) - gps.n_missing:,} of {len(table):,} photos have GPS in their EXIF."
-    return replace(table, gps=gps.coordinates, notes=(*table.notes, found, *gps.notes[1:]))

@@ -6,6 +6,7 @@ import datasets
 import numpy as np
 import pandas as pd
 import pytest
+from fixtures.photos import jpeg
 from PIL import Image
 
 from roadwork.core.errors import DataError
@@ -53,6 +54,17 @@ FEATURES = datasets.Features(
 
 def dataset(**changes):
     return datasets.Dataset.from_dict({**columns(), **changes}, features=FEATURES)
+
+
+def test_exif_gps_of_rows_without_text(tmp_path):
+    data = columns(4)
+    for row in (0, 1):
+        data["image"][row]["bytes"] = jpeg(row, (-33.5, 151.25))
+    data["gps"] = [None, "(1.5, 1.25)", None, None]
+    datasets.Dataset.from_dict(data, features=FEATURES).save_to_disk(tmp_path / "data")
+    table, _ = read_huggingface(str(tmp_path / "data"), "train", {}, NAMES)
+    np.testing.assert_allclose(table.gps[:2], [[-33.5, 151.25], [1.5, 1.25]])
+    assert table.has_gps.tolist() == [True, True, False, False]
 
 
 def row_shown_by(images, position):

@@ -148,6 +148,29 @@ def test_exif_gps_without_gps_columns(tmp_path):
     assert read_local(with_columns, {}, NAMES)[0].gps.tolist() == [[1.0, 2.0], [1.0, 2.0]]
 
 
+def test_exif_gps_of_rows_with_blank_columns(tmp_path):
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.GPSInfo).update({1: "S", 2: (33.0, 30.0, 0.0), 3: "E", 4: (13.0, 24.0, 0.0)})
+    picture(tmp_path / "a.jpg", exif=exif)
+    picture(tmp_path / "b.jpg", exif=exif)
+    picture(tmp_path / "c.jpg")
+    rows = [{"filename": f"{name}.jpg", "label": 0, "lat": None, "lon": None} for name in "abc"]
+    rows[1] |= {"lat": 1.0, "lon": 2.0}
+    table, _ = read_local(label_file(tmp_path, *rows), {}, NAMES)
+    np.testing.assert_allclose(table.gps, [[-33.5, 13.4], [1, 2], [np.nan, np.nan]])
+    assert "1 of 2 rows with blank GPS columns" in table.notes[-1]
+
+
+def test_exchanged_coordinates_in_range_are_warned_of(tmp_path, caplog):
+    rows = [{"filename": f"{n}.jpg", "label": 0, "lat": 52.5 + n / 100, "lon": 13.4} for n in range(9)]
+    read_local(label_file(tmp_path, *rows), {}, NAMES)
+    assert not caplog.records
+    rows[4] |= {"lat": 13.4, "lon": 52.5}
+    read_local(label_file(tmp_path, *rows), {}, NAMES)
+    assert [record.getMessage() for record in caplog.records if "1 of 9 rows" in record.getMessage()]
+    assert "4.jpg" in caplog.text
+
+
 def test_files_below_images_below_root_absolute_and_linked(tmp_path):
     root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
     names = ["here.jpg", "nested.jpg", "sub/deep.jpg", "linked/l.jpg", str(elsewhere / "absolute.jpg")]
