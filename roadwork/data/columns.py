@@ -31,7 +31,7 @@ COLUMN_NAMES: dict[str, tuple[str, ...]] = {
     "sequence_id": ("sequence_id", "sequence", "vid_id", "video_id"),
 }
 POSITION_FIELDS = ("latitude", "longitude", "gps")
-_NUMERIC_LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "False": 0, "True": 1}
+_LABEL_WORDS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "no": 0, "yes": 1}
 _SHOWN = 5
 
 
@@ -73,11 +73,11 @@ def has_position(columns: Mapping[str, str]) -> bool:
 
 
 def label_of(value: Any, class_names: Mapping[str, int]) -> int | None:
-    """0 or 1 for a number, truth value or class name; None for anything else, including missing values."""
+    """0 or 1 for a class name, a number, true, false, yes or no; None for anything else, including missing values."""
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
         return None  # before str(), which would turn None into the class name
     text = str(value).strip()
-    return class_names.get(text, _NUMERIC_LABELS.get(text))
+    return class_names.get(text, _LABEL_WORDS.get(text.lower()))
 
 
 def parse_labels(
@@ -94,8 +94,8 @@ def parse_labels(
         shown = "; ".join(f"{row_names[row]}: {values[row]!r}" for row in bad[:_SHOWN])
         raise DataError(
             f"{len(bad)} of {len(labels)} rows have a label that is missing or unknown, first: {shown}. "
-            f"Allowed: 0, 1, and the class names {dict(class_names)}. Set others with {key}.class_names, "
-            "or fix or remove these rows."
+            f"Allowed: 0, 1, true, false, yes, no, and the class names {dict(class_names)}. "
+            f"Set others with {key}.class_names, or fix or remove these rows."
         )
     return np.array(labels, dtype=np.int64)
 

@@ -12,7 +12,14 @@ import numpy as np
 import pandas as pd
 
 from roadwork.core.errors import DataError
-from roadwork.data.columns import POSITION_FIELDS, fill_gps_from_photos, find_columns, has_position, table_from_frame
+from roadwork.data.columns import (
+    POSITION_FIELDS,
+    fill_gps_from_photos,
+    find_columns,
+    has_position,
+    label_of,
+    table_from_frame,
+)
 from roadwork.data.images import N_END_BYTES, FileImages, ImageEnds, UnreadableImageError
 from roadwork.data.table import SampleTable
 from roadwork.data.utils.gps_utils import normalize_gps
@@ -180,7 +187,7 @@ def _named_labels(
     feature: datasets.ClassLabel, column: str, values: pd.Series, class_names: Mapping[str, int], key: str
 ) -> list[str | None]:
     """The class names of ClassLabel numbers, which follow the dataset's own order of names."""
-    unknown = [name for name in feature.names if name not in class_names and name not in ("0", "1")]
+    unknown = [name for name in feature.names if label_of(name, class_names) is None]
     if unknown:
         raise DataError(
             f"The label column {column} has the classes {feature.names}; {key}.class_names has {dict(class_names)}. "

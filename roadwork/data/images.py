@@ -208,8 +208,8 @@ def _decode(data: bytes, choose_size: Callable[[Size], Size], scale: int) -> np.
             else:  # HEIF would choose the thumbnail in the file, whose pixels may differ
                 image.draft("RGB", (scale * width, scale * height))
             image.decodermaxblock = max(1, len(data))  # decodes in one pass
-            resized = resize_antialiased(_to_rgb(image), (width, height))
-            turn = _UPRIGHT.get(_orientation(image))
+            resized = resize_antialiased(to_rgb(image), (width, height))
+            turn = _UPRIGHT.get(orientation_of(image))
             return resized if turn is None else np.asarray(Image.fromarray(resized).transpose(turn))
     except UnreadableImageError:
         raise
@@ -225,7 +225,7 @@ def upright_size(data: bytes) -> Size:
     """
     with open_image(io.BytesIO(data)) as image:
         width, height = image.size
-        return (height, width) if _orientation(image) in _SWAPPED else (width, height)
+        return (height, width) if orientation_of(image) in _SWAPPED else (width, height)
 
 
 def quick_check(source: ImageSource, row: int) -> str | None:
@@ -254,8 +254,8 @@ def _has_whole_ends(ends: ImageEnds) -> bool:
     return is_webp and n_bytes >= 8 + int.from_bytes(first[4:8], "little")
 
 
-def _orientation(image: Image.Image) -> int:
-    """How the decoded pixels are still to be turned, as an EXIF orientation."""
+def orientation_of(image: Image.Image) -> int:
+    """How the decoded pixels of an image are still to be turned, as an EXIF orientation."""
     if image.format in _TURNED_BY_DECODER:
         return 1
     try:
@@ -264,13 +264,18 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as RGB, with transparent parts on white.
+
+    Raises:
+        UnreadableImageError: its pixels are floats.
+    """
     if image.mode == "F":
         raise UnreadableImageError("its pixels are floats without a known range; convert it to 8 or 16 bits")
     if image.mode in ("I", "I;16", "I;16B", "I;16L"):  # convert() would clip 16 bits to white
         return Image.fromarray((np.asarray(image, dtype=np.float64) / 257).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
 

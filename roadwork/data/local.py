@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from roadwork.core.errors import DataError
-from roadwork.data.columns import fill_gps_from_photos, find_columns, has_position, table_from_frame
+from roadwork.data.columns import fill_gps_from_photos, find_columns, has_position, label_of, table_from_frame
+from roadwork.data.file_names import find_named_photos
 from roadwork.data.formats import SUFFIXES, LeftOut, is_photo_name
 from roadwork.data.images import FileImages
 from roadwork.data.table import SampleTable
@@ -70,16 +69,16 @@ def read_local(
         )
     table = table_from_frame(frame, found, class_names, source=source, key=key)
     _check_no_repeats(table.filenames, source)
-    paths = _resolve(root, table.filenames, image_folder)
+    if present:
+        paths, left_out, note = find_named_photos(root, table.filenames, image_folder)
+        table = replace(table, notes=(*table.notes, note)) if note else table
+    else:
+        paths = [root / name for name in table.filenames]
     source_of_photos = FileImages(paths)
     table = fill_gps_from_photos(table, source_of_photos, has_columns=has_position(found))
-    if present:
-        left_out = _photos_without_row(root, image_folder, paths)
-        what = f"photos have no row in {present[0].name}"
-    else:
-        what = "files do not have the suffix of a photo in a class folder"
     if left_out:
-        first = f"{table.notes[0]} Left out: {len(left_out):,} {what}: {left_out}."
+        where = f"photos have no row in {present[0].name}" if present else "files are not photos in a class folder"
+        first = f"{table.notes[0]} Left out: {len(left_out):,} {where}: {left_out}."
         table = replace(table, notes=(first, *table.notes[1:]))
     return table, source_of_photos
 
@@ -154,7 +153,7 @@ def _frame_of_class_folders(root: Path, class_names: Mapping[str, int], key: str
                 rows.append((name, folder.name))
             elif not file.is_dir():
                 left_out.add(name)
-    unknown = sorted({label for _, label in rows} - set(class_names))
+    unknown = sorted({label for _, label in rows if label_of(label, class_names) is None})
     if not rows or unknown:
         what = f"the folders {', '.join(unknown)} are not classes" if rows else "no class folder with images"
         raise DataError(
@@ -173,33 +172,3 @@ def _check_no_repeats(filenames: np.ndarray, source: str) -> None:
         raise DataError(
             f"{source} names {len(repeated)} photos more than once: {', '.join(repeated[:5])}. Keep one row per photo."
         )
-
-
-def _resolve(root: Path, filenames: np.ndarray, image_folder: str) -> list[Path]:
-    """Paths of the images, below the root or its `image_folder`. Missing files are left to the image check."""
-    has_images_folder = (root / image_folder).is_dir()
-    resolved = []
-    for row, name in enumerate(filenames):
-        if not name:
-            raise DataError(f"Row {row} of {root}'s labels file has no file name. Fill it in, or remove the row.")
-        # Checks the name only: a link that the user made may lead anywhere.
-        if not Path(name).is_absolute() and os.path.normpath(name).startswith(".."):
-            raise DataError(f"The file name {name!r} leads out of {root}. Use names below it, or absolute paths.")
-        path = root / name
-        if has_images_folder and not path.exists() and (root / image_folder / name).exists():
-            path = root / image_folder / name
-        resolved.append(path)
-    return resolved
-
-
-def _photos_without_row(root: Path, image_folder: str, paths: Sequence[Path]) -> LeftOut:
-    """The photos in the image folder, else below the root, that no row names."""
-    left_out, real = LeftOut(), lru_cache(os.path.realpath)
-    named = {(real(folder), name) for folder, name in map(os.path.split, paths)}
-    folder = root / image_folder
-    for parent, folders, files in os.walk(folder if folder.is_dir() else root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if is_photo_name(name) and not name.startswith(".") and (real(parent), name) not in named:
-                left_out.add(os.path.join(os.path.relpath(parent, root), name))  # noqa: PTH118 -- for a text
-    return left_out

@@ -100,6 +100,13 @@ def test_class_folders_read_every_photo_suffix(tmp_path):
     assert len(read_local(tmp_path, {}, NAMES)[0]) == len(SUFFIXES)
 
 
+def test_class_folders_named_by_label_words(tmp_path):
+    for name in ("yes/a.jpg", "no/b.jpg"):
+        picture(tmp_path / name)
+    table, _ = read_local(tmp_path, {}, NAMES)
+    assert dict(zip(table.filenames, table.labels, strict=True)) == {"no/b.jpg": 0, "yes/a.jpg": 1}
+
+
 def test_files_left_out_of_class_folders_are_counted(tmp_path):
     for name in ("None/a.jpg", "Roadwork/b.HEIC", "loose.jpg"):
         picture(tmp_path / name, format="HEIF" if "HEIC" in name else None)
