@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from roadwork.data.columns import (
     label_of,
     table_from_frame,
 )
+from roadwork.data.formats import LeftOut
 from roadwork.data.images import N_END_BYTES, FileImages, ImageEnds, UnreadableImageError
 from roadwork.data.table import SampleTable
 from roadwork.data.utils.gps_utils import normalize_gps
@@ -81,6 +83,9 @@ def read_huggingface(
     if isinstance(feature := flat.features.get(found.get("label", "")), datasets.ClassLabel):
         frame[found["label"]] = _named_labels(feature, found["label"], frame[found["label"]], class_names, key)
     table = table_from_frame(frame, found, class_names, source=f"{name} [{split}]", key=key)
+    if left_out := _left_out(Path(name), split, key):
+        first = f"{table.notes[0]} Left out: {len(left_out):,} files are not parquet files of {split}: {left_out}."
+        table = replace(table, notes=(first, *table.notes[1:]))
     images = ArrowImages(dataset, image)
     return fill_gps_from_photos(table, images, has_columns=has_position(found)), images
 
@@ -177,6 +182,17 @@ def _parquet_files(name: str, split: str, key: str) -> list[str]:
         f"{key}.hub.name={name!r} has no split {split!r}: {has}, and it was not written by save_to_disk. "
         f"Allowed: parquet files with the split in their names, or {key}.hub.split=train for all of them."
     )
+
+
+def _left_out(folder: Path, split: str, key: str) -> LeftOut:
+    """The files in a folder of parquet files that are not read; none for other sources."""
+    left_out = LeftOut()
+    if folder.is_dir() and not any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        chosen = set(_parquet_files(str(folder), split, key))
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and str(path) not in chosen:
+                left_out.add(str(path.relative_to(folder)))
+    return left_out
 
 
 def _first_line(error: Exception) -> str:

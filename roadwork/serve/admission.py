@@ -107,9 +107,7 @@ def read_header(data: bytes, limits: Limits) -> PhotoHeader:
             n_pixels = image.width * image.height
             if n_pixels > limits.max_pixels:
                 raise too_many_pixels(f"{image.width}x{image.height}", limits)
-            # Pillow would decode a whole PNG to look for EXIF after the pixels.
-            has_exif = image.format != "PNG" or "exif" in image.info
-            return PhotoHeader(n_pixels, read_camera_metadata(data) if has_exif else CameraMetadata())
+            return PhotoHeader(n_pixels, read_camera_metadata(data))
     except UnreadableImageError as error:
         if isinstance(error.__cause__, _BOMBS):
             raise too_many_pixels("far too many", limits) from None

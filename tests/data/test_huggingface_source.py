@@ -67,6 +67,18 @@ def test_exif_gps_of_rows_without_text(tmp_path):
     assert table.has_gps.tolist() == [True, True, False, False]
 
 
+def test_other_files_of_a_parquet_folder_are_counted(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for split in ("train", "test"):
+        dataset().to_parquet(folder / f"{split}.parquet")
+    (folder / "photo.jpg").touch()
+    table, _ = read_huggingface(str(folder), "train", {}, NAMES)
+    assert "Left out: 2 " in table.notes[0]
+    assert "1 .jpg (photo.jpg)" in table.notes[0]
+    assert "1 .parquet (test.parquet)" in table.notes[0]
+
+
 def row_shown_by(images, position):
     return int(decode_image(images.read(position), 8)[4, 4, 0]) // 20
 

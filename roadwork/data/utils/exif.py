@@ -24,7 +24,7 @@ _MISSING = (float("nan"), float("nan"))
 # More threads than cores, since most of the time goes into opening files.
 _N_THREADS = 16
 _CHUNK = 1024
-_PNG_EXIF = {"exif", "Raw profile type exif", "xmp"}
+_PNG_EXIF = {"exif", "Raw profile type exif"}
 _OFFSET = re.compile(r"[+-]\d{2}:\d{2}|Z")
 
 # An attribute or an element of the XMP packet. No XML parser: a packet may hold entities that expand without end.
@@ -60,7 +60,7 @@ def _starts(rows: Sequence[int]) -> range:
 def position_of(image: Image.Image) -> tuple[float, float]:
     """Latitude and longitude in degrees from an image's EXIF header, else its XMP; (nan, nan) if both lack it."""
     try:
-        tags = image.getexif().get_ifd(ExifTags.IFD.GPSInfo)
+        tags = _exif_of(image).get_ifd(ExifTags.IFD.GPSInfo)
         latitude = _degrees(tags[ExifTags.GPS.GPSLatitude], tags[ExifTags.GPS.GPSLatitudeRef], "NS")
         longitude = _degrees(tags[ExifTags.GPS.GPSLongitude], tags[ExifTags.GPS.GPSLongitudeRef], "EW")
         if is_in_range(latitude, longitude):
@@ -87,14 +87,16 @@ def _read(source: ImageSource, row: int) -> tuple[float, float]:
     try:
         opened = source.paths[row].open("rb") if isinstance(source, FileImages) else io.BytesIO(source.read(row))
         with opened as file, open_image(file) as image:
-            return _MISSING if _is_png_without_header(image) else position_of(image)
+            return position_of(image)
     except Exception:  # noqa: BLE001  (no image, or damaged)
         return _MISSING
 
 
-def _is_png_without_header(image: Image.Image) -> bool:
-    """Whether Pillow would have to decode the whole image to look for a header behind the pixels."""
-    return image.format == "PNG" and not _PNG_EXIF.intersection(image.info)
+def _exif_of(image: Image.Image) -> Image.Exif:
+    """The EXIF header; empty for a PNG without one before the pixels, since Pillow would decode these to look behind."""
+    if image.format == "PNG" and not _PNG_EXIF.intersection(image.info):
+        return Image.Exif()
+    return image.getexif()
 
 
 def _degrees(parts: Any, reference: Any, letters: str) -> float:
@@ -138,9 +140,7 @@ def read_camera_metadata(data: bytes) -> CameraMetadata:
     """
     try:
         with open_image(io.BytesIO(data)) as image:
-            if _is_png_without_header(image):
-                return CameraMetadata()
-            (latitude, longitude), captured_at = position_of(image), _captured_at(image.getexif())
+            (latitude, longitude), captured_at = position_of(image), _captured_at(_exif_of(image))
     except Exception:  # noqa: BLE001 -- damaged headers raise many types; the decoder reports them
         return CameraMetadata()
     if latitude == longitude == 0:

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageFile
+from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import IFDRational
 
 from roadwork.data.images import FileImages
@@ -88,6 +89,14 @@ XMP_FORMS = {
     "attributes, seconds": "exif:GPSLatitude='33,51,30S' exif:GPSLongitude='151,12,30E'/>",
     "elements": "><exif:GPSLongitude>151,12.5E</exif:GPSLongitude><exif:GPSLatitude>33,51.5S</exif:GPSLatitude>",
 }
+
+
+def test_xmp_of_a_png_is_read_without_decoding(tmp_path, monkeypatch):
+    text = PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", XMP_FORMS["elements"])
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png", pnginfo=text)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded"))
+    assert read_exif_gps(tmp_path / "a.png") == pytest.approx((-33.8583333, 151.2083333), abs=1e-6)
 
 
 @pytest.mark.parametrize("form", XMP_FORMS)
