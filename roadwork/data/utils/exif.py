@@ -93,7 +93,7 @@ def _read(source: ImageSource, row: int) -> tuple[float, float]:
 
 
 def _exif_of(image: Image.Image) -> Image.Exif:
-    """The EXIF header; empty for a PNG without one before the pixels, since Pillow would decode these to look behind."""
+    """The EXIF header; empty for a PNG without one before the pixels: Pillow would decode these to look behind them."""
     if image.format == "PNG" and not _PNG_EXIF.intersection(image.info):
         return Image.Exif()
     return image.getexif()
