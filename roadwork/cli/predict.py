@@ -156,7 +156,7 @@ def _print_found(found: FoundPhotos) -> None:
     counts = (
         (found.n_duplicates, "named more than once"),
         (found.n_hidden, "hidden"),
-        (found.n_other, "without a photo suffix"),
+        (found.n_other, f"without a photo suffix: {found.left_out}"),
     )
     skipped = ", ".join(f"{n:,} {what}" for n, what in counts if n)
     print(f"{len(found):,} photos{f'; skipped: {skipped}' if skipped else ''}.", flush=True)

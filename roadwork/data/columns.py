@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from roadwork.core.errors import DataError
+from roadwork.data.images import ImageSource
 from roadwork.data.table import SampleTable
+from roadwork.data.utils.exif import read_exif_gps_table
+from roadwork.data.utils.geo import find_exchanged
 from roadwork.data.utils.gps_utils import normalize_gps
+
+logger = logging.getLogger(__name__)
 
 # The column names of each field, in order of preference; a nested column matches by its last part.
 COLUMN_NAMES: dict[str, tuple[str, ...]] = {
@@ -23,7 +30,8 @@ COLUMN_NAMES: dict[str, tuple[str, ...]] = {
     "gps": ("gps", "gps_coordinates"),
     "sequence_id": ("sequence_id", "sequence", "vid_id", "video_id"),
 }
-_NUMERIC_LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "False": 0, "True": 1}
+POSITION_FIELDS = ("latitude", "longitude", "gps")
+_LABEL_WORDS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "no": 0, "yes": 1}
 _SHOWN = 5
 
 
@@ -59,12 +67,17 @@ def find_columns(names: Sequence[str], overrides: Mapping[str, str], *, key: str
     return {field: found[field] for field in COLUMN_NAMES if field in found}
 
 
+def has_position(columns: Mapping[str, str]) -> bool:
+    """Whether the found columns, field to column, have positions."""
+    return not columns.keys().isdisjoint(POSITION_FIELDS)
+
+
 def label_of(value: Any, class_names: Mapping[str, int]) -> int | None:
-    """0 or 1 for a number, truth value or class name; None for anything else, including missing values."""
+    """0 or 1 for a class name, a number, true, false, yes or no; None for anything else, including missing values."""
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
         return None  # before str(), which would turn None into the class name
     text = str(value).strip()
-    return class_names.get(text, _NUMERIC_LABELS.get(text))
+    return class_names.get(text, _LABEL_WORDS.get(text.lower()))
 
 
 def parse_labels(
@@ -81,8 +94,8 @@ def parse_labels(
         shown = "; ".join(f"{row_names[row]}: {values[row]!r}" for row in bad[:_SHOWN])
         raise DataError(
             f"{len(bad)} of {len(labels)} rows have a label that is missing or unknown, first: {shown}. "
-            f"Allowed: 0, 1, and the class names {dict(class_names)}. Set others with {key}.class_names, "
-            "or fix or remove these rows."
+            f"Allowed: 0, 1, true, false, yes, no, and the class names {dict(class_names)}. "
+            f"Set others with {key}.class_names, or fix or remove these rows."
         )
     return np.array(labels, dtype=np.int64)
 
@@ -113,9 +126,16 @@ def table_from_frame(
     ids, id_note = _ids(frame, columns, filenames, key)
     row_names = [f"row {i} ({name or ids[i]})" for i, name in enumerate(filenames)]
     latitude, longitude, text = (
-        frame[columns[field]].tolist() if field in columns else None for field in ("latitude", "longitude", "gps")
+        frame[columns[field]].tolist() if field in columns else None for field in POSITION_FIELDS
     )
     gps = normalize_gps(latitude, longitude, text, row_names)
+    if len(exchanged := find_exchanged(gps.coordinates, gps.coordinates)):
+        logger.warning(
+            "%s: latitude and longitude of %s of %s rows are probably exchanged, first %s: %s. More rows are near the "
+            "exchanged position than near the written one. Check them.",
+            *(source, f"{len(exchanged):,}", f"{len(frame):,}", row_names[exchanged[0]]),
+            "{:g}, {:g}".format(*gps.coordinates[exchanged[0]]),
+        )
     used = set(columns.values())
     found = ", ".join(f"{field}={column}" for field, column in columns.items())
     return SampleTable(
@@ -127,6 +147,29 @@ def table_from_frame(
         slices=frame[[c for c in frame.columns if c not in used]].reset_index(drop=True),
         notes=(f"{source}: {len(frame):,} rows; columns {found}; {id_note}.", *gps.notes),
     )
+
+
+def fill_gps_from_photos(table: SampleTable, source: ImageSource, *, has_columns: bool) -> SampleTable:
+    """The table with the EXIF or XMP positions of the photos in rows without a position.
+
+    Args:
+        table: N rows.
+        source: their images.
+        has_columns: whether the dataset has columns of positions, for the note.
+    """
+    rows = np.flatnonzero(~table.has_gps)
+    if not len(rows):
+        return table
+    latitude, longitude = read_exif_gps_table(source, rows.tolist()).T
+    gps = normalize_gps(latitude, longitude, None, table.filenames[rows])
+    n_found = len(rows) - gps.n_missing
+    filled = table.gps.copy()
+    filled[rows] = gps.coordinates
+    if has_columns:
+        note = f"{n_found:,} of {len(rows):,} rows with blank GPS columns have GPS in the EXIF of their photo."
+    else:
+        note = f"No GPS columns: {n_found:,} of {len(rows):,} photos have GPS in their EXIF."
+    return replace(table, gps=filled, notes=(*table.notes, note, *gps.notes[1:]))
 
 
 def _strings(frame: pd.DataFrame, column: str | None) -> np.ndarray:

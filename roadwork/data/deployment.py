@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 from roadwork.core.errors import ConfigError, DataError
 from roadwork.data.huggingface import read_huggingface_gps
 from roadwork.data.table import SampleTable
-from roadwork.data.utils.geo import EARTH_RADIUS_KM, degrees_of, unit_vectors
+from roadwork.data.utils.geo import EARTH_RADIUS_KM, degrees_of, find_exchanged, unit_vectors
 from roadwork.data.utils.gps_utils import LATITUDE_NAMES, LONGITUDE_NAMES, normalize_gps
 from roadwork.settings import SPLIT_NAMES, DataSettings
 
@@ -140,7 +140,7 @@ def find_deployment(data: DataSettings, table: SampleTable, split_names: np.ndar
     """
     target = data.gps_sampling.target
     if isinstance(target, Sequence) and not isinstance(target, str):
-        return _inline_points(target), f"{len(target)} points of {_KEY}"
+        return _checked(_inline_points(target), table), f"{len(target)} points of {_KEY}"
     if target == "auto":
         root = Path(data.root if data.mode == "local" else data.hub.name)
         present = [root / name for name in DEPLOYMENT_FILES if (root / name).is_file()]
@@ -151,11 +151,22 @@ def find_deployment(data: DataSettings, table: SampleTable, split_names: np.ndar
         name = target.removeprefix(_DATASET_PREFIX).strip()
         return _known(_dataset_split(data, table, name), data, target), f"the dataset's own split {name}"
     if isinstance(target, str) and Path(target).is_file():
-        return load_deployment_points(Path(target)), target
+        return _checked(load_deployment_points(Path(target)), table), target
     raise ConfigError(
         f"{_KEY} is {target!r}. Allowed: auto; {', '.join(SPLIT_NAMES)}; dataset:NAME, the dataset's own split of that "
         "name; a csv, parquet or GeoJSON file that exists; or points, such as [[52.37, 4.90], [35.68, 139.65]]."
     )
+
+
+def _checked(points: np.ndarray, table: SampleTable) -> np.ndarray:
+    """The points; warns of rows that are near them only with latitude and longitude exchanged."""
+    if len(rows := find_exchanged(table.gps, points)):
+        logger.warning(
+            "%s of %s rows are near the deployment only with latitude and longitude exchanged, first %s: %s. Check the "
+            "columns of the data and of the deployment.",
+            *(f"{len(rows):,}", f"{len(table):,}", table.ids[rows[0]], "{:g}, {:g}".format(*table.gps[rows[0]])),
+        )
+    return points
 
 
 def _known(points: np.ndarray, data: DataSettings, target: str) -> np.ndarray:

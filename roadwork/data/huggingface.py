@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,18 @@ import numpy as np
 import pandas as pd
 
 from roadwork.core.errors import DataError
-from roadwork.data.columns import find_columns, table_from_frame
+from roadwork.data.columns import (
+    POSITION_FIELDS,
+    fill_gps_from_photos,
+    find_columns,
+    has_position,
+    label_of,
+    table_from_frame,
+)
+from roadwork.data.formats import LeftOut
 from roadwork.data.images import N_END_BYTES, FileImages, ImageEnds, UnreadableImageError
 from roadwork.data.table import SampleTable
 from roadwork.data.utils.gps_utils import normalize_gps
-
-_POSITION_FIELDS = ("latitude", "longitude", "gps")
 
 
 class ArrowImages:
@@ -76,7 +83,11 @@ def read_huggingface(
     if isinstance(feature := flat.features.get(found.get("label", "")), datasets.ClassLabel):
         frame[found["label"]] = _named_labels(feature, found["label"], frame[found["label"]], class_names, key)
     table = table_from_frame(frame, found, class_names, source=f"{name} [{split}]", key=key)
-    return table, ArrowImages(dataset, image)
+    if left_out := _left_out(Path(name), split, key):
+        first = f"{table.notes[0]} Left out: {len(left_out):,} files are not parquet files of {split}: {left_out}."
+        table = replace(table, notes=(first, *table.notes[1:]))
+    images = ArrowImages(dataset, image)
+    return fill_gps_from_photos(table, images, has_columns=has_position(found)), images
 
 
 def read_huggingface_gps(name: str, split: str, columns: Mapping[str, str]) -> np.ndarray:
@@ -96,9 +107,9 @@ def read_huggingface_gps(name: str, split: str, columns: Mapping[str, str]) -> n
             "or a folder of parquet files, or use a file of deployment points."
         )
     flat = _load(name, split, "data").flatten()
-    overrides = {field: column for field, column in columns.items() if field in _POSITION_FIELDS}
+    overrides = {field: column for field, column in columns.items() if field in POSITION_FIELDS}
     found = find_columns(flat.column_names, overrides)
-    present = {field: found[field] for field in _POSITION_FIELDS if field in found}
+    present = {field: found[field] for field in POSITION_FIELDS if field in found}
     if not present:
         raise DataError(
             f"{name} [{split}] has no column of positions; it has {', '.join(flat.column_names)}. "
@@ -106,7 +117,7 @@ def read_huggingface_gps(name: str, split: str, columns: Mapping[str, str]) -> n
         )
     frame = flat.select_columns(list(present.values())).to_pandas()
     latitude, longitude, text = (
-        frame[present[field]].tolist() if field in present else None for field in _POSITION_FIELDS
+        frame[present[field]].tolist() if field in present else None for field in POSITION_FIELDS
     )
     return normalize_gps(latitude, longitude, text, [f"row {row} of {split}" for row in range(len(frame))]).coordinates
 
@@ -173,6 +184,17 @@ def _parquet_files(name: str, split: str, key: str) -> list[str]:
     )
 
 
+def _left_out(folder: Path, split: str, key: str) -> LeftOut:
+    """The files in a folder of parquet files that are not read; none for other sources."""
+    left_out = LeftOut()
+    if folder.is_dir() and not any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        chosen = set(_parquet_files(str(folder), split, key))
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and str(path) not in chosen:
+                left_out.add(str(path.relative_to(folder)))
+    return left_out
+
+
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else "no message"
 
@@ -181,7 +203,7 @@ def _named_labels(
     feature: datasets.ClassLabel, column: str, values: pd.Series, class_names: Mapping[str, int], key: str
 ) -> list[str | None]:
     """The class names of ClassLabel numbers, which follow the dataset's own order of names."""
-    unknown = [name for name in feature.names if name not in class_names and name not in ("0", "1")]
+    unknown = [name for name in feature.names if label_of(name, class_names) is None]
     if unknown:
         raise DataError(
             f"The label column {column} has the classes {feature.names}; {key}.class_names has {dict(class_names)}. "

@@ -9,20 +9,29 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile
 from torch import Tensor
 from torch.nn import functional
 
+from roadwork.data.formats import (
+    FORMAT_NAMES,
+    HAS_HEIF,
+    HEIF_INSTALL,
+    N_SIGNATURE_BYTES,
+    TruncatedError,
+    complete_images_only,
+    format_of,
+    has_whole_boxes,
+)
 from roadwork.models.processor import ImageStatistics
 
-# torch needs a copy of the pixels. Above this number Pillow resizes instead: only a PNG or WebP is so large here, and
-# two more copies of it in each worker may not fit in memory.
+# torch needs a copy of the pixels. Above this number Pillow resizes instead: only formats without a reduced decode are
+# so large here, and two more copies in each worker may not fit in memory.
 MAX_COPIED_PIXELS = 32_000_000
-FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 200_000_000
 MAX_JPEG_SIDE = 65_000
 
@@ -45,7 +54,9 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _SWAPPED = (5, 6, 7, 8)  # these exchange width and height
+_TURNED_BY_DECODER = ("HEIF", "TIFF")  # their size and pixels are upright already
 UNREADABLE = "unreadable"
+_NO_IMAGE = f"it is not a {FORMAT_NAMES} image, or damaged"
 
 
 def resize_antialiased(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
@@ -126,17 +137,40 @@ class FileImages:
             raise UnreadableImageError(f"{self.paths[row]}: {error.strerror or error}") from error
 
 
+def open_image(file: BinaryIO) -> ImageFile.ImageFile:
+    """An encoded photo, opened with Pillow: its header is read, and its pixels are not decoded yet.
+
+    Raises:
+        UnreadableImageError: it has none of the formats, or Pillow cannot read its header.
+    """
+    first = file.read(N_SIGNATURE_BYTES)
+    file.seek(0)
+    _check_format(first)
+    try:
+        return Image.open(file, formats=[format_of(first)])
+    except Exception as error:  # decoders raise nearly anything on damaged data: OS, syntax, value, struct, EOF errors
+        raise UnreadableImageError(_reason(error)) from error
+
+
+def _check_format(first: bytes) -> None:
+    name = format_of(first)
+    if not name:
+        raise UnreadableImageError(_NO_IMAGE)
+    if name == "HEIF" and not HAS_HEIF:
+        raise UnreadableImageError(f"HEIC needs the package pillow-heif: {HEIF_INSTALL}")
+
+
 def decode_image(data: bytes, size: int, scale: int = EVALUATION_SCALE) -> np.ndarray:
     """(size, size, 3) uint8 RGB: the whole image, resized with antialiasing and rotated upright by its EXIF data.
 
     Args:
-        data: an encoded JPEG, PNG or WebP.
+        data: an encoded photo in one of the formats of `roadwork.data.formats`.
         size: in pixels.
         scale: `EVALUATION_SCALE` for validation and prediction; `TRAINING_SCALE` is faster and slightly coarser.
 
     Raises:
-        UnreadableImageError: not a JPEG, PNG or WebP, damaged, or above 200 million pixels. A damaged JPEG that still
-            decodes is not detected: the format has no checksum.
+        UnreadableImageError: in another format, damaged, or above 200 million pixels. A damaged JPEG that still decodes
+            is not detected: the format has no checksum.
     """
     return _decode(data, lambda _: (size, size), scale)
 
@@ -166,17 +200,20 @@ def _fit_short_side(stored: Size, short_side: int) -> Size:
 def _decode(data: bytes, choose_size: Callable[[Size], Size], scale: int) -> np.ndarray:
     """`choose_size` maps the stored width and height to the wanted ones, before any rotation."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with complete_images_only, open_image(io.BytesIO(data)) as image:
             _check_pixels(image)
             width, height = choose_size(image.size)
-            image.draft("RGB", (scale * width, scale * height))
+            if image.format in ("HEIF", "AVIF"):
+                has_whole_boxes(data)
+            else:  # HEIF would choose the thumbnail in the file, whose pixels may differ
+                image.draft("RGB", (scale * width, scale * height))
             image.decodermaxblock = max(1, len(data))  # decodes in one pass
-            resized = resize_antialiased(_to_rgb(image), (width, height))
-            turn = _UPRIGHT.get(_orientation(image))
+            resized = resize_antialiased(to_rgb(image), (width, height))
+            turn = _UPRIGHT.get(orientation_of(image))
             return resized if turn is None else np.asarray(Image.fromarray(resized).transpose(turn))
     except UnreadableImageError:
         raise
-    except Exception as error:  # decoders raise nearly anything on damaged data: OS, syntax, value, struct, EOF errors
+    except Exception as error:  # as for `open_image`
         raise UnreadableImageError(_reason(error)) from error
 
 
@@ -186,23 +223,23 @@ def upright_size(data: bytes) -> Size:
     Raises:
         UnreadableImageError: as for `decode_image`.
     """
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-            return (height, width) if _orientation(image) in _SWAPPED else (width, height)
-    except Exception as error:  # as for `_decode`
-        raise UnreadableImageError(_reason(error)) from error
+    with open_image(io.BytesIO(data)) as image:
+        width, height = image.size
+        return (height, width) if orientation_of(image) in _SWAPPED else (width, height)
 
 
 def quick_check(source: ImageSource, row: int) -> str | None:
-    """The reason that an image cannot be read, or None. Decodes only files whose ends look incomplete.
+    """The reason that an image cannot be read, or None. Decodes only files that look incomplete.
 
     Such files may still be fine: phones append their own data after the end marker.
     """
     try:
         if not _has_whole_ends(source.read_ends(row)):
-            decode_image(source.read(row), 16)
-    except UnreadableImageError as error:
+            data = source.read(row)
+            _check_format(data[:N_SIGNATURE_BYTES])
+            if not has_whole_boxes(data):
+                decode_image(data, 16)
+    except (UnreadableImageError, TruncatedError) as error:
         return str(error)
     return None
 
@@ -217,18 +254,28 @@ def _has_whole_ends(ends: ImageEnds) -> bool:
     return is_webp and n_bytes >= 8 + int.from_bytes(first[4:8], "little")
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
+    """How the decoded pixels of an image are still to be turned, as an EXIF orientation."""
+    if image.format in _TURNED_BY_DECODER:
+        return 1
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # noqa: BLE001  (a damaged header raises nearly anything, and the image is still readable)
         return 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I", "I;16", "I;16B", "F"):  # convert() would clip 16 bits to white
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as RGB, with transparent parts on white.
+
+    Raises:
+        UnreadableImageError: its pixels are floats.
+    """
+    if image.mode == "F":
+        raise UnreadableImageError("its pixels are floats without a known range; convert it to 8 or 16 bits")
+    if image.mode in ("I", "I;16", "I;16B", "I;16L"):  # convert() would clip 16 bits to white
         return Image.fromarray((np.asarray(image, dtype=np.float64) / 257).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
 
@@ -242,7 +289,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"it has more than the limit of {MAX_PIXELS:,} pixels"
     text = str(error)
-    return f"it is not a {', '.join(FORMATS)} image, or damaged" if "cannot identify" in text else text
+    return _NO_IMAGE if "cannot identify" in text else text
 
 
 class StackedImages:
@@ -289,7 +336,7 @@ def identify_image(source: ImageSource, row: int) -> str:
 
 
 def read_pixels(data: bytes, size: int) -> Tensor:
-    """(3, size, size) uint8 RGB of an encoded JPEG, PNG or WebP: the whole image, upright.
+    """(3, size, size) uint8 RGB of an encoded photo: the whole image, upright.
 
     Raises:
         UnreadableImageError: as for `decode_image`.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +13,13 @@ import numpy as np
 import pandas as pd
 
 from roadwork.core.errors import DataError
-from roadwork.data.columns import find_columns, table_from_frame
+from roadwork.data.columns import fill_gps_from_photos, find_columns, has_position, label_of, table_from_frame
+from roadwork.data.file_names import find_named_photos
+from roadwork.data.formats import SUFFIXES, LeftOut, is_photo_name
 from roadwork.data.images import FileImages
 from roadwork.data.table import SampleTable
-from roadwork.data.utils.exif import read_exif_gps_table
-from roadwork.data.utils.gps_utils import normalize_gps
 
 LABELS_FILES = ("labels.csv", "labels.json", "labels.jsonl", "labels.parquet")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def read_local(
@@ -57,10 +55,12 @@ def read_local(
         raise DataError(
             f"{root} has {' and '.join(p.name for p in present)}. Keep one labels file and remove the others."
         )
+    left_out = LeftOut()
     if present:
         frame, source = read_labels_file(present[0]), str(present[0])
     else:
-        frame, source = _frame_of_class_folders(root, class_names, key), f"{root} (one folder per class)"
+        frame = _frame_of_class_folders(root, class_names, key, left_out)
+        source = f"{root} (one folder per class)"
     found = find_columns([str(c) for c in frame.columns], columns, key=key)
     if "filename" not in found:
         raise DataError(
@@ -69,10 +69,18 @@ def read_local(
         )
     table = table_from_frame(frame, found, class_names, source=source, key=key)
     _check_no_repeats(table.filenames, source)
-    paths = _resolve(root, table.filenames, image_folder)
-    if not {"latitude", "longitude", "gps"} & set(found):
-        table = _with_exif_gps(table, paths)
-    return table, FileImages(paths)
+    if present:
+        paths, left_out, note = find_named_photos(root, table.filenames, image_folder)
+        table = replace(table, notes=(*table.notes, note)) if note else table
+    else:
+        paths = [root / name for name in table.filenames]
+    source_of_photos = FileImages(paths)
+    table = fill_gps_from_photos(table, source_of_photos, has_columns=has_position(found))
+    if left_out:
+        where = f"photos have no row in {present[0].name}" if present else "files are not photos in a class folder"
+        first = f"{table.notes[0]} Left out: {len(left_out):,} {where}: {left_out}."
+        table = replace(table, notes=(first, *table.notes[1:]))
+    return table, source_of_photos
 
 
 def read_labels_file(path: Path) -> pd.DataFrame:
@@ -131,21 +139,27 @@ def _frame_of_objects(rows: Any) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _frame_of_class_folders(root: Path, class_names: Mapping[str, int], key: str) -> pd.DataFrame:
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    rows = [
-        (file.relative_to(root).as_posix(), folder.name)
-        for folder in folders
-        for file in sorted(folder.rglob("*"))
-        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
-    ]
-    unknown = sorted({label for _, label in rows} - set(class_names))
+def _frame_of_class_folders(root: Path, class_names: Mapping[str, int], key: str, left_out: LeftOut) -> pd.DataFrame:
+    """The photos of the class folders; files that are none are counted in `left_out`."""
+    rows = []
+    for folder in sorted(path for path in root.iterdir() if not path.name.startswith(".")):
+        if not folder.is_dir():
+            if is_photo_name(folder.name):
+                left_out.add(folder.name)
+            continue
+        for file in sorted(folder.rglob("*")):
+            name = file.relative_to(root).as_posix()
+            if is_photo_name(name) and not file.name.startswith("."):
+                rows.append((name, folder.name))
+            elif not file.is_dir():
+                left_out.add(name)
+    unknown = sorted({label for _, label in rows if label_of(label, class_names) is None})
     if not rows or unknown:
         what = f"the folders {', '.join(unknown)} are not classes" if rows else "no class folder with images"
         raise DataError(
             f"{root} has no labels file ({', '.join(LABELS_FILES)}), and {what}. Allowed: a labels file with filename "
             f"and label, or folders named {' and '.join(class_names)} (other names: {key}.class_names) "
-            f"with {', '.join(IMAGE_SUFFIXES)} files."
+            f"with {', '.join(SUFFIXES)} files."
         )
     return pd.DataFrame(rows, columns=["filename", "label"])
 
@@ -158,27 +172,3 @@ def _check_no_repeats(filenames: np.ndarray, source: str) -> None:
         raise DataError(
             f"{source} names {len(repeated)} photos more than once: {', '.join(repeated[:5])}. Keep one row per photo."
         )
-
-
-def _resolve(root: Path, filenames: np.ndarray, image_folder: str) -> list[Path]:
-    """Paths of the images, below the root or its `image_folder`. Missing files are left to the image check."""
-    has_images_folder = (root / image_folder).is_dir()
-    resolved = []
-    for row, name in enumerate(filenames):
-        if not name:
-            raise DataError(f"Row {row} of {root}'s labels file has no file name. Fill it in, or remove the row.")
-        # Checks the name only: a link that the user made may lead anywhere.
-        if not Path(name).is_absolute() and os.path.normpath(name).startswith(".."):
-            raise DataError(f"The file name {name!r} leads out of {root}. Use names below it, or absolute paths.")
-        path = root / name
-        if has_images_folder and not path.exists() and (root / image_folder / name).exists():
-            path = root / image_folder / name
-        resolved.append(path)
-    return resolved
-
-
-def _with_exif_gps(table: SampleTable, paths: list[Path]) -> SampleTable:
-    latitude, longitude = read_exif_gps_table(paths).T
-    gps = normalize_gps(latitude, longitude, None, table.filenames)
-    found = f"No GPS columns: {len(table) - gps.n_missing:,} of {len(table):,} photos have GPS in their EXIF."
-    return replace(table, gps=gps.coordinates, notes=(*table.notes, found, *gps.notes[1:]))

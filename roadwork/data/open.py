@@ -14,7 +14,7 @@ from roadwork.core.errors import ConfigError, SplitError
 from roadwork.core.files import cache_folder
 from roadwork.data.grouping.groups import Groups
 from roadwork.data.grouping.near_duplicates import ImageHashes, image_hashes
-from roadwork.data.images import ImageSource
+from roadwork.data.images import ImageSource, UnreadableImageError
 from roadwork.data.mixed_datasets import pairs_with_originals
 from roadwork.data.source import dataset_key, read_dataset
 from roadwork.data.splitting.check import SplitReport, check_splits
@@ -29,6 +29,8 @@ from roadwork.data.table import SampleTable
 from roadwork.settings import DataSettings, Settings
 
 logger = logging.getLogger(__name__)
+
+_MAX_COMPARED = 1000  # pairs whose bytes are compared
 
 
 def open_dataset(settings: Settings) -> Dataset:
@@ -105,11 +107,44 @@ def find_groups(data: DataSettings, table: SampleTable, source: ImageSource) -> 
     duplicates = pairs_with_originals(data, table)
     if splitting.near_duplicates:
         alike = find_duplicates(table, hash_images(data, table, source))
+        _warn_of_contradictions(table, source, alike[~_contains(duplicates, alike)])
         duplicates = np.unique(np.concatenate([duplicates, alike]), axis=0)
     groups = make_groups_of_split_rows(
         table, buffer_km=splitting.buffer_km, max_group_share=splitting.max_group_share, duplicates=duplicates
     )
     return replace(groups, set_aside=groups.set_aside | np.isin(table.ids, list(table.dropped_ids)))
+
+
+def _contains(pairs: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """(P,) bool: whether `pairs` contains each pair of `wanted` (P, 2)."""
+    known = set(map(tuple, pairs.tolist()))
+    return np.fromiter((pair in known for pair in map(tuple, wanted.tolist())), bool, len(wanted))
+
+
+def _warn_of_contradictions(table: SampleTable, source: ImageSource, alike: np.ndarray) -> None:
+    """Warns of photos under both labels: `alike` (P, 2) are row pairs of near-duplicates.
+
+    Generated photos and their originals are not among them: they may differ on purpose.
+    """
+    pairs = alike[table.labels[alike[:, 0]] != table.labels[alike[:, 1]]]
+    if not len(pairs):
+        return
+    compared = pairs[:_MAX_COMPARED].tolist()
+    same = [pair for pair in compared if _same_bytes(source, *pair)]
+    first, second = (same or compared)[0]
+    logger.warning(
+        "%s pairs of near-duplicate photos have different labels; of the first %s, %s have the same bytes. Example: %s "
+        "is %s and %s is %s. Check the labels of both.",
+        *(f"{len(pairs):,}", f"{len(compared):,}", len(same)),
+        *(table.ids[first], table.labels[first], table.ids[second], table.labels[second]),
+    )
+
+
+def _same_bytes(source: ImageSource, first: int, second: int) -> bool:
+    try:
+        return source.read_ends(first) == source.read_ends(second) and source.read(first) == source.read(second)
+    except UnreadableImageError:
+        return False
 
 
 def hash_images(data: DataSettings, table: SampleTable, source: ImageSource) -> ImageHashes:

@@ -10,11 +10,19 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 
-from roadwork.core.errors import DataError
-from roadwork.data.images import FORMATS, UnreadableImageError, read_pixels, to_network_input, upright_size
+from roadwork.core.errors import ConfigError, DataError
+from roadwork.data.formats import FORMAT_NAMES, complete_images_only
+from roadwork.data.images import (
+    UnreadableImageError,
+    orientation_of,
+    read_pixels,
+    to_network_input,
+    to_rgb,
+    upright_size,
+)
 from roadwork.data.utils.exif import read_camera_metadata
 from roadwork.detector.familiarity import Familiarity, Reference, judge, photo_facts
 from roadwork.detector.format import ExportFacts, Preprocessing
@@ -22,6 +30,7 @@ from roadwork.detector.networks import choose_network_device, load_network
 from roadwork.metrics.decision import decide, unfold
 
 ROADWORK, NONE = "Roadwork", "None"
+CHANNEL_ORDERS = ("rgb", "bgr")
 
 
 Photo = str | Path | bytes | Image.Image | np.ndarray
@@ -93,30 +102,33 @@ class Detector:
         chosen = choose_network_device(folder, device)
         return cls(load_network(folder, chosen), preprocessing, facts, chosen, Reference.read(folder))
 
-    def __call__(self, photo: Photo) -> Prediction:
+    def __call__(self, photo: Photo, *, channel_order: str = "rgb") -> Prediction:
         """The prediction for one photo, in any form that `read` takes."""
-        return self.predict_many([photo])[0]
+        return self.predict_many([photo], channel_order=channel_order)[0]
 
-    def predict_many(self, photos: Sequence[Photo]) -> list[Prediction]:
-        """The predictions for a batch of photos, in their order."""
+    def predict_many(self, photos: Sequence[Photo], *, channel_order: str = "rgb") -> list[Prediction]:
+        """The predictions for a batch of photos, in their order, each in any form that `read` takes."""
         if not photos:
             return []
-        return self.decide(self.probabilities(self.logits(torch.stack([self.read(photo) for photo in photos]))))
+        pixels = torch.stack([self.read(photo, channel_order=channel_order) for photo in photos])
+        return self.decide(self.probabilities(self.logits(pixels)))
 
-    def read(self, photo: Photo) -> Tensor:
+    def read(self, photo: Photo, *, channel_order: str = "rgb") -> Tensor:
         """(3, S, S) uint8 pixels of a photo, read as in evaluation.
 
         Args:
-            photo: a path, the bytes of an encoded JPEG, PNG or WebP, an opened PIL image, or (H, W, 3) uint8 RGB.
+            photo: a path, the bytes of an encoded photo, an opened PIL image of any mode, or (H, W, 3) uint8.
+            channel_order: of arrays: `rgb`, or `bgr` as OpenCV reads them. Other forms know their own.
 
         Raises:
             DataError: the photo cannot be read.
+            ConfigError: the channel order is not allowed.
         """
         try:
-            return read_pixels(_encoded(photo), self.preprocessing.size)
+            return read_pixels(_encoded(photo, channel_order), self.preprocessing.size)
         except (OSError, UnreadableImageError) as error:
             name = photo if isinstance(photo, str | Path) else f"The photo ({type(photo).__name__})"
-            raise DataError(f"{name} cannot be read: {error}. Allowed: {', '.join(FORMATS)}.") from error
+            raise DataError(f"{name} cannot be read: {error}. Allowed: {FORMAT_NAMES}.") from error
 
     @torch.inference_mode()
     def logits(self, pixels: Tensor) -> Tensor:
@@ -131,7 +143,7 @@ class Detector:
         logits, features = with_features(images) if with_features else (self.network(images), None)
         return logits.float().cpu(), None if features is None else features.float().cpu()
 
-    def familiarity(self, photos: Sequence[Photo]) -> Familiarity:
+    def familiarity(self, photos: Sequence[Photo], *, channel_order: str = "rgb") -> Familiarity:
         """Whether photos look like the training photos; see docs/familiarity.md.
 
         Raises:
@@ -139,7 +151,7 @@ class Detector:
         """
         features, facts = [], []
         for photo in photos:
-            data = _encoded(photo)
+            data = _encoded(photo, channel_order)
             pixels = self.read(data)
             camera = read_camera_metadata(data)
             facts.append(photo_facts(pixels, upright_size(data), camera.captured_at, camera[:2]))
@@ -173,20 +185,30 @@ def decide_photos(probabilities: np.ndarray, facts: ExportFacts) -> list[Predict
     ]
 
 
-def _encoded(photo: Any) -> bytes:
+def _encoded(photo: Any, channel_order: str) -> bytes:
     """The bytes of an encoded image. Decoded images are encoded losslessly, so that all photos use the same reader."""
+    if channel_order not in CHANNEL_ORDERS:
+        raise ConfigError(f"channel_order is {channel_order!r}; allowed: {', '.join(CHANNEL_ORDERS)}.")
     if isinstance(photo, bytes):
         return photo
     if isinstance(photo, str | Path):
         return Path(photo).read_bytes()
+    exif = Image.Exif()
     if isinstance(photo, np.ndarray):
         if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
-            raise DataError(f"The photo is an array of {photo.dtype} {photo.shape}; it must be uint8 (H, W, 3), RGB.")
-        photo = Image.fromarray(photo)
-    if not isinstance(photo, Image.Image):
+            raise DataError(
+                f"The photo is an array of {photo.dtype} {photo.shape}; it must be uint8 (H, W, 3), with the channels "
+                f"in the order of channel_order ({', '.join(CHANNEL_ORDERS)}). Convert it."
+            )
+        rgb = Image.fromarray(np.ascontiguousarray(photo[..., ::-1] if channel_order == "bgr" else photo))
+    elif isinstance(photo, Image.Image):
+        with complete_images_only:
+            rgb = to_rgb(photo)
+        exif[ExifTags.Base.Orientation] = orientation_of(photo)
+    else:
         raise DataError(
             f"The photo is a {type(photo).__name__}; allowed: a path, bytes, a PIL image, or a uint8 array (H, W, 3)."
         )
     buffer = BytesIO()
-    photo.save(buffer, "PNG", compress_level=0, exif=photo.getexif())
+    rgb.save(buffer, "PNG", compress_level=0, exif=exif)
     return buffer.getvalue()

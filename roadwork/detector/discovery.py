@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from roadwork.core.errors import DataError
+from roadwork.data.formats import SUFFIXES, LeftOut, is_photo_name
 from roadwork.detector.photos import FoundPhotos, PhotoFiles, PhotoSource
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 PARQUET = ".parquet"
 FROM_STDIN = "-"
 
@@ -49,7 +49,8 @@ class _Finder:
 
     def __init__(self, recursive: bool) -> None:
         self.recursive = recursive
-        self.n_duplicates = self.n_hidden = self.n_other = self.n_parquet = 0
+        self.n_duplicates = self.n_hidden = self.n_parquet = 0
+        self.left_out = LeftOut()
         self._sources: list[PhotoSource] = []
         self._names: list[str] = []
         self._keys: list[str] = []
@@ -61,10 +62,10 @@ class _Finder:
             self.add(given)
             return
         for path in sorted(glob.glob(given, recursive=True)):  # noqa: PTH207 -- a Path would drop a leading ./
-            if Path(path).is_dir() or _is_named(path, *SUFFIXES, PARQUET):
+            if Path(path).is_dir() or is_photo_name(path) or _is_parquet(path):
                 self.add(path)
             else:
-                self.n_other += 1
+                self.left_out.add(path)
 
     def add(self, path: str, *, must_exist: bool = True) -> None:
         try:
@@ -81,14 +82,14 @@ class _Finder:
             self._add_folder(path)
         elif not stat.S_ISREG(mode):
             raise DataError(f"{path} is neither a file nor a folder. Name files, folders or globs.")
-        elif _is_named(path, PARQUET):
+        elif _is_parquet(path):
             self._add_parquet(path)
         else:
             self._add_file(path, os.path.realpath(path))
 
     def finish(self) -> FoundPhotos:
         self._close_files()
-        return FoundPhotos(self._sources, self.n_duplicates, self.n_hidden, self.n_other)
+        return FoundPhotos(self._sources, self.n_duplicates, self.n_hidden, self.left_out)
 
     def _add_file(self, name: str, key: str) -> None:
         if self._is_new(key):
@@ -133,13 +134,13 @@ class _Finder:
             elif entry.is_dir():
                 if self.recursive:
                     yield entry.path
-            elif _is_named(entry.name, *SUFFIXES) and (entry.is_file() or entry.is_symlink()):
+            elif is_photo_name(entry.name) and (entry.is_file() or entry.is_symlink()):
                 # A dangling link is reported as an unreadable photo.
                 key = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(real, entry.name)  # noqa: PTH118
                 self._add_file(entry.path, key)
             else:
-                self.n_other += 1
-                self.n_parquet += _is_named(entry.name, PARQUET)
+                self.left_out.add(entry.path)
+                self.n_parquet += _is_parquet(entry.name)
 
     def _close_files(self) -> None:
         if self._keys:
@@ -153,12 +154,13 @@ class _Finder:
         return is_new
 
 
-def _is_named(name: str, *suffixes: str) -> bool:
-    return name.lower().endswith(suffixes)
+def _is_parquet(name: str) -> bool:
+    return name.lower().endswith(PARQUET)
 
 
 def _nothing(inputs: Sequence[str], finder: _Finder) -> str:
-    skipped = f" {finder.n_other} other and {finder.n_hidden} hidden files were skipped." if finder.n_other else ""
+    n, n_hidden = len(finder.left_out), finder.n_hidden
+    skipped = f" Skipped: {n} without a photo suffix, {finder.left_out}, and {n_hidden} hidden." if n else ""
     hint = " Parquet files in a folder must be named explicitly, such as 'folder/*.parquet'." * bool(finder.n_parquet)
     return (
         f"There are no photos in {', '.join(inputs[:5])}{' ...' * (len(inputs) > 5)}.{skipped}{hint} "

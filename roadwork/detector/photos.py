@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, compress
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from roadwork.data.formats import LeftOut
 from roadwork.data.images import UnreadableImageError
 
 # Larger files are not photos, but for example videos with a photo's suffix. Reading them would fill the memory.
@@ -103,16 +104,21 @@ class FoundPhotos:
         sources: the photos by source.
         n_duplicates: skipped repetitions.
         n_hidden: skipped files and folders whose names begin with a dot.
-        n_other: skipped files without a photo's suffix.
+        left_out: skipped files without a photo's suffix.
     """
 
     sources: Sequence[PhotoSource]
     n_duplicates: int = 0
     n_hidden: int = 0
-    n_other: int = 0
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     def __len__(self) -> int:
         return sum(map(len, self.sources))
+
+    @property
+    def n_other(self) -> int:
+        """Number of skipped files without a photo's suffix."""
+        return len(self.left_out)
 
     def keys(self) -> Iterator[str]:
         """The key of each photo."""

@@ -153,7 +153,10 @@ def _prepare(frame: pd.DataFrame) -> pd.DataFrame:
     photos = frame.loc[is_usable, list(PHOTO_COLUMNS)].reset_index(drop=True)
     photos["is_roadwork"] = photos.pop("label") == ROADWORK
     photos["captured_at"] = photos["captured_at"].astype("string")
+    # A time without a zone is local: in UTC it is earlier by the solar time at its longitude, as in `_local_day`.
+    is_local = ~photos["captured_at"].str.contains(_ZONE).fillna(value=True).to_numpy(dtype=bool)
     photos["time"] = pd.to_datetime(photos["captured_at"], format="ISO8601", utc=True, errors="coerce")
+    photos["time"] -= pd.to_timedelta(np.where(is_local, photos["longitude"] / 15, 0.0), "h")
     order = ["time", "filename", "latitude", "longitude", "probability"]
     return photos.drop(columns="abstain").drop_duplicates().sort_values(order, ignore_index=True)
 

@@ -28,7 +28,7 @@ _TILE_SHARE = 1 / 2
 
 
 def read_views(data: bytes, size: int, views: str) -> Tensor:
-    """(V, 3, size, size) uint8 RGB of an encoded JPEG, PNG or WebP; the first view is the whole photo, upright.
+    """(V, 3, size, size) uint8 RGB of an encoded photo; the first view is the whole photo, upright.
 
     For `none` and `flip` the first view equals `read_pixels`. For `tiles` the photo is decoded once at the size that
     the tiles need, so the first view differs from `read_pixels` by fractions of a grey level.

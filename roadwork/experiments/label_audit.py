@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps
+from PIL import Image
 
 from roadwork.core.files import atomic_path
 from roadwork.core.progress import track
-from roadwork.data.images import FORMATS, ImageSource, UnreadableImageError
+from roadwork.data.images import ImageSource, UnreadableImageError, decode_short_side
 from roadwork.data.label_corrections import DROP, is_filled_in
 from roadwork.data.utils.privacy import round_positions
 from roadwork.experiments.comparison import check_installed
@@ -70,12 +70,10 @@ def read_thumbnails(source: ImageSource, rows: Iterable[int], total: int) -> lis
 
 def _thumbnail(source: ImageSource, row: int) -> bytes | None:
     try:
-        with Image.open(io.BytesIO(source.read(row)), formats=FORMATS) as image:
-            image.draft("RGB", (2 * THUMBNAIL[0], 2 * THUMBNAIL[1]))
-            small = ImageOps.exif_transpose(image).convert("RGB")
-            small.thumbnail(THUMBNAIL)
-    except (UnreadableImageError, OSError, ValueError, Image.DecompressionBombError):
+        small = Image.fromarray(decode_short_side(source.read(row), min(THUMBNAIL)))
+    except UnreadableImageError:
         return None
+    small.thumbnail(THUMBNAIL)
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=75)  # a new file, without the EXIF position of the photo
     return buffer.getvalue()

@@ -24,10 +24,10 @@ from torch import Tensor
 from roadwork.core.errors import DataError
 from roadwork.core.files import sha256_of, write_json
 from roadwork.core.progress import track
+from roadwork.data.formats import SUFFIXES, is_photo_name
 from roadwork.demo.generate import draw_sequence
 from roadwork.demo.places import FRAMES, plan_sequences
 from roadwork.detector.detector import Detector
-from roadwork.detector.discovery import SUFFIXES
 from roadwork.detector.format import read_json
 from roadwork.metrics.decision import decide
 
@@ -144,7 +144,7 @@ def find_files(inputs: Sequence[Path]) -> list[Path]:
     for given in inputs:
         if not given.exists():
             raise DataError(f"{given} does not exist. Name photos or folders.")
-        inside = sorted(path for path in given.rglob("*") if path.suffix.lower() in SUFFIXES)
+        inside = sorted(path for path in given.rglob("*") if is_photo_name(path.name))
         if given.is_dir() and not inside:
             raise DataError(f"{given} has no photos: none of its files ends in {', '.join(SUFFIXES)}.")
         found.update(dict.fromkeys(inside if given.is_dir() else [given]))

@@ -7,6 +7,7 @@ from another source (Geirhos et al., "Shortcut learning in deep neural networks"
 from __future__ import annotations
 
 import io
+import os
 import re
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,7 @@ from sklearn.preprocessing import OneHotEncoder
 from sklearn.tree import DecisionTreeClassifier
 
 from roadwork.core.progress import track
-from roadwork.data.images import FORMATS, FileImages, ImageSource, UnreadableImageError
+from roadwork.data.images import FileImages, ImageSource, UnreadableImageError, open_image
 from roadwork.data.open import Dataset
 from roadwork.metrics.classification import mcc
 from roadwork.metrics.intervals import count_by_group, count_intervals
@@ -192,15 +193,9 @@ def _read_header(source: ImageSource, row: int) -> dict[str, Any]:
     names = ("megabytes", "bytes_per_pixel", "width", "height", "megapixels", "aspect", "quantization", "hour")
     facts |= dict.fromkeys((*names, "is_progressive"), np.nan)
     try:
-        file: Path | io.BytesIO
-        if isinstance(source, FileImages):
-            file = source.paths[row]
-            n_bytes = file.stat().st_size
-        else:
-            data = source.read(row)
-            file, n_bytes = io.BytesIO(data), len(data)
-        with Image.open(file, formats=FORMATS) as image:
-            facts |= _facts_of(image, n_bytes)
+        opened = source.paths[row].open("rb") if isinstance(source, FileImages) else io.BytesIO(source.read(row))
+        with opened as file, open_image(file) as image:
+            facts |= _facts_of(image, file.seek(0, os.SEEK_END))
     except (OSError, ValueError, SyntaxError, UnreadableImageError):
         pass
     return facts

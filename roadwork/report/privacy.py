@@ -40,7 +40,7 @@ def make_thumbnail(data: bytes, blur: float) -> bytes:
     """A small JPEG of an encoded photo, upright and without EXIF.
 
     Args:
-        data: a JPEG, PNG or WebP.
+        data: the encoded photo.
         blur: standard deviation of the Gaussian blur, in % of the short side; 0 for no blur.
 
     Raises:

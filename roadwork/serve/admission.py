@@ -14,17 +14,17 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from roadwork.data.images import FORMATS
+from roadwork.data.formats import MEDIA_TYPES
+from roadwork.data.images import UnreadableImageError, open_image
 from roadwork.data.utils.exif import CameraMetadata, read_camera_metadata
 from roadwork.serve import errors
 from roadwork.serve.errors import Limits, damaged_photo, empty_photo, queue_full, too_many_pixels, unsupported_format
 
-_JPEG, _PNG, _RIFF, _WEBP = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"WEBP"
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 FIELD = "images"
 
 # Content types of a body that is one photo. Its format is read from its first bytes.
-RAW_TYPES = ("image/jpeg", "image/jpg", "image/png", "image/webp", "application/octet-stream")
+RAW_TYPES = (*MEDIA_TYPES, "application/octet-stream")
 _MAX_NAME = 255
 _IN_MEMORY = 1_000_000  # bytes of a file; a larger one waits on disk until it is decoded
 
@@ -102,24 +102,18 @@ def read_header(data: bytes, limits: Limits) -> PhotoHeader:
     """
     if not data:
         raise empty_photo()
-    if not _begins_like_a_photo(data):
-        raise unsupported_format()
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with open_image(io.BytesIO(data)) as image:
             n_pixels = image.width * image.height
             if n_pixels > limits.max_pixels:
                 raise too_many_pixels(f"{image.width}x{image.height}", limits)
-            # Pillow would decode a whole PNG to look for EXIF after the pixels.
-            has_exif = image.format != "PNG" or "exif" in image.info
-            return PhotoHeader(n_pixels, read_camera_metadata(data) if has_exif else CameraMetadata())
-    except _BOMBS:
-        raise too_many_pixels("far too many", limits) from None
-    except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError) as error:
-        raise damaged_photo(f"its header cannot be read ({type(error).__name__})") from error
-
-
-def _begins_like_a_photo(data: bytes) -> bool:
-    return data.startswith((_JPEG, _PNG)) or (data.startswith(_RIFF) and data[8:12] == _WEBP)
+            return PhotoHeader(n_pixels, read_camera_metadata(data))
+    except UnreadableImageError as error:
+        if isinstance(error.__cause__, _BOMBS):
+            raise too_many_pixels("far too many", limits) from None
+        if error.__cause__ is None:  # its first bytes are those of no format
+            raise unsupported_format(str(error)) from None
+        raise damaged_photo(f"its header cannot be read ({type(error.__cause__).__name__})") from error
 
 
 @asynccontextmanager

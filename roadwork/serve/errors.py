@@ -9,11 +9,11 @@ import math
 from dataclasses import dataclass, fields
 
 from roadwork.core.errors import ConfigError
-from roadwork.data.images import FORMATS, MAX_PIXELS
+from roadwork.data.formats import FORMAT_NAMES, MEDIA_TYPES
+from roadwork.data.images import MAX_PIXELS
 
 MB = 1_000_000
 MEGAPIXEL = 1_000_000
-_FORMATS = ", ".join(FORMATS)
 
 
 @dataclass(frozen=True)
@@ -148,20 +148,19 @@ def unsupported_body(content_type: str) -> RequestError:
         415,
         "unsupported_body",
         f"The body's Content-Type is {content_type[:60]!r}; allowed are multipart/form-data and, for one photo, "
-        "image/jpeg, image/png or image/webp. Set the header.",
+        f"{', '.join(MEDIA_TYPES)}. Set the header.",
     )
 
 
 def empty_photo() -> RequestError:
     """The file has no bytes."""
-    return RequestError(400, "empty_photo", f"The file is empty. Send a photo in one of the formats {_FORMATS}.")
+    return RequestError(400, "empty_photo", f"The file is empty. Send a {FORMAT_NAMES} photo.")
 
 
-def unsupported_format() -> RequestError:
+def unsupported_format(reason: str) -> RequestError:
     """The file is not a photo, or in another format."""
-    return RequestError(
-        415, "unsupported_format", f"The file is not one of the formats {_FORMATS}. Convert it to one of them."
-    )
+    message = f"The file cannot be read: {reason}. Convert it to one of the formats {FORMAT_NAMES}."
+    return RequestError(415, "unsupported_format", message)
 
 
 def damaged_photo(reason: str) -> RequestError:

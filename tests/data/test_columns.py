@@ -38,6 +38,12 @@ def test_labels_of_all_kinds():
     assert parse_labels(values, NAMES, ["r"] * 8).tolist() == [0, 1, 0, 1, 1, 1, 1, 0]
 
 
+def test_label_words():
+    words = ["yes", "No", "TRUE", "false", " Yes ", True, np.bool_(False)]
+    assert parse_labels(words, NAMES, words).tolist() == [1, 0, 1, 0, 1, 1, 0]
+    assert parse_labels(["yes", "no"], {"yes": 0, "no": 1}, ["a", "b"]).tolist() == [0, 1]
+
+
 def test_class_names_precede_numbers():
     assert parse_labels(["0", "1"], {"0": 1, "1": 0}, ["a", "b"]).tolist() == [1, 0]
 

@@ -6,6 +6,7 @@ import datasets
 import numpy as np
 import pandas as pd
 import pytest
+from fixtures.photos import jpeg
 from PIL import Image
 
 from roadwork.core.errors import DataError
@@ -53,6 +54,29 @@ FEATURES = datasets.Features(
 
 def dataset(**changes):
     return datasets.Dataset.from_dict({**columns(), **changes}, features=FEATURES)
+
+
+def test_exif_gps_of_rows_without_text(tmp_path):
+    data = columns(4)
+    for row in (0, 1):
+        data["image"][row]["bytes"] = jpeg(row, (-33.5, 151.25))
+    data["gps"] = [None, "(1.5, 1.25)", None, None]
+    datasets.Dataset.from_dict(data, features=FEATURES).save_to_disk(tmp_path / "data")
+    table, _ = read_huggingface(str(tmp_path / "data"), "train", {}, NAMES)
+    np.testing.assert_allclose(table.gps[:2], [[-33.5, 151.25], [1.5, 1.25]])
+    assert table.has_gps.tolist() == [True, True, False, False]
+
+
+def test_other_files_of_a_parquet_folder_are_counted(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for split in ("train", "test"):
+        dataset().to_parquet(folder / f"{split}.parquet")
+    (folder / "photo.jpg").touch()
+    table, _ = read_huggingface(str(folder), "train", {}, NAMES)
+    assert "Left out: 2 " in table.notes[0]
+    assert "1 .jpg (photo.jpg)" in table.notes[0]
+    assert "1 .parquet (test.parquet)" in table.notes[0]
 
 
 def row_shown_by(images, position):

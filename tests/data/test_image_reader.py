@@ -5,10 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from roadwork.data import images
 from roadwork.data import images as resizing
+from roadwork.data.formats import FORMAT_NAMES
 from roadwork.data.images import (
     EVALUATION_SCALE,
     TRAINING_SCALE,
@@ -112,15 +113,19 @@ def test_pictures_too_large_to_copy_equal_pillow_exactly(monkeypatch):
     np.testing.assert_array_equal(resize_antialiased(picture, (90, 80)), expected)
 
 
+@pytest.mark.parametrize("fmt", ["JPEG", "PNG", "WEBP", "HEIF", "AVIF", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation_equals_pillow(orientation):
+def test_orientation_equals_pillow(orientation, fmt):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encode(Image.fromarray(QUARTERS).convert("RGB"), quality=95, exif=exif)
-    with Image.open(io.BytesIO(data)) as image:
-        expected = np.asarray(ImageOps.exif_transpose(image).resize((40, 40), Image.Resampling.BICUBIC))
-    ours = decode_image(data, 40)  # 400 pixels to 40: decoded at a reduced size
+    image = Image.fromarray(QUARTERS).convert("RGB")
+    data = encode(image, fmt, quality=95, exif=exif.tobytes())  # HEIF and AVIF store the rotation beside it too
+    image.getexif()[0x0112] = orientation
+    upright = ImageOps.exif_transpose(image)
+    expected = np.asarray(upright.resize((40, 40), Image.Resampling.BICUBIC))
+    ours = decode_image(data, 40)  # 400 pixels to 40: a JPEG is decoded at a reduced size
     np.testing.assert_allclose(corners(ours), corners(expected), atol=3)
+    assert images.upright_size(data) == upright.size
     if orientation == 6:
         np.testing.assert_allclose(corners(ours), [160, 0, 240, 80], atol=3)
 
@@ -156,6 +161,14 @@ def kinds():
         "WebP": (encode(rgb, "WEBP", quality=95), [0, 80, 160, 240]),
         "WebP with alpha": (encode(rgba, "WEBP", lossless=True), transparent),
         "progressive JPEG": (encode(rgb, progressive=True), [0, 80, 160, 240]),
+        "HEIC": (encode(rgb, "HEIF", quality=95), [0, 80, 160, 240]),
+        "HEIC with alpha": (encode(rgba, "HEIF", quality=-1), transparent),
+        "AVIF": (encode(rgb, "AVIF", quality=95), [0, 80, 160, 240]),
+        "AVIF with alpha": (encode(rgba, "AVIF", quality=95), transparent),
+        "MPO": (encode(rgb, "MPO", save_all=True, append_images=[grey.convert("RGB")]), [0, 80, 160, 240]),
+        "TIFF": (encode(rgb, "TIFF", compression="tiff_lzw"), [0, 80, 160, 240]),
+        "CMYK TIFF": (encode(rgb.convert("CMYK"), "TIFF"), [0, 80, 160, 240]),
+        "16-bit TIFF": (encode(sixteen, "TIFF"), [0, 80, 160, 240]),
     }
 
 
@@ -166,12 +179,31 @@ def test_all_image_modes_are_read(tmp_path, kind):
     assert check(tmp_path, data) is None
 
 
-@pytest.mark.parametrize("fmt", ["GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("fmt", ["GIF", "BMP"])
 def test_other_formats_are_rejected(tmp_path, fmt):
     data = encode(photo(64, 48), fmt)
-    with pytest.raises(UnreadableImageError, match="JPEG, PNG, WEBP"):
+    with pytest.raises(UnreadableImageError, match=FORMAT_NAMES):
         decode_image(data, 32)
-    assert "not a JPEG, PNG, WEBP image" in check(tmp_path, data)
+    assert FORMAT_NAMES in check(tmp_path, data)
+
+
+def test_heic_without_its_package_names_the_install_command(tmp_path, monkeypatch):
+    data = encode(photo(64, 48), "HEIF")
+    monkeypatch.setattr(images, "HAS_HEIF", False)
+    with pytest.raises(UnreadableImageError, match="pip install"):
+        decode_image(data, 32)
+    assert "pip install" in check(tmp_path, data)
+
+
+def test_tiff_of_floats_is_rejected():
+    data = encode(Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)), "TIFF")
+    with pytest.raises(UnreadableImageError, match="float"):
+        decode_image(data, 8)
+
+
+def test_heic_thumbnail_is_not_read_instead_of_the_photo():
+    data = encode(photo(640, 480), "HEIF", thumbnails=[320], quality=90)
+    assert difference_from_full_decode(data, 96) < 1
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xd8\xff", b"<html>not found</html>", b"RIFF\x10\0\0\0WEBP"])
@@ -194,12 +226,40 @@ def test_photos_of_200_megapixel_phones_are_within_the_limit():
     assert Image.MAX_IMAGE_PIXELS == images.MAX_PIXELS > 16320 * 12240
 
 
-@pytest.mark.parametrize("fmt", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("fmt", ["JPEG", "PNG", "WEBP", "HEIF", "AVIF", "TIFF"])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
 def test_cut_off_files_are_found_without_a_full_decode(tmp_path, fmt, share):
     data = encode(photo(600, 400), fmt)
     assert check(tmp_path, data[: int(share * len(data))])
     assert check(tmp_path, data) is None
+
+
+@pytest.mark.parametrize("share", [0.5, 0.95])
+def test_tiles_cut_off_a_heic_are_an_error_not_grey(share):
+    data = encode(photo(640, 480), "HEIF", tile_size=256)
+    with pytest.raises(UnreadableImageError, match="truncated"):
+        decode_image(data[: int(share * len(data))], 64)
+
+
+def test_whole_heic_files_are_checked_without_decoding(tmp_path, monkeypatch):
+    data = encode(photo(64, 48), "HEIF")
+    monkeypatch.setattr(images, "decode_image", lambda *_: pytest.fail("decoded"))
+    assert check(tmp_path, data) is None
+
+
+@pytest.mark.parametrize("fmt", ["JPEG", "PNG", "AVIF", "HEIF"])
+def test_the_flag_of_another_library_does_not_hide_damage(monkeypatch, fmt):
+    data = encode(photo(600, 400), fmt)
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+
+    def is_damaged(_):
+        with pytest.raises(UnreadableImageError):
+            decode_image(data[: len(data) // 2], 64)
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(is_damaged, range(16)))
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
 
 
 def test_jpeg_cut_off_and_padded_by_a_full_disk(tmp_path):

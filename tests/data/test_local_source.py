@@ -9,6 +9,7 @@ from PIL import ExifTags, Image
 
 from roadwork.core.errors import DataError
 from roadwork.data.dataset import ImageStore
+from roadwork.data.formats import SUFFIXES
 from roadwork.data.local import read_labels_file, read_local
 
 NAMES = {"None": 0, "Roadwork": 1}
@@ -92,6 +93,46 @@ def test_class_folders(tmp_path):
     assert ImageStore(images, 16).find_unreadable(np.arange(3)) == []
 
 
+def test_class_folders_read_every_photo_suffix(tmp_path):
+    for suffix in SUFFIXES:
+        (tmp_path / "None").mkdir(exist_ok=True)
+        (tmp_path / "None" / f"a{suffix.upper()}").touch()
+    assert len(read_local(tmp_path, {}, NAMES)[0]) == len(SUFFIXES)
+
+
+def test_class_folders_named_by_label_words(tmp_path):
+    for name in ("yes/a.jpg", "no/b.jpg"):
+        picture(tmp_path / name)
+    table, _ = read_local(tmp_path, {}, NAMES)
+    assert dict(zip(table.filenames, table.labels, strict=True)) == {"no/b.jpg": 0, "yes/a.jpg": 1}
+
+
+def test_files_left_out_of_class_folders_are_counted(tmp_path):
+    for name in ("None/a.jpg", "Roadwork/b.HEIC", "loose.jpg"):
+        picture(tmp_path / name, format="HEIF" if "HEIC" in name else None)
+    for name in ("Roadwork/._b.HEIC", "Roadwork/d.mp4", "Roadwork/deep/e.mp4", "None/README", "splits.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    table, _ = read_local(tmp_path, {}, NAMES)
+    assert table.filenames.tolist() == ["None/a.jpg", "Roadwork/b.HEIC"]
+    left_out = table.notes[0].partition("Left out: ")[2]
+    assert left_out.startswith("5 ")
+    for part in ("2 .mp4 (Roadwork/d.mp4)", "1 hidden (Roadwork/._b.HEIC)", "1 .jpg (loose.jpg)", "(None/README)"):
+        assert part in left_out
+
+
+def test_photos_without_a_row_are_counted(tmp_path):
+    for name in ("images/a.jpg", "images/b.jpg", "images/deep/c.heif"):
+        picture(tmp_path / name, format="JPEG")
+    (tmp_path / "images" / "notes.txt").touch()
+    label_file(tmp_path, {"filename": "a.jpg", "label": 0})
+    assert "Left out: 2 " in read_local(tmp_path, {}, NAMES)[0].notes[0]
+    linked = tmp_path / "link"
+    linked.symlink_to(tmp_path)
+    label_file(tmp_path, *({"filename": str(linked / "images" / name), "label": 0} for name in ("a.jpg", "b.jpg")))
+    assert "Left out: 1 photos have no row in labels.json: 1 .heif" in read_local(tmp_path, {}, NAMES)[0].notes[0]
+
+
 def test_unknown_class_folders_and_no_images(tmp_path):
     with pytest.raises(DataError, match=r"class folder.*labels\.csv|labels\.csv.*class folder"):
         read_local(tmp_path, {}, NAMES)
@@ -112,6 +153,29 @@ def test_exif_gps_without_gps_columns(tmp_path):
     assert table.notes[-1] == "No GPS columns: 1 of 2 photos have GPS in their EXIF."
     with_columns = label_file(tmp_path, *({**row, "latitude": 1.0, "longitude": 2.0} for row in rows))
     assert read_local(with_columns, {}, NAMES)[0].gps.tolist() == [[1.0, 2.0], [1.0, 2.0]]
+
+
+def test_exif_gps_of_rows_with_blank_columns(tmp_path):
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.GPSInfo).update({1: "S", 2: (33.0, 30.0, 0.0), 3: "E", 4: (13.0, 24.0, 0.0)})
+    picture(tmp_path / "a.jpg", exif=exif)
+    picture(tmp_path / "b.jpg", exif=exif)
+    picture(tmp_path / "c.jpg")
+    rows = [{"filename": f"{name}.jpg", "label": 0, "lat": None, "lon": None} for name in "abc"]
+    rows[1] |= {"lat": 1.0, "lon": 2.0}
+    table, _ = read_local(label_file(tmp_path, *rows), {}, NAMES)
+    np.testing.assert_allclose(table.gps, [[-33.5, 13.4], [1, 2], [np.nan, np.nan]])
+    assert "1 of 2 rows with blank GPS columns" in table.notes[-1]
+
+
+def test_exchanged_coordinates_in_range_are_warned_of(tmp_path, caplog):
+    rows = [{"filename": f"{n}.jpg", "label": 0, "lat": 52.5 + n / 100, "lon": 13.4} for n in range(9)]
+    read_local(label_file(tmp_path, *rows), {}, NAMES)
+    assert not caplog.records
+    rows[4] |= {"lat": 13.4, "lon": 52.5}
+    read_local(label_file(tmp_path, *rows), {}, NAMES)
+    assert [record.getMessage() for record in caplog.records if "1 of 9 rows" in record.getMessage()]
+    assert "4.jpg" in caplog.text
 
 
 def test_files_below_images_below_root_absolute_and_linked(tmp_path):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import datasets
 import numpy as np
 import pandas as pd
@@ -134,3 +136,13 @@ def test_file_of_one_split_is_not_taken_for_another(tmp_path):
     hub_folder(tmp_path / "hub", latitude=("float64", [1.0, 2, 3]), longitude=("float64", [1.0, 2, 3]))
     with pytest.raises(DataError, match=r"one split.*'test'"):
         found("dataset:test", mode="huggingface", name=tmp_path / "hub" / "train-00000-of-00001.parquet")
+
+
+def test_rows_near_the_deployment_only_if_exchanged(tmp_path, caplog):
+    path = tmp_path / "deployment.csv"
+    path.write_text("lat,lon\n52.5,13.4\n")
+    table = table_of()
+    found(str(path), table=replace(table, gps=np.full((len(table), 2), (52.6, 13.3))))
+    assert not caplog.records
+    found(str(path), table=replace(table, gps=np.full((len(table), 2), (13.3, 52.6))))
+    assert f"{len(table)} of {len(table)} rows" in caplog.text

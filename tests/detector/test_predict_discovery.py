@@ -35,6 +35,7 @@ def test_folder_is_read_in_order_with_subfolders(here):
     found = find_photos(["photos"])
     assert names(found) == ["photos/a.png", "photos/b.JPG", "photos/m/d.jpeg", "photos/z/c.webp"]
     assert (found.n_hidden, found.n_other, found.n_duplicates) == (2, 3, 0)
+    assert "1 .mp4 (photos/clip.mp4)" in str(found.left_out)
     assert names(find_photos(["photos"], recursive=False)) == ["photos/a.png", "photos/b.JPG"]
     assert [photo.position for photo in chosen(found, [False, True, False, True])] == [1, 3]
 

@@ -102,6 +102,13 @@ def test_negative_photos_count_for_the_nearest_site_in_radius():
     assert sites.loc["p", "probability"] < 0.9 == pytest.approx(sites.loc["b", "probability"])
 
 
+def test_local_times_are_ordered_among_times_with_a_zone():
+    times = ["2024-05-01T10:30:00", "2024-05-01T10:00:00Z", "2024-05-01T11:00:00+02:00"]  # 9:36, 10:00, 9:00 UTC
+    (site,) = find_sites(photos([BERLIN] * 3, captured_at=times), prior=None).itertuples()
+    assert (site.first_seen, site.last_seen) == (times[2], times[1])
+    assert site.n_photos == 3
+
+
 def test_abstained_unlocated_and_unreadable_rows_are_ignored():
     frame = pd.concat([
         photos(BERLIN),

@@ -52,7 +52,7 @@ def test_prediction_equals_that_of_the_detector(client, detector):
 
 
 def test_position_is_null_without_gps(client):
-    for data in (photo(0), encoded("PNG"), encoded("WEBP")):
+    for data in map(encoded, ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "TIFF")):
         (prediction,) = client.post("/predict", files=upload(data)).json()["predictions"]
         assert prediction["latitude"] is None
         assert prediction["longitude"] is None

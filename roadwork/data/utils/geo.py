@@ -8,6 +8,7 @@ from scipy.spatial import cKDTree
 
 EARTH_RADIUS_KM = 6371.0088  # IUGG mean radius, the one geopy's great_circle uses
 _CHUNK_ROWS = 1 << 16
+_MIN_OFF_DIAGONAL = 5  # degrees between latitude and longitude
 
 
 def unit_vectors(points_deg: np.ndarray) -> np.ndarray:
@@ -59,6 +60,30 @@ def nearest_km(points_deg: np.ndarray, centers_deg: np.ndarray) -> tuple[np.ndar
         distance[rows] = haversine_km(chunk, centers_deg[index[rows]])
     index[np.isnan(distance)] = -1
     return distance, index
+
+
+def find_exchanged(gps: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """The rows (K,) whose latitude and longitude are probably exchanged, although both are in range.
+
+    Fewer reference positions are near such a row than near the row with its two numbers exchanged. Near is up to one or
+    two degrees. Rows near the diagonal, where an exchange changes little, are never found.
+
+    Args:
+        gps: (N, 2) latitude, longitude in degrees, NaN where missing.
+        reference: (M, 2) positions to compare with, NaN where missing; the same as `gps` to compare the rows.
+    """
+    cells, counts = np.unique(np.floor(reference[~np.isnan(reference).any(axis=1)]), axis=0, return_counts=True)
+    n_in_cell = dict(zip(map(tuple, cells.tolist()), counts.tolist(), strict=True))
+    own, cell_of_row = np.unique(np.floor(gps), axis=0, return_inverse=True)
+
+    def n_near(a: float, b: float) -> int:
+        return sum(n_in_cell.get((a + da, b + db), 0) for da in (-1, 0, 1) for db in (-1, 0, 1))
+
+    is_exchanged = [
+        abs(a - b) > _MIN_OFF_DIAGONAL and abs(b) <= 90 and n_near(b, a) > n_near(a, b) for a, b in own.tolist()
+    ]
+    found: np.ndarray = np.flatnonzero(np.array(is_exchanged, dtype=bool)[cell_of_row])
+    return found
 
 
 def h3_cells(gps: np.ndarray, resolution: int) -> np.ndarray:

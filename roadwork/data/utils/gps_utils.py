@@ -9,56 +9,57 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from roadwork.core.errors import DataError
+from roadwork.data.utils.angles import (
+    BACK,
+    BARE_EXPONENT,
+    DECIMAL_COMMA,
+    NUMBER,
+    SIZE,
+    clean_text,
+    is_in_range,
+    read_angle,
+    sexagesimal,
+)
 
 ACCEPTED_FORMS = (
     "'52.52, 13.40' (latitude first; also with brackets, ';' or a space), '52.52°N 13.40°E' (letters set the order), "
     "52°31'12\"N 13°24'0\"E, '52,52; 13,40' (decimal commas), 'POINT(13.40 52.52)' (WKT, longitude first), "
-    '{"lat": 52.52, "lon": 13.40} and a GeoJSON Point (longitude first)'
+    "'lat: 52.52, lon: 13.40', '+52.52+013.40/' (ISO 6709), 'geo:52.52,13.40', "
+    '{"lat": 52.52, "lon": 13.40} and a GeoJSON Point (longitude first). A third number is an altitude'
 )
 LATITUDE_NAMES = ("latitude", "lat")
 LONGITUDE_NAMES = ("longitude", "lon", "lng")
-_MAX_LENGTH = 500
-
-# Look-alike characters from keyboards, word processors and map sites.
-_LOOK_ALIKES = {"−": "-", "–": "-", "º": "°", "˚": "°", "′": "'", "’": "'", "´": "'", "″": '"', "”": '"', "“": '"'}
-_LOOK_ALIKES_TABLE = str.maketrans(_LOOK_ALIKES)
 _BRACKETS = {"(": ")", "[": "]"}
 
-# The exponent needs a sign, as Python writes it, since the E in "13.4E52.5N" is a direction.
-_NUMBER = r"\d+(?:\.\d*)?(?:E[+-]\d{1,3})?"
-_SIZE = (
-    rf"(?P<sign>[+-])?(?P<degrees>{_NUMBER})"
-    rf"(?:(?:[ ]?°[ ]?|[ :])(?P<minutes>{_NUMBER})"
-    rf"(?:(?:[ ]?'[ ]?|[ :])(?P<seconds>{_NUMBER})(?:[ ]?\")?|[ ]?')?"
-    r"|[ ]?°)?"
-)
-_ANGLE_PATTERN = re.compile(rf"(?:(?P<front>[NSEW])[ ]?)?{_SIZE}(?:[ ]?(?P<back>[NSEW]))?")
-_UNNAMED_SIZE = re.sub(r"\?P<\w+>", "?:", _SIZE)
-_ONE_OF_PAIR = rf"((?:[NSEW][ ]?){_UNNAMED_SIZE}|{_UNNAMED_SIZE}(?:[ ]?[NSEW])?)"
+_UNNAMED_SIZE = re.sub(r"\?P<\w+>", "?:", SIZE)
+_ONE_OF_PAIR = rf"((?:[NSEW][ ]?){_UNNAMED_SIZE}|{_UNNAMED_SIZE}(?:[ ]?(?:{BACK}))?)"
 _PAIR_PATTERN = re.compile(rf"{_ONE_OF_PAIR}([ ]?[,;/][ ]?|[ ]|(?<=[NSEW])){_ONE_OF_PAIR}")
-_DECIMAL_COMMA = re.compile(r"(?<=\d),(?=\d)")
-_SIGNED = rf"[+-]?{_NUMBER}"
+_SIGNED = rf"[+-]?{NUMBER}"
 _WKT_PATTERN = re.compile(
     r"(?:SRID ?= ?(?P<srid>\d+) ?; ?)?POINT ?(?:Z|M|ZM)? ?"
     rf"\( ?(?P<x>{_SIGNED}) (?P<y>{_SIGNED})(?: {_SIGNED}){{0,2}} ?\)"
 )
+_ISO_6709 = re.compile(
+    r"(?P<latitude>[+-]\d{2}(?:\d{2}){0,2}(?:\.\d+)?)(?P<longitude>[+-]\d{3}(?:\d{2}){0,2}(?:\.\d+)?)"
+    r"(?:[+-]\d+(?:\.\d+)?)?(?:CRS\w+)?/?"
+)
+_GEO_URI = re.compile(rf"GEO:(?P<pair>{_SIGNED},{_SIGNED})(?:,{_SIGNED})?(?:;.*)?")
+_NAMED = re.compile(
+    r"(?P<first>LAT|LON|LNG)[A-Z]*[ ]?[:=][ ]?(?P<a>.+?)[ ]?[,; ][ ]?(?P<second>LAT|LON|LNG)[A-Z]*[ ]?[:=][ ]?(?P<b>.+)"
+)
+_NUMPY = re.compile(r"(?:NP\.|NUMPY\.)?(?:FLOAT\d+|ARRAY)\(([^()]*?)(?:, ?DTYPE=\w+)?\)")
+# The first two numbers need a decimal point: "1, 2, 3" may be degrees, minutes and seconds.
+_WITH_ALTITUDE = re.compile(rf"([+-]?\d+\.\d*(?:E[+-]\d+)?[ ]?[,;][ ]?[+-]?\d+\.\d*(?:E[+-]\d+)?)[ ]?[,;][ ]?{_SIGNED}")
 _SHOWN = 5
 
 # A text of only these words has no position: "", "nan", "(None, None)", '{"lat": null, "lon": null}'.
 _MISSING_WORDS = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", *LATITUDE_NAMES, *LONGITUDE_NAMES})
-
-
-class Angle(NamedTuple):
-    """Degrees, and the axis given by a letter: ``latitude``, ``longitude`` or empty."""
-
-    degrees: float
-    axis: str
 
 
 def parse_gps_string(text: str) -> tuple[float, float]:
@@ -79,67 +80,39 @@ def parse_gps_string(text: str) -> tuple[float, float]:
     return latitude, longitude
 
 
-def is_in_range(latitude: float, longitude: float) -> bool:
-    """Whether the pair is a place on Earth: latitude within ±90 degrees, longitude within ±180."""
-    return abs(latitude) <= 90 and abs(longitude) <= 180
-
-
 def read_pair(text: str) -> tuple[float, float]:
     """Latitude and longitude as written, without a range check.
 
     Raises:
         ValueError: the text is not in an accepted notation; the message is the reason, without the text.
     """
-    clean = _clean(text)
+    clean = clean_text(text)
     if clean.startswith("{"):
         return _read_json(clean)
-    clean = clean.upper()
+    clean = _unwrap_numpy(BARE_EXPONENT.sub("E+", clean.upper()))
     wkt = _WKT_PATTERN.fullmatch(clean)
     if wkt:
         if wkt["srid"] not in (None, "4326"):
             raise ValueError(f"SRID {wkt['srid']} is not longitude and latitude in degrees (SRID 4326)")
         return float(wkt["y"]), float(wkt["x"])
+    if iso := _ISO_6709.fullmatch(clean):
+        return _iso_degrees(iso["latitude"]), _iso_degrees(iso["longitude"])
     if _BRACKETS.get(clean[:1]) == clean[-1:]:
         clean = clean[1:-1].strip()
+    if named := _NAMED.fullmatch(clean):
+        return _read_named(named)
+    if geo := _GEO_URI.fullmatch(clean):
+        clean = geo["pair"]
+    elif three := _WITH_ALTITUDE.fullmatch(clean):
+        clean = three[1]
     return _read_angles(clean)
-
-
-def read_angle(text: str) -> Angle:
-    """An angle in decimal degrees (point or comma) or degrees, minutes and seconds.
-
-    Raises:
-        ValueError: the text is not one angle; the message is the reason, without the text.
-    """
-    match = _ANGLE_PATTERN.fullmatch(_DECIMAL_COMMA.sub(".", _clean(text).upper()))
-    if match is None:
-        raise ValueError("it is not an angle in degrees")
-    degrees, minutes, seconds = (float(match[part] or 0) for part in ("degrees", "minutes", "seconds"))
-    letters = (match["front"] or "") + (match["back"] or "")
-    if len(letters) > 1 or (match["sign"] == "-" and letters in {"S", "W"}):
-        raise ValueError("its sign and letters contradict each other")
-    if match["minutes"]:
-        if not re.search("[NSEW°':]", match[0]):
-            raise ValueError("three or more bare numbers are ambiguous")
-        if degrees % 1 or (match["seconds"] and minutes % 1) or minutes >= 60 or seconds >= 60:
-            raise ValueError("degrees with minutes must be whole, minutes and seconds below 60")
-        degrees = (degrees * 3600 + minutes * 60 + seconds) / 3600  # rounds once, not three times
-    is_negative = match["sign"] == "-" or letters in {"S", "W"}
-    axis = {"": "", "N": "latitude", "S": "latitude"}.get(letters, "longitude")
-    return Angle(-degrees if is_negative else degrees, axis)
-
-
-def _clean(text: str) -> str:
-    text = str(text)
-    if len(text) > _MAX_LENGTH:
-        raise ValueError(f"it has {len(text)} characters; allowed: up to {_MAX_LENGTH}")
-    return " ".join(text.translate(_LOOK_ALIKES_TABLE).replace("''", '"').split())
 
 
 def _read_angles(text: str) -> tuple[float, float]:
     pair = _PAIR_PATTERN.fullmatch(text)
     if pair is None:
         # Commas inside numbers are decimal only if something else separates the two numbers.
-        with_points, n_commas = _DECIMAL_COMMA.subn(".", text)
+        with_points, n_commas = DECIMAL_COMMA.subn(".", text)
         if n_commas >= 2 or re.search("[;°NSEW]", text):
             pair = _PAIR_PATTERN.fullmatch(with_points)
     if pair is None:
@@ -152,6 +125,26 @@ def _read_angles(text: str) -> tuple[float, float]:
     if first.axis == "longitude" or second.axis == "latitude":
         first, second = second, first
     return first.degrees, second.degrees
+
+
+def _iso_degrees(text: str) -> float:
+    """Degrees of a coordinate in ISO 6709; the number of digits tells its units: `+DD.D`, `+DDMM.M` or `+DDMMSS.S`."""
+    whole, point, fraction = text[1:].partition(".")
+    n_degrees = 2 + len(whole) % 2
+    parts = [whole[:n_degrees], *(whole[start : start + 2] for start in range(n_degrees, len(whole), 2))]
+    parts[-1] += point + fraction
+    size = sexagesimal(*(float(part) for part in (*parts, "0", "0")[:3]))
+    return -size if text.startswith("-") else size
+
+
+def _read_named(match: re.Match[str]) -> tuple[float, float]:
+    names = [match[name].replace("LNG", "LON") for name in ("first", "second")]
+    if names[0] == names[1]:
+        raise ValueError(f"it names {names[0].lower()} twice")
+    angles = dict(zip(names, map(read_angle, (match["a"], match["b"])), strict=True))
+    if angles["LAT"].axis == "longitude" or angles["LON"].axis == "latitude":
+        raise ValueError("its names and letters contradict each other")
+    return angles["LAT"].degrees, angles["LON"].degrees
 
 
 def _read_json(text: str) -> tuple[float, float]:
@@ -297,10 +290,15 @@ def _as_text(value: Any) -> str:
     return json.dumps(value.tolist() if isinstance(value, np.ndarray) else value, default=str)
 
 
+def _unwrap_numpy(text: str) -> str:
+    """The upper-case text without numpy's names: `(NP.FLOAT64(52.5), NP.FLOAT64(13.4))` is `(52.5, 13.4)`."""
+    return _NUMPY.sub(r"\1", _NUMPY.sub(r"\1", text))  # numbers, and an array of them
+
+
 def _is_missing(value: Any) -> bool:
     if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
         return True
-    return _MISSING_WORDS.issuperset(re.split(r"[\s,;:(){}\[\]\"']+", _as_text(value).lower()))
+    return _MISSING_WORDS.issuperset(re.split(r"[\s,;:=(){}\[\]\"']+", _unwrap_numpy(_as_text(value).upper()).lower()))
 
 
 def _check_halves(coordinates: np.ndarray, row_names: Sequence[str] | np.ndarray) -> None:

@@ -13,7 +13,10 @@ from roadwork.data.grouping.near_duplicates import ImageHashes, find_near_duplic
 from roadwork.data.grouping.proximity import component_labels
 from roadwork.data.images import FileImages
 from roadwork.data.local import read_local
+from roadwork.data.open import find_groups
+from roadwork.data.source import read_dataset
 from roadwork.data.table import SampleTable
+from roadwork.settings import DataSettings
 
 
 def table_of(n, gps=None, sequences=None):
@@ -176,3 +179,26 @@ def test_copied_file_in_a_folder_is_found(tmp_path, demo):
     files = FileImages([tmp_path / name for name in ("a.jpg", "b.jpg", "c.webp")])
     table = table_of(3)
     assert find_near_duplicates(table, image_hashes(files, table.ids, tmp_path / "h.npz")).tolist() == [[0, 2]]
+
+
+@pytest.mark.parametrize("same_bytes", [True, False])
+def test_photos_under_both_labels_are_named(tmp_path, caplog, same_bytes):
+    rng = np.random.default_rng(0)
+    for folder in ("None", "Roadwork"):
+        (tmp_path / folder).mkdir()
+        for number in range(3):
+            blocks = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+            blocks.resize((160, 120), Image.Resampling.BICUBIC).save(tmp_path / folder / f"{number}.jpg", quality=90)
+    data = DataSettings(root=str(tmp_path))
+    find_groups(data, *read_dataset(data))
+    assert not caplog.records
+    again = tmp_path / "Roadwork" / "again.jpg"
+    if same_bytes:
+        again.write_bytes((tmp_path / "None" / "1.jpg").read_bytes())
+    else:
+        Image.open(tmp_path / "None" / "1.jpg").save(again, quality=70)
+    find_groups(data, *read_dataset(data))
+    [record] = caplog.records
+    assert record.getMessage().startswith("1 pairs")
+    assert f"of the first 1, {int(same_bytes)} have the same bytes" in record.getMessage()
+    assert "None/1.jpg is 0 and Roadwork/again.jpg is 1" in record.getMessage()

@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 from geopy.point import Point
 from hypothesis import assume, given
@@ -22,6 +23,11 @@ def in_dms(value: float, letters: str) -> str:
     minutes, milliseconds = divmod(thousandths, 60_000)
     degrees, minutes = divmod(minutes, 60)
     return f"{degrees}°{minutes}'{milliseconds / 1000:.3f}\"{letters[value < 0]}"
+
+
+def iso_minutes(value: float, digits: int) -> str:
+    degrees, rest = divmod(round(abs(value) * 10**7), 10**7)
+    return f"{'-' if value < 0 else '+'}{degrees:0{digits}d}{rest * 60 / 10**7:013.10f}"
 
 
 NOTATIONS = {
@@ -58,6 +64,23 @@ NOTATIONS = {
     "JSON, strings": lambda a, o: json.dumps({"lat": repr(a), "lon": repr(o)}),
     "Python dict": lambda a, o: str({"lat": a, "lon": o}),
     "GeoJSON": lambda a, o: json.dumps({"type": "Point", "coordinates": [o, a]}),
+    "exponents": lambda a, o: f"{a:.12e}, {o:.12e}",
+    "exponents without a sign": lambda a, o: f"{a / 10:.10f}e1 {o / 100:.10f}E2",
+    "ISO 6709": lambda a, o: f"{a:+011.7f}{o:+012.7f}/",
+    "ISO 6709, altitude": lambda a, o: f"{a:+011.7f}{o:+012.7f}+034.5CRSWGS_84/",
+    "ISO 6709, minutes": lambda a, o: iso_minutes(a, 2) + iso_minutes(o, 3),
+    "geo URI": lambda a, o: f"geo:{a:.7f},{o:.7f}",
+    "geo URI, altitude and uncertainty": lambda a, o: f"geo:{a:.7f},{o:.7f},34.5;crs=wgs84;u=35",
+    "names": lambda a, o: f"lat: {a:.7f}, lon: {o:.7f}",
+    "names, longitude first": lambda a, o: f"Longitude={o:.7f}; Latitude={a:.7f}",
+    "names, letters": lambda a, o: f"lat {with_letter(a, 'NS')} lng {with_letter(o, 'EW')}".replace(
+        "t ", "t: "
+    ).replace("g ", "g: "),
+    "numpy's repr": lambda a, o: repr((np.float64(a), np.float64(o))),
+    "numpy array": lambda a, o: f"array([{a:.7f}, {o:.7f}], dtype=float64)",
+    "numpy array of the module": lambda a, o: f"np.array([np.float64({a!r}), np.float64({o!r})])",
+    "altitude": lambda a, o: f"({a:.7f}, {o:.7f}, 34.5)",
+    "altitude, no space": lambda a, o: f"{a:.7f},{o:.7f},-12",
     "GeoJSON, altitude": lambda a, o: json.dumps({"type": "Point", "coordinates": [o, a, 34.5]}),
 }
 
@@ -102,6 +125,13 @@ def test_agrees_with_geopy_on_the_text_geopy_writes(latitude, longitude):
         ("-33.8N 151E", (-33.8, 151)),
         ("52,5°N 13°E", (52.5, 13)),
         ("point z (13 52 7)", (52, 13)),
+        ("5.2e1, 1.34e1", (52, 13.4)),
+        ("5.2E+1 1.34E+1", (52, 13.4)),
+        ("POINT(1.34e1 5.2e1)", (52, 13.4)),
+        ("+523012-0132400/", (52.503333333, -13.4)),
+        ("-00.5+000.25/", (-0.5, 0.25)),
+        ("52.5, 13.4, 34 ", (52.5, 13.4)),
+        ("13.4E52.5N", (52.5, 13.4)),
     ],
 )
 def test_single_texts(text, expected):
@@ -127,11 +157,16 @@ def test_single_texts(text, expected):
         "1, 2, 3",
         "1,2,3",
         "52,52,13,40",
-        "52.5,13.4,34",
         "52 31 12 13 24 0",
         "(52.5, 13.4",
         "1.2.3, 4",
         "52°75'N 13°E",
+        "52°30'60\"N 13°E",
+        "+5275-01300/",
+        "lat: 52.5, lat: 13.4",
+        "lat: 52.5E, lon: 13.4N",
+        "geo:52.5",
+        "52.5, 13.4, 34, 5",
         "52.5°30'N 13°E",
         "52N 13S",
         "52E 13W",

@@ -113,3 +113,8 @@ def test_million_rows_in_a_second():
     gps = normalize_gps(latitude, longitude, None, np.arange(10**6))
     assert time.process_time() - start < 1
     np.testing.assert_array_equal(gps.coordinates, np.stack([latitude, longitude], axis=1))
+
+
+def test_missing_values_in_named_and_numpy_texts():
+    texts = ["lat: null, lon: null", "lat=nan lon=nan", "(np.float64(nan), np.float64(nan))"]
+    assert normalize_gps(None, None, texts, ["a", "b", "c"]).n_missing == 3
