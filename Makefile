@@ -1,5 +1,8 @@
 # `make demo` and `make test` set up everything they need in .venv.
 PYTHON ?= python3
+# The consumer's lock file allows Python 3.10 and 3.11.
+CONSUMER_PYTHON = $(shell for p in $(PYTHON) python3.11 python3.10; do \
+	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 10), (3, 11)))' 2>/dev/null && echo $$p && exit; done; echo $(PYTHON))
 BIN := .venv/bin
 RUN := outputs/demo/latest
 MODEL := outputs/demo/model
@@ -43,9 +46,8 @@ docs: .venv/.docs-complete  ## The documentation site in site/; fails on a broke
 consumer: .venv-consumer/.complete  ## What a StreetVision miner has (transformers 4.45.2), for the tests of exported detectors
 
 .venv-consumer/.complete: constraints-consumer.txt
-	$(PYTHON) -m venv .venv-consumer
-	.venv-consumer/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-consumer.txt transformers torch pillow
-	.venv-consumer/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-consumer.txt --no-deps torchvision
+	$(CONSUMER_PYTHON) -m venv --clear .venv-consumer
+	.venv-consumer/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-consumer.txt transformers torch torchvision pillow
 	touch $@
 
 setup: .venv/.complete
