@@ -45,7 +45,7 @@ CONSUMER_VERSIONS = {
 CONSUMER_PYTHONS = ("3.10", "3.11")
 SCRIPT = Path(__file__).parent / "assets" / "streetvision_consumer.py"
 MAX_LATENCY_S = 9.0
-OK, WARNING, FAILED = "ok", "warning", "failed"
+OK, WARNING, FAILED, SKIPPED = "ok", "warning", "failed", "skipped"
 
 _CARD_FIELDS: dict[str, tuple[type, ...]] = {
     "model_name": (str,),
@@ -68,7 +68,7 @@ _Finding = tuple[str, str, str, str]
 
 @dataclass(frozen=True)
 class ContractCheck:
-    """A check: its status (`ok`, `warning` or `failed`), the found value, the allowed values, and the fix."""
+    """A check: its status (`ok`, `warning`, `failed`, `skipped`), the found value, the allowed values, and the fix."""
 
     name: str
     status: str
