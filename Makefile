@@ -43,11 +43,16 @@ docs: .venv/.docs-complete  ## The documentation site in site/; fails on a broke
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	touch $@
 
-consumer: .venv-consumer/.complete  ## What a StreetVision miner has (transformers 4.45.2), for the tests of exported detectors
+consumer: .venv-consumer/.complete .venv-torchvision/.complete  ## What users of exported detectors have, for the tests: a StreetVision miner's environment, and torchvision
 
 .venv-consumer/.complete: constraints-consumer.txt
 	$(CONSUMER_PYTHON) -m venv --clear .venv-consumer
 	.venv-consumer/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-consumer.txt transformers torch torchvision pillow
+	touch $@
+
+# A folder beside .venv and not in it: a torchvision that does not fit torch breaks lightning, peft and transformers.
+.venv-torchvision/.complete: .venv/.complete
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps --upgrade --target .venv-torchvision torchvision
 	touch $@
 
 setup: .venv/.complete
@@ -59,4 +64,4 @@ setup: .venv/.complete
 	touch $@
 
 clean:  ## Removes the environments and the caches; data and outputs stay
-	rm -rf .venv .venv-consumer .*_cache .hypothesis .coverage .coverage.* htmlcov dist build
+	rm -rf .venv .venv-consumer .venv-torchvision .*_cache .hypothesis .coverage .coverage.* htmlcov dist build

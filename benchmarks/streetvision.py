@@ -42,11 +42,13 @@ _CELLS = np.array([(0, 0), (0, 1), (1, 0), (1, 1)])  # label and decision of tn,
 
 
 def train_and_evaluate(config: str, out: Path, mode: str, seed: int, overrides: Sequence[str]) -> Path:
-    """The folder of a run that is calibrated and evaluated under all profiles."""
+    """The folder of a run, calibrated and evaluated under all profiles. A finished one is used again."""
     name = f"{mode}-{seed}"
+    run = out / name / "latest"
+    if all((run / predictions_file(profile)).is_file() for profile in PROFILES):
+        return run
     settings = [f"output_dir={out}", f"experiment={name}", f"training.seed={seed}", *overrides]
     run_command("train", "--config", config, *settings, f"data.augmentation.train.mode={mode}")
-    run = out / name / "latest"
     run_command("evaluate", str(run))
     run_command("calibrate", str(run))
     for profile in PROFILES:
@@ -124,9 +126,16 @@ def measure(args: argparse.Namespace, out: Path) -> list[dict[str, Any]]:
     config, overrides = "configs/experiment/demo.yaml", args.overrides
     if args.photos:
         data = out / "data"
-        select_sources(args.photos, data, pd.read_csv(args.photos / "labels.csv")["source"].unique())
+        if not data.is_dir():
+            sources = pd.read_csv(args.photos / "labels.csv")["source"].unique()
+            select_sources(args.photos, data, sources)
         config = "configs/config.yaml"
         overrides = [f"data.root={data}", f"model.name={args.model}", *FROZEN, *overrides]
+    used = out / "settings.json"
+    if used.is_file() and json.loads(used.read_text()) != [config, *overrides]:
+        raise SystemExit(f"{out} has runs with other settings: {used}. Choose another --out.")
+    out.mkdir(parents=True, exist_ok=True)
+    used.write_text(json.dumps([config, *overrides]))
     runs = [[train_and_evaluate(config, out, mode, seed, overrides) for mode in MODES] for seed in range(args.seeds)]
     return [row for profile in PROFILES for row in compare_modes(read_frames(runs, profile), profile)]
 
@@ -138,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--photos", type=Path, help="folder with labels.csv (column source) and images/")
     parser.add_argument("--model", help="folder of a pretrained backbone, with --photos")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", type=Path, help="new folder that keeps the runs")
+    parser.add_argument("--out", type=Path, help="folder that keeps the runs; finished ones are used again")
     parser.add_argument("--json", type=Path)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     args = parser.parse_args(arguments)
