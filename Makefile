@@ -1,5 +1,8 @@
 # `make demo` and `make test` set up everything they need in .venv.
 PYTHON ?= python3
+# The consumer's lock file allows Python 3.10 and 3.11.
+CONSUMER_PYTHON = $(shell for p in $(PYTHON) python3.11 python3.10; do \
+	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 10), (3, 11)))' 2>/dev/null && echo $$p && exit; done; echo $(PYTHON))
 BIN := .venv/bin
 RUN := outputs/demo/latest
 MODEL := outputs/demo/model
@@ -44,12 +47,16 @@ docs: .venv/.docs-complete  ## The documentation site in site/; fails on a broke
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	touch $@
 
-consumer: .venv-consumer/.complete  ## What a StreetVision miner has (transformers 4.45.2), for the tests of exported detectors
+consumer: .venv-consumer/.complete .venv-torchvision/.complete  ## What users of exported detectors have, for the tests: a StreetVision miner's environment, and torchvision
 
 .venv-consumer/.complete: constraints-consumer.txt
-	$(PYTHON) -m venv .venv-consumer
-	.venv-consumer/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-consumer.txt transformers torch pillow
-	.venv-consumer/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-consumer.txt --no-deps torchvision
+	$(CONSUMER_PYTHON) -m venv --clear .venv-consumer
+	.venv-consumer/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-consumer.txt transformers torch torchvision pillow
+	touch $@
+
+# A folder beside .venv and not in it: a torchvision that does not fit torch breaks lightning, peft and transformers.
+.venv-torchvision/.complete: .venv/.complete
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps --upgrade --target .venv-torchvision torchvision
 	touch $@
 
 setup: .venv/.complete
@@ -61,4 +68,4 @@ setup: .venv/.complete
 	touch $@
 
 clean:  ## Removes the environments and the caches; data and outputs stay
-	rm -rf .venv .venv-consumer .*_cache .hypothesis .coverage .coverage.* htmlcov dist build
+	rm -rf .venv .venv-consumer .venv-torchvision .*_cache .hypothesis .coverage .coverage.* htmlcov dist build

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import ttest_1samp
+from sklearn.metrics import matthews_corrcoef
 from torch.autograd import DeviceType
 
 from benchmarks import (
@@ -25,6 +27,7 @@ from benchmarks import (
     step_cases,
     step_epochs,
     storage,
+    streetvision,
 )
 from benchmarks import input as input_benchmark
 from benchmarks.augment_cases import MODES, Case
@@ -35,6 +38,7 @@ from benchmarks.predict_cases import check_predictors
 from benchmarks.step_cases import StepClock, train_bare, train_by_trainer, train_ours
 from benchmarks.step_work import load_work
 from roadwork.data.images import decode_image
+from roadwork.evaluation.streetvision.reward import simulate_reward
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 ARGUMENTS = {
@@ -322,3 +326,77 @@ def test_protocol_c_trains_on_all_and_judges_another_dataset(real_photos, traine
     command = ["elsewhere", "--photos", str(real_photos), "--model", "model", "--seeds", "1", "--protocol", "C"]
     real.main([*command, "--judge", str(judge)])
     assert trained_on == [["0", "1", "2", "3", "4", "5"], ["9"]]
+
+
+def challenges(mode, seed, levels, n=60):
+    """Predictions of `n` photos at each level; mode latest_2025 has more errors, and a seed other ones."""
+    photo, level = np.arange(n * levels) % n, np.arange(n * levels) // n
+    label = photo % 2
+    is_wrong = (photo + level) % ((4 if mode == "latest_2025" else 12) + seed) == 0
+    names = [f"{row}.jpg" for row in photo]
+    frame = pd.DataFrame({"id": names, "filename": names, "split": "val_test", "label": label, "group": photo // 3})
+    frame = frame.assign(logit_none=0.0, logit_roadwork=0.0, probability=0.5, latitude=0.0, longitude=0.0)
+    frame = frame.assign(distance_km=0.0, challenge_score=np.abs(label - 0.1 - 0.8 * is_wrong))
+    return frame.assign(challenge_level=level) if levels > 1 else frame
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """The settings of the pretended training runs, whose predictions are those of `challenges`."""
+    trained = []
+
+    def pretend(command, *arguments):
+        if command == "train":
+            trained.append(dict(text.split("=", 1) for text in arguments if "=" in text))
+        if "--profile" in arguments:
+            run, profile = Path(arguments[0]), arguments[-1]
+            run.mkdir(parents=True, exist_ok=True)
+            mode, seed = run.parent.name.split("-")
+            frame = challenges(mode, int(seed), 4 if profile.endswith("01") else 1)
+            frame.to_parquet(run / f"predictions_{profile}.parquet")
+
+    monkeypatch.setattr(streetvision, "run_command", pretend)
+    monkeypatch.setattr(streetvision, "DRAWS", 10)
+    return trained
+
+
+def test_streetvision_compares_both_modes(tmp_path, pretended, capsys):
+    arguments = ["--seeds", "2", "--out", str(tmp_path / "runs"), "--json", str(tmp_path / "rows.json")]
+    streetvision.main(arguments)
+    modes = [(one["data.augmentation.train.mode"], one["training.seed"]) for one in pretended]
+    assert modes == [("latest_2025", "0"), ("streetvision", "0"), ("latest_2025", "1"), ("streetvision", "1")]
+    rows = {(row["profile"], row["figure"]): row for row in json.loads((tmp_path / "rows.json").read_text())}
+    assert [figure for _, figure in rows] == ["reward", *(f"MCC, level {n}" for n in range(4)), "reward", "MCC"]
+    row = rows["streetvision-2026-01", "MCC, level 2"]
+    for mode in streetvision.MODES:
+        for seed in (0, 1):
+            frame = challenges(mode, seed, 4).query("challenge_level == 2")
+            expected = matthews_corrcoef(frame["label"], frame["challenge_score"] > 0.5)
+            assert row[mode]["by_seed"][seed] == pytest.approx(expected)
+    gaps = np.subtract(row["streetvision"]["by_seed"], row["latest_2025"]["by_seed"])
+    assert row["difference"]["by_seed"] == pytest.approx(gaps)
+    interval = ttest_1samp(gaps, 0).confidence_interval()
+    assert row["difference"]["student"] == pytest.approx([interval.low, interval.high])
+    assert row["difference"]["low"] <= row["difference"]["value"] <= row["difference"]["high"]
+    assert "60 photos in 20 groups, 2 seeds" in capsys.readouterr().out
+    frame = challenges("streetvision", 0, 4)
+    reward = simulate_reward(frame["label"].to_numpy(), (frame["challenge_score"] > 0.5).to_numpy()).mean
+    assert rows["streetvision-2026-01", "reward"]["streetvision"]["by_seed"][0] == pytest.approx(reward, abs=0.01)
+    # Finished runs are used again, but not with other settings.
+    streetvision.main(arguments)
+    assert len(pretended) == 4
+    with pytest.raises(SystemExit, match="other settings"):
+        streetvision.main([*arguments, "training.epochs=1"])
+
+
+def test_streetvision_on_real_photos_freezes_the_backbone(tmp_path, pretended, capsys):
+    arguments = ["--photos", str(tmp_path), "--model", "vit", "--seeds", "1", "--out", str(tmp_path / "runs")]
+    streetvision.main(arguments)
+    assert "Skipped" in capsys.readouterr().out
+    (tmp_path / "images").mkdir()
+    rows = {"filename": ["a", "b"], "label": [0, 1], "source": ["web", "camvid"]}
+    pd.DataFrame(rows).to_csv(tmp_path / "labels.csv")
+    streetvision.main(arguments)
+    settings = pretended[0]
+    assert (settings["model.name"], settings["training.freeze_backbone"]) == ("vit", "true")
+    assert pd.read_csv(f"{settings['data.root']}/labels.csv")["source"].tolist() == ["web", "camvid"]

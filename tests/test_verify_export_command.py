@@ -24,8 +24,8 @@ def exported(tmp_path_factory, tiny_run):
 
 
 @pytest.fixture(autouse=True)
-def _small_latency_photo(monkeypatch):
-    monkeypatch.setattr(verify_module, "write_large_photo", lambda path: Image.new("RGB", (64, 48)).save(path))
+def _small_large_photos(monkeypatch):
+    monkeypatch.setattr(verify_module, "write_large_photo", lambda photo, path: Image.open(photo).save(path))
 
 
 def verify(*arguments):

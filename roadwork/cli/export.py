@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from roadwork.export.parity import Comparison
     from roadwork.export.verify import Verification
 
-_MARKS = {"ok": "✅", "warning": "⚠️ ", "failed": "❌"}
+_MARKS = {"ok": "✅", "warning": "⚠️ ", "failed": "❌", "skipped": "➖"}
 _SHOWN = 20
 
 
@@ -173,12 +173,16 @@ def _print(found: Verification) -> None:
         _print_check(console, check)
     n_broken = sum(not comparison.is_right for comparison in found.comparisons)
     n_broken += sum(check.status == "failed" for check in found.checks)
-    print(f"{len(found.comparisons)} comparisons, {len(found.checks)} checks. Failed: {n_broken}.")
+    n_skipped = sum(check.status == "skipped" for check in found.checks)
+    skipped = f" Skipped: {n_skipped}." if n_skipped else ""
+    print(f"{len(found.comparisons)} comparisons, {len(found.checks)} checks. Failed: {n_broken}.{skipped}")
 
 
 def _print_comparison(console: Console, comparison: Comparison) -> None:
     mark = _MARKS["ok" if comparison.is_right else "failed"]
     allowed = "" if comparison.limit is None else f" (allowed: {comparison.limit:.0e})"
+    if comparison.max_logit_difference is not None:
+        allowed += f", logits by up to {comparison.max_logit_difference:.1e}"
     console.print(
         f"{mark} {comparison.what}: {len(comparison.changed)} of {comparison.n} decisions changed; "
         f"probabilities differ by up to {comparison.max_difference:.1e}{allowed}",

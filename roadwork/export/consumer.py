@@ -32,9 +32,20 @@ from roadwork.models.processor import PROCESSOR_FILE
 # The supported networks that AutoModelForImageClassification of transformers 4.45.2 can load.
 STREETVISION_MODEL_TYPES = ("vit", "dinov2", "convnextv2", "siglip", "swinv2", "resnet", "hiera")
 CONSUMER_TRANSFORMERS = "4.45.2"
+# The versions of the consumer's lock file, and the versions of Python that it allows.
+CONSUMER_VERSIONS = {
+    "torch": "2.6.0",
+    "torchvision": "0.21.0",
+    "pillow": "10.4.0",
+    "numpy": "2.2.6",
+    "tokenizers": "0.20.3",
+    "safetensors": "0.7.0",
+    "transformers": CONSUMER_TRANSFORMERS,
+}
+CONSUMER_PYTHONS = ("3.10", "3.11")
 SCRIPT = Path(__file__).parent / "assets" / "streetvision_consumer.py"
 MAX_LATENCY_S = 9.0
-OK, WARNING, FAILED = "ok", "warning", "failed"
+OK, WARNING, FAILED, SKIPPED = "ok", "warning", "failed", "skipped"
 
 _CARD_FIELDS: dict[str, tuple[type, ...]] = {
     "model_name": (str,),
@@ -57,7 +68,7 @@ _Finding = tuple[str, str, str, str]
 
 @dataclass(frozen=True)
 class ContractCheck:
-    """A check: its status (`ok`, `warning` or `failed`), the found value, the allowed values, and the fix."""
+    """A check: its status (`ok`, `warning`, `failed`, `skipped`), the found value, the allowed values, and the fix."""
 
     name: str
     status: str
@@ -240,7 +251,7 @@ class ConsumerOutput:
     """The result of loading a folder in the consumer's environment.
 
     Attributes:
-        transformers: version of transformers.
+        versions: of Python and of the packages in `CONSUMER_VERSIONS`.
         error: why the folder or a photo failed; None without an error.
         model, processor: the chosen classes; empty if loading failed earlier.
         scores: (N,) scores of the label Roadwork; fewer after an error.
@@ -249,7 +260,7 @@ class ConsumerOutput:
         warnings: warnings of transformers.
     """
 
-    transformers: str
+    versions: dict[str, str]
     error: str | None
     model: str
     processor: str
@@ -257,6 +268,11 @@ class ConsumerOutput:
     seconds: np.ndarray
     misfits: list[str]
     warnings: list[str]
+
+    @property
+    def transformers(self) -> str:
+        """The version of transformers."""
+        return self.versions["transformers"]
 
 
 def run_consumer(python: Path, requests: Sequence[tuple[Path, Sequence[Path]]]) -> list[ConsumerOutput]:
@@ -296,14 +312,14 @@ def run_consumer(python: Path, requests: Sequence[tuple[Path, Sequence[Path]]]) 
             f"{python} exited with {done.returncode}: {last}. It needs transformers {CONSUMER_TRANSFORMERS}, torch, "
             "torchvision and Pillow; `make consumer` creates such an environment in .venv-consumer."
         )
-    return [_read_output(content["transformers"], row) for row in content["folders"]]
+    return [_read_output(content["versions"], row) for row in content["folders"]]
 
 
-def _read_output(version: str, row: dict[str, object]) -> ConsumerOutput:
+def _read_output(versions: dict[str, str], row: dict[str, object]) -> ConsumerOutput:
     weights = row.get("weights", {})
     misfits = [f"{kind} {name}" for kind in _LOADING_PROBLEMS for name in weights.get(kind, [])]  # type: ignore[attr-defined]
     return ConsumerOutput(
-        transformers=version,
+        versions=versions,
         error=row["error"],  # type: ignore[arg-type]
         model=str(row.get("model", "")),
         processor=str(row.get("processor", "")),
@@ -314,11 +330,21 @@ def _read_output(version: str, row: dict[str, object]) -> ConsumerOutput:
     )
 
 
+def find_differences(versions: dict[str, str]) -> list[str]:
+    """The versions that differ from the consumer's lock file, such as `torch 2.13.0 (locked: 2.6.0)`."""
+    locked = CONSUMER_VERSIONS | {"python": " or ".join(CONSUMER_PYTHONS)}
+    public = {name: versions[name].partition("+")[0] for name in locked}
+    differs = {name: version != locked[name] for name, version in public.items()}
+    differs["python"] = public["python"].rpartition(".")[0] not in CONSUMER_PYTHONS
+    return [f"{name} {public[name]} (locked: {locked[name]})" for name in locked if differs[name]]
+
+
 def check_environment(output: ConsumerOutput) -> ContractCheck:
-    """Whether the miners' version of transformers loaded the folder completely."""
+    """Whether an environment like the miners' loaded the folder completely."""
     status, found = OK, f"{output.model} with {output.processor}, by transformers {output.transformers}"
-    if output.warnings or output.transformers != CONSUMER_TRANSFORMERS:
-        status, found = WARNING, "; ".join([found, *output.warnings])
+    remarks = find_differences(output.versions) + output.warnings
+    if remarks:
+        status, found = WARNING, "; ".join([found, *remarks])
     if output.error or output.misfits:
         status, found = (
             FAILED,
@@ -328,6 +354,6 @@ def check_environment(output: ConsumerOutput) -> ContractCheck:
         "the consumer's environment",
         status,
         found,
-        f"loaded by transformers {CONSUMER_TRANSFORMERS}, with every weight and without a warning",
-        f"fix the reported problem, or use a Python with transformers {CONSUMER_TRANSFORMERS} (`make consumer`)",
+        f"loaded by transformers {CONSUMER_TRANSFORMERS} and the locked versions, with every weight, without a warning",
+        "fix the reported problem, or use a Python with the locked versions (`make consumer`)",
     )

@@ -107,6 +107,7 @@ class Comparison:
         tie: probabilities this close to the threshold may give either decision.
         max_difference: largest difference of the probabilities.
         limit: the allowed difference; None allows any.
+        max_logit_difference: largest difference of the logits of Roadwork minus None, after folding; None if not known.
         changed: photos whose decision differs.
         ties: photos whose decision differs, with both probabilities within `tie` of the threshold.
     """
@@ -117,6 +118,7 @@ class Comparison:
     tie: float
     max_difference: float
     limit: float | None = None
+    max_logit_difference: float | None = None
     changed: list[Change] = field(default_factory=list)
     ties: list[Change] = field(default_factory=list)
 

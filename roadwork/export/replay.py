@@ -162,10 +162,10 @@ def _batches(detector: Detector, photos: Sequence[Path | bytes]) -> Iterator[Ten
         yield torch.stack([detector.read(photo) for photo in photos[start : start + _BATCH]])
 
 
-def write_large_photo(path: Path) -> None:
-    """Writes a detailed JPEG of 12 megapixels, which takes as long to decode as a phone's photo."""
+def write_large_photo(photo: Path, path: Path) -> None:
+    """Writes a photo enlarged to a JPEG of 12 megapixels, with noise: it takes as long to decode as a phone's photo."""
     width, height = LARGE
-    rng = np.random.default_rng(0)
-    coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize(LARGE, Image.Resampling.BICUBIC)
-    noise = rng.integers(-12, 13, (height, width, 1), dtype=np.int16)
-    Image.fromarray((np.asarray(coarse) + noise).clip(0, 255).astype(np.uint8)).save(path, "JPEG", quality=90)
+    noise = np.random.default_rng(0).integers(-12, 13, (height, width, 1), dtype=np.int16)
+    with Image.open(photo) as image:
+        pixels = np.asarray(image.convert("RGB").resize(LARGE, Image.Resampling.BICUBIC))
+    Image.fromarray((pixels + noise).clip(0, 255).astype(np.uint8)).save(path, "JPEG", quality=90)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+from transformers.utils import is_torchvision_available
 
 from roadwork.core.errors import ConfigError, DataError
 from roadwork.core.progress import track
@@ -24,6 +26,7 @@ from roadwork.detector.format import ExportFacts
 from roadwork.detector.networks import WEIGHTS_FILE
 from roadwork.export.consumer import (
     FAILED,
+    SKIPPED,
     ContractCheck,
     check_environment,
     check_files,
@@ -49,10 +52,22 @@ CONSUMERS = ("streetvision",)
 # threshold. A wrong size, crop, normalisation or threshold changes the probabilities of many photos by more.
 PIPELINE_TIE = 0.03
 LATENCY_CALLS = 5
+NO_TORCHVISION = ContractCheck(
+    "torchvision backend",
+    SKIPPED,
+    "not compared, because torchvision is not installed; with it, transformers resizes by torchvision",
+    "the decisions of the detector",
+    "to compare, `pip install roadwork-vision[torchvision]`, with the torchvision that fits your torch",
+)
 
 
-def pipeline_scores(folder: Path, photos: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) scores of Roadwork, and (N,) seconds from file to score on the CPU, one photo at a time.
+def image_backends() -> list[str]:
+    """The image backends of transformers that are installed here; transformers chooses the last one by default."""
+    return ["pil", "torchvision"] if is_torchvision_available() else ["pil"]
+
+
+def pipeline_outputs(folder: Path, photos: Sequence[Path], backend: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores of Roadwork, their log-odds, and seconds from file to score, each (N,); on the CPU, one photo at a time.
 
     Raises:
         DataError: no label is named Roadwork.
@@ -62,20 +77,22 @@ def pipeline_scores(folder: Path, photos: Sequence[Path]) -> tuple[np.ndarray, n
         classify = pipeline(
             "image-classification",
             model=AutoModelForImageClassification.from_pretrained(folder, local_files_only=True),
-            # This backend needs no torchvision.
-            image_processor=AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil"),
+            image_processor=AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend=backend),
             device="cpu",
         )
     scores, seconds = [], []
-    for photo in track(photos, len(photos), "transformers' pipeline"):
+    for photo in track(photos, len(photos), f"transformers' pipeline, {backend}"):
         started = time.perf_counter()
         with Image.open(photo) as image:
             by_label = {row["label"]: row["score"] for row in classify(image)}
         seconds.append(time.perf_counter() - started)
         if ROADWORK not in by_label:
             raise DataError(f"{folder} has no label {ROADWORK}, only {', '.join(by_label)}. Export again.")
-        scores.append(by_label[ROADWORK])
-    return np.array(scores, dtype=np.float64), np.array(seconds)
+        scores.append([by_label.pop(ROADWORK), *by_label.values()])
+    by_photo = np.array(scores, dtype=np.float64)
+    # The smaller of two scores is exact where the larger one rounds to 1.
+    log_scores = np.log(by_photo.clip(min=np.finfo(np.float32).tiny))
+    return by_photo[:, 0], log_scores[:, 0] - log_scores[:, 1], np.array(seconds)
 
 
 def compare_with_run(detector: Detector, run: Path, *, limit_rows: int, tie: float, limit: float) -> Comparison:
@@ -208,11 +225,20 @@ def _verify_outputs(folder: Path, options: VerifyOptions, found: Verification) -
     # Pipelines cannot read ONNX.
     if (folder / WEIGHTS_FILE).is_file():
         with tempfile.TemporaryDirectory() as scratch:
-            timed = [Path(scratch) / "12-megapixel.jpg"] * (LATENCY_CALLS if options.consumer else 0)
-            if timed:
-                write_large_photo(timed[0])
-            ours = detector.probabilities(logits)
-            _compare_pipelines(folder, [*photos, *timed], ours, detector.facts.threshold, options=options, found=found)
+            photos, logits = _add_large_photos(detector, photos, logits, Path(scratch))
+            _compare_pipelines(folder, photos, logits, detector, options=options, found=found)
+
+
+def _add_large_photos(
+    detector: Detector, photos: list[Path], logits: Tensor, scratch: Path
+) -> tuple[list[Path], Tensor]:
+    """Also the first photo of each decision enlarged to 12 megapixels, as phones take them, and the logits (N, 2)."""
+    decisions = logits.argmax(1).tolist()
+    chosen = [photos[decisions.index(decision)] for decision in sorted(set(decisions))]
+    large = [scratch / f"12-megapixel-{photo.stem}.jpg" for photo in chosen]
+    for photo, path in zip(chosen, large, strict=True):
+        write_large_photo(photo, path)
+    return [*photos, *large], torch.cat([logits, folded_logits(detector, large)])
 
 
 def _replay(folder: Path, detector: Detector, options: VerifyOptions, found: Verification) -> tuple[list[Path], Tensor]:
@@ -238,27 +264,35 @@ def _replay(folder: Path, detector: Detector, options: VerifyOptions, found: Ver
 
 
 def _compare_pipelines(
-    folder: Path, photos: list[Path], ours: np.ndarray, threshold: float, *, options: VerifyOptions, found: Verification
+    folder: Path, photos: list[Path], logits: Tensor, detector: Detector, *, options: VerifyOptions, found: Verification
 ) -> None:
-    """Compares the pipelines of this transformers and of the consumer; photos after the N of `ours` are only timed."""
-    n = len(ours)
-    results = [("transformers' pipeline", "transformers' pipeline", *pipeline_scores(folder, photos))]
+    """Compares the pipelines of this transformers and of the consumer with the detector's folded logits (N, 2)."""
+    timed = [*photos, *photos[-1:] * (LATENCY_CALLS if options.consumer else 0)]  # the last photo is a large one
+    n, threshold = len(photos), detector.facts.threshold
+    results: list[tuple[str, str, np.ndarray, np.ndarray | None, np.ndarray]] = []
+    for backend in image_backends():
+        name = f"transformers' pipeline, backend {backend}"
+        results.append((name, name, *pipeline_outputs(folder, timed, backend)))
+    if len(results) == 1:
+        found.checks.append(NO_TORCHVISION)
     if options.consumer_python is not None:
-        output = run_consumer(options.consumer_python, [(folder, photos)])[0]
+        output = run_consumer(options.consumer_python, [(folder, timed)])[0]
         found.checks.append(check_environment(output))
         if output.error is None:
             name = f"the pipeline of transformers {output.transformers}"
-            results.append((name, "the consumer's environment", output.scores, output.seconds))
-    for name, where, scores, seconds in results:
-        found.comparisons.append(
-            compare(
-                f"Detector against {name}",
-                [str(photo) for photo in photos[:n]],
-                ours,
-                unfold_score(scores[:n], threshold),
-                threshold=threshold,
-                tie=PIPELINE_TIE,
-            )
+            results.append((name, "the consumer's environment", output.scores, None, output.seconds))
+    ours, odds = detector.probabilities(logits), (logits[:, 1] - logits[:, 0]).double().numpy()
+    for name, where, scores, found_odds, seconds in results:
+        comparison = compare(
+            f"Detector against {name}",
+            [str(photo) for photo in photos],
+            ours,
+            unfold_score(scores[:n], threshold),
+            threshold=threshold,
+            tie=PIPELINE_TIE,
         )
+        if found_odds is not None:
+            comparison = replace(comparison, max_logit_difference=float(np.abs(odds - found_odds[:n]).max()))
+        found.comparisons.append(comparison)
         if options.consumer:
             found.checks.append(check_latency(seconds[n:], where))

@@ -271,7 +271,9 @@ def weigh_counts(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return weighed
 
 
-def bootstrap_mcc(counts: np.ndarray, weights: np.ndarray, *, draws: int, seed: int) -> np.ndarray:
+def bootstrap_mcc(
+    counts: np.ndarray, weights: np.ndarray, *, draws: int, seed: int, metric: CountMetric = mcc
+) -> np.ndarray:
     """(draws, K, A) MCC of each model, averaged over the drawn seeds, for each of K weightings of the strata.
 
     Args:
@@ -279,6 +281,7 @@ def bootstrap_mcc(counts: np.ndarray, weights: np.ndarray, *, draws: int, seed: 
         weights: (K, C) weight of a row in each stratum.
         draws: number of bootstrap samples.
         seed: seed of the draws.
+        metric: of counts (..., 4), instead of MCC.
     """
     n_groups, n_seeds = counts.shape[0], counts.shape[2]
     rng = np.random.default_rng(seed)
@@ -288,7 +291,7 @@ def bootstrap_mcc(counts: np.ndarray, weights: np.ndarray, *, draws: int, seed: 
         n_drawn = min(max(1, _CHUNK // n_groups), draws - start)
         chosen = rng.integers(n_groups, size=(n_drawn, n_groups)) + n_groups * np.arange(n_drawn)[:, None]
         times = np.bincount(chosen.ravel(), minlength=n_drawn * n_groups).reshape(n_drawn, n_groups)
-        values = mcc(weigh_counts((times @ flat).reshape(n_drawn, *counts.shape[1:]), weights))  # (n_drawn, K, S, A)
+        values = metric(weigh_counts((times @ flat).reshape(n_drawn, *counts.shape[1:]), weights))  # (n_drawn, K, S, A)
         shares = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=n_drawn) / n_seeds
         means.append(np.einsum("dksa,ds->dka", values, shares))
     return np.concatenate(means)

@@ -2,10 +2,12 @@
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from fixtures.config import CHECKOUT
 from fixtures.consumer import find_consumer_python
 from fixtures.detectors import SIZE, TINY_NETWORKS, make_model_folder
 from PIL import Image
@@ -16,7 +18,13 @@ from roadwork import Detector
 from roadwork.data.images import read_pixels, to_network_input
 from roadwork.detector.folding import fold_calibration, last_linear
 from roadwork.detector.format import ExportFacts
-from roadwork.export.consumer import STREETVISION_MODEL_TYPES, check_environment, run_consumer
+from roadwork.export.consumer import (
+    CONSUMER_VERSIONS,
+    STREETVISION_MODEL_TYPES,
+    check_environment,
+    find_differences,
+    run_consumer,
+)
 from roadwork.metrics.decision import unfold_score
 from roadwork.models.build import build_model
 from roadwork.models.processor import IMAGENET_STATISTICS
@@ -135,17 +143,33 @@ def count_changed(output, ours):
 def test_consumer_decides_as_the_detector(outputs, family):
     output, ours, expected = outputs[0][family], outputs[1][family], outputs[2][family]
     assert output.error is None
-    assert (output.transformers, output.processor, output.misfits, output.warnings) == (
-        "4.45.2",
-        "ViTImageProcessorFast",
-        [],
-        [],
-    )
+    assert (output.processor, output.misfits, output.warnings) == ("ViTImageProcessorFast", [], [])
     # `ours` is from the network before folding; it has decisions of both labels.
     np.testing.assert_allclose(ours, expected, atol=1e-5)
     assert 3 <= (ours >= THRESHOLD).sum() <= N_PHOTOS - 3
     assert count_changed(output, ours) == 0
     np.testing.assert_allclose(unfold_score(output.scores, THRESHOLD), ours, atol=CLOSE)
+
+
+def test_environment_has_the_locked_versions(outputs):
+    differences = find_differences(outputs[0]["vit"].versions)
+    # A machine with only a newer Python uses that.
+    assert [difference for difference in differences if not difference.startswith("python ")] == []
+
+
+def test_constraints_are_the_locked_versions():
+    pinned = [f"{name}=={version}" for name, version in CONSUMER_VERSIONS.items()]
+    lines = (CHECKOUT / "constraints-consumer.txt").read_text().splitlines()
+    assert [line for line in pinned if line not in lines] == []
+
+
+def test_other_versions_are_a_warning(outputs):
+    versions = CONSUMER_VERSIONS | {"python": "3.10.14", "torch": "2.6.0+cu124"}
+    good = replace(outputs[0]["vit"], versions=versions)
+    assert check_environment(good).status == "ok"
+    check = check_environment(replace(good, versions=versions | {"torch": "2.13.0", "python": "3.13.0"}))
+    assert check.status == "warning"
+    assert "torch 2.13.0 (locked: 2.6.0); python 3.13.0 (locked: 3.10 or 3.11)" in check.found
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -83,10 +83,10 @@ def test_changed_data_is_rejected(exported, run):
         against_run(exported, run)
 
 
-def test_latency_photo_has_twelve_megapixels(tmp_path):
+def test_large_photo_has_twelve_megapixels(exported, tmp_path):
     from PIL import Image
 
-    write_large_photo(tmp_path / "large.jpg")
+    write_large_photo(exported / "replay/00.jpg", tmp_path / "large.jpg")
     with Image.open(tmp_path / "large.jpg") as image:
         assert image.size == LARGE
         assert image.width * image.height > 12_000_000

@@ -11,15 +11,17 @@ and writes one JSON object to standard output, with the score of the label `Road
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import logging
+import platform
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 LABEL = "Roadwork"
+PACKAGES = ("torch", "torchvision", "pillow", "numpy", "tokenizers", "safetensors", "transformers")
 
 
 class Messages(logging.Handler):
@@ -31,28 +33,6 @@ class Messages(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.texts.append(record.getMessage())
-
-
-def import_torchvision() -> object:
-    """Makes torchvision importable if its compiled operators do not fit torch; resizing does not need them.
-
-    Returns:
-        An object to keep alive while torchvision is used.
-    """
-    import torch  # noqa: PLC0415
-
-    try:
-        return importlib.import_module("torchvision")
-    except RuntimeError:  # operator torchvision::nms does not exist
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
-        for operator in ("nms", "qnms"):
-            library.define(  # type: ignore[no-untyped-call]
-                f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            )
-        importlib.import_module("torchvision")
-        return library
 
 
 def score(folder: str, photos: list[str]) -> dict[str, Any]:
@@ -87,12 +67,10 @@ def main() -> None:
     """Handles the request on standard input."""
     request = json.load(sys.stdin)
     with contextlib.redirect_stdout(sys.stderr):
-        kept = import_torchvision()
-        import transformers  # noqa: PLC0415
-
         folders = [score(str(Path(entry["folder"]).resolve()), entry["photos"]) for entry in request]
-        del kept
-    json.dump({"transformers": transformers.__version__, "folders": folders}, sys.stdout)
+    installed = {package.name.lower(): package.version for package in metadata.distributions()}
+    versions = {name: installed.get(name, "missing") for name in PACKAGES} | {"python": platform.python_version()}
+    json.dump({"versions": versions, "folders": folders}, sys.stdout)
 
 
 if __name__ == "__main__":
