@@ -22,6 +22,7 @@ from roadwork.preflight.recorder import (
 from roadwork.preflight.wiring import judge
 from roadwork.training.devices import build_lightning_trainer
 from roadwork.training.initialization import check_unseen
+from roadwork.training.linear_probe import fit_patch_components
 from roadwork.training.trainers.base_trainer import BaseTrainer
 
 BATCHES = 2
@@ -30,13 +31,15 @@ BATCHES = 2
 def run_dry(datamodule: NATIXDataModule, trainer: BaseTrainer) -> list[WireRow]:
     """Runs two optimizer steps and two validation batches on real data; leaves no files behind.
 
-    It runs a copy of the trainer, so `trainer` itself can start the fit afterwards. The network is never compiled:
+    It runs a copy of the trainer, so `trainer` itself can start the fit afterwards; only the components of
+    `model.patch_head=color` are fitted already, to the photos that the fit would take. The network is never compiled:
     the checks do not depend on training.compile, and compiling takes longer than they do.
 
     Returns:
         The wiring table.
     """
     datamodule.setup("fit")
+    fit_patch_components(trainer.module.model, datamodule)
     trainer.find_omittable()
     trainer = copy.deepcopy(trainer)
     training = trainer.settings.training

@@ -17,8 +17,9 @@ from transformers import PreTrainedModel
 from roadwork.core.devices import choose_device
 from roadwork.data.dataset import ImageStore
 from roadwork.data.features import FeatureDataset, compute_features
-from roadwork.models.classifier import has_patch_scores
+from roadwork.models.classifier import COLOR, has_patch_scores
 from roadwork.models.head import find_head, in_evaluation_mode
+from roadwork.models.patch_head import N_COLORS, PatchHead
 from roadwork.preflight.recorder import Observations, Weights, WireRow
 from roadwork.settings import TrainingSettings
 from roadwork.training.linear_probe import why_no_features
@@ -247,7 +248,7 @@ def pooling_rows(seen: Observations) -> Iterator[WireRow]:
     rows = np.unique(torch.cat(seen.probe.train.rows).numpy())[:COMPARED]
     images = seen.datamodule.normalise(_read_images(seen, rows).to(module.device))
     with torch.no_grad(), in_evaluation_mode(module):
-        logits, scores = module(images), network.patch_margins(images)
+        logits, scores, patches = module(images), network.patch_margins(images), network.patches(images)
     highest = scores.double().topk(min(count, scores.shape[1]), dim=1)
     difference = float((logits[:, 1] - logits[:, 0] - highest.values.mean(dim=1)).abs().max())
     n_places, n_scores = len(set(highest.indices.flatten().tolist())), scores.shape[1]
@@ -259,6 +260,29 @@ def pooling_rows(seen: Observations) -> Iterator[WireRow]:
         difference < FEATURE_TOLERANCE and n_scores == n_patches and (n_places > count or count >= n_patches),
         "the head must score every patch of the image, without class token and registers; identical patches in all "
         "photos mean that the backbone ignores the image",
+    )
+    if network.config.patch_head == COLOR:
+        yield _patch_head_row(next(part for part in network.modules() if isinstance(part, PatchHead)), patches)
+
+
+def _patch_head_row(head: PatchHead, patches: Tensor) -> WireRow:
+    """Checks that the components of `model.patch_head=color` were fitted to these data, and that colours reach them.
+
+    Args:
+        head: of the trained network.
+        patches: (..., D + N_COLORS) its inputs for training photos.
+    """
+    inputs = head.inputs(patches.flatten(0, -2))
+    components, colors = inputs[:, : head.components.shape[1]], inputs[:, head.components.shape[1] :]
+    centre, spread = float(components.mean(dim=0).abs().mean()), float(components.std(dim=0).mean())
+    n_colors = int((colors.std(dim=0) > 0).sum())
+    return WireRow(
+        "patch head",
+        f"over {len(inputs):,} patches its components have mean {centre:.2f} and standard deviation {spread:.2f}; "
+        f"{n_colors} of {N_COLORS} colours differ between patches",
+        bool(head.is_fitted) and centre < 1 and 0.3 < spread < 3 and n_colors > 0,
+        "the components must be fitted to training photos before the first step, and the head must get the colours of "
+        "each patch",
     )
 
 

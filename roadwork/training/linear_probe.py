@@ -37,7 +37,7 @@ from roadwork.training.module import RoadworkClassifier
 
 logger = logging.getLogger(__name__)
 
-PHOTOS_FOR_COMPONENTS, PATCHES_PER_PHOTO = 256, 64
+PHOTOS_FOR_COMPONENTS, PATCHES_PER_PHOTO = 128, 128
 
 
 def why_no_features(network: nn.Module, datamodule: NATIXDataModule) -> str | None:

@@ -1,17 +1,26 @@
 """The patch head `color`: its colours, its components, and a planted coloured object."""
 
 import colorsys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from fixtures.detectors import ALL_NETWORKS, SIZE
+from fixtures.detectors import ALL_NETWORKS, SIZE, TINY_NETWORKS
 from sklearn.decomposition import PCA
 
+from roadwork.config import to_settings
+from roadwork.data.datamodule import NATIXDataModule
+from roadwork.detector.detector import Detector
+from roadwork.evaluation.evaluate import evaluate_run, load_best_model
+from roadwork.export.export import export_run
+from roadwork.metrics.predictions import read_predictions
 from roadwork.models.build import build_model
 from roadwork.models.patch_head import HUE_WIDTH_DEG, N_COLORS, N_HUES, PatchColors, PatchHead
 from roadwork.models.processor import IMAGENET_STATISTICS, UNNORMALISED
+from roadwork.runs.run import Run
 from roadwork.settings import ModelSettings
+from roadwork.training.trainers.base_trainer import BaseTrainer
 
 
 def build(**settings):
@@ -95,6 +104,30 @@ def test_a_small_coloured_object_is_learned_at_any_place():
         optimizer.step()
     with torch.no_grad():
         assert (network(photos[48:]).logits.argmax(dim=1) == labels[48:]).all()
+
+
+@pytest.mark.parametrize("key", ["training.adapter=lora", "training.freeze_backbone=true"])
+def test_a_run_fits_components_and_exports_the_same_decisions(tiny_config, tmp_path, key):
+    cfg = tiny_config("model.pooling=top_patches", "model.patch_head=color", key, "training.epochs=1")
+    cfg.model.name, cfg.model.config = "vit", TINY_NETWORKS["vit"]
+    torch.manual_seed(0)
+    datamodule = NATIXDataModule(cfg)
+    run = BaseTrainer(cfg, build_model(to_settings(cfg).model, cfg.data.img_size)).fit(datamodule)
+    evaluate_run(run)
+    names = ("mean", "components", "color_scale")
+    heads = [part for part in load_best_model(run, to_settings(cfg)).modules() if isinstance(part, PatchHead)]
+    assert heads
+    for head in heads:
+        patches = torch.cat([getattr(head, name).flatten() for name in names])
+        assert head.is_fitted
+        assert torch.isfinite(patches).all()
+        assert not torch.equal(head.mean, torch.zeros_like(head.mean))
+    expected = read_predictions(Run(run).predictions_file).set_index("filename")["probability"]
+    for kind in ("hf", "onnx"):
+        export_run(run, tmp_path / kind, format=kind)
+        photos = [Path(cfg.data.root) / name for name in expected.index[:4]]
+        found = [photo.probability for photo in Detector.load(tmp_path / kind, "cpu").predict_many(photos)]
+        np.testing.assert_allclose(found, expected[:4], atol=1e-4)
 
 
 def test_the_head_survives_save_and_load(tmp_path):

@@ -7,6 +7,8 @@ from fixtures.wiring import failed, failed_checks, wiring_table
 
 from roadwork.models import classifier
 from roadwork.models.classifier import PooledClassifier
+from roadwork.models.patch_head import N_COLORS, PatchColors
+from roadwork.preflight import dry_run
 
 
 @pytest.fixture
@@ -49,3 +51,23 @@ def mean_of_all(patch_logits, count):
 def test_a_broken_head_fails_the_check(vit_config, monkeypatch, owner, name, broken):
     monkeypatch.setattr(owner, name, broken)
     assert "patch scores" in failed_checks(vit_config())
+
+
+@pytest.mark.parametrize("key", ["training.adapter=none", "training.adapter=lora", "training.freeze_backbone=true"])
+def test_the_color_head_is_checked(vit_config, key):
+    overrides = ("model.patch_head=color", key)
+    table = wiring_table(vit_config(*overrides))
+    assert not failed(table)
+    assert f"of {N_COLORS} colours" in table["patch head"].observed
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "broken"),
+    [
+        (dry_run, "fit_patch_components", lambda network, datamodule: None),
+        (PatchColors, "forward", lambda self, images: torch.zeros(len(images), 16, N_COLORS)),
+    ],
+)
+def test_a_color_head_without_components_or_colors_fails(vit_config, monkeypatch, owner, name, broken):
+    monkeypatch.setattr(owner, name, broken)
+    assert "patch head" in failed_checks(vit_config("model.patch_head=color"))
