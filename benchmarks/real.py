@@ -185,7 +185,8 @@ def measure_elsewhere(args: argparse.Namespace) -> Iterator[dict[str, object]]:
             if fold.judge.any():
                 judged["judge"] = link_photos(args.photos, data.parent / "judge", "labels.csv", rows[fold.judge])
             if fold.pairs.any():
-                judged["pairs"] = link_photos(args.photos, data.parent / "pairs", "pairs.csv", pairs[fold.pairs])
+                folder = link_photos(args.photos, data.parent / "halves", "pairs.csv", pairs[fold.pairs])
+                judged["pairs"] = folder / "pairs.csv"
             for seed in range(args.seeds):
                 yield {"fold": fold.name, "seed": seed} | train_and_judge(
                     args, data, judged, f"{fold.name}-{seed}", seed

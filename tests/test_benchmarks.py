@@ -293,8 +293,8 @@ def trained_on(monkeypatch):
             (run / "results.json").write_text(json.dumps({"val_test": {"mcc": 1.0}}))
         elif "--on" in arguments:
             judged = Path(arguments[2])
-            is_pairs = judged.name == "pairs"
-            table = pd.read_csv(judged / ("pairs.csv" if is_pairs else "labels.csv"))
+            is_pairs = judged.suffix == ".csv"  # a folder would need labels beside the pairs
+            table = pd.read_csv(judged if is_pairs else judged / "labels.csv")
             used.append(table["city"].unique().tolist() if is_pairs else table["filename"].str[7].tolist())
             overall = None if is_pairs else {"n": len(table)} | dict.fromkeys(real.FIGURES, next(scores))
             pairs = {"n": 1} | dict.fromkeys(real.PAIR_FIGURES, 1.0) if is_pairs else None

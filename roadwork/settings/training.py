@@ -14,6 +14,7 @@ from roadwork.settings.limits import MAX_SEED, above, at_least, between, check_l
 ATTENTIONS = ("auto", "sdpa", "eager")
 PATCH_HEADS = ("linear", "color")
 POOLINGS = ("auto", "cls", "mean", "cls_mean", "top_patches")
+SELECTIONS = ("best", "last")
 ADAPTERS = ("none", "lora", "dora", "adalora", "vera", "ia3")
 LOSSES = ("cross_entropy", "balanced", "focal")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
@@ -141,6 +142,12 @@ class TrainingSettings:
     """Minutes between two checkpoints inside an epoch; 0: only at the end of each epoch."""
     patience: int = field(default=10, metadata=at_least(0))
     """Epochs without a better val_select/mcc before the run stops; 0 never stops early."""
+    select: str = field(default="best", metadata=one_of(SELECTIONS))
+    """The epoch whose weights are evaluated and exported.
+
+    - `best`: the first one with the highest MCC on `val_select`.
+    - `last`: the last one. A small or easy `val_select` cannot rank epochs, and may prefer a hardly trained one.
+    """
     adapter: str = field(default="none", metadata=one_of(ADAPTERS))
     """The peft adapter to train instead of the whole network: `none`, `lora`, `dora`, `adalora`, `vera` or `ia3`."""
     adapter_rank: int = field(default=8, metadata=at_least(1))

@@ -1,5 +1,7 @@
 """A complete run of a pooled classifier: training, evaluation, calibration, export and verification."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -19,8 +21,11 @@ from roadwork.metrics.predictions import read_predictions
 from roadwork.models.build import build_model
 from roadwork.models.classifier import PooledClassifier
 from roadwork.models.regularization import _DropOutput
+from roadwork.report.sections.training import selected_epoch
+from roadwork.runs.run import LAST, Run
 from roadwork.settings import ModelSettings
-from roadwork.training.trainers.base_trainer import BaseTrainer
+from roadwork.training.callbacks import mcc_callback
+from roadwork.training.trainers.base_trainer import MONITOR, BaseTrainer
 
 KEYS = ("model.name=dinov3_vit", "model.pooling=mean", "model.drop_path=0.2", "model.head_dropout=0.2")
 
@@ -70,3 +75,26 @@ def _features(cfg, keys):
     table, source = read_dataset(settings.data)
     ledger = UnreadableLedger(table, settings.data.max_unreadable)
     return compute_features(network, settings, ledger, source, np.arange(4))
+
+
+@pytest.mark.parametrize(("select", "epoch"), [("best", 0), ("last", 2)])
+def test_the_selected_epoch_is_stored_for_evaluation(select, epoch, tiny_config, monkeypatch):
+    scores = iter([0.9, 0.5, 0.4])
+
+    def log(name, counts, trainer, module):
+        value = next(scores) if name == MONITOR else 0.0
+        module.log(name, value)
+        return value
+
+    monkeypatch.setattr(mcc_callback, "_log_mcc", log)
+    cfg = tiny_config(f"training.select={select}", "training.epochs=3", "data.augmentation.train.mode=none")
+    settings = to_settings(cfg)
+    run = Run(BaseTrainer(cfg, build_model(settings.model, settings.data.img_size)).fit(NATIXDataModule(cfg)))
+    assert torch.load(run.best_checkpoint, weights_only=True)["epoch"] == epoch
+    assert torch.load(run.checkpoint_folder / LAST, weights_only=True)["epoch"] == 2
+    assert selected_epoch(read_metrics(run), select) == epoch
+
+
+def read_metrics(run):
+    lines = run.metrics_file.read_text(encoding="utf-8").splitlines()
+    return [entry for entry in map(json.loads, lines) if "epoch" in entry]

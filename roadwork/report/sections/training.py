@@ -39,7 +39,7 @@ def learning_section(run: RunFiles) -> Section:
         return Section(
             "learning", title, missing="metrics.jsonl has no epochs: the run stopped before the first one ended."
         )
-    selected = selected_epoch(run.epochs)
+    selected = selected_epoch(run.epochs, run.settings.training.select)
     best = next((entry for entry in run.epochs if entry["epoch"] == selected), {})
     shown = {
         "loss": _loss_plot(run.epochs, selected),
@@ -53,9 +53,11 @@ def learning_section(run: RunFiles) -> Section:
     return Section("learning", title, shown)
 
 
-def selected_epoch(epochs: list[dict[str, Any]]) -> int | None:
-    """The epoch of best.ckpt, from 0: the first one with the highest val_select MCC, as in Lightning."""
+def selected_epoch(epochs: list[dict[str, Any]], select: str) -> int | None:
+    """The epoch of best.ckpt, from 0: the first one with the highest val_select MCC, as in Lightning, or the last."""
     evaluated = [entry for entry in epochs if SELECTING in entry]
+    if select == "last":
+        return evaluated[-1]["epoch"] if evaluated else None
     return max(evaluated, key=lambda entry: entry[SELECTING])["epoch"] if evaluated else None
 
 

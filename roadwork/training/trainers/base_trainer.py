@@ -192,7 +192,13 @@ class BaseTrainer:
             MetricsLogCallback(Run(self.run_folder).metrics_file),
             RunMetadataCallback(self.cfg, self.run_folder, self.mcc_callback),
             LearningRateMonitor(logging_interval="step"),
-            ModelCheckpoint(folder, filename="best", monitor=MONITOR, mode="max", enable_version_counter=False),
+            ModelCheckpoint(
+                folder,
+                filename="best",
+                monitor=MONITOR if training.select == "best" else None,
+                mode="max",
+                enable_version_counter=False,
+            ),
             ModelCheckpoint(folder, filename="last", save_top_k=1, every_n_epochs=1, enable_version_counter=False),
             InterruptionCallback(folder / LAST, training.checkpoint_minutes),
         ]
