@@ -46,6 +46,7 @@ def learning_section(run: RunFiles) -> Section:
         "mcc": mcc_plot([(run.epochs, "series2")], selected),
         "rate": _rate_plot(run.epochs, selected),
         "selected": selected,
+        "select": run.settings.training.select,
         "best_mcc": best.get(SELECTING),
         "n_epochs": len(run.epochs),
         "minutes": run.epochs[-1].get("seconds", 0.0) / 60,
