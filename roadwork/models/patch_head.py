@@ -1,8 +1,8 @@
 """A head that scores each patch by its token and by its colours.
 
-Networks such as DINOv2 are trained to ignore changes of colour, so their tokens hardly tell an orange cone from a grey
-bollard. Here the head also gets the colours of the patch itself. And of each token it gets only the directions in which
-the tokens of the training photos differ most: with a few hundred photos, a head on all of them learns their places.
+Networks such as DINOv2 are trained to ignore changes of colour, so their tokens carry little of it. Here the head also
+gets the colours of the patch itself. From each token it gets only the directions in which the tokens of the training
+photos differ most: with a few hundred training photos, a head on more directions did worse at unseen cameras.
 """
 
 from __future__ import annotations

@@ -56,8 +56,8 @@ class ModelSettings:
     """How `model.pooling=top_patches` scores a patch.
 
     - `linear`: by all of its token.
-    - `color`: by the main components of its token and by its own colours, with a small network. It holds up better at
-      cameras and places that training has not seen.
+    - `color`: by the main components of its token and by its own colours, with a small network. docs/real-photos.md has
+      its results at cameras that training has not seen.
     """
     depth: int | None = field(default=None, metadata=at_least(1))
     """Number of transformer blocks to keep; later ones are removed, which saves their time. null: all.

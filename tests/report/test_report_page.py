@@ -130,6 +130,15 @@ def test_run_with_only_a_configuration_has_a_page(run):
     assert "metrics.jsonl has no epochs" in words(report(run))
 
 
+@pytest.mark.parametrize(("select", "epoch", "mcc"), [("best", "Epoch 1", "0.9000"), ("last", "last epoch", "0.4000")])
+def test_the_selected_epoch_is_named_with_its_mcc(run, select, epoch, mcc):
+    epochs = [{"epoch": number, "val_select/mcc": value} for number, value in enumerate([0.9, 0.5, 0.4])]
+    (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, epochs)))
+    section = words(report(run, f"training.select={select}").split('<section id="learning">')[1].split("</section>")[0])
+    assert f"{epoch} was selected" in section
+    assert mcc in section
+
+
 def test_threshold_is_half_without_calibration(run):
     (run / "calibration.json").unlink()
     text = words(report(run))
