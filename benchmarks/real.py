@@ -14,6 +14,7 @@ has not seen, at the shipped threshold, and on pairs: two halves of one frame wi
 Protocol A trains on photos from the web, and judges dashcam photos.
 Protocol B leaves one US city and one drive in Cambridge out, each city once.
 Protocol C trains on all photos, and judges the labelled dataset `--judge`.
+With `--json FILE` each finished fold is written at once, and the same command continues after an interruption.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ import torch
 from rich.console import Console
 
 from roadwork.config import load_config, to_settings
+from roadwork.core.errors import ConfigError
+from roadwork.core.files import write_json
 from roadwork.data.datamodule import NATIXDataModule
 from roadwork.data.images import upright_size
 from roadwork.detector.detector import Detector
@@ -175,8 +178,36 @@ def link_photos(photos: Path, folder: Path, name: str, rows: pd.DataFrame) -> Pa
     return folder
 
 
-def measure_elsewhere(args: argparse.Namespace) -> Iterator[dict[str, object]]:
-    """One row per fold and seed: n, the figures of `FIGURES`, those of the pairs, and the MCC on val_test."""
+def read_finished(args: argparse.Namespace) -> list[dict[str, object]]:
+    """The rows of `--json` that an interrupted measurement has finished.
+
+    Raises:
+        ConfigError: the file was measured with other settings.
+    """
+    if not args.json or not args.json.is_file():
+        return []
+    rows: list[dict[str, object]] = json.loads(args.json.read_text(encoding="utf-8"))
+    others = {str(row.get("settings")) for row in rows} - {settings_of(args)}
+    if others:
+        raise ConfigError(
+            f"{args.json} was measured with {'; '.join(sorted(others))}, not with {settings_of(args)}. "
+            "Restore the settings, or name another file."
+        )
+    return rows
+
+
+def settings_of(args: argparse.Namespace) -> str:
+    """What distinguishes two measurements of `elsewhere`, besides the code."""
+    return " ".join([f"protocol {args.protocol}", Path(args.model).name, *args.overrides])
+
+
+def measure_elsewhere(args: argparse.Namespace, known: set[tuple[object, object]]) -> Iterator[dict[str, object]]:
+    """One row per fold and seed: n, the figures of `FIGURES`, those of the pairs, and the MCC on val_test.
+
+    Args:
+        args: of the command line.
+        known: folds and seeds to leave out.
+    """
     rows, pairs = (pd.read_csv(args.photos / name, dtype={"label": int}) for name in ("labels.csv", "pairs.csv"))
     with tempfile.TemporaryDirectory() as scratch:
         for fold in plan_folds(args.protocol, rows, pairs):
@@ -188,9 +219,9 @@ def measure_elsewhere(args: argparse.Namespace) -> Iterator[dict[str, object]]:
                 folder = link_photos(args.photos, data.parent / "halves", "pairs.csv", pairs[fold.pairs])
                 judged["pairs"] = folder / "pairs.csv"
             for seed in range(args.seeds):
-                yield {"fold": fold.name, "seed": seed} | train_and_judge(
-                    args, data, judged, f"{fold.name}-{seed}", seed
-                )
+                if (fold.name, seed) not in known:
+                    row = train_and_judge(args, data, judged, f"{fold.name}-{seed}", seed)
+                    yield {"fold": fold.name, "seed": seed, "settings": settings_of(args)} | row
 
 
 def train_and_judge(
@@ -216,7 +247,7 @@ def train_and_judge(
 
 def show_elsewhere(rows: list[dict[str, object]]) -> str:
     """A Markdown table: the figures of each fold and seed, the means over the folds of a seed, and their medians."""
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame(rows).drop(columns="settings")
     columns = [name for name in frame.columns if name not in ("fold", "seed", "n", "pairs_n")]
     by_seed = frame.groupby("seed")[columns].mean()
     summary = []
@@ -224,7 +255,7 @@ def show_elsewhere(rows: list[dict[str, object]]) -> str:
         summary += [{"fold": "mean", "seed": seed} | means.to_dict() for seed, means in by_seed.iterrows()]
     summary.append({"fold": "median of seeds", "seed": ""} | by_seed.median().to_dict())
     lines = [f"| {' | '.join(frame.columns)} |", f"|{' -- |' * len(frame.columns)}"]
-    for row in [*rows, *summary]:
+    for row in [*frame.to_dict("records"), *summary]:
         values = [f"{v:.3f}" if isinstance(v, float) else str(v) for v in (row.get(name, "") for name in frame.columns)]
         lines.append(f"| {' | '.join(values)} |")
     return "\n".join(lines)
@@ -257,11 +288,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows = list(measure_familiarity(args))
         table = show_familiarity(rows, args.size)
     else:
-        rows = list(measure_elsewhere(args))
+        rows = read_finished(args)
+        for row in measure_elsewhere(args, {(row["fold"], row["seed"]) for row in rows}):
+            rows.append(row)
+            if args.json:
+                write_json(args.json, rows)
         table = show_elsewhere(rows)
     Console().print(table, soft_wrap=True)
     if args.json:
-        args.json.write_text(json.dumps(rows, indent=2))
+        write_json(args.json, rows)
 
 
 if __name__ == "__main__":

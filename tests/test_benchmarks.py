@@ -37,6 +37,7 @@ from benchmarks.photos import make_photos
 from benchmarks.predict_cases import check_predictors
 from benchmarks.step_cases import StepClock, train_bare, train_by_trainer, train_ours
 from benchmarks.step_work import load_work
+from roadwork.core.errors import ConfigError
 from roadwork.data.images import decode_image
 from roadwork.evaluation.streetvision.reward import simulate_reward
 
@@ -311,6 +312,28 @@ def test_protocol_a_judges_sources_that_training_lacks(real_photos, trained_on, 
     assert trained_on == [["0", "1"], ["2", "3", "4", "5"], ["boston", "denver"]] * 3
     assert [row["auroc"] for row in json.loads(out.read_text())] == [0.5, 0.9, 0.7]
     assert "| median of seeds |  | 1.000 |  | 0.700" in capsys.readouterr().out
+
+
+def test_an_interrupted_protocol_measures_only_the_missing_seeds(real_photos, trained_on, monkeypatch, capsys):
+    out, calls = real_photos / "rows.json", real.run_command
+    command = ["elsewhere", "--photos", str(real_photos), "--model", "model", "--json", str(out)]
+
+    def interrupt(name, *arguments):
+        if "training.seed=1" in arguments:
+            raise KeyboardInterrupt
+        calls(name, *arguments)
+
+    monkeypatch.setattr(real, "run_command", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        real.main(command)
+    assert [row["seed"] for row in json.loads(out.read_text())] == [0]
+    monkeypatch.setattr(real, "run_command", calls)
+    real.main(command)
+    assert [row["auroc"] for row in json.loads(out.read_text())] == [0.5, 0.9, 0.7]
+    assert len(trained_on) == 9  # training, photos and pairs of three seeds
+    assert "| median of seeds |  | 1.000 |  | 0.700" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"data\.img_size=70"):
+        real.main([*command, "data.img_size=70"])
 
 
 def test_protocol_b_leaves_a_city_and_a_drive_out(real_photos, trained_on):
