@@ -103,7 +103,7 @@ def build_card(name: str, network: PreTrainedModel, facts: ExportFacts | None, r
         "## Evaluation",
         _evaluation(run),
         "## Calibration",
-        _calibration(facts),
+        _calibration(facts, run.across),
         "## Training data",
         _data(run),
         "## Licence",
@@ -189,7 +189,7 @@ def _evaluation(run: RunFacts) -> str:
     )
 
 
-def _calibration(facts: ExportFacts | None) -> str:
+def _calibration(facts: ExportFacts | None, across: str) -> str:
     if facts is None:
         return "Not calibrated (temperature 1, threshold 0.5). Do not interpret the scores as probabilities."
     band = "`Detector` never abstains."
@@ -199,7 +199,7 @@ def _calibration(facts: ExportFacts | None) -> str:
         f"The temperature ({facts.temperature:.6g}) and the decision threshold ({facts.threshold:.6g}) are folded into "
         f"the classification head. They were chosen for a prior of {facts.prior:.4g} (share of Roadwork photos). The "
         "softmax score of `Roadwork` is above 0.5 if and only if the calibrated probability is above the threshold. "
-        f"`Detector` returns the calibrated probability. {band}"
+        f"`Detector` returns the calibrated probability. {band}" + (f"\n\n{across}" if across else "")
     )
 
 

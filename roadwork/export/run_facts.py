@@ -46,6 +46,7 @@ class RunFacts:
         fingerprint: fingerprint of the data; None if the manifest has none.
         result: metrics on `val_test`, at the exported threshold if available; None if the run was not evaluated.
         result_threshold: the threshold of `result`.
+        across: what `calibrate --across` found, a sentence; empty without it.
     """
 
     settings: Settings
@@ -56,6 +57,7 @@ class RunFacts:
     fingerprint: str | None
     result: dict[str, Any] | None
     result_threshold: float
+    across: str = ""
 
 
 def read_run_facts(run: Run, *, is_calibrated: bool) -> RunFacts:
@@ -66,10 +68,11 @@ def read_run_facts(run: Run, *, is_calibrated: bool) -> RunFacts:
         is_calibrated: whether its calibration is exported.
 
     Raises:
-        DataError: the manifest is damaged.
+        DataError: the manifest or the calibration is damaged.
     """
     result = find_test_result(run.read_results(), is_calibrated=is_calibrated)
     settings = run.read_settings()
+    calibration = (run.read_calibration() if is_calibrated else None) or {}
     splits = json.loads(run.splits_file.read_text(encoding="utf-8")) if run.splits_file.is_file() else {}
     members = read_members(run.folder) if is_ensemble(run.folder) else ()
     networks = tuple(member.run.read_settings() for member in members) or (settings,)
@@ -83,6 +86,7 @@ def read_run_facts(run: Run, *, is_calibrated: bool) -> RunFacts:
         fingerprint=run.read_manifest().get("data_fingerprint"),
         result=result,
         result_threshold=DEFAULT_THRESHOLD if result is None else result.get("threshold", DEFAULT_THRESHOLD),
+        across=calibration.get("across", {}).get("sentence", ""),
     )
 
 

@@ -42,6 +42,16 @@ def test_model_index_has_the_calibrated_metrics(tiny_run, tmp_path):
     assert f"train {len(splits['train']):,}" in card.text
 
 
+def test_card_says_how_the_threshold_does_in_unseen_regions(tiny_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    calibration = json.loads((run / "calibration.json").read_text())
+    sentence = "Across city: in 7 unseen regions, a threshold from the other regions helps."
+    (run / "calibration.json").write_text(json.dumps(calibration | {"across": {"sentence": sentence}}))
+    export_run(run, tmp_path / "out", format="hf")
+    assert sentence in read_card(tmp_path / "out")[0].text
+
+
 def test_card_of_an_unevaluated_run_has_no_metrics(tmp_path):
     run = make_untrained_run(tmp_path / "run")
     export_run(run, tmp_path / "out", format="hf")
