@@ -79,7 +79,7 @@ class Fit:
     @property
     def how_to_retrain(self) -> str:
         """The advice in errors about damaged files."""
-        return f"Remove {self.folder} to train this fit again with --resume."
+        return f"Remove {self.folder}, then resume, to train this fit again."
 
     def read_predictions(self) -> pd.DataFrame:
         """The stored predictions of the held-out rows.
@@ -279,11 +279,11 @@ def write_or_check_splits(splits: Splits, path: Path) -> None:
     try:
         written = {name: set(ids) for name, ids in json.loads(path.read_bytes())["splits"].items()}
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise SplitError(f"{path} is damaged. Remove {path.parent} to write it again with --resume.") from None
+        raise SplitError(f"{path} is damaged. Remove {path.parent}, then resume, to write it again.") from None
     if written != {name: set(ids) for name, ids in splits.ids.items()}:
         raise SplitError(
             f"{path} holds other rows than the data, splits and groups give now. "
-            "Restore data.splits_file and the images, or start again without --resume."
+            "Restore data.splits_file and the images, or start again in a new folder."
         )
 
 
