@@ -30,6 +30,11 @@ _OFFSET = re.compile(r"[+-]\d{2}:\d{2}|Z")
 # An attribute or an element of the XMP packet. No XML parser: a packet may hold entities that expand without end.
 _XMP = r"exif:GPS{}\s*(?:=\s*[\"']|>)\s*(\d[\d.]*),(\d[\d.]*)(?:,(\d[\d.]*))?([NSEW])"
 _XMP_LATITUDE, _XMP_LONGITUDE = (re.compile(_XMP.format(name).encode()) for name in ("Latitude", "Longitude"))
+# XMP's times are ISO 8601; a date without a time is skipped.
+_XMP_TIME = re.compile(
+    rb"(?:exif:DateTimeOriginal|photoshop:DateCreated)\s*(?:=\s*[\"']|>)\s*"
+    rb"(\d{4}-\d\d-\d\dT\d\d:\d\d(?::\d\d(?:\.\d+)?)?)(Z|[+-]\d\d:\d\d)?\s*[\"'<]"
+)
 
 
 def read_exif_gps(path: Path) -> tuple[float, float]:
@@ -125,7 +130,7 @@ class CameraMetadata(NamedTuple):
 
     Attributes:
         latitude, longitude: in degrees; NaN if missing, or exactly (0, 0), which devices write without a fix.
-        captured_at: DateTimeOriginal in ISO 8601, with its UTC offset if given; empty if unknown.
+        captured_at: when the photo was taken, in ISO 8601, with its UTC offset if given; empty if unknown.
     """
 
     latitude: float = float("nan")
@@ -140,7 +145,7 @@ def read_camera_metadata(data: bytes) -> CameraMetadata:
     """
     try:
         with open_image(io.BytesIO(data)) as image:
-            (latitude, longitude), captured_at = position_of(image), _captured_at(_exif_of(image))
+            (latitude, longitude), captured_at = position_of(image), _captured_at(image)
     except Exception:  # noqa: BLE001 -- damaged headers raise many types; the decoder reports them
         return CameraMetadata()
     if latitude == longitude == 0:
@@ -148,12 +153,24 @@ def read_camera_metadata(data: bytes) -> CameraMetadata:
     return CameraMetadata(latitude, longitude, captured_at)
 
 
-def _captured_at(exif: Image.Exif) -> str:
+def _captured_at(image: Image.Image) -> str:
+    """The time in an image's EXIF header, else in its XMP; empty if both lack it."""
     try:
-        tags = exif.get_ifd(ExifTags.IFD.Exif)
+        tags = _exif_of(image).get_ifd(ExifTags.IFD.Exif)
         text = str(tags[ExifTags.Base.DateTimeOriginal]).strip("\0 ")
         moment = datetime.strptime(text, "%Y:%m:%d %H:%M:%S").isoformat()  # noqa: DTZ007 -- EXIF's time has no zone
         offset = str(tags.get(ExifTags.Base.OffsetTimeOriginal, "")).strip("\0 ")
     except Exception:  # noqa: BLE001
-        return ""
+        return _captured_at_from_xmp(image.info.get("xmp", b""))
     return moment + (offset if _OFFSET.fullmatch(offset) else "")
+
+
+def _captured_at_from_xmp(packet: Any) -> str:
+    found = _XMP_TIME.search(packet) if isinstance(packet, bytes) else None
+    if found is None:
+        return ""
+    try:
+        moment = datetime.fromisoformat(found[1].decode())
+    except ValueError:  # for example the 31st of February
+        return ""
+    return moment.replace(microsecond=0).isoformat() + (found[2] or b"").decode()

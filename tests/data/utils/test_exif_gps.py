@@ -111,6 +111,31 @@ def test_xmp_position_without_exif(tmp_path, form):
     assert np.isnan(read_exif_gps(path)).all()
 
 
+@pytest.mark.parametrize(
+    ("packet", "expected"),
+    [
+        ('exif:DateTimeOriginal="2024-05-01T10:20:30+02:00"/>', "2024-05-01T10:20:30+02:00"),
+        ("><exif:DateTimeOriginal>2024-05-01T10:20:30.75Z</exif:DateTimeOriginal>", "2024-05-01T10:20:30Z"),
+        ("photoshop:DateCreated='2024-05-01T10:20'/>", "2024-05-01T10:20:00"),
+        ('exif:DateTimeOriginal="2024-02-31T10:20:30"/>', ""),
+        ('photoshop:DateCreated="2024-05-01"/>', ""),
+        ('xmp:ModifyDate="2024-05-01T10:20:30"/>', ""),
+    ],
+)
+def test_xmp_time_without_exif(tmp_path, packet, expected):
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (16, 16)).save(path, xmp=f"<rdf:Description {packet}".encode())
+    assert read_camera_metadata(path.read_bytes()).captured_at == expected
+
+
+def test_exif_time_comes_before_xmp(tmp_path):
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal] = "2024:05:01 10:20:30"
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (16, 16)).save(path, exif=exif, xmp=b'<x exif:DateTimeOriginal="2020-01-01T00:00:00"/>')
+    assert read_camera_metadata(path.read_bytes()).captured_at == "2024-05-01T10:20:30"
+
+
 @pytest.mark.parametrize("fmt", ["JPEG", "PNG", "WEBP", "HEIF", "AVIF", "TIFF"])
 def test_position_and_time_in_every_format(tmp_path, fmt):
     path = photo(tmp_path / "photo", gps_tags(latitude_ref="S"), fmt)
