@@ -26,6 +26,7 @@ from roadwork.metrics.slices import find_slicings, slice_metrics
 from roadwork.settings import Settings
 
 FIGURES = (*CLASS_METRICS, *RANKING_METRICS)
+_SLICES_SHOWN = 12  # in a terminal; results.json has all
 _TITLES = {"mcc": "MCC", "f1": "F1", "auroc": "AUROC", "auprc": "AUPRC", "false_alarm_rate": "False-alarm rate"}
 
 
@@ -238,13 +239,17 @@ def _slice_table(slicing: dict[str, Any]) -> Table:
     table.add_column(slicing["title"], overflow="fold", max_width=20)
     for header in ("photos", "MCC", "95 % interval", "change", "recall", "false\nalarms"):
         table.add_column(header, justify="right")
-    for part in slicing["parts"]:
+    parts = slicing["parts"]  # the worst first
+    for part in parts[:_SLICES_SHOWN]:
         interval = "-" if part["mcc_low"] is None else f"{part['mcc_low']:.2f} to {part['mcc_high']:.2f}"
         table.add_row(
             part["name"], f"{part['n']:,}", _show(part["mcc"], ".2f"), interval, _show(part["change"]["mcc"], "+.2f"),
             _show(part["recall"], ".2f"), _show(part["false_alarm_rate"], ".2f"),
             style="dim" if part["small"] else None,
         )  # fmt: skip
+    if len(parts) > _SLICES_SHOWN:
+        table.caption = f"  and {len(parts) - _SLICES_SHOWN:,} more in results.json"
+        table.caption_justify = "left"
     return table
 
 

@@ -1,5 +1,6 @@
 """`evaluate --on`: a run and its export, judged on other photos whose figures are known."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 from fixtures.detectors import make_run
 from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner
 
 import roadwork.cli.evaluate  # noqa: F401 -- registers the command
@@ -19,6 +21,7 @@ from roadwork.detector import two_sample
 from roadwork.detector.familiarity import UNFAMILIAR, UNKNOWN
 from roadwork.evaluation import elsewhere, reference
 from roadwork.evaluation.elsewhere import evaluate_elsewhere
+from roadwork.evaluation.elsewhere_results import format_elsewhere
 from roadwork.evaluation.seen_rows import SeenRows, TrainingRows
 from roadwork.export.export import export_run
 from roadwork.metrics.predictions import read_predictions
@@ -306,6 +309,18 @@ def test_one_class_has_recall_or_false_alarms_only(run, tmp_path):
     result, _, _ = judge(run, only_none)
     assert result["overall"]["mcc"] is None
     assert "False-alarm rate 0.00" in result["sentence"]
+
+
+def test_terminal_shows_the_worst_slices_and_counts_the_others(run, night_city):
+    result, _, _ = judge(run, night_city)
+    result["slices"] = [slicing for slicing in result["slices"] if slicing["title"] == "source"]
+    worst = result["slices"][0]["parts"][0]
+    result["slices"][0]["parts"] = [worst | {"name": f"city-{number}"} for number in range(15)]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(format_elsewhere(result))
+    shown = console.export_text()
+    assert [f"city-{number} " in shown for number in range(15)] == [True] * 12 + [False] * 3
+    assert "and 3 more" in shown
 
 
 def elsewhere_figures():
