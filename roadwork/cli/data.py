@@ -1,4 +1,4 @@
-"""Data commands: demo-data, split, prepare, map."""
+"""Data commands: demo-data, split, prepare, map, frames."""
 
 from __future__ import annotations
 
@@ -268,3 +268,66 @@ def draw_map(
         f"{path}: {path.stat().st_size / 1e6:.1f} MB. Open it in a browser."
         + (" It loads map tiles from the network." if tiles else "")
     )
+
+
+@app.command(rich_help_panel="Data")
+def frames(
+    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO...", help="mp4, mov or mkv files; each is one drive.")],
+    *,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to create.")],
+    every: Annotated[str, typer.Option(help="Time or distance between frames, such as 1s or 10m.")] = "1s",
+    track: Annotated[Path | None, typer.Option(help="A GPX track with the positions.")] = None,
+    start: Annotated[
+        str | None, typer.Option(help="When the video begins, in ISO 8601. Default: the file's creation time.")
+    ] = None,
+    time_zone: Annotated[str, typer.Option(help="Zone of the camera's clock, such as Europe/London.")] = "UTC",
+    time_offset: Annotated[float, typer.Option(help="Seconds to add to the camera's clock.")] = 0.0,
+    max_gap: Annotated[float, typer.Option(min=0, help="Longest gap in the track to interpolate, in seconds.")] = 10.0,
+) -> None:
+    """Take frames of videos, with time and position.
+
+    Each frame is a JPEG file with its time and position in EXIF, which `roadwork predict` reads.
+
+    Example: roadwork frames drive.mp4 --track drive.gpx --every 10m --out frames
+    """
+    from datetime import datetime
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+    from roadwork.data.frames import FRAMES_FILE, FrameOptions, write_frames
+    from roadwork.data.utils.tracks import Track
+
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m)", every)
+    if match is None or not float(match[1]):
+        raise typer.BadParameter(f"{every!r}; allowed: seconds or metres, such as 1s or 10m.", param_hint="--every")
+    if match[2] == "m" and track is None:
+        raise typer.BadParameter(f"{every!r} needs the positions of --track.", param_hint="--every")
+    try:
+        zone = ZoneInfo(time_zone)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise typer.BadParameter(
+            f"{time_zone!r}; allowed: a zone of the IANA database, such as Europe/London.", param_hint="--time-zone"
+        ) from None
+    try:
+        begin = None if start is None else datetime.fromisoformat(start)
+    except ValueError:
+        raise typer.BadParameter(f"{start!r}; allowed: such as 2024-05-01T12:30:00Z.", param_hint="--start") from None
+    step = float(match[1])
+    options = FrameOptions(
+        seconds=step if match[2] == "s" else None,
+        metres=step if match[2] == "m" else None,
+        track=None if track is None else Track.read(track),
+        offset=time_offset,
+        zone=zone,
+        start=begin,
+        max_gap=max_gap,
+    )
+    table = write_frames(videos, out, options)
+    n_drives = table["sequence_id"].nunique()
+    print(
+        f"Written: {len(table):,} frames of {n_drives:,} drive(s) in {out / 'images'}, listed in {out / FRAMES_FILE}."
+    )
+    if (n_timeless := int((table["captured_at"] == "").sum())) > 0:
+        print(f"Without a time: {n_timeless:,}. Their videos have no creation time; give --start.")
+    if track is not None:
+        n_found, n_timed = int(table["latitude"].notna().sum()), len(table) - n_timeless
+        print(f"With a position of {track.name}: {n_found:,}. Outside the track or in a gap: {n_timed - n_found:,}.")
