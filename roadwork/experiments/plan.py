@@ -35,6 +35,8 @@ KINDS = {
     ACROSS: "cross-validation for calibrate --across",
 }
 
+# The advice in errors: `calibrate --across` has no option --resume.
+_CONTINUE = "continue with --resume (or repeat `calibrate --across`)"
 # Keys that may change on --resume: `evaluation` is read after training, `tracking` only names where curves go, and
 # other splits or other data are detected by their rows.
 _MAY_DIFFER = (*MACHINE_KEYS, "evaluation.", "tracking.")
@@ -79,7 +81,7 @@ class Fit:
     @property
     def how_to_retrain(self) -> str:
         """The advice in errors about damaged files."""
-        return f"Remove {self.folder}, then resume, to train this fit again."
+        return f"Remove {self.folder}, then {_CONTINUE}, to train this fit again."
 
     def read_predictions(self) -> pd.DataFrame:
         """The stored predictions of the held-out rows.
@@ -279,7 +281,7 @@ def write_or_check_splits(splits: Splits, path: Path) -> None:
     try:
         written = {name: set(ids) for name, ids in json.loads(path.read_bytes())["splits"].items()}
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise SplitError(f"{path} is damaged. Remove {path.parent}, then resume, to write it again.") from None
+        raise SplitError(f"{path} is damaged. Remove {path.parent}, then {_CONTINUE}.") from None
     if written != {name: set(ids) for name, ids in splits.ids.items()}:
         raise SplitError(
             f"{path} holds other rows than the data, splits and groups give now. "
