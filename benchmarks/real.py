@@ -198,7 +198,8 @@ def read_finished(args: argparse.Namespace) -> list[dict[str, object]]:
 
 def settings_of(args: argparse.Namespace) -> str:
     """What distinguishes two measurements of `elsewhere`, besides the code."""
-    return " ".join([f"protocol {args.protocol}", Path(args.model).name, *args.overrides])
+    judge = [f"judged on {args.judge.name}"] if args.judge else []
+    return " ".join([f"protocol {args.protocol}", Path(args.model).name, *judge, *args.overrides])
 
 
 def measure_elsewhere(args: argparse.Namespace, known: set[tuple[object, object]]) -> Iterator[dict[str, object]]:
